@@ -1,0 +1,8 @@
+"""python evaluate.py: see --help, or the README."""
+
+import sys
+
+from vae_zoo.cli import evaluate
+
+if __name__ == "__main__":
+    sys.exit(evaluate())

@@ -1,0 +1,8 @@
+"""python train.py: see --help, or the README."""
+
+import sys
+
+from vae_zoo.cli import train
+
+if __name__ == "__main__":
+    sys.exit(train())

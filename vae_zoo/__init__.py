@@ -1,0 +1,26 @@
+"""vae_zoo: VAEs whose latent space is split into named blocks.
+
+Everything heavy is imported on first use, so that configuration errors and `--help` answer at once.
+"""
+
+from pathlib import Path
+
+from vae_zoo.errors import UserError
+
+__all__ = ["UserError", "config_dir", "load_model"]
+__version__ = "0.1.0"
+
+
+def config_dir() -> Path:
+    """The folder of the Hydra configs: the checkout's `conf/` when there is one, else the wheel's copy."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "conf"
+    return checkout if (package.parent / "train.py").is_file() and checkout.is_dir() else package / "conf"
+
+
+def __getattr__(name: str):
+    if name == "load_model":
+        from vae_zoo.loading import load_model
+
+        return load_model
+    raise AttributeError(f"module 'vae_zoo' has no attribute {name!r}")

@@ -1,0 +1,73 @@
+"""Watches the terms of the objective: writes them every so many steps, and stops the run at the first that is not finite."""
+
+import time
+
+import lightning as L
+import torch
+from torch import Tensor
+
+
+class NotFinite(RuntimeError):
+    """A term of the objective became NaN or infinite."""
+
+
+class Monitor(L.Callback):
+    """Terms wait on the device, unread, until the next row is due or a checkpoint is to be written: nothing synchronises
+    in between, and the step and term that failed first are still found."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0  # of training, over all sessions of the run
+        self._waiting: list[tuple[int, dict[str, Tensor]]] = []
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._tick = self._row_tick = time.perf_counter()
+        self._row_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, batch_idx: int) -> None:
+        step = trainer.global_step
+        self._waiting.append((step, module.terms))
+        if step % trainer.log_every_n_steps and step != trainer.max_steps:
+            return
+        self.check(trainer)
+        now = time.perf_counter()
+        values = {f"train/{name}": float(value) for name, value in module.named_values(module.terms).items()}
+        values["train/images_per_second"] = self._images(trainer, step) / (now - self._row_tick)
+        module.log_values(values)
+        self._row_tick, self._row_step = now, step
+
+    def check(self, trainer: L.Trainer) -> None:
+        """Raises NotFinite for the first step since the last check whose terms are not all finite."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        losses = torch.stack([terms["loss"] for _, terms in waiting])
+        sums = torch.stack([sum(value.sum() for value in terms.values()) for _, terms in waiting])
+        bad = ~(losses.isfinite() & sums.isfinite())
+        if not bad.any():
+            return
+        step, terms = waiting[int(bad.nonzero()[0])]
+        names = [name for name, value in terms.items() if not value.isfinite().all() and name != "loss"] or ["loss"]
+        index = trainer.datamodule.train_indices(step - 1)
+        items = terms[names[0]]
+        share = index
+        if items.ndim == 1 and len(items) == len(index):
+            share = index[(~items.isfinite()).cpu()]
+        raise NotFinite(
+            f"{', '.join(names)} not finite at step {step}; images {share[:10].tolist()}{' ...' if len(share) > 10 else ''} "
+            f"of the batch; the last good checkpoint is kept: lower the learning rate, clip gradients or look at these images"
+        )
+
+    def add_time(self) -> float:
+        """Seconds of training so far."""
+        now = time.perf_counter()
+        self.seconds, self._tick = self.seconds + now - self._tick, now
+        return self.seconds
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.add_time() if hasattr(self, "_tick") else self.seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.seconds = state["seconds"]
+
+    def _images(self, trainer: L.Trainer, step: int) -> int:
+        return (step - self._row_step) * len(trainer.datamodule.train_indices(step - 1))

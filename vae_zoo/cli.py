@@ -1,0 +1,221 @@
+"""The two commands. Nothing heavy is imported before the config is known to be good."""
+
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_zoo import config_dir, runs
+from vae_zoo.config import check, schemas
+from vae_zoo.config.messages import explain
+from vae_zoo.errors import UserError
+
+RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "logger", "data.root", "trust")
+
+
+def train() -> int:
+    """`python train.py`: one run, or with -m many. Returns the exit code."""
+    codes: list[int] = []
+
+    def task(cfg: DictConfig) -> None:
+        codes.append(_train_task(cfg))
+
+    code = _command("train", task)
+    return code or next((1 if len(codes) > 1 or _is_multirun() else c for c in codes if c), 0)
+
+
+def evaluate() -> int:
+    """`python evaluate.py`. Returns the exit code."""
+
+    def task(cfg: DictConfig) -> None:
+        plain = check.resolved(cfg)
+        check.check(plain, schemas.Evaluate)
+        if (plain["run"] is None) == (plain["runs"] is None):
+            raise UserError("say what to evaluate: run=<run folder>, or runs=<folder of runs>")
+        from vae_zoo.evaluation.evaluate import evaluate_command
+
+        evaluate_command(plain)
+
+    return _command("evaluate", task)
+
+
+# ---- one run --------------------------------------------------------------------------------------------------------
+
+
+def _train_task(cfg: DictConfig) -> int:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if cfg.resume is not None:
+        return _resume(cfg, folder)
+    try:
+        plain = check.check_train(cfg)
+        if _is_multirun() and not plain["sweep"]["rerun"] and runs.is_finished(folder):
+            print(f"done before: {folder}", flush=True)
+            return 0
+        with runs.locked(folder):
+            previous = runs.set_aside(folder)
+            if previous:
+                print(f"an earlier run with this config is now in {previous}", flush=True)
+            runs.write_config(folder, plain)
+    except UserError as error:
+        if not _is_multirun():
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        runs.write_atomic(folder / "error.txt", f"{error}\n")
+        return 2
+    return _start(folder, plain, "--fresh")
+
+
+def _resume(cfg: DictConfig, folder: Path) -> int:
+    """Continues a run from its own config.yaml; of what stands on the command line only RESUMABLE may change it."""
+    if _is_multirun():
+        raise UserError("resume continues one run; drop -m")
+    overrides = [o.lstrip("+~") for o in HydraConfig.get().overrides.task]
+    for key in (o.partition("=")[0] for o in overrides):
+        if key not in RESUMABLE and not key.startswith("logger."):
+            raise UserError(f"{key} cannot be changed by resume; beside resume= only {', '.join(RESUMABLE[1:])} may stand")
+    plain = runs.read_config(folder)
+    changed = {o.partition("=")[0] for o in overrides}
+    given = check.resolved(cfg)
+    for group, key in (("trainer", "max_steps"), ("trainer", "max_time"), ("data", "root")):
+        if f"{group}.{key}" in changed:
+            if key not in plain[group]:
+                raise UserError(f"{group}.{key} means nothing to this run, whose {group} has no {key}; drop it")
+            plain[group][key] = given[group][key]
+    if any(key.split(".")[0] == "logger" for key in changed):
+        plain["logger"] = given["logger"]
+    plain["trust"] = sorted({*plain.get("trust", []), *given["trust"]})
+    check.check_trust(plain, given["trust"])
+    check.check_train(OmegaConf.create(plain))
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        raise UserError(f"{folder} has no checkpoints/last.ckpt to resume from; train it anew")
+    with runs.locked(folder):
+        runs.write_config(folder, plain)
+    return _start(folder, plain, "--resume")
+
+
+def _start(folder: Path, cfg: dict[str, Any], how: str) -> int:
+    """Here, unless the run must be a process of its own: jobs of a sweep, and ranks, which replay the command that began
+    the process and so must be given the composed config instead of overrides (hydra issue 2070)."""
+    arguments = [str(folder), how, "--command", runs.command_line()]
+    if not _is_multirun() and not cfg["trainer"].get("strategy", "auto").startswith("ddp"):
+        from vae_zoo.job import main
+
+        return main(arguments)
+    path = os.pathsep.join(p for p in sys.path if p)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vae_zoo.job", *arguments], env=os.environ | {"PYTHONPATH": path}
+    )
+    forward = {s: signal.signal(s, lambda signum, _: process.send_signal(signum)) for s in (signal.SIGTERM,)}
+    try:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:  # the terminal has sent it to the job too: let it save
+                continue
+    finally:
+        for signum, handler in forward.items():
+            signal.signal(signum, handler)
+    if code in (130, 143) or code == -signal.SIGTERM:
+        raise Stopped(code if code > 0 else 143)
+    return code if code >= 0 else 1
+
+
+class Stopped(BaseException):
+    """A job ended by Ctrl-C or SIGTERM ends the sweep too, with the same code."""
+
+    def __init__(self, code: int):
+        super().__init__(code)
+        self.code = code
+
+
+# ---- Hydra ----------------------------------------------------------------------------------------------------------
+
+
+def _command(name: str, task: Callable[[DictConfig], None]) -> int:
+    """Runs a task under Hydra and turns whatever happens into an exit code; Hydra itself would end with 1 for all."""
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    _make_importable()
+    _register_resolvers()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and leaving
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(task)()
+    except Stopped as error:
+        return error.code
+    except KeyboardInterrupt:
+        return 130
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        message = explain(error)
+        if message is None or full_error:
+            traceback.print_exc()
+        if message is not None:
+            _remove_empty_folder()
+            print(f"error: {message}", file=sys.stderr)
+            return 2
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR") if not full_error else None
+    return 0
+
+
+def _is_multirun() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _make_importable() -> None:
+    """The user's own modules: from the working directory and beside the folder of --config-dir."""
+    folders = [os.getcwd()]
+    for flag, value in zip(sys.argv, [*sys.argv[1:], ""]):
+        if flag in ("--config-dir", "-cd"):
+            folders.append(str(Path(value).resolve().parent))
+        elif flag.startswith("--config-dir="):
+            folders.append(str(Path(flag.partition("=")[2]).resolve().parent))
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
+
+
+def _register_resolvers() -> None:
+    OmegaConf.register_new_resolver("vae_zoo.run_name", _run_name, replace=True)
+    OmegaConf.register_new_resolver("vae_zoo.run_folder", _run_folder, replace=True)
+
+
+def _job_config(root: DictConfig) -> DictConfig:
+    cfg = OmegaConf.masked_copy(root, [key for key in root if key != "hydra"])
+    return cfg
+
+
+def _run_name(*, _root_: DictConfig) -> str:
+    return runs.run_name(check.resolved(_job_config(_root_)), _root_.hydra.runtime.choices)
+
+
+def _run_folder(*, _root_: DictConfig) -> str:
+    """The folder of a single run. Hydra makes it, so this is the last moment to refuse a config and leave no trace."""
+    if _root_.resume is not None:
+        folder = Path(_root_.resume).expanduser()
+        runs.read_config(folder)
+        return str(folder)
+    plain = check.check_train(_job_config(_root_))
+    return str(Path(plain["paths"]["outputs"]).expanduser() / runs.run_name(plain, _root_.hydra.runtime.choices))
+
+
+def _remove_empty_folder() -> None:
+    """Takes back the folders that Hydra made for a run that was then refused."""
+    if HydraConfig.initialized() and (made := HydraConfig.get().runtime.get("output_dir")):
+        folder = Path(made)
+        while folder.is_dir() and not any(p.name != ".lock" for p in folder.iterdir()) and folder != Path.cwd():
+            (folder / ".lock").unlink(missing_ok=True)
+            folder.rmdir()
+            folder = folder.parent

@@ -1,0 +1,1 @@
+"""Schemas of the config groups and the checks between them; imports neither torch nor lightning."""

@@ -1,0 +1,29 @@
+"""scikit-learn's 1,797 real handwritten digits (UCI optical recognition set), 8x8, enlarged. Nothing to download."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+
+from vae_zoo.data.datamodule import Arrays, DataModule
+
+
+class Digits(DataModule):
+    """size: side of the square images, pixels."""
+
+    default_group = "label"
+
+    def __init__(self, size: int = 32, image_shape=None, **common):
+        super().__init__(image_shape or (1, size, size), **common)
+
+    def load(self) -> Arrays:
+        digits = load_digits()
+        return Arrays(resize(digits.images[:, None] / 16, self.image_shape[1:]), label=digits.target, num_classes=10)
+
+
+def resize(images: np.ndarray, size) -> np.ndarray:
+    """Reals [N, C, h, w] in [0, 1] -> uint8 [N, C, *size]: bilinear, antialiased when shrinking."""
+    images = torch.as_tensor(images, dtype=torch.float32)
+    if tuple(images.shape[-2:]) != tuple(size):
+        images = F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True)
+    return images.mul(255).round().clamp(0, 255).byte().numpy()

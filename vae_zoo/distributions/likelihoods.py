@@ -1,0 +1,89 @@
+"""p(x | z): what the decoder's output means. Images are [B, C, H, W] in [0, 1]; log-probabilities are nats per image."""
+
+from math import log, pi
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Likelihood(nn.Module):
+    """`params` is the decoder's output [B, C, H, W], one number a pixel and channel."""
+
+    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+        """log p(x | params), summed over pixels and channels, nats: [B]."""
+        raise NotImplementedError  # pragma: contract
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The image a person is shown: [B, C, H, W] in [0, 1]."""
+        raise NotImplementedError  # pragma: contract
+
+
+class Bernoulli(Likelihood):
+    """params are logits. For grey values between 0 and 1 this is the usual pseudo-likelihood, not a density."""
+
+    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+        return -F.binary_cross_entropy_with_logits(params.float(), x, reduction="none").flatten(1).sum(1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return params.float().sigmoid()
+
+
+class Gaussian(Likelihood):
+    """params are means; one sigma for all pixels, fixed or learned. The constant of the density is included.
+
+    sigma: standard deviation in units of the pixel range [0, 1]; `learn=True` makes it a parameter that starts there.
+    """
+
+    def __init__(self, sigma: float = 1.0, learn: bool = False):
+        super().__init__()
+        if sigma <= 0:
+            raise ValueError(f"sigma must be > 0, got {sigma}")
+        logvar = torch.tensor(2 * log(sigma))
+        self.logvar = nn.Parameter(logvar) if learn else nn.Buffer(logvar)
+
+    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+        squared = (x - params.float()).square() * (-self.logvar).exp()
+        return -0.5 * (squared + self.logvar + log(2 * pi)).flatten(1).sum(1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return params.float().clamp(0, 1)
+
+
+class DiscretisedLogistic(Likelihood):
+    """A logistic density integrated over the bins of 256 grey levels; the outermost bins reach to infinity.
+
+    params are locations on the scale [-1, 1]; one log-scale for all pixels, learned, bounded below because exp(-log_scale)
+    overflows. Source: Kingma et al. (2016), section 5.2; Salimans et al. (2017), section 2.1, for the stable form.
+    """
+
+    def __init__(self, scale: float = 0.1, learn: bool = True, min_log_scale: float = -7.0):
+        super().__init__()
+        if scale <= 0:
+            raise ValueError(f"scale must be > 0, got {scale}")
+        log_scale = torch.tensor(log(scale))
+        self.log_scale = nn.Parameter(log_scale) if learn else nn.Buffer(log_scale)
+        self.min_log_scale = min_log_scale
+
+    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+        return discretised_logistic(x, params.float(), self.log_scale.clamp(min=self.min_log_scale)).flatten(1).sum(1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return ((params.float() + 1) / 2).clamp(0, 1)
+
+
+def discretised_logistic(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+    """log of the mass of each grey level, nats, elementwise; x in [0, 1] (256 levels), location on [-1, 1].
+
+    log(sigmoid(a) - sigmoid(b)) is computed as log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)), which is exact at
+    every scale and needs no case where the bin is thin: a - b is the bin's width in units of the scale.
+    """
+    half_bin = 1 / 255
+    centred = 2 * x - 1 - location
+    upper = (centred + half_bin) * (-log_scale).exp()
+    lower = (centred - half_bin) * (-log_scale).exp()
+    width = 2 * half_bin * (-log_scale).exp()
+    inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
+    lowest = F.logsigmoid(upper)  # all the mass below
+    highest = F.logsigmoid(-lower)  # all the mass above
+    return torch.where(x < 0.5 / 255, lowest, torch.where(x > 254.5 / 255, highest, inside))

@@ -1,0 +1,97 @@
+"""What any model is seen by, from the contract alone: reconstructions, prior samples, traversals, KL, swaps of blocks."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae_zoo import noise
+from vae_zoo.figures import reconstructions, samples, swap_grid, traversal_animation, traversals
+from vae_zoo.models.base import Batch, Codes, LatentVariableModel
+
+SPAN = np.linspace(-2, 2, 9)  # prior standard deviations that a traversal walks through
+
+
+def stills(model: LatentVariableModel, batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, picture [H, W, 3] uint8), cheap enough for while training. batch: the images to show, 16 or so."""
+    with torch.no_grad(), torch.random.fork_rng(), noise.per_image(batch["index"]):
+        torch.manual_seed(0)  # the same draws from the prior at every step
+        codes = means(model, batch)
+        yield "reconstructions", reconstructions(_numpy(batch["image"]), _numpy(model.decode(codes)))
+        yield "samples", samples(_numpy(model.decode(model.sample_prior(64))))
+        for name in traversable(model):
+            images, labels = traverse(model, batch, name)
+            yield f"traversals_{name}", traversals(images, labels, SPAN if _gaussian(model, name) else None)
+        if len(model.blocks) > 1:
+            for name in model.blocks:
+                yield f"swap_{name}", swap(model, batch, name)
+
+
+def animations(model: LatentVariableModel, batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, frames [T, H, W, 3] uint8)."""
+    with torch.no_grad(), noise.per_image(batch["index"]):
+        for name in traversable(model):
+            yield f"traversals_{name}", traversal_animation(*traverse(model, batch, name))
+
+
+def kl_chart(model: LatentVariableModel, kl: dict[str, np.ndarray]) -> np.ndarray:
+    """kl: {block: [D] nats}. Needs matplotlib, so it is drawn at the end."""
+    from vae_zoo.figures.charts import kl_per_dimension
+
+    return kl_per_dimension(kl)
+
+
+def means(model: LatentVariableModel, batch: Batch) -> Codes:
+    return {name: q.mean for name, q in model.encode(batch).items()}
+
+
+def traversable(model: LatentVariableModel) -> list[str]:
+    return [name for name, block in model.blocks.items() if block.kind in ("gaussian", "categorical")]
+
+
+def traverse(model: LatentVariableModel, batch: Batch, block: str, num_rows: int = 10) -> tuple[np.ndarray, list[str]]:
+    """Images [rows, S, C, H, W] and the rows' labels.
+
+    Gaussian: each of the `num_rows` dimensions with most KL walks through SPAN around the first image's code. Categorical:
+    one row for each of the first images, one column for each category.
+    """
+    codes = means(model, batch)
+    if not _gaussian(model, block):
+        size, rows = model.blocks[block].size, min(num_rows, len(batch["image"]))
+        walked = {name: code[:rows].repeat_interleave(size, 0) for name, code in codes.items()}
+        walked[block] = torch.eye(size, device=walked[block].device).repeat(rows, 1)
+        return _decode(model, walked, rows, size), [f"image {i}" for i in range(rows)]
+    kl = model.kl_per_dim(model.encode(batch))[block].mean(0)  # [D]
+    dims = kl.argsort(descending=True)[:num_rows].sort().values
+    walked = {name: code[:1].repeat(len(dims) * len(SPAN), 1) for name, code in codes.items()}
+    span = torch.as_tensor(SPAN, dtype=walked[block].dtype, device=walked[block].device)
+    rows = torch.arange(len(walked[block]), device=span.device)
+    walked[block][rows, dims.repeat_interleave(len(span))] = span.repeat(len(dims))
+    labels = [f"{block}[{d}]  {kl[d]:.2f} nats" for d in dims.tolist()]
+    return _decode(model, walked, len(dims), len(span)), labels
+
+
+def swap(model: LatentVariableModel, batch: Batch, block: str, count: int = 8) -> np.ndarray:
+    """`block` of the image at the left of the row with all other blocks of the image on top of the column."""
+    codes = {name: code[:count] for name, code in means(model, batch).items()}
+    count = len(codes[block])
+    mixed = {name: code.repeat(count, 1) for name, code in codes.items()}
+    mixed[block] = codes[block].repeat_interleave(count, 0)
+    images = _numpy(batch["image"][:count])
+    others = ", ".join(name for name in model.blocks if name != block)
+    return swap_grid(images, images, _decode(model, mixed, count, count), block, others)
+
+
+def _gaussian(model: LatentVariableModel, block: str) -> bool:
+    return model.blocks[block].kind == "gaussian"
+
+
+def _decode(model: LatentVariableModel, codes: Codes, rows: int, columns: int) -> np.ndarray:
+    return _numpy(model.decode(codes)).reshape(rows, columns, *model.image_shape)
+
+
+def _numpy(images: Tensor) -> np.ndarray:
+    return images.float().cpu().numpy()
+
+

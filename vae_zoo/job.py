@@ -1,0 +1,178 @@
+"""One training run in a folder that holds its config: `python -m vae_zoo.job <run folder> --fresh|--resume`.
+
+The folder is all that a job is given, so the ranks of ddp, which Lightning starts by repeating this very command, get the
+composed config and write nothing of their own.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+from vae_zoo import runs
+from vae_zoo.config import check
+from vae_zoo.errors import UserError
+from vae_zoo.files import write_atomic, write_json
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Trains, evaluates and reports; whatever happens is in the folder's run.json and in the exit code."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--fresh", dest="resume", action="store_false", help="a config that this user composed")
+    parser.add_argument("--resume", dest="resume", action="store_true", help="continue from last.ckpt")
+    parser.add_argument("--command", default="", help="what the user typed, for the report")
+    options = parser.parse_args(arguments)
+    folder, is_writer = options.folder, os.environ.get("LOCAL_RANK", "0") == "0"
+    started = time.monotonic()
+    with runs.locked(folder) if is_writer else contextlib.nullcontext(), _signals() as signals:
+        try:
+            if is_writer:
+                about = runs.environment() | {"command": options.command}
+                runs.write_status(folder, state="running", error=None, **about)
+                (folder / "error.txt").unlink(missing_ok=True)
+            train(folder, runs.read_config(folder), options.resume, signals)
+            state, code = {"state": "finished"}, 0
+        except UserError as error:
+            state, code = {"state": "failed", "error": str(error)}, 2
+            print(f"error: {error}", file=sys.stderr)
+        except BaseException as error:
+            signum = signals.received or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+            if signum:
+                state, code = {"state": "interrupted"}, 128 + signum
+                print(f"stopped; continue with: python train.py resume={folder}", file=sys.stderr)
+            else:
+                state, code = {"state": "failed", "error": check.one_line(error)}, 1
+                traceback.print_exc()
+        if is_writer:
+            if state["state"] == "failed":
+                write_atomic(folder / "error.txt", traceback.format_exc() if code == 1 else f"{state['error']}\n")
+            runs.write_status(folder, **state, seconds=time.monotonic() - started)
+            report(folder)
+    return code
+
+
+def train(folder: Path, cfg: dict[str, Any], resume: bool, signals: "Signals") -> None:
+    """Fits the model of the run's config, then evaluates the weights it ends with."""
+    import torch
+    from lightning.pytorch.loggers import WandbLogger
+
+    from vae_zoo.evaluation.evaluate import evaluate_trained
+    from vae_zoo.loading import build
+    from vae_zoo.loggers import MetricsCSV
+
+    _quiet()
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if resume:
+        step = check_checkpoint(checkpoint, cfg)
+    torch.manual_seed(cfg["seed"])
+    model = build(cfg["model"])
+    data = build(cfg["data"])
+    data.needs = model.needs
+    data.setup()
+
+    csv = MetricsCSV(folder / "metrics.csv")
+    if resume:
+        csv.cut_back(step)
+    places = {"figures": {"folder": folder / "figures"}, "checkpoint": {"folder": checkpoint.parent}}
+    callbacks = {
+        name: build(node, **places.get(name, {}))
+        for name, node in cfg["callbacks"].items()
+        if node is not None
+    }
+    signals.checkpoint = callbacks["checkpoint"]
+    signals.checkpoint.config = cfg
+    loggers = [csv, *(build(node, folder=folder) for node in cfg["logger"].values())]
+    trainer = build(cfg["trainer"], logger=loggers, callbacks=[*callbacks.values()], default_root_dir=folder)
+    if trainer.is_global_zero:
+        blocks = [{"name": n, "size": b.size, "kind": b.kind, "holds": b.holds} for n, b in model.blocks.items()]
+        runs.write_status(folder, blocks=blocks)
+        for logger in loggers[1:]:
+            logger.log_hyperparams(cfg)
+            if isinstance(logger, WandbLogger):
+                logger.rewrite_history()
+    try:
+        signals.fitting = True
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint if resume else None)
+        signals.fitting = False
+        if trainer.is_global_zero:
+            metrics = evaluate_trained(trainer, model, data, folder)
+            for logger in loggers[1:]:
+                if isinstance(logger, WandbLogger):
+                    logger.log_summary(metrics)
+            write_json(folder / "metrics.json", metrics)
+    finally:
+        signals.fitting = False
+        for logger in loggers:
+            logger.save()
+        if any(isinstance(logger, WandbLogger) for logger in loggers) and trainer.is_global_zero:
+            import wandb
+
+            wandb.finish(exit_code=0 if sys.exc_info()[0] is None else 1, quiet=True)
+
+
+def check_checkpoint(path: Path, cfg: dict[str, Any]) -> int:
+    """The step a checkpoint was written at. Raises UserError when it cannot belong to this config."""
+    from vae_zoo.loading import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    theirs, ours = checkpoint["config"]["model"], cfg["model"]
+    if theirs != ours:
+        differs = next(k for k in [*theirs, *ours] if theirs.get(k) != ours.get(k))
+        raise UserError(
+            f"{path} is the checkpoint of another model: its model.{differs} is {theirs.get(differs)!r}, config.yaml says "
+            f"{ours.get(differs)!r}; put the right checkpoint there or train anew"
+        )
+    return checkpoint["global_step"]
+
+
+def report(folder: Path) -> None:
+    from vae_zoo.evaluation.report import write_report
+
+    write_report(folder)
+
+
+class Signals:
+    """Ctrl-C and SIGTERM: in training, save between two steps and stop; elsewhere, or at the second, stop at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.fitting = False
+        self.checkpoint = None
+
+    def __call__(self, signum: int, frame: Any) -> None:
+        again, self.received = self.received is not None, signum
+        if self.fitting and not again and self.checkpoint is not None:
+            self.checkpoint.stop_signal = signum
+        else:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _signals():
+    handler = Signals()
+    earlier = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield handler
+    finally:
+        for signum, before in earlier.items():
+            signal.signal(signum, before)
+
+
+def _quiet() -> None:
+    """Lightning's greetings and hints, which are about settings that this project has decided."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning calls what torch deprecates
+
+
+if __name__ == "__main__":
+    sys.exit(main())

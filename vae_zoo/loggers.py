@@ -1,0 +1,163 @@
+"""metrics.csv, which every run has, and the dashboards."""
+
+import csv
+import io
+import math
+import secrets
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from vae_zoo.files import write_atomic
+
+
+class MetricsCSV(Logger):
+    """`metrics.csv` in Lightning's form: a row for each call, a column for each name, blank where a row has no value.
+
+    Rows wait in memory until `save`; a new name rewrites the file with one more column.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = Path(path)
+        self.columns: list[str] = ["epoch", "step"]
+        self._waiting: list[dict[str, Any]] = []
+
+    name = version = None
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._waiting.append({"epoch": 0, "step": step, **metrics})
+        if len(self._waiting) >= 20:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        rows, self._waiting = self._waiting, []
+        if not rows:
+            return
+        new = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in self.columns]
+        if new or not self.path.is_file():
+            rows, self.columns = self.rows() + rows, self.columns + sorted(new)
+            write_atomic(self.path, _text(rows, self.columns, header=True))
+            return
+        with self.path.open("a", newline="") as file:
+            file.write(_text(rows, self.columns, header=False))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def rows(self) -> list[dict[str, str]]:
+        """The rows on disk."""
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    @rank_zero_only
+    def cut_back(self, step: int) -> None:
+        """Drops what was written after this step, so that a resumed run writes it again, and only once."""
+        rows = [row for row in self.rows() if row["step"] and row["step"].isdigit() and int(row["step"]) <= step]
+        self.columns = list(rows[0]) if rows else self.columns
+        used = [c for c in self.columns if c in ("epoch", "step") or any(row[c] for row in rows)]
+        self.columns = used
+        write_atomic(self.path, _text(rows, used, header=True))
+
+
+def _text(rows: list[dict[str, Any]], columns: list[str], header: bool) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+class TensorBoard(TensorBoardLogger):
+    def __init__(self, folder: Path):
+        super().__init__(save_dir=folder, name="tensorboard", version="")
+
+    @rank_zero_only
+    def log_figure(self, name: str, image: np.ndarray, step: int) -> None:
+        self.experiment.add_image(f"figures/{name}", image, step, dataformats="HWC")
+
+
+class WandB(WandbLogger):
+    """One run, one folder, one id: made at random once and kept in `wandb_id` in the run folder.
+
+    Online, a resumed run goes on under its id. Offline, wandb cannot join two folders of one id, so the earlier one is moved
+    to `wandb/replaced` and the history is written anew from metrics.csv.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        project: str = "vae_zoo",
+        entity: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        job_type: str = "train",
+        offline: bool = False,
+    ):
+        folder = Path(folder)
+        self._history = folder / "metrics.csv" if offline and (folder / "wandb_id").is_file() else None
+        if self._history is not None:
+            replaced = folder / "wandb" / "replaced"
+            replaced.mkdir(parents=True, exist_ok=True)
+            for old in [p for p in (folder / "wandb").glob("offline-run-*") if p.is_dir()]:
+                shutil.move(old, replaced / old.name)
+        super().__init__(
+            name=f"{folder.parent.name}/{folder.name}",
+            save_dir=folder,
+            id=self._run_id(folder),
+            project=project,
+            entity=entity,
+            group=group or folder.parent.name,
+            tags=tags,
+            notes=notes,
+            job_type=job_type,
+            offline=offline,
+            resume=None if offline else "allow",
+        )
+
+    @staticmethod
+    def _run_id(folder: Path) -> str | None:
+        file = folder / "wandb_id"
+        if rank_zero_only.rank == 0 and not file.is_file():
+            write_atomic(file, secrets.token_hex(6))
+        return file.read_text().strip() if file.is_file() else None
+
+    @rank_zero_only
+    def rewrite_history(self) -> None:
+        """Sends the rows of metrics.csv again, into the new offline folder."""
+        if self._history is None or not self._history.is_file():
+            return
+        with self._history.open(newline="") as file:
+            for row in csv.DictReader(file):
+                values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
+                self.log_metrics(values, step=int(row["step"]))
+        self._history = None
+
+    @rank_zero_only
+    def log_figure(self, name: str, image: np.ndarray, step: int) -> None:
+        import wandb
+
+        self.experiment.log({f"figures/{name}": wandb.Image(image), "trainer/global_step": step})
+
+    @rank_zero_only
+    def log_summary(self, values: dict[str, float]) -> None:
+        """Final numbers, shown in the run table."""
+        self.experiment.summary.update({name: value for name, value in values.items() if math.isfinite(value)})
+
+

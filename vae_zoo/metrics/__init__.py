@@ -1,0 +1,19 @@
+"""Metrics: a function on arrays, and a torchmetrics class (`modules`) that collects them. Imported on first use."""
+
+from importlib import import_module
+
+_NAMES = {
+    "disentanglement": "mig dci sap factor_vae_score beta_vae_score modularity explicitness irs udr "
+    "unsupervised_scores sample_factors GridIndex CodeTable",
+    "clustering": "cluster_accuracy balanced_accuracy purity nmi ami ari contingency",
+    "modules": "MIG DCI SAP FactorVAEScore BetaVAEScore Modularity Explicitness IRS UDR UnsupervisedScores "
+    "ClusterAccuracy BalancedAccuracy Purity NMI AMI ARI Contingency",
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,0 +1,13 @@
+"""What every metric does to its inputs."""
+
+from typing import Any
+
+import numpy as np
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """An array from anything array-like; torch tensors come from any device and graph, and torch is not imported."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = x.float() if x.is_floating_point() and x.element_size() < 4 else x  # numpy has no bfloat16
+    return np.asarray(x)

@@ -1,0 +1,611 @@
+"""Disentanglement metrics: functions on arrays of codes and ground-truth factors; numpy and scikit-learn, no torch.
+
+Definitions, sample numbers and the order of the random draws are disentanglement_lib's (google-research, commit
+86a644d) in the settings of its study of unsupervised disentanglement (Locatello et al., 2019, arXiv:1811.12359),
+written out as defaults: with the same codes, factors and seed the numbers are the same. The protocol of the study for a
+model:
+
+    rng = np.random.RandomState(seed)                              # an own stream for each metric
+    factors = sample_factors(data.factor_sizes, 10_000, rng)       # the whole grid, with replacement
+    held_out = sample_factors(data.factor_sizes, 5_000, rng)       # the stream goes on
+    codes = encode(data.render(factors))                           # posterior MEANS, eval mode
+
+Everywhere: codes [N, D] and factors [N, F] are numpy arrays or torch tensors; a factor with one value is left out; a
+factor is a class per distinct value; ValueError for shapes, NaN and sizes that leave a score undefined. Published
+values also depend on scikit-learn's solvers (evaluation.md 1.12): these are the solvers of scikit-learn >= 0.22.
+
+Deviations, none of which touches a value the reference can compute: constant dimensions are inactive for FactorVAE at
+any threshold (there 0/0 wins every vote) and a zero column for explicitness (there an error); a class absent from the
+test rows is left out of explicitness (there an error) and one absent from the training rows counts as an error of the
+classifiers.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from typing import Any, Protocol
+
+import numpy as np
+from joblib import effective_n_jobs
+from joblib.externals.loky import get_reusable_executor
+from scipy.stats import entropy, rankdata
+from sklearn.base import ClassifierMixin, clone
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Lasso, LogisticRegression
+from sklearn.metrics import mutual_info_score, roc_auc_score
+from sklearn.metrics.cluster import contingency_matrix
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from vae_zoo.metrics.arrays import to_numpy
+
+Array = np.ndarray
+Rows = tuple[Array, Array]  # codes [N, D], factors [N, F]
+CHUNK = 4096  # images rendered and encoded at a time
+
+
+class FactorData(Protocol):
+    """A data set that can draw any combination of its factors."""
+
+    factor_sizes: Sequence[int]
+
+    def render(self, factors: Array) -> Any:
+        """Factor values [N, F], 0..size-1, to whatever the encoder takes [N, ...]."""
+
+
+# -- histogram estimates of mutual information ------------------------------------------------------------------------
+
+
+def mig(codes: Array, factors: Array, *, bins: int = 20) -> float:
+    """Mutual information gap: mean over factors of (largest - second largest I(code; factor)) / H(factor).
+
+    Estimator: plug-in, `bins` equal-width bins between each code's own minimum and maximum (so one outlier squeezes the
+    rest, and the scale of a code does not matter); the study uses 10,000 rows. Range 0..1, best 1, but factors of more
+    than `bins` values cap it: a perfect code of dSprites has 0.902. Not the sampled estimator of the paper.
+    Source: Chen et al., 2018, arXiv:1802.04942; disentanglement_lib mig.py.
+
+    >>> factors = sample_factors([4, 5], 1000, np.random.RandomState(0))
+    >>> round(mig(-2.0 * factors, factors), 3), round(mig(factors.sum(1)[:, None] ** [1, 1], factors), 3)
+    (0.996, 0.0)
+    """
+    codes, factors = _checked(codes, factors, min_codes=2)
+    second, first = np.sort(_mutual_information(_binned(codes, bins), factors), axis=0)[-2:]
+    return float(np.mean((first - second) / [entropy(np.bincount(f)) for f in factors.T]))
+
+
+def modularity(codes: Array, factors: Array, *, bins: int = 20) -> float:
+    """Modularity: does each code inform about one factor only? Mean over codes of 1 - sum_other MI^2 / (F-1) max MI^2.
+
+    Estimator: mutual information as in `mig`, 10,000 rows. A code without any information counts as 0, so each exactly
+    constant dimension lowers the mean; pure noise scores anything, since only its plug-in bias is compared. Range 0..1,
+    best 1; says nothing of whether a factor is spread over several codes.
+    Source: Ridgeway and Mozer, 2018, arXiv:1802.05312, section 3; disentanglement_lib modularity_explicitness.py.
+
+    >>> factors = sample_factors([4, 5], 1000, np.random.RandomState(0))
+    >>> round(modularity(factors, factors), 3), round(modularity(factors @ [[1, 0, 0], [0, 1, 0]], factors), 3)
+    (1.0, 0.667)
+    """
+    codes, factors = _checked(codes, factors, min_factors=2)
+    squared = _mutual_information(_binned(codes, bins), factors) ** 2
+    best = squared.max(axis=1)
+    other = (squared.sum(axis=1) - best) / (squared.shape[1] - 1)
+    return float(np.mean(1 - np.divide(other, best, out=np.ones_like(best), where=best > 0)))
+
+
+def _binned(values: Array, bins: int) -> Array:
+    """Number of left edges <= value (1..bins): equal-width bins per column, edges in the column's own precision."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    low, high = np.where(low == high, low - 0.5, low), np.where(low == high, high + 0.5, high)
+    edges = np.linspace(low, high, bins + 1, dtype=np.result_type(values, np.float32))[:-1]  # [bins, D]
+    return np.stack([np.searchsorted(e, v, side="right") for e, v in zip(edges.T, values.T, strict=True)], axis=1)
+
+
+def _mutual_information(left: Array, right: Array) -> Array:
+    """Plug-in mutual information in nats of every column of left [N, A] with every column of right [N, B]: [A, B]."""
+    tables = [[contingency_matrix(a, b) for b in right.T] for a in left.T]
+    return np.array([[mutual_info_score(None, None, contingency=table) for table in row] for row in tables])
+
+
+# -- predictability of a factor from one code or from all -------------------------------------------------------------
+
+
+def sap(
+    codes: Array, factors: Array, *, test: Rows | None = None, seed: int = 0, continuous: bool = False, C: float = 0.01
+) -> float:
+    """Separated attribute predictability: mean over factors of S(best code) - S(second best code).
+
+    Discrete mode (the study's): S = test accuracy of a linear one-vs-rest SVM on that one code (squared hinge, class
+    weights balanced), 10,000 training and 5,000 test rows. Such a machine can only ever name a few of 32 ordered
+    values, so a PERFECT dSprites code scores 0.246. `continuous=True`: S = squared correlation on the training rows, no
+    test rows needed, a perfect code scores 1. Say which mode a number has. Range 0..1. The solver is deterministic:
+    `seed` changes nothing with today's scikit-learn.
+    Source: Kumar et al., 2018, arXiv:1711.00848, section 3; disentanglement_lib sap_score.py.
+
+    >>> factors = sample_factors([4, 5], 1000, np.random.RandomState(0))
+    >>> round(sap(factors, factors, continuous=True), 3), round(sap(factors, factors, test=(factors, factors)), 3)
+    (1.0, 0.427)
+    """
+    if continuous:
+        codes, factors = _checked(codes, factors, min_codes=2, discrete=False)
+        codes, factors = codes - codes.mean(axis=0, dtype=np.float64), factors - factors.mean(axis=0)
+        variance = (codes**2).mean(axis=0)[:, None]
+        covariance = codes.T @ factors / len(codes)
+        score = np.where(variance > 1e-12, covariance**2 / np.maximum(variance, 1e-12) / (factors**2).mean(axis=0), 0)
+    else:
+        codes, factors, test_codes, test_factors = _checked(codes, factors, _needed(test, "sap"), min_codes=2)
+        svm = LinearSVC(C=C, class_weight="balanced", dual=False, tol=1e-4, max_iter=1000, random_state=seed)
+        score = np.array(
+            [
+                [np.mean(svm.fit(x, f).predict(t) == g) for f, g in zip(factors.T, test_factors.T, strict=True)]
+                for x, t in zip(codes.T[:, :, None], test_codes.T[:, :, None], strict=True)
+            ]
+        )
+    second, first = np.sort(score, axis=0)[-2:]
+    return float(np.mean(first - second))
+
+
+def explicitness(codes: Array, factors: Array, *, test: Rows | None = None, seed: int = 0) -> float:
+    """Explicitness: can a linear classifier read the factors? Mean over factors and classes of the one-vs-rest ROC-AUC.
+
+    Estimator: one multinomial logistic regression per factor (L2, C=1, lbfgs, 100 iterations, often not converged) on
+    codes standardised by the training rows; AUC on the test rows; 10,000 and 5,000 rows. Range 0.5 (chance) .. 1. Not
+    comparable with values from scikit-learn < 0.22 (0.940 there for 0.987 here).
+    Source: Ridgeway and Mozer, 2018, arXiv:1802.05312, section 3; disentanglement_lib modularity_explicitness.py.
+
+    >>> factors = sample_factors([4, 5], 1000, np.random.RandomState(0))
+    >>> round(explicitness(factors, factors, test=(factors, factors)), 2)
+    1.0
+    """
+    codes, factors, test_codes, test_factors = _checked(codes, factors, _needed(test, "explicitness"))
+    mean, std = codes.mean(axis=0), np.where(_constant(codes), np.inf, codes.std(axis=0))
+    codes, test_codes = (codes - mean) / std, (test_codes - mean) / std
+
+    def auc(factor: Array, truth: Array) -> float:
+        is_class = truth[:, None] == np.unique(factor)  # [N, K]
+        seen = is_class.any(axis=0) & ~is_class.all(axis=0)
+        if not seen.any():
+            raise ValueError("explicitness needs at least two classes of every factor in the test rows")
+        probs = _logistic(codes, factor, seed).predict_proba(test_codes)
+        return roc_auc_score(is_class[:, seen], probs[:, seen], average="macro")
+
+    return float(np.mean([auc(f, g) for f, g in zip(factors.T, test_factors.T, strict=True)]))
+
+
+def dci(
+    codes: Array,
+    factors: Array,
+    *,
+    test: Rows | None = None,
+    seed: int = 0,
+    estimator: ClassifierMixin | None = None,
+    jobs: int = -1,
+) -> dict[str, float]:
+    """Disentanglement, completeness, informativeness, from the importance R [D, F] of each code for each factor.
+
+    One gradient-boosting classifier per factor (all of scikit-learn's defaults); R = its impurity importances.
+    `disentanglement` = 1 - entropy (base F) of a code's row, weighted by the row's sum; `completeness` = 1 - entropy
+    (base D) of a factor's column; `informativeness` = mean test ACCURACY (the paper's is an error). 10,000 training and
+    5,000 test rows: minutes (dSprites, 10 codes: 11,300 trees), growing linearly with rows and D; on 1,000 rows
+    seconds, but never compare the two: D is 0.13 and 0.19 for the same linear mix. All 0..1, best 1.
+
+    `jobs` processes (-1: all cores) share the fits and change no bit of the result. `estimator`: any scikit-learn
+    classifier with `feature_importances_`, as RandomForestClassifier(); faster, and NOT comparable with published
+    numbers.
+    Source: Eastwood and Williams, 2018, openreview By-7dz-AZ; disentanglement_lib dci.py.
+
+    >>> factors = sample_factors([2, 3], 200, np.random.RandomState(0))
+    >>> {name: round(value, 2) for name, value in dci(factors, factors, test=(factors, factors), jobs=1).items()}
+    {'disentanglement': 1.0, 'completeness': 1.0, 'informativeness': 1.0}
+    """
+    rows = _checked(codes, factors, _needed(test, "dci"), min_codes=2, min_factors=2)
+    importance, accuracy = _importances(*rows, seed=seed, estimator=estimator, jobs=jobs)
+    return _dci_scores(importance) | {"informativeness": float(accuracy.mean())}
+
+
+def _dci_scores(importance: Array) -> dict[str, float]:
+    """Disentanglement and completeness of an importance matrix [D, F]; 0 for a matrix of zeros."""
+    num_codes, num_factors = importance.shape
+    per_code = 1 - entropy(importance + 1e-11, base=num_factors, axis=1)
+    per_factor = 1 - entropy(importance + 1e-11, base=num_codes, axis=0)
+    weight = importance if importance.any() else np.ones_like(importance)
+    return {
+        "disentanglement": max(0.0, float(np.average(per_code, weights=weight.sum(axis=1)))),
+        "completeness": max(0.0, float(np.average(per_factor, weights=weight.sum(axis=0)))),
+    }
+
+
+def _importances(
+    codes: Array, factors: Array, test_codes: Array, test_factors: Array, *, seed: int, estimator=None, jobs: int = -1
+) -> tuple[Array, Array]:
+    """Importance matrix [D, F], each column summing to 1, and the accuracy [F] on the test rows."""
+    num_classes = [len(np.unique(f)) for f in factors.T]
+    if estimator is None:
+        models, slices, trees = [], [25, 50, 75, 100], 0
+        for k in num_classes:
+            rng = np.random.RandomState(seed)
+            rng.randint(2**31 - 1, size=trees)  # the reference's one stream: a draw for each tree of the factors before
+            models.append(GradientBoostingClassifier(random_state=rng, warm_start=True))
+            trees += 100 * (k if k > 2 else 1)
+    else:
+        models, slices = [clone(estimator) for _ in num_classes], [None]
+        for model in models:
+            if "random_state" in model.get_params():
+                model.set_params(random_state=seed)
+    models = _fit(models, codes, factors, num_classes, slices, jobs)
+    accuracy = [np.mean(m.predict(test_codes) == g) for m, g in zip(models, test_factors.T, strict=True)]
+    return np.stack([np.abs(m.feature_importances_) for m in models], axis=1), np.array(accuracy)
+
+
+def _fit(models: list, codes: Array, factors: Array, work: list[int], slices: list, jobs: int) -> list:
+    """models[j] fitted to factors[:, j] by `jobs` processes, in slices that end after so many boosting rounds.
+
+    The fit with the most `work` left goes first. Warm starts change no bit of the result and let a process take over
+    another's fit: dSprites' 3, 6, 40, 32 and 32 classes, shared out whole, make two processes at most 113 / 64 = 1.77
+    times as fast as one.
+    """
+    jobs = min(effective_n_jobs(jobs), len(models))
+    if jobs == 1:
+        return [m.fit(codes, f) for m, f in zip(models, factors.T, strict=True)]
+    pool, running, waiting = get_reusable_executor(max_workers=jobs), {}, dict.fromkeys(range(len(models)), slices)
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            j = max(waiting, key=lambda j: work[j] * len(waiting[j]))
+            (end, *rest) = waiting.pop(j)
+            running[pool.submit(_fit_slice, models[j], codes, factors[:, j], end)] = j, rest
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            j, rest = running.pop(future)
+            models[j] = future.result()
+            waiting |= {j: rest} if rest else {}
+    return models
+
+
+def _fit_slice(model: ClassifierMixin, codes: Array, factor: Array, end: int | None) -> ClassifierMixin:
+    return (model if end is None else model.set_params(n_estimators=end)).fit(codes, factor)
+
+
+# -- scores from interventions: one factor held fixed -----------------------------------------------------------------
+
+
+def factor_vae_score(
+    encode: Callable[[Any], Array],
+    factor_data: FactorData,
+    *,
+    seed: int = 0,
+    num_train: int = 10_000,
+    num_eval: int = 5_000,
+    batch_size: int = 64,
+    num_variance: int = 10_000,
+    prune: float = 0.05,
+) -> float:
+    """FactorVAE score: is the code that varies least, while factor k is held fixed, always the same and only k's?
+
+    A vote: draw k, then `batch_size` images that share its value; the active code with the least local / global
+    variance votes for k. Each code stands for the factor it got most of the `num_train` votes for; returned is the
+    share of the `num_eval` fresh votes that agree. Global variances from `num_variance` images; active: deviation >=
+    `prune` and not constant; 0 if no code is active. Range 0..1, best 1, chance about 1/F. Duplicated codes cost
+    nothing.
+
+    Asks for about 970,000 codes. With a network wrap both arguments, so that each distinct image is encoded once, for
+    this and the other metrics: `table = CodeTable(encode, data); factor_vae_score(table, table)`.
+    Source: Kim and Mnih, 2018, arXiv:1802.05983, section 4; disentanglement_lib factor_vae.py, with the study's pruning
+    (the function's own default there is 0).
+
+    >>> grid = GridIndex([4, 5])
+    >>> codes = np.stack(np.unravel_index(np.arange(20), (4, 5)), axis=1) * [-1.0, 2.0]
+    >>> factor_vae_score(codes.__getitem__, grid, num_train=100, num_eval=100)
+    1.0
+    """
+    return _factor_vae(encode, factor_data, seed, num_train, num_eval, batch_size, num_variance, prune)[1]
+
+
+def _factor_vae(encode, data, seed, num_train, num_eval, batch_size, num_variance, prune) -> tuple[float, float]:
+    """Accuracies on the training and on the evaluation votes."""
+    rng, num_factors = np.random.RandomState(seed), len(data.factor_sizes)
+    codes = _encoded(encode, data, _draw(rng, data.factor_sizes, num_variance))
+    variance = codes.var(axis=0, ddof=1)
+    active = (np.sqrt(variance) >= prune) & ~_constant(codes)
+    if not active.any():
+        return 0.0, 0.0
+
+    def votes(num: int) -> Array:  # [F, active D]
+        fixed, (factors,) = _draw_fixed(rng, data.factor_sizes, num, batch_size, sets=1)  # [V], [V, batch, F]
+        rows, table = np.arange(num), np.zeros((num_factors, active.sum()), np.int64)
+        factors[rows, :, fixed] = factors[rows, :1, fixed]
+        local = _encoded(encode, data, factors).var(axis=1, ddof=1)  # [V, D]
+        np.add.at(table, (fixed, np.argmin(local[:, active] / variance[active], axis=1)), 1)
+        return table
+
+    train = votes(num_train)
+    winners = train.argmax(axis=0), np.arange(train.shape[1])  # the factor of each code
+    return float(train[winners].sum() / num_train), float(votes(num_eval)[winners].sum() / num_eval)
+
+
+def beta_vae_score(
+    encode: Callable[[Any], Array],
+    factor_data: FactorData,
+    *,
+    seed: int = 0,
+    num_train: int = 10_000,
+    num_eval: int = 5_000,
+    batch_size: int = 64,
+) -> float:
+    """BetaVAE score: accuracy of telling which factor two images share from |difference of their codes|.
+
+    A sample: draw k, then `batch_size` pairs of images, each pair sharing its own value of k; feature = mean over the
+    pairs of |z1 - z2|, label k. Multinomial logistic regression (L2, C=1, lbfgs, 100 iterations) on `num_train`
+    samples, accuracy on `num_eval`. Range 1/F (chance) .. 1, best 1. Saturates: a random linear mix of the factors
+    still has 0.99, so never report it alone; features are not standardised, so it depends on the codes' scale.
+
+    Asks for 1,920,000 codes: wrap a network in `CodeTable`, as for `factor_vae_score`.
+    Source: Higgins et al., 2017, openreview Sy2fzU9gl; disentanglement_lib beta_vae.py.
+
+    >>> grid = GridIndex([4, 5])
+    >>> codes = np.stack(np.unravel_index(np.arange(20), (4, 5)), axis=1) * [-1.0, 2.0]
+    >>> beta_vae_score(codes.__getitem__, grid, num_train=100, num_eval=100)
+    1.0
+    """
+    return _beta_vae(encode, factor_data, seed, num_train, num_eval, batch_size)[1]
+
+
+def _beta_vae(encode, data, seed, num_train, num_eval, batch_size) -> tuple[float, float]:
+    """Accuracies on the training and on the evaluation samples."""
+    rng = np.random.RandomState(seed)
+
+    def samples(num: int) -> Rows:
+        fixed, (first, second) = _draw_fixed(rng, data.factor_sizes, num, batch_size, sets=2)
+        rows = np.arange(num)
+        second[rows, :, fixed] = first[rows, :, fixed]
+        difference = np.abs(_encoded(encode, data, first) - _encoded(encode, data, second))  # [V, batch, D]
+        return difference.mean(axis=1).astype(np.float64), fixed
+
+    train = samples(num_train)
+    model = _logistic(*train, seed)
+    return float(model.score(*train)), float(model.score(*samples(num_eval)))
+
+
+def irs(codes: Array, factors: Array, *, quantile: float = 0.99, bins: int = 20) -> float:
+    """Interventional robustness: how little does a code move while its factor is fixed and the others change?
+
+    For each value of a factor the `quantile` of |code - mean code in that group|, averaged over values, divided by the
+    code's largest deviation from its mean; per code 1 - the least over factors; mean over codes weighted by the largest
+    deviation. 10,000 rows; factors of more than `bins` values are merged to `bins`, as the reference does; constant
+    codes do not count; 0 if all are. Range 0..1, best 1; noise lowers it (perfect code with 2 % noise: 0.956).
+    Source: Suter et al., 2019, arXiv:1811.00007 (quantile 1 there); disentanglement_lib irs.py.
+
+    >>> factors = sample_factors([4, 5], 1000, np.random.RandomState(0))
+    >>> round(irs(factors, factors), 3), round(irs(factors @ [[1, 1], [1, -1]], factors), 3)
+    (1.0, 0.555)
+    """
+    codes, factors = _checked(codes, factors, discrete=False)
+    codes = codes[:, ~_constant(codes)]
+    if not codes.size:
+        return 0.0
+    largest = np.abs(codes - codes.mean(axis=0)).max(axis=0)
+
+    def deviation(group: Array) -> Array:  # [D]
+        return np.quantile(np.abs(group - group.mean(axis=0)), quantile, axis=0)
+
+    moved = [np.mean([deviation(codes[f == v]) for v in np.unique(f)], axis=0) for f in _binned(factors, bins).T]
+    return float(np.average(1 - np.min(moved, axis=0) / largest, weights=largest))
+
+
+# -- without ground truth ---------------------------------------------------------------------------------------------
+
+
+def udr(
+    codes: Sequence[Array],
+    kl: Sequence[Array],
+    *,
+    correlation: str = "lasso",
+    alpha: float = 0.1,
+    threshold: float = 0.01,
+) -> Array:
+    """Unsupervised disentanglement ranking: do the runs of one setting agree, up to order and sign of the codes?
+
+    codes: for each of M runs [N, D], means of the SAME N images (1,000 in the reference); kl: for each run [D], mean KL
+    to the prior of each dimension; those up to `threshold` are left out. For a pair of runs R = |lasso coefficients|
+    (`alpha`) or |Spearman correlation| (`correlation="spearman"`); its score is the mean over columns of max^2 / sum,
+    averaged with the same over rows. Returns [M]: the median over the other runs; higher is better, 0 for a collapsed
+    run. Means something from 5 runs on.
+    Source: Duan et al., 2020, arXiv:1905.12614; disentanglement_lib udr.py (which averages the two sides; the paper
+    does not).
+
+    >>> z = np.random.RandomState(0).standard_normal((1000, 3))
+    >>> udr([z, -z[:, [2, 0, 1]], z @ [[1, 1, 1], [1, -1, 0], [1, 1, -2]]], np.ones((3, 3))).round(2)
+    array([0.62, 0.62, 0.28])
+    """
+    codes, kl = [_checked_codes(c) for c in codes], [to_numpy(k) for k in kl]
+    shapes, sizes = [c.shape for c in codes], [k.shape for k in kl]
+    if len(codes) < 2 or len({n for n, _ in shapes}) > 1 or sizes != [(d,) for _, d in shapes]:
+        raise ValueError(
+            f"need codes [N, D] of the same N images and KL [D] from 2 or more runs, got {shapes}, {sizes}"
+        )
+    if correlation not in ("lasso", "spearman"):
+        raise ValueError(f"correlation must be 'lasso' or 'spearman', got {correlation!r}")
+    kept = [StandardScaler().fit_transform(c)[:, k > threshold] for c, k in zip(codes, kl, strict=True)]
+
+    def strength(x: Array, y: Array) -> Array:  # [columns of x, columns of y]
+        if correlation == "lasso":
+            return np.abs(np.atleast_2d(Lasso(alpha=alpha).fit(x, y).coef_)).T
+        ranks = StandardScaler().fit_transform(rankdata(np.hstack([x, y]), axis=0))
+        return np.abs(ranks[:, : x.shape[1]].T @ ranks[:, x.shape[1] :]) / len(ranks)
+
+    def score(x: Array, y: Array) -> float:
+        if not x.size or not y.size:
+            return 0.0
+        r = strength(x, y)
+        sides = [r.max(axis=a) ** 2 / np.maximum(r.sum(axis=a), np.finfo(float).tiny) for a in (0, 1)]
+        return (sides[0].mean() + sides[1].mean()) / 2
+
+    return np.array([np.median([score(x, y) for i, x in enumerate(kept) if i != j]) for j, y in enumerate(kept)])
+
+
+def unsupervised_scores(codes: Array, *, bins: int = 20) -> dict[str, float]:
+    """How dependent the codes are on each other; 0 is independent, nothing says they are useful. 10,000 rows.
+
+    With C the covariance: `gaussian_total_correlation` = (sum log diag C - log det C) / 2 in nats, without bound for
+    linearly dependent codes; `gaussian_wasserstein_correlation` = 2 tr C - 2 tr sqrtm(diag(C) C), and `..._norm` the
+    same over tr C; `mutual_info_score` = mean over pairs of codes of the histogram mutual information in nats. Constant
+    dimensions are independent of everything and add nothing but pairs.
+    Source: Locatello et al., 2019, arXiv:1811.12359, appendix; disentanglement_lib unsupervised_metrics.py.
+
+    >>> codes = np.random.RandomState(0).standard_normal((10_000, 2))
+    >>> round(unsupervised_scores(codes @ [[1, 1], [1, -2]])["gaussian_total_correlation"], 2)  # -log(1 - rho^2) / 2
+    0.05
+    """
+    codes = _checked_codes(codes)
+    cov = np.atleast_2d(np.cov(codes.T[~_constant(codes)]))
+    variance, num_codes = np.diag(cov), codes.shape[1]
+    scale = np.sqrt(variance)
+    roots = np.sqrt(np.linalg.eigvalsh(cov * scale * scale[:, None]).clip(min=0))  # those of diag(C) C
+    wasserstein = 2 * variance.sum() - 2 * roots.sum()
+    pairs = _mutual_information(*[_binned(codes, bins)] * 2)[~np.eye(num_codes, dtype=bool)]
+    return {
+        "gaussian_total_correlation": float(np.log(variance).sum() - np.linalg.slogdet(cov)[1]) / 2,
+        "gaussian_wasserstein_correlation": float(wasserstein),
+        "gaussian_wasserstein_correlation_norm": float(wasserstein / variance.sum()) if variance.size else 0.0,
+        "mutual_info_score": float(pairs.mean()) if pairs.size else 0.0,
+    }
+
+
+# -- grids of factors -------------------------------------------------------------------------------------------------
+
+
+def sample_factors(factor_sizes: Sequence[int], num: int, rng: np.random.RandomState, *, batch_size: int = 16) -> Array:
+    """Factor values [num, F], uniform over the grid, with replacement, drawn in the order of the reference.
+
+    >>> sample_factors([1, 3, 6], 2, np.random.RandomState(0)).tolist()
+    [[0, 0, 0], [0, 1, 3]]
+    """
+    return np.concatenate([_draw(rng, factor_sizes, min(batch_size, num - i)) for i in range(0, num, batch_size)])
+
+
+class GridIndex:
+    """A `FactorData` whose images are the row-major index of the factors in the grid, last factor fastest.
+
+    It turns a table of the codes of all images into an encoder: `factor_vae_score(codes.__getitem__,
+    GridIndex(sizes))`.
+    """
+
+    def __init__(self, factor_sizes: Sequence[int]):
+        self.factor_sizes = tuple(int(n) for n in factor_sizes)
+
+    def render(self, factors: Array) -> Array:
+        return np.ravel_multi_index(tuple(to_numpy(factors).astype(np.int64).T), self.factor_sizes)
+
+
+class CodeTable(GridIndex):
+    """Encoder and data in one: encodes each distinct image once, when it is first asked for, and remembers its code.
+
+    table = CodeTable(encode, data)
+    factor_vae_score(table, table); beta_vae_score(table, table); mig(table(table.render(factors)), factors)
+
+    `encode` must be deterministic (means, eval mode). Memory: D floats per image of the grid (dSprites, 10 codes: 29
+    MB).
+    """
+
+    def __init__(self, encode: Callable[[Any], Array], factor_data: FactorData):
+        super().__init__(factor_data.factor_sizes)
+        self.encode, self.factor_data, self.codes = encode, factor_data, None
+        self.known = np.zeros(np.prod(self.factor_sizes), bool)
+
+    def __call__(self, index: Array) -> Array:
+        new = np.unique(index[~self.known[index]])
+        if new.size:
+            codes = _encoded(self.encode, self.factor_data, np.stack(np.unravel_index(new, self.factor_sizes), axis=1))
+            if self.codes is None:
+                self.codes = np.empty((self.known.size, codes.shape[1]), codes.dtype)
+            self.codes[new], self.known[new] = codes, True
+        return self.codes[index]
+
+
+# -- draws and checks -------------------------------------------------------------------------------------------------
+
+
+def _draw(rng: np.random.RandomState, sizes: Sequence[int], num: int) -> Array:
+    """Factor values [num, F]; a factor of size 1 takes nothing from the stream."""
+    return np.stack([rng.randint(n, size=num) for n in sizes], axis=1)
+
+
+def _draw_fixed(
+    rng: np.random.RandomState, sizes: Sequence[int], num: int, batch: int, sets: int
+) -> tuple[Array, Array]:
+    """The factor to hold fixed, one per sample [V], then `sets` batches of factor values for it [sets, V, batch, F]."""
+    choices = np.flatnonzero(np.asarray(sizes) > 1)
+    if len(choices) < 2:
+        raise ValueError(f"need at least 2 factors of 2 or more values, got factor_sizes {tuple(sizes)}")
+    fixed, factors = np.empty(num, np.int64), np.empty((sets, num, batch, len(sizes)), np.int64)
+    for i in range(num):
+        fixed[i] = choices[rng.randint(len(choices))]
+        for one in factors[:, i]:
+            one[:] = _draw(rng, sizes, batch)
+    return fixed, factors
+
+
+def _encoded(encode: Callable[[Any], Array], data: FactorData, factors: Array) -> Array:
+    """Codes [..., D] of factor values [..., F], rendered and encoded CHUNK images at a time."""
+    rows = factors.reshape(-1, factors.shape[-1])
+    codes = np.concatenate([to_numpy(encode(data.render(rows[i : i + CHUNK]))) for i in range(0, len(rows), CHUNK)])
+    if len(codes) != len(rows):
+        raise ValueError(f"encode must turn N images into codes [N, D], got {codes.shape} for N = {len(rows)}")
+    return _checked_codes(codes).reshape(*factors.shape[:-1], -1)
+
+
+def _logistic(x: Array, y: Array, seed: int) -> LogisticRegression:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are part of the definition
+        return LogisticRegression(C=1.0, solver="lbfgs", tol=1e-4, max_iter=100, random_state=seed).fit(x, y)
+
+
+def _constant(codes: Array) -> Array:
+    return np.ptp(codes, axis=0) == 0  # rounding can make the deviation of a constant column positive
+
+
+def _finite(name: str, x: Array) -> Array:
+    x = to_numpy(x)
+    if x.dtype.kind not in "biuf" or not np.isfinite(x).all():
+        raise ValueError(f"{name} must be finite numbers, got NaN, infinity or no numbers ({x.dtype})")
+    return x + 0  # bool to int
+
+
+def _checked_codes(codes: Array) -> Array:
+    codes = _finite("codes", codes)
+    if codes.ndim != 2 or 0 in codes.shape:
+        raise ValueError(f"codes must be [N, D] and not empty, got {codes.shape}")
+    return codes if codes.dtype in (np.float32, np.float64) else codes.astype(np.float64)
+
+
+def _checked(
+    codes: Array, factors: Array, *test: Rows, min_codes: int = 1, min_factors: int = 1, discrete: bool = True
+) -> tuple[Array, ...]:
+    """codes [N, D], factors [N, F] without those of one value, then the same of the test rows.
+
+    discrete: factors as class numbers, the classes being the values in the first rows and -1 any other.
+    """
+    rows = [(_checked_codes(c), _finite("factors", f)) for c, f in ((codes, factors), *test)]
+    for c, f in rows:
+        if f.ndim != 2 or len(c) != len(f) or (c.shape[1], f.shape[1]) != (rows[0][0].shape[1], rows[0][1].shape[-1]):
+            raise ValueError(f"need codes [N, D] and factors [N, F] of equal N, D and F, got {c.shape} and {f.shape}")
+    varied, num_codes = ~_constant(rows[0][1]), rows[0][0].shape[1]
+    if num_codes < min_codes or varied.sum() < max(1, min_factors):
+        need = f"{min_codes} codes and {min_factors} factors that vary"
+        raise ValueError(f"need at least {need}, got {num_codes} and {varied.sum()}")
+    rows = [(c, f[:, varied]) for c, f in rows]
+    if discrete:
+        levels = [np.unique(column) for column in rows[0][1].T]
+        if any(len(v) > len(rows[0][0]) / 2 and (v % 1).any() for v in levels):
+            raise ValueError("a factor has almost as many values as there are rows: bin continuous factors first")
+        rows = [(c, np.stack([_class(x, v) for x, v in zip(f.T, levels, strict=True)], axis=1)) for c, f in rows]
+    return tuple(array for pair in rows for array in pair)
+
+
+def _class(values: Array, levels: Array) -> Array:
+    index = np.searchsorted(levels, values).clip(max=len(levels) - 1)
+    return np.where(levels[index] == values, index, -1)
+
+
+def _needed(test: Rows | None, metric: str) -> Rows:
+    if test is None:
+        raise ValueError(f"{metric} needs test=(codes, factors), rows that it is scored on")
+    return test

@@ -1,0 +1,28 @@
+"""AnnealedVAE: the KL is held at a capacity that grows while training (Burgess et al., 2018, equation 8).
+
+Minimised, in nats per image:  loss = rec + gamma * |kl_z - C(step)|,  kl_z averaged over the batch before the modulus
+"""
+
+from vae_zoo.distributions import kl_standard
+from vae_zoo.models.base import Batch, Terms
+from vae_zoo.models.vae import VAE
+from vae_zoo.schedules import Schedule, as_schedule
+
+
+class AnnealedVAE(VAE):
+    """gamma: price of a nat off the capacity; capacity: C in nats, a number or a schedule of the step."""
+
+    def __init__(self, *args, gamma: float = 100.0, capacity: float | Schedule = 25.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gamma = gamma
+        self.capacity = as_schedule(capacity)
+
+    def objective(self, batch: Batch) -> Terms:
+        q_z, _, rec = self.infer(batch)
+        kl_z = kl_standard(q_z)
+        capacity_gap = (kl_z.mean() - self.capacity(self.step)).abs()
+        loss = rec.mean() + self.gamma * capacity_gap
+        return {"loss": loss, "rec": rec, "capacity_gap": capacity_gap, "kl_z": kl_z}
+
+    def weights(self) -> dict[str, float]:
+        return {"rec": 1.0, "capacity_gap": self.gamma}

@@ -1,0 +1,204 @@
+"""What every model is to the rest of the project: named latent blocks, an objective, and little else.
+
+Figures, metrics, tables and resume use only this contract, so a new method gets all of them by being written.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from vae_zoo import noise
+from vae_zoo.distributions.normal import Normal, kl_standard_per_dim
+from vae_zoo.schedules import Schedule
+
+
+class Batch(TypedDict, total=False):
+    """Only `image` is always there; the data module makes the rest where the data know it."""
+
+    image: Tensor  # [B, C, H, W] float32 in [0, 1]
+    index: Tensor  # [B] int64, place of the image in its data set
+    label: Tensor  # [B] or [B, V] int64, -1 = unknown
+    factors: Tensor  # [B, F] float32
+    group: Tensor  # [B] int64 in 0..num_groups-1: which images share their content
+    num_groups: int
+    supervised: "Batch"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A named part of the latent space. holds: one sentence for people on what it is meant to hold."""
+
+    size: int
+    kind: Literal["gaussian", "categorical", "objects"]
+    holds: str
+
+
+Terms = dict[str, Tensor]
+Codes = dict[str, Tensor]
+
+
+class LatentVariableModel(L.LightningModule):
+    """The contract. A model sets `blocks` and writes the methods of the first half; the second half is shared.
+
+    optimizer: makes the optimiser from the parameters. lr_schedule: factor on its learning rate, a function of the step.
+    """
+
+    needs: frozenset[str] = frozenset()  # keys of the batch without which the model cannot train, such as "group"
+    blocks: dict[str, Block]
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        lr_schedule: Schedule | None = None,
+    ):
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.trained_steps = 0  # what `step` is when no trainer is attached; set by load_model
+        self.num_train: int | None = None  # images in the training set, known once data are there
+        self.terms: Terms = {}  # of the latest training step, detached, for the callbacks
+
+    # ---- what a model writes ------------------------------------------------------------------------------------
+
+    def encode(self, batch: Batch | Tensor) -> dict[str, Any]:
+        """The posterior of each block, e.g. {"z": Normal with mu, logvar [B, D]}. Begin with `self.image(batch)`."""
+        raise NotImplementedError  # pragma: contract
+
+    def decode(self, codes: Codes) -> Tensor:
+        """Mean image [B, C, H, W] in [0, 1] of one code per image and block [B, D]."""
+        raise NotImplementedError  # pragma: contract
+
+    def sample_prior(self, n: int) -> Codes:
+        """n codes of each block from the prior."""
+        raise NotImplementedError  # pragma: contract
+
+    def objective(self, batch: Batch) -> Terms:
+        """{"loss": scalar, term: [B], [G] or []}: nats, cost is positive, summed over dimensions, unweighted.
+
+        loss = sum over terms of weights()[term] * term.mean(); terms without a weight are shown, not trained on.
+        """
+        raise NotImplementedError  # pragma: contract
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each term in the loss at the present step."""
+        raise NotImplementedError  # pragma: contract
+
+    def log_weights(self, batch: Batch, k: int) -> Tensor:
+        """log p(x, z) - log q(z | x) for k draws, nats: [k, B]. The only source of test/elbo and test/nll_iw<K>."""
+        raise NotImplementedError  # pragma: contract
+
+    def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Tensor]:
+        """KL of each dimension of the Gaussian blocks to their prior, nats: {block: [B, D]}. Here the prior is N(0, I)."""
+        return {name: kl_standard_per_dim(q) for name, q in posterior.items() if isinstance(q, Normal)}
+
+    # ---- what a person calls --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch | Tensor) -> Tensor:
+        """Decoded posterior means, [B, C, H, W] in [0, 1]."""
+        return self.decode({name: q.mean for name, q in self.encode(batch).items()})
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """n images decoded from the prior, [n, C, H, W] in [0, 1]."""
+        return self.decode(self.sample_prior(n))
+
+    def image(self, batch: Batch | Tensor) -> Tensor:
+        """The images of a batch or a bare tensor of images; a user's own are checked for shape and range.
+
+        Raises: ValueError for anything but float images [B, *image_shape] in [0, 1].
+        """
+        x = batch if isinstance(batch, Tensor) else batch["image"]
+        if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape or not x.is_floating_point():
+            raise ValueError(
+                f"images must be float of shape [B, {', '.join(map(str, self.image_shape))}], "
+                f"got {str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+            )
+        if self._trainer is None and len(x) and not (x.min() >= 0 and x.max() <= 1):  # waits for the device
+            raise ValueError(f"images must lie in [0, 1], got [{x.min():.3g}, {x.max():.3g}]; bytes are divided by 255")
+        return x
+
+    def join(self, codes: Codes) -> Tensor:
+        """The codes of all blocks side by side, in the order of `blocks`: [B, sum of sizes]."""
+        for name, block in self.blocks.items():
+            if name not in codes or codes[name].shape[-1] != block.size:
+                got = list(codes[name].shape) if name in codes else f"only {sorted(codes)}"
+                raise ValueError(f"decode needs a code [B, {block.size}] for block {name!r}, got {got}")
+        return torch.cat([codes[name] for name in self.blocks], dim=-1)
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Main batches trained on so far; every schedule is a function of it."""
+        return self.trained_steps if self._trainer is None else self._trainer.global_step
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters())
+
+    def setup(self, stage: str) -> None:
+        self.num_train = getattr(self.trainer.datamodule, "num_train", None)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.begin_step()
+        terms = self.objective(batch)
+        self.terms = {name: value.detach() for name, value in terms.items()}
+        return terms["loss"]
+
+    def begin_step(self) -> None:
+        """Noise and learning rate of this step. Models with several optimisers call it in their own `training_step`."""
+        noise.seed_step(getattr(self.trainer, "seed", 0), self.step, self.global_rank)
+        if self.lr_schedule is not None:
+            for optimizer in self.trainer.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.lr_schedule(self.step)
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Clips to the trainer's norm, for one optimiser or several alike (Lightning's own option knows only one)."""
+        if clip_norm := getattr(self.trainer, "clip_norm", None):
+            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
+
+    def named_values(self, terms: Terms) -> dict[str, Tensor]:
+        """What is logged of the terms: each mean, and weighted/<term> of those that are in the loss."""
+        means = {name: value.mean() for name, value in terms.items()}
+        return means | {f"weighted/{name}": weight * means[name] for name, weight in self.weights().items()}
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        with noise.per_image(batch["index"]):
+            terms = self.objective(batch)
+            posterior = self.encode(batch)
+        size = len(batch["image"])
+        sums = {f"term/{name}": value * size for name, value in self.named_values(terms).items()}
+        for name, q in posterior.items():
+            if self.blocks[name].kind == "gaussian":
+                sums |= {f"mean/{name}": q.mean.sum(0), f"square/{name}": q.mean.square().sum(0)}
+        for name, value in (sums | {"count": torch.tensor(float(size), device=self.device)}).items():
+            self._sums[name] = self._sums.get(name, 0) + value.double()
+
+    def on_validation_epoch_end(self) -> None:
+        """Averages over the validation images of all ranks; active units: dimensions whose posterior mean moves.
+
+        Source of the threshold, variance of the mean > 0.01: Burda et al. (2016), section 5.
+        """
+        sums = {name: self.trainer.strategy.reduce(value, reduce_op="sum") for name, value in self._sums.items()}
+        count = sums["count"]
+        values = {f"val/{n.removeprefix('term/')}": v / count for n, v in sums.items() if n.startswith("term/")}
+        for name in (n.removeprefix("mean/") for n in sums if n.startswith("mean/")):
+            variance = sums[f"square/{name}"] / count - (sums[f"mean/{name}"] / count).square()
+            values[f"val/active_units_{name}"] = (variance > 0.01).sum().double()
+        self.log_dict({name: value.float() for name, value in values.items()}, logger=False)
+        self.log_values({name: value.item() for name, value in values.items()})
+
+    def log_values(self, values: dict[str, float]) -> None:
+        """Sends plain numbers to every logger, at the number of main batches trained on."""
+        for logger in self.loggers:
+            logger.log_metrics(values, step=self.step)

@@ -1,0 +1,26 @@
+"""beta-VAE: a heavier KL (Higgins et al., 2017, equation 4).
+
+Minimised, in nats per image:  loss = rec + beta * kl_z
+"""
+
+from vae_zoo.distributions import kl_standard
+from vae_zoo.models.base import Batch, Terms
+from vae_zoo.models.vae import VAE
+from vae_zoo.schedules import Schedule, as_schedule
+
+
+class BetaVAE(VAE):
+    """beta: weight of the KL, a number or a schedule of the step."""
+
+    def __init__(self, *args, beta: float | Schedule = 4.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.beta = as_schedule(beta)
+
+    def objective(self, batch: Batch) -> Terms:
+        q_z, _, rec = self.infer(batch)
+        kl_z = kl_standard(q_z)
+        loss = (rec + self.beta(self.step) * kl_z).mean()
+        return {"loss": loss, "rec": rec, "kl_z": kl_z}
+
+    def weights(self) -> dict[str, float]:
+        return {"rec": 1.0, "kl_z": self.beta(self.step)}

@@ -1,0 +1,53 @@
+"""DIP-VAE I and II: the aggregate posterior's covariance is pulled to the identity (Kumar et al., 2018, equations 6 and 7).
+
+    cov = Cov_x[mu(x)]                                    variant "i"
+    cov = Cov_x[mu(x)] + E_x[diag exp(logvar(x))]         variant "ii", the covariance of q(z)
+    dip_off_diagonal = sum_{i != j} cov_ij^2,   dip_diagonal = sum_i (cov_ii - 1)^2
+Minimised, in nats per image:  loss = rec + kl_z + lambda_off * dip_off_diagonal + lambda_diagonal * dip_diagonal
+
+The covariances are those of the batch (population form, divided by B, as disentanglement_lib does).
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from vae_zoo.distributions import Normal, kl_standard
+from vae_zoo.distributions.normal import covariance
+from vae_zoo.models.base import Batch, Terms
+from vae_zoo.models.vae import VAE
+
+
+def dip_penalties(q_z: Normal, variant: Literal["i", "ii"]) -> tuple[Tensor, Tensor]:
+    """dip_off_diagonal and dip_diagonal, scalars. q_z: [B, D]."""
+    cov = covariance(q_z.mu)
+    if variant == "ii":
+        cov = cov + q_z.logvar.exp().mean(0).diag()
+    diagonal = cov.diagonal()
+    return cov.square().sum() - diagonal.square().sum(), (diagonal - 1).square().sum()
+
+
+class DIPVAE(VAE):
+    """variant: "i" or "ii"; lambda_off, lambda_diagonal: weights of the two penalties."""
+
+    def __init__(
+        self,
+        *args,
+        variant: Literal["i", "ii"] = "ii",
+        lambda_off: float = 10.0,
+        lambda_diagonal: float = 10.0,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.variant, self.lambda_off, self.lambda_diagonal = variant, lambda_off, lambda_diagonal
+
+    def objective(self, batch: Batch) -> Terms:
+        q_z, _, rec = self.infer(batch)
+        kl_z = kl_standard(q_z)
+        off_diagonal, diagonal = dip_penalties(q_z, self.variant)
+        loss = (rec + kl_z).mean() + self.lambda_off * off_diagonal + self.lambda_diagonal * diagonal
+        return {"loss": loss, "rec": rec, "kl_z": kl_z, "dip_off_diagonal": off_diagonal, "dip_diagonal": diagonal}
+
+    def weights(self) -> dict[str, float]:
+        penalties = {"dip_off_diagonal": self.lambda_off, "dip_diagonal": self.lambda_diagonal}
+        return {"rec": 1.0, "kl_z": 1.0} | penalties

@@ -1,0 +1,79 @@
+"""FactorVAE: a discriminator estimates the total correlation (Kim and Mnih, 2018, equation 2 and algorithm 1).
+
+The discriminator tells draws of q(z) (class 0) from draws of prod_d q(z_d) (class 1), the latter made by permuting each
+dimension over the batch. With logits l, tc = E[l_0 - l_1] estimates KL(q(z) || prod_d q(z_d)).
+Minimised, in nats per image:    VAE  loss = rec + kl_z + gamma * tc          discriminator  cross-entropy of the two classes
+Deviation: both use the same batch, as disentanglement_lib does; the paper draws a second one for the discriminator.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_zoo import noise
+from vae_zoo.distributions import kl_standard
+from vae_zoo.models.base import Batch, Terms
+from vae_zoo.models.vae import VAE
+
+
+def permute_dims(z: Tensor) -> Tensor:
+    """Each column of z [B, D] in an own random order of the rows: a batch of prod_d q(z_d). Source: algorithm 1."""
+    return z.gather(0, noise.uniform(z).argsort(0))
+
+
+class FactorVAE(VAE):
+    """gamma: weight of the total correlation; discriminator_hidden: units of its layers; discriminator_optimizer: its own."""
+
+    def __init__(
+        self,
+        *args,
+        gamma: float = 35.0,
+        discriminator_hidden: tuple[int, ...] = (1000,) * 6,
+        discriminator_optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.automatic_optimization = False
+        self.gamma = gamma
+        self.discriminator_optimizer = discriminator_optimizer
+        units = [self.blocks["z"].size, *discriminator_hidden]
+        layers = [m for i, o in zip(units, units[1:]) for m in (nn.Linear(i, o), nn.LeakyReLU(0.2))]
+        self.discriminator = nn.Sequential(*layers, nn.Linear(units[-1], 2))
+
+    def objective(self, batch: Batch) -> Terms:
+        """The VAE's loss; `discriminator` is the other player's, a function of detached codes."""
+        q_z, z, rec = self.infer(batch)
+        kl_z = kl_standard(q_z)
+        logits = self.discriminator(z).float()  # [B, 2]
+        tc = logits[:, 0] - logits[:, 1]
+        loss = (rec + kl_z + self.gamma * tc).mean()
+        return {"loss": loss, "rec": rec, "kl_z": kl_z, "tc": tc, "discriminator": self.discriminator_loss(z.detach())}
+
+    def discriminator_loss(self, z: Tensor) -> Tensor:
+        """Mean cross-entropy of telling z [B, D] from its permutation, nats: [B]. log 2 = 0.69 when it cannot."""
+        real, permuted = self.discriminator(z).float(), self.discriminator(permute_dims(z)).float()
+        target = torch.zeros(len(z), dtype=torch.long, device=z.device)
+        costs = F.cross_entropy(real, target, reduction="none"), F.cross_entropy(permuted, target + 1, reduction="none")
+        return 0.5 * (costs[0] + costs[1])
+
+    def weights(self) -> dict[str, float]:
+        return {"rec": 1.0, "kl_z": 1.0, "tc": self.gamma}
+
+    def configure_optimizers(self):
+        vae = [p for name, p in self.named_parameters() if not name.startswith("discriminator.")]
+        return self.optimizer(vae), self.discriminator_optimizer(self.discriminator.parameters())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        self.begin_step()
+        vae_optimizer, discriminator_optimizer = self.optimizers()
+        terms = self.objective(batch)
+        self.terms = {name: value.detach() for name, value in terms.items()}
+        for optimizer, cost in ((vae_optimizer, terms["loss"]), (discriminator_optimizer, terms["discriminator"].mean())):
+            optimizer.zero_grad()
+            # only its own parameters: the VAE's loss passes through the discriminator but must not train it
+            self.manual_backward(cost, inputs=[p for group in optimizer.param_groups for p in group["params"]])
+            self.configure_gradient_clipping(optimizer)
+        vae_optimizer.step()
+        discriminator_optimizer.optimizer.step()  # unwrapped: Lightning must not count it as a step

@@ -1,0 +1,55 @@
+"""VAE: one Gaussian code, and the mould of the baselines that change only its regulariser (Kingma and Welling, 2014).
+
+Generative story:  z ~ N(0, I),  x ~ p(x | z)          Inference:  q(z | x) = N(mu(x), diag exp(logvar(x)))
+Minimised, in nats per image:  loss = rec + kl_z,  rec = -log p(x | z) for one draw z ~ q,  kl_z = KL(q(z | x) || N(0, I))
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vae_zoo.distributions import Likelihood, Normal, kl_standard
+from vae_zoo.distributions.normal import log_standard_normal
+from vae_zoo.models.base import Batch, Block, Codes, LatentVariableModel, Terms
+
+
+class VAE(LatentVariableModel):
+    """latent_dim: dimensions of z; network: a family of encoder and decoder (vae_zoo.nets); likelihood: p(x | z)."""
+
+    def __init__(self, image_shape: Sequence[int], latent_dim: int, network, likelihood: Likelihood, **training):
+        super().__init__(image_shape, **training)
+        self.blocks = {"z": Block(latent_dim, "gaussian", "everything about the image")}
+        self.encoder = network.encoder(self.image_shape, 2 * latent_dim)
+        self.decoder = network.decoder(latent_dim, self.image_shape)
+        self.likelihood = likelihood
+
+    def encode(self, batch: Batch | Tensor) -> dict[str, Normal]:
+        return {"z": Normal.from_params(self.encoder(self.image(batch)))}
+
+    def decode(self, codes: Codes) -> Tensor:
+        return self.likelihood.mean(self.decoder(self.join(codes)))
+
+    def sample_prior(self, n: int) -> Codes:
+        return {"z": torch.randn(n, self.blocks["z"].size, device=self.device)}
+
+    def infer(self, batch: Batch) -> tuple[Normal, Tensor, Tensor]:
+        """Posterior, one draw from it [B, D], and the cost of reconstructing from that draw [B], nats."""
+        q_z = self.encode(batch)["z"]
+        z = q_z.rsample()
+        return q_z, z, -self.likelihood.log_prob(batch["image"], self.decoder(z))
+
+    def objective(self, batch: Batch) -> Terms:
+        q_z, _, rec = self.infer(batch)
+        kl_z = kl_standard(q_z)
+        return {"loss": (rec + kl_z).mean(), "rec": rec, "kl_z": kl_z}
+
+    def weights(self) -> dict[str, float]:
+        return {"rec": 1.0, "kl_z": 1.0}
+
+    def log_weights(self, batch: Batch, k: int) -> Tensor:
+        x, q_z = batch["image"], self.encode(batch)["z"]
+        z = q_z.rsample((k,))  # [k, B, D]
+        x_repeated = x.expand(k, *x.shape).flatten(0, 1)  # [k B, C, H, W]
+        log_px_z = self.likelihood.log_prob(x_repeated, self.decoder(z.flatten(0, 1))).view(k, len(x))
+        return log_px_z + log_standard_normal(z) - q_z.log_prob(z)

@@ -1,0 +1,10 @@
+"""Encoders and decoders: they know shapes, not objectives.
+
+A network family is any object with `encoder(image_shape, num_outputs)` and `decoder(num_inputs, image_shape)`, both
+giving an `nn.Module`: images [B, C, H, W] -> [B, num_outputs] and codes [B, num_inputs] -> [B, C, H, W].
+"""
+
+from vae_zoo.nets.conv import Conv
+from vae_zoo.nets.mlp import MLP
+
+__all__ = ["Conv", "MLP"]

@@ -1,0 +1,92 @@
+"""Where every random draw of a model comes from.
+
+Training: torch's global generator, seeded anew before each step by (seed, step, rank), so a resumed run needs no
+generator state. Evaluation: noise that belongs to the image, a hash of (seed, image index, draw, position), so a number
+does not depend on the batch size, on the number of processes, or on what was evaluated before, and evaluating never
+shifts training.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seeds torch's generators for one training step."""
+    torch.manual_seed(_mix_int(_mix_int(_mix_int(seed) ^ step) ^ rank) >> 1)
+
+
+class _PerImage:
+    def __init__(self, index: Tensor, seed: int):
+        self.index, self.seed, self.draws = index, seed, 0
+
+
+_current: _PerImage | None = None
+
+
+@contextmanager
+def per_image(index: Tensor, seed: int = 0) -> Iterator[None]:
+    """Inside, draws of `uniform` and `normal` are functions of (seed, index of the row, number of the draw).
+
+    index: [B] int64, the images' places in their data set. Row r of every draw belongs to index[r].
+    """
+    global _current
+    outer, _current = _current, _PerImage(index, seed)
+    try:
+        yield
+    finally:
+        _current = outer
+
+
+def uniform(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
+    """U(0, 1), open at both ends; [*sample_shape, *like.shape], of `like`'s device and type."""
+    if _current is None:
+        noise = torch.rand(*sample_shape, *like.shape, device=like.device, dtype=like.dtype)
+        return noise.clamp_(torch.finfo(noise.dtype).tiny, 1 - torch.finfo(noise.dtype).eps)
+    return _hashed_uniform(like, sample_shape).to(like.dtype).clamp_(max=1 - torch.finfo(like.dtype).eps)
+
+
+def normal(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
+    """N(0, 1); [*sample_shape, *like.shape], of `like`'s device and type."""
+    if _current is None:
+        return torch.randn(*sample_shape, *like.shape, device=like.device, dtype=like.dtype)
+    return (_hashed_uniform(like, sample_shape).mul_(2).sub_(1).erfinv_() * 2**0.5).to(like.dtype)
+
+
+def _hashed_uniform(like: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
+    """float64 in (0, 1), a counter-based generator: splitmix64's finaliser over (row key, position)."""
+    rows, row_shape = like.shape[0], like.shape[1:]
+    if rows != len(_current.index):
+        raise ValueError(f"per-image noise: got {rows} rows for {len(_current.index)} images")
+    _current.draws += 1
+    key = _mix(_current.index.to(like.device) + _signed(_mix_int(_current.seed) ^ _current.draws))  # [B]
+    position = torch.arange(prod(sample_shape) * prod(row_shape), device=like.device)
+    bits = _mix(key[:, None] + _mix(position)[None])  # [B, samples * row]
+    noise = ((bits >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
+    noise = noise.view(rows, prod(sample_shape), *row_shape).movedim(0, 1)
+    return noise.reshape(*sample_shape, *like.shape)
+
+
+_STEP, _M1, _M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64 (Steele et al., 2014)
+
+
+def _signed(x: int) -> int:
+    return (x & (2**64 - 1)) - (2**64 if x & 2**63 else 0)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """splitmix64's finaliser on int64, whose products wrap; `>>` is made logical by the masks."""
+    x = x * _signed(_STEP) + _signed(_STEP)
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * _signed(_M1)
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * _signed(_M2)
+    return x ^ ((x >> 31) & (2**33 - 1))
+
+
+def _mix_int(x: int) -> int:
+    x = (x * _STEP + _STEP) % 2**64
+    x = (x ^ (x >> 30)) * _M1 % 2**64
+    x = (x ^ (x >> 27)) * _M2 % 2**64
+    return x ^ (x >> 31)

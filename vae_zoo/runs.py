@@ -1,0 +1,136 @@
+"""A run is a folder: its name, what lies in it, who works on it. Imports neither torch nor lightning."""
+
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vae_zoo.errors import UserError
+from vae_zoo.files import write_atomic, write_json
+
+ELSEWHERE = {"data": ("root", "cache", "download")}  # where things lie does not make another run
+CONTENTS = (
+    "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard wandb "
+    "wandb_id"
+).split()
+
+
+def config_hash(cfg: dict[str, Any]) -> str:
+    """8 hexadecimal digits of model, data, trainer and seed; paths, logger and launcher do not count."""
+    parts = {
+        name: {k: v for k, v in cfg[name].items() if k not in ELSEWHERE.get(name, ())}
+        for name in ("model", "data", "trainer")
+    }
+    text = json.dumps({**parts, "seed": cfg["seed"]}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_name(cfg: dict[str, Any], choices: dict[str, Any]) -> str:
+    """`<experiment, or model-data>/seed<k>_<hash8>`; every other character becomes '-'."""
+    name = choices.get("experiment") or f"{choices['model']}-{choices['data']}"
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', str(name))}/seed{cfg['seed']}_{config_hash(cfg)}"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The run's config. Raises UserError when the folder is none of a run's or its config cannot be read."""
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}); restore it or train anew") from error
+    if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in ("model", "data", "trainer")):
+        raise UserError(f"{path} holds no model, data and trainer; restore it or train anew")
+    return config
+
+
+def write_config(folder: Path, cfg: dict[str, Any]) -> None:
+    write_atomic(Path(folder) / "config.yaml", yaml.safe_dump(cfg, sort_keys=False, allow_unicode=True))
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """run.json, or {} when there is none."""
+    try:
+        return json.loads((Path(folder) / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def write_status(folder: Path, **changes: Any) -> None:
+    """state is one of running, finished, failed, interrupted."""
+    write_json(Path(folder) / "run.json", read_status(folder) | changes)
+
+
+def is_finished(folder: Path) -> bool:
+    return read_status(folder).get("state") == "finished" and (Path(folder) / "metrics.json").is_file()
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Moves an earlier run's files to `previous/`, the one before that going for good, so that nothing is lost at once."""
+    found = [folder / name for name in CONTENTS if (folder / name).exists()]
+    if not (folder / "config.yaml").is_file():
+        return None
+    previous = folder / "previous"
+    shutil.rmtree(previous, ignore_errors=True)
+    previous.mkdir()
+    for path in found:
+        os.replace(path, previous / path.name)
+    return previous
+
+
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the run's lock; it falls with the process, however that ends. Raises UserError while another holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{folder} is being trained by {file.read().strip()}; wait for it or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def command_line() -> str:
+    name = Path(sys.argv[0]).name
+    return shlex.join([*(["python"] if name.endswith(".py") else []), name, *sys.argv[1:]])
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to repeat the run: versions, hardware, commit."""
+    versions = {"python": platform.python_version()}
+    for package in ("vae_zoo", "torch", "torchvision", "lightning", "hydra-core", "numpy", "scikit-learn"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True)
+    return {
+        "command": command_line(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions,
+        "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.system()}",
+        **({"commit": commit.stdout.strip()} if commit.returncode == 0 else {}),
+    }
