@@ -147,7 +147,7 @@ def _command(name: str, task: Callable[[DictConfig], None]) -> int:
     """Runs a task under Hydra and turns whatever happens into an exit code; Hydra itself would end with 1 for all."""
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     _make_importable()
-    _register_resolvers()
+    register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and leaving
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(task)()
@@ -187,7 +187,7 @@ def _make_importable() -> None:
     sys.path.extend(folder for folder in folders if folder not in sys.path)
 
 
-def _register_resolvers() -> None:
+def register_resolvers() -> None:
     OmegaConf.register_new_resolver("vae_zoo.run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.run_folder", _run_folder, replace=True)
 

@@ -61,61 +61,63 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(folder: Path, cfg: dict[str, Any], resume: bool, signals: "Signals") -> None:
     """Fits the model of the run's config, then evaluates the weights it ends with."""
-    import torch
     from lightning.pytorch.loggers import WandbLogger
 
     from vae_zoo.evaluation.evaluate import evaluate_trained
-    from vae_zoo.loading import build
-    from vae_zoo.loggers import MetricsCSV
 
-    _quiet()
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    if resume:
-        step = check_checkpoint(checkpoint, cfg)
-    torch.manual_seed(cfg["seed"])
-    model = build(cfg["model"])
-    data = build(cfg["data"])
-    data.needs = model.needs
-    data.setup()
-
-    csv = MetricsCSV(folder / "metrics.csv")
-    if resume:
-        csv.cut_back(step)
-    places = {"figures": {"folder": folder / "figures"}, "checkpoint": {"folder": checkpoint.parent}}
-    callbacks = {
-        name: build(node, **places.get(name, {}))
-        for name, node in cfg["callbacks"].items()
-        if node is not None
-    }
-    signals.checkpoint = callbacks["checkpoint"]
-    signals.checkpoint.config = cfg
-    loggers = [csv, *(build(node, folder=folder) for node in cfg["logger"].values())]
-    trainer = build(cfg["trainer"], logger=loggers, callbacks=[*callbacks.values()], default_root_dir=folder)
-    if trainer.is_global_zero:
-        blocks = [{"name": n, "size": b.size, "kind": b.kind, "holds": b.holds} for n, b in model.blocks.items()]
-        runs.write_status(folder, blocks=blocks)
-        for logger in loggers[1:]:
-            logger.log_hyperparams(cfg)
-            if isinstance(logger, WandbLogger):
-                logger.rewrite_history()
+    quiet()
+    last = folder / "checkpoints" / "last.ckpt"
+    step = check_checkpoint(last, cfg) if resume else 0
+    trainer, model, data = prepare(folder, cfg)
+    csv, *dashboards = trainer.loggers
+    wandb_loggers = [logger for logger in dashboards if isinstance(logger, WandbLogger)]
+    signals.checkpoint = trainer.checkpoint_callback
     try:
+        if trainer.is_global_zero:
+            csv.cut_back(step)
+            blocks = [{"name": n, "size": b.size, "kind": b.kind, "holds": b.holds} for n, b in model.blocks.items()]
+            runs.write_status(folder, blocks=blocks)
+            for logger in dashboards:
+                logger.log_hyperparams(cfg)
+            for logger in wandb_loggers:
+                logger.rewrite_history()
         signals.fitting = True
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint if resume else None)
+        trainer.fit(model, datamodule=data, ckpt_path=last if resume else None)
         signals.fitting = False
         if trainer.is_global_zero:
             metrics = evaluate_trained(trainer, model, data, folder)
-            for logger in loggers[1:]:
-                if isinstance(logger, WandbLogger):
-                    logger.log_summary(metrics)
+            for logger in wandb_loggers:
+                logger.log_summary(metrics | {"best/val_loss": trainer.checkpoint_callback.best})
             write_json(folder / "metrics.json", metrics)
     finally:
         signals.fitting = False
-        for logger in loggers:
+        for logger in trainer.loggers:
             logger.save()
-        if any(isinstance(logger, WandbLogger) for logger in loggers) and trainer.is_global_zero:
+        if wandb_loggers and trainer.is_global_zero:
             import wandb
 
-            wandb.finish(exit_code=0 if sys.exc_info()[0] is None else 1, quiet=True)
+            wandb.finish(exit_code=0 if sys.exc_info()[0] is None else 1)
+
+
+def prepare(folder: Path, cfg: dict[str, Any], data=None):
+    """The trainer with its loggers and callbacks, the model with its first weights, and the data, read (or given)."""
+    import torch
+
+    from vae_zoo.loading import build
+    from vae_zoo.loggers import MetricsCSV
+
+    torch.manual_seed(cfg["seed"])
+    model, data = build(cfg["model"]), data or build(cfg["data"])
+    data.needs = model.needs
+    data.setup()
+    places = {"figures": {"folder": folder / "figures"}, "checkpoint": {"folder": folder / "checkpoints"}}
+    callbacks = {
+        name: build(node, **places.get(name, {})) for name, node in cfg["callbacks"].items() if node is not None
+    }
+    callbacks["checkpoint"].config = cfg
+    loggers = [MetricsCSV(folder / "metrics.csv"), *(build(node, folder=folder) for node in cfg["logger"].values())]
+    extra = {"logger": loggers, "callbacks": list(callbacks.values()), "default_root_dir": folder}
+    return build(cfg["trainer"], **extra), model, data
 
 
 def check_checkpoint(path: Path, cfg: dict[str, Any]) -> int:
@@ -166,7 +168,7 @@ def _signals():
             signal.signal(signum, before)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's greetings and hints, which are about settings that this project has decided."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for name in ("lightning.pytorch", "lightning.fabric"):

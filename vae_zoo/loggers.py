@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from vae_zoo.errors import UserError
 from vae_zoo.files import write_atomic
 
 
@@ -74,6 +76,11 @@ class MetricsCSV(Logger):
         write_atomic(self.path, _text(rows, used, header=True))
 
 
+def _step_of(figure: Path) -> int:
+    """The step in `<name>_<step>.png`."""
+    return int(figure.stem.rpartition("_")[2])
+
+
 def _text(rows: list[dict[str, Any]], columns: list[str], header: bool) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
@@ -111,7 +118,8 @@ class WandB(WandbLogger):
         offline: bool = False,
     ):
         folder = Path(folder)
-        self._history = folder / "metrics.csv" if offline and (folder / "wandb_id").is_file() else None
+        resumed = rank_zero_only.rank == 0 and (folder / "wandb_id").is_file()  # other ranks begin when it is there
+        self._history = folder / "metrics.csv" if offline and resumed else None
         if self._history is not None:
             replaced = folder / "wandb" / "replaced"
             replaced.mkdir(parents=True, exist_ok=True)
@@ -130,6 +138,19 @@ class WandB(WandbLogger):
             offline=offline,
             resume=None if offline else "allow",
         )
+        self._wandb_init.pop("anonymous", None)  # Lightning still passes what wandb warns about
+        self._wandb_init.setdefault("settings", {"silent": offline})
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """The whole config, as plain containers. The run begins here: raises UserError when it cannot."""
+        import wandb
+
+        try:
+            super().log_hyperparams(params)
+        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+            message = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"wandb cannot start ({message}); run `wandb login`, or use logger=wandb_offline") from error
 
     @staticmethod
     def _run_id(folder: Path) -> str | None:
@@ -140,9 +161,11 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def rewrite_history(self) -> None:
-        """Sends the rows of metrics.csv again, into the new offline folder."""
+        """Sends the rows of metrics.csv and the figures again, into the new offline folder."""
         if self._history is None or not self._history.is_file():
             return
+        for path in sorted((self._history.parent / "figures").glob("*_*.png"), key=_step_of):
+            self.log_figure(path.stem.rpartition("_")[0], np.asarray(Image.open(path)), _step_of(path))
         with self._history.open(newline="") as file:
             for row in csv.DictReader(file):
                 values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}

@@ -30,7 +30,9 @@ class Monitor(L.Callback):
             return
         self.check(trainer)
         now = time.perf_counter()
-        values = {f"train/{name}": float(value) for name, value in module.named_values(module.terms).items()}
+        named = module.named_values(module.terms)
+        means = trainer.strategy.reduce(torch.stack(list(named.values())), reduce_op="mean")  # over the ranks' shares
+        values = {f"train/{name}": value for name, value in zip(named, means.tolist())}
         values["train/images_per_second"] = self._images(trainer, step) / (now - self._row_tick)
         module.log_values(values)
         self._row_tick, self._row_step = now, step
@@ -43,19 +45,9 @@ class Monitor(L.Callback):
         losses = torch.stack([terms["loss"] for _, terms in waiting])
         sums = torch.stack([sum(value.sum() for value in terms.values()) for _, terms in waiting])
         bad = ~(losses.isfinite() & sums.isfinite())
-        if not bad.any():
-            return
-        step, terms = waiting[int(bad.nonzero()[0])]
-        names = [name for name, value in terms.items() if not value.isfinite().all() and name != "loss"] or ["loss"]
-        index = trainer.datamodule.train_indices(step - 1)
-        items = terms[names[0]]
-        share = index
-        if items.ndim == 1 and len(items) == len(index):
-            share = index[(~items.isfinite()).cpu()]
-        raise NotFinite(
-            f"{', '.join(names)} not finite at step {step}; images {share[:10].tolist()}{' ...' if len(share) > 10 else ''} "
-            f"of the batch; the last good checkpoint is kept: lower the learning rate, clip gradients or look at these images"
-        )
+        bad = trainer.strategy.reduce(bad.float(), reduce_op="sum") > 0  # all ranks stop together
+        if bad.any():
+            raise NotFinite(_describe(*waiting[int(bad.nonzero()[0])], trainer.datamodule))
 
     def add_time(self) -> float:
         """Seconds of training so far."""
@@ -71,3 +63,16 @@ class Monitor(L.Callback):
 
     def _images(self, trainer: L.Trainer, step: int) -> int:
         return (step - self._row_step) * len(trainer.datamodule.train_indices(step - 1))
+
+
+def _describe(step: int, terms: dict[str, Tensor], data) -> str:
+    """Which terms failed at this step, and for which images, as far as a term is one number an image."""
+    names = [name for name, value in terms.items() if name != "loss" and not value.isfinite().all()] or ["loss"]
+    images, items = data.train_indices(step - 1), terms[names[0]]
+    if items.ndim == 1 and len(items) == len(images):
+        images = images[(~items.isfinite()).cpu()]
+    return (
+        f"{', '.join(names)} not finite at step {step}, in the batch with images {images[:10].tolist()}"
+        f"{' and others' if len(images) > 10 else ''}; the last good checkpoint is kept: lower the learning rate, set "
+        f"trainer.gradient_clip_val or look at these images"
+    )

@@ -50,7 +50,8 @@ def _missing_choice(name: str, chain: list[BaseException]) -> str:
 def _nearest_key(key: str) -> str:
     """The key that was probably meant, in the config that the rest of the command line composes."""
     parent, _, name = key.rpartition(".")
-    groups = [word for word in sys.argv[1:] if re.fullmatch(r"[a-z/]+=[A-Za-z0-9_/]+", word)]
+    others = [word for word in sys.argv[1:] if not word.startswith(f"{key}=")]
+    groups = [word for word in others if re.fullmatch(r"[a-z/]+=[A-Za-z0-9_/]+", word)]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):

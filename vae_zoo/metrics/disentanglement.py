@@ -134,6 +134,8 @@ def sap(
         score = np.where(variance > 1e-12, covariance**2 / np.maximum(variance, 1e-12) / (factors**2).mean(axis=0), 0)
     else:
         codes, factors, test_codes, test_factors = _checked(codes, factors, _needed(test, "sap"), min_codes=2)
+        informative = ~_constant(codes)  # which class a machine names for a constant is a matter of rounding: use 0
+        codes, test_codes = codes * informative, test_codes * informative
         svm = LinearSVC(C=C, class_weight="balanced", dual=False, tol=1e-4, max_iter=1000, random_state=seed)
         score = np.array(
             [
@@ -199,26 +201,28 @@ def dci(
     {'disentanglement': 1.0, 'completeness': 1.0, 'informativeness': 1.0}
     """
     rows = _checked(codes, factors, _needed(test, "dci"), min_codes=2, min_factors=2)
-    importance, accuracy = _importances(*rows, seed=seed, estimator=estimator, jobs=jobs)
-    return _dci_scores(importance) | {"informativeness": float(accuracy.mean())}
+    codes, factors, test_codes, test_factors = rows
+    models = _classifiers(codes, factors, seed, estimator, jobs)
+    importance = np.stack([np.abs(m.feature_importances_) for m in models], axis=1)
+    accuracy = [m.score(test_codes, f) for m, f in zip(models, test_factors.T, strict=True)]
+    return _dci_scores(importance) | {"informativeness": float(np.mean(accuracy))}
 
 
 def _dci_scores(importance: Array) -> dict[str, float]:
     """Disentanglement and completeness of an importance matrix [D, F]; 0 for a matrix of zeros."""
+    if not importance.any():
+        return {"disentanglement": 0.0, "completeness": 0.0}
     num_codes, num_factors = importance.shape
     per_code = 1 - entropy(importance + 1e-11, base=num_factors, axis=1)
     per_factor = 1 - entropy(importance + 1e-11, base=num_codes, axis=0)
-    weight = importance if importance.any() else np.ones_like(importance)
     return {
-        "disentanglement": max(0.0, float(np.average(per_code, weights=weight.sum(axis=1)))),
-        "completeness": max(0.0, float(np.average(per_factor, weights=weight.sum(axis=0)))),
+        "disentanglement": float(np.average(per_code, weights=importance.sum(axis=1))),
+        "completeness": float(np.average(per_factor, weights=importance.sum(axis=0))),
     }
 
 
-def _importances(
-    codes: Array, factors: Array, test_codes: Array, test_factors: Array, *, seed: int, estimator=None, jobs: int = -1
-) -> tuple[Array, Array]:
-    """Importance matrix [D, F], each column summing to 1, and the accuracy [F] on the test rows."""
+def _classifiers(codes: Array, factors: Array, seed: int, estimator: ClassifierMixin | None, jobs: int) -> list:
+    """One fitted classifier for each factor."""
     num_classes = [len(np.unique(f)) for f in factors.T]
     if estimator is None:
         models, slices, trees = [], [25, 50, 75, 100], 0
@@ -232,9 +236,7 @@ def _importances(
         for model in models:
             if "random_state" in model.get_params():
                 model.set_params(random_state=seed)
-    models = _fit(models, codes, factors, num_classes, slices, jobs)
-    accuracy = [np.mean(m.predict(test_codes) == g) for m, g in zip(models, test_factors.T, strict=True)]
-    return np.stack([np.abs(m.feature_importances_) for m in models], axis=1), np.array(accuracy)
+    return _fit(models, codes, factors, num_classes, slices, jobs)
 
 
 def _fit(models: list, codes: Array, factors: Array, work: list[int], slices: list, jobs: int) -> list:

@@ -28,14 +28,14 @@ class _Rows(Metric):
     """Rows x, y for a function(x, y, **settings); `other` names its argument for a second pair, if it has one."""
 
     full_state_update = False
+    function, other = None, None
 
     def __init_subclass__(cls, of: Callable | None = None, other: str | None = None, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        cls.function = staticmethod(of) if of else cls.function
         cls.other = other or cls.other
-        cls.__doc__ = cls.__doc__ or (of and of.__doc__)
-
-    function, other = None, None
+        if of:
+            cls.function = staticmethod(of)
+            cls.__doc__ = cls.__doc__ or f"{of.__doc__.splitlines()[0]}\n\nSettings and result: `{of.__name__}`."
 
     def __init__(self, **settings: Any):
         super().__init__()
@@ -116,7 +116,7 @@ class UnsupervisedScores(_Rows, of=d.unsupervised_scores):
 
 
 class UDR(_Rows, of=d.udr):
-    """`update` with the codes [B, M, D] of M runs on the same images, and the KL [B, M, D] of each image and dimension."""
+    """`update` with codes [B, M, D] of M runs on the same images, and the KL [B, M, D] of each image and dimension."""
 
     def update(self, codes: Tensor, kl: Tensor) -> None:
         self._collect(codes, kl)

@@ -153,7 +153,7 @@ class LatentVariableModel(L.LightningModule):
 
     def begin_step(self) -> None:
         """Noise and learning rate of this step. Models with several optimisers call it in their own `training_step`."""
-        noise.seed_step(getattr(self.trainer, "seed", 0), self.step, self.global_rank)
+        noise.seed_step(getattr(self.trainer, "seed", 0), self.step, self.global_rank, self.device)
         if self.lr_schedule is not None:
             for optimizer in self.trainer.optimizers:
                 for group in optimizer.param_groups:
@@ -195,7 +195,7 @@ class LatentVariableModel(L.LightningModule):
         for name in (n.removeprefix("mean/") for n in sums if n.startswith("mean/")):
             variance = sums[f"square/{name}"] / count - (sums[f"mean/{name}"] / count).square()
             values[f"val/active_units_{name}"] = (variance > 0.01).sum().double()
-        self.log_dict({name: value.float() for name, value in values.items()}, logger=False)
+        self.log("val/loss", values["val/loss"].float(), logger=False, sync_dist=True)  # for callbacks that wait for it
         self.log_values({name: value.item() for name, value in values.items()})
 
     def log_values(self, values: dict[str, float]) -> None:

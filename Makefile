@@ -1,0 +1,25 @@
+# `make train` and `make test` are all there is to type on a machine with Python >= 3.11.
+PYTHON ?= $(firstword $(shell command -v python3.13 python3.12 python3.11 python3))
+BIN := .venv/bin
+
+.PHONY: train test test-slow lint
+train: .venv/installed
+	$(BIN)/python train.py
+
+test: .venv/installed
+	$(BIN)/python -m pytest -m "not slow and not gpu and not net" --durations=10
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m "slow" --durations=10
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# installed once, and again when the dependencies change; the file is written last, so a half-done install is repeated
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vae_zoo needs Python >= 3.11; set PYTHON=<one>")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch torchvision
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@

@@ -1,0 +1,118 @@
+"""Training speed as a ratio to a bare PyTorch loop over the same images: python benchmarks/throughput.py model=... data=...
+
+bare   a uint8 tensor of up to 50,000 images, x = data[perm[i:i+B]].float().div_(255), the same network, loss and fused Adam
+ours   what `python train.py` runs, default callbacks and csv on, timed from step 50
+
+Both run in this process, interleaved, with one thread unless OMP_NUM_THREADS says otherwise; medians over the rounds. Extra
+words: rounds=5, steps=<timed steps a round; by default about 4 seconds of the bare loop>. The bare loss is written out for vae
+and beta_vae; other models lend their `objective`. Last line: one JSON object.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+
+from vae_zoo import config_dir
+from vae_zoo.cli import register_resolvers
+from vae_zoo.config.check import check_train
+from vae_zoo.job import prepare, quiet
+from vae_zoo.models.beta_vae import BetaVAE
+from vae_zoo.models.vae import VAE
+
+WARM_UP = 50
+
+
+def bare_loss(model, x):
+    """Nothing of ours where the loss is short enough to write out."""
+    if type(model) not in (VAE, BetaVAE):
+        return model.objective({"image": x})["loss"]
+    mu, logvar = model.encoder(x).chunk(2, -1)
+    z = mu + torch.randn_like(mu) * (0.5 * logvar).exp()
+    rec = F.binary_cross_entropy_with_logits(model.decoder(z), x, reduction="none").flatten(1).sum(1)
+    kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1)
+    return (rec + (model.beta(0) if isinstance(model, BetaVAE) else 1.0) * kl).mean()
+
+
+def bare(model, images, batch_size, steps):
+    """Seconds of `steps` steps after the warm-up."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-4, fused=True)
+    perm = torch.randperm(len(images))
+    for step in range(WARM_UP + steps):
+        if step == WARM_UP:
+            start = time.perf_counter()
+        i = step * batch_size % (len(images) - batch_size + 1)
+        x = images[perm[i : i + batch_size]].float().div_(255)
+        loss = bare_loss(model, x)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return time.perf_counter() - start
+
+
+class Clock:
+    """Sits in the stream of batches, so that it adds no callback: the time from batch WARM_UP to the last."""
+
+    def __init__(self, data, steps):
+        self.read, self.last = data.train_batch, WARM_UP + steps
+        data.train_batch = self
+
+    def __call__(self, step, **placement):
+        if step == WARM_UP + 1:  # Lightning fetches one batch ahead
+            self.start = time.perf_counter()
+        if step == self.last:
+            self.seconds = time.perf_counter() - self.start
+        return self.read(step, **placement)
+
+
+def compose_config(overrides):
+    register_resolvers()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return check_train(compose("train", overrides=overrides))
+
+
+def ours(cfg, data, steps):
+    cfg["trainer"]["max_steps"] = WARM_UP + steps
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, model, _ = prepare(Path(folder), cfg, data=data)
+        read = data.train_batch
+        clock = Clock(data, steps)
+        trainer.limit_val_batches = 0
+        trainer.fit(model, datamodule=data)
+        data.train_batch = read
+    return clock.seconds
+
+
+def main(words):
+    own = dict(word.split("=", 1) for word in words if word.split("=")[0] in ("rounds", "steps"))
+    cfg = compose_config([word for word in words if word.split("=")[0] not in own])
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        _, model, data = prepare(Path(folder), cfg)
+    batch_size = len(data.train_indices(0))
+    some = data.indices["train"][:50_000]
+    images = (torch.cat([data.batch(part)["image"] for part in some.split(1000)]) * 255).byte()
+    steps = int(own.get("steps") or max(50, 4 / (bare(model, images, batch_size, 20) / 20)))
+    seconds = {"bare": [], "ours": []}
+    for round_ in range(int(own.get("rounds", 5))):
+        seconds["bare"].append(bare(model, images, batch_size, steps))
+        seconds["ours"].append(ours(cfg, data, steps))
+        print(f"round {round_}: bare {seconds['bare'][-1]:.3f} s, ours {seconds['ours'][-1]:.3f} s for {steps} steps")
+    rate = {name: steps * batch_size / statistics.median(values) for name, values in seconds.items()}
+    ratio = rate["ours"] / rate["bare"]
+    if ratio > 1.05:
+        print(f"ratio {ratio:.3f} > 1.05: ours cannot be faster than the bare loop, the measurement is at fault")
+    result = {"ours_images_per_s": rate["ours"], "bare_images_per_s": rate["bare"], "ratio": ratio}
+    print(json.dumps({name: round(value, 3) for name, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

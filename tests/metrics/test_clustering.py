@@ -1,0 +1,115 @@
+import doctest
+from itertools import permutations
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+
+from vae_zoo.metrics import ami, ari, balanced_accuracy, cluster_accuracy, clustering, contingency, modules, nmi, purity
+
+SCORES = [cluster_accuracy, balanced_accuracy, purity, nmi, ami, ari]
+
+
+def draw(num_clusters=4, num_classes=4, num=300, seed=0):
+    """Clusters that follow the classes half of the time."""
+    rng = np.random.RandomState(seed)
+    labels = rng.randint(num_classes, size=num)
+    clusters = np.where(rng.rand(num) < 0.5, (labels + 1) % num_clusters, rng.randint(num_clusters, size=num))
+    return clusters, labels
+
+
+@pytest.mark.parametrize(("num_clusters", "num_classes"), [(3, 3), (5, 3), (3, 5)])
+def test_hungarian_is_the_best_one_to_one_naming(num_clusters, num_classes):
+    clusters, labels = draw(num_clusters, num_classes)
+    names = range(max(num_clusters, num_classes))  # a name of no class is an error
+    best = max(np.mean(np.array(order)[clusters] == labels) for order in permutations(names))
+    assert cluster_accuracy(clusters, labels) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(("num_clusters", "num_classes"), [(3, 3), (12, 3), (3, 5)])
+def test_majority_is_purity_and_never_below_hungarian(num_clusters, num_classes):
+    clusters, labels = draw(num_clusters, num_classes)
+    by_hand = sum(np.bincount(labels[clusters == k]).max() for k in np.unique(clusters)) / len(labels)
+    assert purity(clusters, labels) == cluster_accuracy(clusters, labels, mapping="majority") == pytest.approx(by_hand)
+    assert purity(clusters, labels) >= cluster_accuracy(clusters, labels)
+    assert purity(np.arange(300), labels) == 1
+    assert purity(np.zeros(300, int), labels) == np.bincount(labels).max() / 300
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_names_of_clusters_and_order_of_images_do_not_matter(score):
+    clusters, labels = draw()
+    order = np.random.RandomState(1).permutation(300)
+    renamed = np.array([70, -5, 3, 12])[clusters]
+    assert score(renamed[order], labels[order]) == pytest.approx(score(clusters, labels))
+    assert score(renamed, clusters) == pytest.approx(1)
+
+
+def test_scores_equal_scikit_learn():
+    clusters, labels = draw(6, 4)
+    assert nmi(clusters, labels) == sklearn.metrics.normalized_mutual_info_score(labels, clusters)
+    assert ami(clusters, labels) == sklearn.metrics.adjusted_mutual_info_score(labels, clusters)
+    assert ari(clusters, labels) == sklearn.metrics.adjusted_rand_score(labels, clusters)
+    named = contingency(clusters, labels).argmax(1)[clusters]
+    assert balanced_accuracy(clusters, labels) == pytest.approx(sklearn.metrics.balanced_accuracy_score(labels, named))
+    assert abs(ari(np.random.RandomState(2).permutation(clusters), labels)) < 0.02
+
+
+def test_contingency_counts():
+    clusters, labels = draw(6, 4)
+    table = contingency(clusters, labels)
+    assert table.shape == (6, 4)
+    assert table[2, 3] == ((clusters == 2) & (labels == 3)).sum()
+
+
+def test_naming_fitted_elsewhere():
+    train, test = ([0, 0, 0, 1, 1, 2, 2], [5, 5, 6, 6, 6, 5, 5]), (np.array([0, 1, 2, 3]), np.array([5, 6, 5, 5]))
+    assert cluster_accuracy(*test, mapping="majority", fit=train) == 3 / 4  # cluster 3 was never seen
+    assert cluster_accuracy(*test, fit=train) == 2 / 4  # and 2 has no class left
+    assert balanced_accuracy(*test, fit=train) == (2 / 3 + 1) / 2
+    clusters, labels = draw()
+    for mapping in ("hungarian", "majority"):
+        fitted_here = cluster_accuracy(clusters, labels, mapping=mapping)
+        assert cluster_accuracy(clusters, labels, mapping=mapping, fit=(clusters, labels)) == fitted_here
+        assert cluster_accuracy(clusters, labels, mapping=mapping, fit=draw(seed=1)) <= fitted_here
+
+
+def test_unknown_labels_are_left_out():
+    clusters, labels = draw()
+    more = np.concatenate([clusters, [0, 1, 9]]), np.concatenate([labels, [-1, -1, -1]])
+    for score in SCORES:
+        assert score(*more) == score(clusters, labels)
+    assert cluster_accuracy(clusters, labels, fit=more) == cluster_accuracy(clusters, labels)
+
+
+def test_bad_input_is_refused():
+    for score in [*SCORES, contingency]:
+        for bad in (([0, 1], [0]), ([[0, 1]], [[0, 1]]), ([], []), ([0.5, 1], [0, 1]), ([0, 1], [-1, -1])):
+            with pytest.raises(ValueError, match="label"):
+                score(*bad)
+    with pytest.raises(ValueError, match="mapping"):
+        cluster_accuracy([0], [0], mapping="best")
+
+
+@pytest.mark.parametrize("name", ["ClusterAccuracy", "BalancedAccuracy", "Purity", "NMI", "AMI", "ARI", "Contingency"])
+def test_class_equals_function_over_batches(name):
+    clusters, labels = draw()
+    metric = getattr(modules, name)()
+    for part in np.array_split(np.arange(300), 4):
+        metric.update(torch.tensor(clusters[part]), torch.tensor(labels[part]))
+    np.testing.assert_array_equal(metric.compute(), metric.function(clusters, labels))
+
+
+def test_class_takes_settings_and_rows_to_fit_on():
+    clusters, labels = draw()
+    metric = modules.ClusterAccuracy(mapping="majority")
+    metric.update(torch.tensor(clusters), torch.tensor(labels))
+    fit = draw(seed=1)
+    metric.update(*map(torch.tensor, fit), fit=True)
+    assert metric.compute().item() == cluster_accuracy(clusters, labels, mapping="majority", fit=fit)
+
+
+def test_examples_in_the_docstrings():
+    result = doctest.testmod(clustering)
+    assert result.attempted > result.failed == 0
