@@ -1,5 +1,5 @@
 # `make train` and `make test` are all there is to type on a machine with Python >= 3.11.
-PYTHON ?= $(firstword $(shell command -v python3.13 python3.12 python3.11 python3))
+PYTHON ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p; done))
 BIN := .venv/bin
 
 .PHONY: train test test-slow lint

@@ -42,7 +42,7 @@ def bare_loss(model, x):
 
 
 def bare(model, images, batch_size, steps):
-    """Seconds of `steps` steps after the warm-up."""
+    """Seconds of `steps` steps after the warm-up. The model comes in the memory format that ours trains in."""
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-4, fused=True)
     perm = torch.randperm(len(images))
     for step in range(WARM_UP + steps):
@@ -96,7 +96,9 @@ def main(words):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     quiet()
     with tempfile.TemporaryDirectory() as folder:
-        _, model, data = prepare(Path(folder), cfg)
+        trainer, model, data = prepare(Path(folder), cfg)
+    if trainer.channels_last:
+        model.to(memory_format=torch.channels_last)
     batch_size = len(data.train_indices(0))
     some = data.indices["train"][:50_000]
     images = (torch.cat([data.batch(part)["image"] for part in some.split(1000)]) * 255).byte()

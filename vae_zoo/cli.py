@@ -11,7 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +21,11 @@ from vae_zoo.config import check, schemas
 from vae_zoo.config.messages import explain
 from vae_zoo.errors import UserError
 
+OPTIONS = (  # of Hydra
+    "-h --help --hydra-help --version -c --cfg --resolve -p --package -r --run -m --multirun -sc --shell-completion "
+    "-cp --config-path -cn --config-name -cd --config-dir --experimental-rerun -i --info"
+).split()
+ELSEWHERE = {"train": "paths.outputs=<folder> or hydra.run.dir=<folder>", "evaluate": "out=<folder>"}
 RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "logger", "data.root", "trust")
 
 
@@ -31,6 +36,8 @@ def train() -> int:
     def task(cfg: DictConfig) -> None:
         codes.append(_train_task(cfg))
 
+    if any(word.startswith("resume=") for word in sys.argv):  # of whatever data the run has
+        sys.argv[1:] = [f"++{word}" if word.startswith("data.root=") else word for word in sys.argv[1:]]
     code = _command("train", task)
     return code or next((1 if len(codes) > 1 or _is_multirun() else c for c in codes if c), 0)
 
@@ -43,6 +50,8 @@ def evaluate() -> int:
         check.check(plain, schemas.Evaluate)
         if (plain["run"] is None) == (plain["runs"] is None):
             raise UserError("say what to evaluate: run=<run folder>, or runs=<folder of runs>")
+        if plain["run"] is not None:  # before the imports
+            check.check_trust(runs.read_config(Path(plain["run"]).expanduser()), plain["trust"])
         from vae_zoo.evaluation.evaluate import evaluate_command
 
         evaluate_command(plain)
@@ -64,8 +73,7 @@ def _train_task(cfg: DictConfig) -> int:
             return 0
         with runs.locked(folder):
             previous = runs.set_aside(folder)
-            if previous:
-                print(f"an earlier run with this config is now in {previous}", flush=True)
+            before = set(folder.iterdir())
             runs.write_config(folder, plain)
     except UserError as error:
         if not _is_multirun():
@@ -73,49 +81,60 @@ def _train_task(cfg: DictConfig) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         runs.write_atomic(folder / "error.txt", f"{error}\n")
         return 2
-    return _start(folder, plain, "--fresh")
+    if previous:
+        print(f"an earlier run with this config is now in {previous}", flush=True)
+    code = _start(folder, plain, "--fresh")
+    if code == 2 and not _is_multirun():  # refused when the data were read: as if it had never been
+        runs.put_back(folder, before, previous)
+        Traces.remove()
+    else:
+        runs.forget_older(folder)
+    return code
 
 
 def _resume(cfg: DictConfig, folder: Path) -> int:
     """Continues a run from its own config.yaml; of what stands on the command line only RESUMABLE may change it."""
-    if _is_multirun():
-        raise UserError("resume continues one run; drop -m")
     overrides = [o.lstrip("+~") for o in HydraConfig.get().overrides.task]
     for key in (o.partition("=")[0] for o in overrides):
         if key not in RESUMABLE and not key.startswith("logger."):
-            raise UserError(f"{key} cannot be changed by resume; beside resume= only {', '.join(RESUMABLE[1:])} may stand")
+            allowed = ", ".join(RESUMABLE[1:])
+            raise UserError(f"{key} cannot be changed by resume; drop it (only {allowed} may stand beside resume=)")
     plain = runs.read_config(folder)
+    check.check_trust(plain, check.resolved(cfg)["trust"])
+    try:
+        check.check_train(OmegaConf.create(plain))
+    except UserError as error:
+        raise UserError(f"{folder / 'config.yaml'}: {error}") from None
     changed = {o.partition("=")[0] for o in overrides}
     given = check.resolved(cfg)
     for group, key in (("trainer", "max_steps"), ("trainer", "max_time"), ("data", "root")):
         if f"{group}.{key}" in changed:
-            if key not in plain[group]:
-                raise UserError(f"{group}.{key} means nothing to this run, whose {group} has no {key}; drop it")
-            plain[group][key] = given[group][key]
+            runs.change(plain, group, key, given[group][key])
     if any(key.split(".")[0] == "logger" for key in changed):
         plain["logger"] = given["logger"]
     plain["trust"] = sorted({*plain.get("trust", []), *given["trust"]})
-    check.check_trust(plain, given["trust"])
     check.check_train(OmegaConf.create(plain))
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise UserError(f"{folder} has no checkpoints/last.ckpt to resume from; train it anew")
+    before = (folder / "config.yaml").read_text()
     with runs.locked(folder):
         runs.write_config(folder, plain)
-    return _start(folder, plain, "--resume")
+    code = _start(folder, plain, "--resume")
+    if code == 2:
+        runs.write_atomic(folder / "config.yaml", before)
+    return code
 
 
 def _start(folder: Path, cfg: dict[str, Any], how: str) -> int:
-    """Here, unless the run must be a process of its own: jobs of a sweep, and ranks, which replay the command that began
-    the process and so must be given the composed config instead of overrides (hydra issue 2070)."""
+    """Here, unless the run must be a process of its own: jobs of a sweep, and ranks, which replay the command that
+    began the process and so must be given the composed config instead of overrides (hydra issue 2070)."""
     arguments = [str(folder), how, "--command", runs.command_line()]
     if not _is_multirun() and not cfg["trainer"].get("strategy", "auto").startswith("ddp"):
         from vae_zoo.job import main
 
         return main(arguments)
     path = os.pathsep.join(p for p in sys.path if p)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vae_zoo.job", *arguments], env=os.environ | {"PYTHONPATH": path}
-    )
+    process = subprocess.Popen([sys.executable, "-m", "vae_zoo.job", *arguments], env=os.environ | {"PYTHONPATH": path})
     forward = {s: signal.signal(s, lambda signum, _: process.send_signal(signum)) for s in (signal.SIGTERM,)}
     try:
         while True:
@@ -146,27 +165,36 @@ class Stopped(BaseException):
 def _command(name: str, task: Callable[[DictConfig], None]) -> int:
     """Runs a task under Hydra and turns whatever happens into an exit code; Hydra itself would end with 1 for all."""
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    failures: list[Exception] = []
+
+    def guarded(cfg: DictConfig) -> None:  # Hydra would first announce the failure in its own words
+        try:
+            task(cfg)
+        except Exception as error:
+            failures.append(error)
+
+    HydraConfig.instance().cfg, Traces.new = None, []
     _make_importable()
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and leaving
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(task)()
+        _check_options()
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(guarded)()
+        if failures:
+            raise failures[0]
     except Stopped as error:
         return error.code
     except KeyboardInterrupt:
         return 130
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        message = explain(error)
+    except Exception as error:
+        message = explain(error, ELSEWHERE[name])
         if message is None or full_error:
             traceback.print_exc()
-        if message is not None:
-            _remove_empty_folder()
-            print(f"error: {message}", file=sys.stderr)
-            return 2
-        return 1
-    except Exception:
-        traceback.print_exc()
-        return 1
+        if message is None:
+            return 1
+        Traces.remove()
+        print(f"error: {message}", file=sys.stderr)
+        return 2
     finally:
         os.environ.pop("HYDRA_FULL_ERROR") if not full_error else None
     return 0
@@ -174,6 +202,19 @@ def _command(name: str, task: Callable[[DictConfig], None]) -> int:
 
 def _is_multirun() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _check_options() -> None:
+    """Raises UserError for what argparse would answer with a page of usage, or Hydra only after making folders."""
+    words = sys.argv[1:]
+    for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
+        if not any(option.startswith(flag) for option in OPTIONS):
+            raise UserError(
+                f"{flag} is not an option; settings are written without dashes, such as model=beta_vae, and the options "
+                f"are --help, -m, --config-dir <folder> and --cfg job"
+            )
+    if any(word.startswith("resume=") for word in words) and {"-m", "--multirun"} & set(words):
+        raise UserError("resume= continues one run and -m starts many; drop -m")
 
 
 def _make_importable() -> None:
@@ -211,11 +252,29 @@ def _run_folder(*, _root_: DictConfig) -> str:
     return str(Path(plain["paths"]["outputs"]).expanduser() / runs.run_name(plain, _root_.hydra.runtime.choices))
 
 
-def _remove_empty_folder() -> None:
-    """Takes back the folders that Hydra made for a run that was then refused."""
-    if HydraConfig.initialized() and (made := HydraConfig.get().runtime.get("output_dir")):
-        folder = Path(made)
-        while folder.is_dir() and not any(p.name != ".lock" for p in folder.iterdir()) and folder != Path.cwd():
-            (folder / ".lock").unlink(missing_ok=True)
-            folder.rmdir()
-            folder = folder.parent
+class Traces(Callback):
+    """What Hydra is about to make, so that a command which is then refused leaves nothing behind."""
+
+    new: list[Path] = []  # deepest first
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._note(config, "hydra.run.dir", ".lock")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._note(config, "hydra.sweep.dir", "multirun.yaml")
+
+    @staticmethod
+    def _note(config: DictConfig, key: str, *files: str) -> None:
+        try:
+            folder = Path(OmegaConf.select(config, key)).absolute()
+        except (UserError, OmegaConfBaseException):  # will be told when Hydra asks
+            return
+        Traces.new = [p for p in (*(folder / f for f in files), folder, *folder.parents) if not p.exists()]
+
+    @staticmethod
+    def remove() -> None:
+        for path in Traces.new:
+            if path.is_file():
+                path.unlink()
+            elif path.is_dir() and not any(path.iterdir()):
+                path.rmdir()

@@ -33,16 +33,22 @@ def main(arguments: list[str] | None = None) -> int:
     folder, is_writer = options.folder, os.environ.get("LOCAL_RANK", "0") == "0"
     started = time.monotonic()
     with runs.locked(folder) if is_writer else contextlib.nullcontext(), _signals() as signals:
+        about, before = runs.environment() | {"command": options.command}, runs.read_status(folder)
         try:
+            cfg = runs.read_config(folder)
+            ready = prepare_run(folder, cfg, options.resume)
             if is_writer:
-                about = runs.environment() | {"command": options.command}
                 runs.write_status(folder, state="running", error=None, **about)
                 (folder / "error.txt").unlink(missing_ok=True)
-            train(folder, runs.read_config(folder), options.resume, signals)
+            train(folder, cfg, *ready, signals)
             state, code = {"state": "finished"}, 0
         except UserError as error:
             state, code = {"state": "failed", "error": str(error)}, 2
+            text = f"{error}\n"
             print(f"error: {error}", file=sys.stderr)
+            if options.resume and is_writer:  # the run stays as it was
+                write_json(folder / "run.json", before)
+                return code
         except BaseException as error:
             signum = signals.received or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
             if signum:
@@ -50,25 +56,35 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"stopped; continue with: python train.py resume={folder}", file=sys.stderr)
             else:
                 state, code = {"state": "failed", "error": check.one_line(error)}, 1
+                text = traceback.format_exc()
                 traceback.print_exc()
         if is_writer:
             if state["state"] == "failed":
-                write_atomic(folder / "error.txt", traceback.format_exc() if code == 1 else f"{state['error']}\n")
-            runs.write_status(folder, **state, seconds=time.monotonic() - started)
+                write_atomic(folder / "error.txt", text)
+            runs.write_status(folder, **about, **state, seconds=time.monotonic() - started)
             report(folder)
     return code
 
 
-def train(folder: Path, cfg: dict[str, Any], resume: bool, signals: "Signals") -> None:
-    """Fits the model of the run's config, then evaluates the weights it ends with."""
+def prepare_run(folder: Path, cfg: dict[str, Any], resume: bool) -> tuple:
+    """Step and checkpoint to go on from, trainer, model and data: whatever may be refused, before anything is written."""
+    quiet()
+    last = folder / "checkpoints" / "last.ckpt" if resume else None
+    step = check_checkpoint(last, cfg) if resume else 0
+    if step > cfg["trainer"]["max_steps"]:
+        raise UserError(
+            f"trainer.max_steps={cfg['trainer']['max_steps']}, but this run has been trained for {step} steps; "
+            f"give more or leave it out"
+        )
+    return step, last, *prepare(folder, cfg)
+
+
+def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: "Signals") -> None:
+    """Fits the model from `step` on, whose checkpoint is `last`, then evaluates the weights it ends with."""
     from lightning.pytorch.loggers import WandbLogger
 
     from vae_zoo.evaluation.evaluate import evaluate_trained
 
-    quiet()
-    last = folder / "checkpoints" / "last.ckpt"
-    step = check_checkpoint(last, cfg) if resume else 0
-    trainer, model, data = prepare(folder, cfg)
     csv, *dashboards = trainer.loggers
     wandb_loggers = [logger for logger in dashboards if isinstance(logger, WandbLogger)]
     signals.checkpoint = trainer.checkpoint_callback
@@ -82,7 +98,7 @@ def train(folder: Path, cfg: dict[str, Any], resume: bool, signals: "Signals") -
             for logger in wandb_loggers:
                 logger.rewrite_history()
         signals.fitting = True
-        trainer.fit(model, datamodule=data, ckpt_path=last if resume else None)
+        trainer.fit(model, datamodule=data, ckpt_path=last)
         signals.fitting = False
         if trainer.is_global_zero:
             metrics = evaluate_trained(trainer, model, data, folder)
@@ -103,9 +119,10 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     """The trainer with its loggers and callbacks, the model with its first weights, and the data, read (or given)."""
     import torch
 
-    from vae_zoo.loading import build
+    from vae_zoo.loading import build, check_device
     from vae_zoo.loggers import MetricsCSV
 
+    check_device(cfg["trainer"]["accelerator"], "trainer.accelerator")
     torch.manual_seed(cfg["seed"])
     model, data = build(cfg["model"]), data or build(cfg["data"])
     data.needs = model.needs
@@ -129,8 +146,8 @@ def check_checkpoint(path: Path, cfg: dict[str, Any]) -> int:
     if theirs != ours:
         differs = next(k for k in [*theirs, *ours] if theirs.get(k) != ours.get(k))
         raise UserError(
-            f"{path} is the checkpoint of another model: its model.{differs} is {theirs.get(differs)!r}, config.yaml says "
-            f"{ours.get(differs)!r}; put the right checkpoint there or train anew"
+            f"{path} is the checkpoint of another model, whose model.{differs} is {check.shown(theirs.get(differs))} where "
+            f"config.yaml has {check.shown(ours.get(differs))}; put the right checkpoint there or train anew"
         )
     return checkpoint["global_step"]
 
@@ -170,6 +187,8 @@ def _signals():
 
 def quiet() -> None:
     """Lightning's greetings and hints, which are about settings that this project has decided."""
+    import lightning.pytorch  # noqa: F401  (sets the levels that are overruled here)
+
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

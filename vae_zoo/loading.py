@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from vae_zoo import runs
 from vae_zoo.config.check import check_trust, one_line
@@ -20,7 +21,7 @@ def build(node: dict[str, Any], **extra: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        if isinstance(error.__cause__, ValueError):  # a constructor's own check
+        if isinstance(error.__cause__, ValueError | MisconfigurationException):  # a constructor's own check
             raise UserError(f"{node['_target_']}: {one_line(error.__cause__)}") from error
         raise
 
@@ -28,8 +29,8 @@ def build(node: dict[str, Any], **extra: Any) -> Any:
 def load_model(run: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()) -> LatentVariableModel:
     """The trained model of a run folder (its last.ckpt) or of a checkpoint, in eval mode on `device`.
 
-    Only classes of vae_zoo, lightning, torch and torchmetrics are imported, unless `trust` names more packages; weights are
-    read with `weights_only=True`. Raises UserError when there is no such run or it cannot be read.
+    Only classes of vae_zoo, lightning, torch and torchmetrics are imported, unless `trust` names more packages; weights
+    are read with `weights_only=True`. Raises UserError when there is no such run or it cannot be read.
     """
     run = Path(run).expanduser()
     if run.is_dir():
@@ -39,6 +40,7 @@ def load_model(run: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()
             raise UserError(f"{run} has no checkpoints/last.ckpt; it was not trained yet")
     else:
         path = run
+    check_device(device, "device")
     checkpoint = read_checkpoint(path)
     config = checkpoint["config"]["model"]
     check_trust(config, trust)
@@ -46,7 +48,9 @@ def load_model(run: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit its own config ({one_line(error)}); it was altered, train anew") from error
+        raise UserError(
+            f"{path} does not fit its own config ({one_line(error)}); it was altered, train anew"
+        ) from error
     model.trained_steps = checkpoint["global_step"]
     return model.to(device).eval()
 
@@ -58,7 +62,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"{path} cannot be read as a checkpoint ({one_line(error)}); restore it or train anew") from error
+        raise UserError(f"{path} is damaged, or no checkpoint of vae_zoo; restore it or train anew") from error
     if not isinstance(checkpoint, dict) or not {"config", "state_dict", "global_step"} <= checkpoint.keys():
         raise UserError(f"{path} is no checkpoint of vae_zoo; name a run folder or one of its checkpoints/*.ckpt")
     return checkpoint
+
+
+def check_device(name: str, key: str) -> None:
+    """Raises UserError when this machine lacks it. name: such as cpu, gpu, cuda:1; key: the setting it was given in."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {"cuda": cuda, "mps": mps, "gpu": cuda or mps}
+    if not there.get(name.split(":")[0], True):
+        raise UserError(f"{key}={name}, but torch finds none on this machine; use {key}=cpu")

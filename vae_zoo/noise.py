@@ -53,8 +53,9 @@ def uniform(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
     """U(0, 1), open at both ends; [*sample_shape, *like.shape], of `like`'s device and type."""
     if _current is None:
         noise = torch.rand(*sample_shape, *like.shape, device=like.device, dtype=like.dtype)
-        return noise.clamp_(torch.finfo(noise.dtype).tiny, 1 - torch.finfo(noise.dtype).eps)
-    return _hashed_uniform(like, sample_shape).to(like.dtype).clamp_(max=1 - torch.finfo(like.dtype).eps)
+    else:
+        noise = _hashed_uniform(like, sample_shape).to(like.dtype)
+    return noise.clamp_(torch.finfo(noise.dtype).tiny, 1 - torch.finfo(noise.dtype).eps)
 
 
 def normal(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
@@ -73,7 +74,7 @@ def _hashed_uniform(like: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
     key = _mix(_current.index.to(like.device) + _signed(_mix_int(_current.seed) ^ _current.draws))  # [B]
     position = torch.arange(prod(sample_shape) * prod(row_shape), device=like.device)
     bits = _mix(key[:, None] + _mix(position)[None])  # [B, samples * row]
-    noise = ((bits >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
+    noise = ((bits >> 12) & (2**52 - 1)).double().add_(0.5).mul_(2.0**-52)  # 53 bits would round up to 1
     noise = noise.view(rows, prod(sample_shape), *row_shape).movedim(0, 1)
     return noise.reshape(*sample_shape, *like.shape)
 

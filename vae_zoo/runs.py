@@ -25,8 +25,8 @@ from vae_zoo.files import write_atomic, write_json
 
 ELSEWHERE = {"data": ("root", "cache", "download")}  # where things lie does not make another run
 CONTENTS = (
-    "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard wandb "
-    "wandb_id"
+    "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard "
+    "wandb wandb_id"
 ).split()
 
 
@@ -36,8 +36,17 @@ def config_hash(cfg: dict[str, Any]) -> str:
         name: {k: v for k, v in cfg[name].items() if k not in ELSEWHERE.get(name, ())}
         for name in ("model", "data", "trainer")
     }
-    text = json.dumps({**parts, "seed": cfg["seed"]}, sort_keys=True, default=str)
+    text = json.dumps(_as_equal({**parts, "seed": cfg["seed"]}), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _as_equal(value: Any) -> Any:
+    """4.0 as 4, so that what is the same number is the same text."""
+    if isinstance(value, dict):
+        return {k: _as_equal(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_as_equal(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def run_name(cfg: dict[str, Any], choices: dict[str, Any]) -> str:
@@ -50,11 +59,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The run's config. Raises UserError when the folder is none of a run's or its config cannot be read."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{folder} is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>")
+        raise UserError(
+            f"{folder} is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>"
+        )
     try:
         config = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}); restore it or train anew") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}: {error.problem})" if mark else ""
+        raise UserError(f"{path} is damaged{where}; restore it or train anew") from error
     if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in ("model", "data", "trainer")):
         raise UserError(f"{path} holds no model, data and trainer; restore it or train anew")
     return config
@@ -62,6 +75,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def write_config(folder: Path, cfg: dict[str, Any]) -> None:
     write_atomic(Path(folder) / "config.yaml", yaml.safe_dump(cfg, sort_keys=False, allow_unicode=True))
+
+
+def change(cfg: dict[str, Any], group: str, key: str, value: Any) -> None:
+    """Changes a key of a run's config. Raises UserError where the run has no such key."""
+    if key not in cfg[group]:
+        raise UserError(f"{group}.{key} means nothing to this run, whose {group} has no {key}; drop it")
+    cfg[group][key] = value
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -82,18 +102,36 @@ def is_finished(folder: Path) -> bool:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Moves an earlier run's files to `previous/`, the one before that going for good, so that nothing is lost at once."""
+    """Moves an earlier run's files to `previous/`, so that nothing is lost at once; what was there to `previous.old/`."""
     found = [folder / name for name in CONTENTS if (folder / name).exists()]
     if not (folder / "config.yaml").is_file():
         return None
     previous = folder / "previous"
-    shutil.rmtree(previous, ignore_errors=True)
+    forget_older(folder)
+    if previous.is_dir():
+        os.replace(previous, folder / "previous.old")
     previous.mkdir()
     for path in found:
         os.replace(path, previous / path.name)
     return previous
 
 
+def forget_older(folder: Path) -> None:
+    """The run before the previous one goes for good."""
+    shutil.rmtree(folder / "previous.old", ignore_errors=True)
+
+
+def put_back(folder: Path, before: set[Path], previous: Path | None) -> None:
+    """Undoes `set_aside`, and removes all that has come to the folder since it held `before`."""
+    with locked(folder):
+        for path in set(folder.iterdir()) - before:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if previous is not None:
+            for path in previous.iterdir():
+                os.replace(path, folder / path.name)
+            previous.rmdir()
+            if (folder / "previous.old").is_dir():
+                os.replace(folder / "previous.old", previous)
 
 
 @contextmanager

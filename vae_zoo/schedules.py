@@ -1,7 +1,7 @@
 """Weights that change while training: pure functions of the step (= main batches), stored by nobody.
 
-A weight in a config is a number or one of these, e.g. `model.beta={_target_: vae_zoo.schedules.Linear, start: 0, end: 4,
-steps: 1000}`.
+A weight in a config is a number or one of these, e.g.
+`model.beta={_target_: vae_zoo.schedules.Linear, start: 0, end: 4, steps: 1000}`.
 """
 
 from dataclasses import dataclass
@@ -67,4 +67,4 @@ def as_schedule(weight: "float | Schedule") -> Schedule:
 
 
 def _fraction(step: float, steps: float) -> float:
-    return min(max(step / steps, 0.0), 1.0) if steps > 0 else 1.0
+    return min(max(step / steps, 0.0), 1.0) if steps > 0 else float(step >= 0)

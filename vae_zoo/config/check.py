@@ -4,12 +4,16 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterable
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
+from vae_zoo import config_dir
 from vae_zoo.config import schemas
 from vae_zoo.config.schemas import SCHEMAS, Schema
 from vae_zoo.errors import UserError
@@ -32,10 +36,14 @@ def check_train(cfg: DictConfig) -> dict[str, Any]:
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """As plain containers. Raises UserError when a value is missing or refers to one that is not there."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{missing[0]} is not given and has no default; add {missing[0]}=<value>")
     try:
-        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(one_line(error)) from error
+        reason = one_line(error)
+        raise UserError(f"{error.full_key} cannot be worked out ({reason}); set it or correct the name") from error
 
 
 def check(node: dict[str, Any], schema: type[Schema], path: str = "") -> None:
@@ -47,17 +55,22 @@ def check(node: dict[str, Any], schema: type[Schema], path: str = "") -> None:
 
 
 def check_component(node: Any, path: str) -> None:
-    """Checks a node with a `_target_`, and every such node inside it, against the schema or the signature of its target."""
-    if "_target_" not in node:
-        raise UserError(f"{path} has no _target_; choose a {path.split('.')[0]} that `python train.py --help` lists")
+    """Checks a node with a `_target_`, and every such node in it, against the schema or signature of its target."""
+    group = path.split(".")[0]
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        raise UserError(f"{path} has no _target_; choose one of the {group} group that `python train.py --help` lists")
     target = node["_target_"]
     if target in SCHEMAS:
         check(node, SCHEMAS[target], path)
+        components = [k for k, field in SCHEMAS[target].model_fields.items() if isinstance(node.get(k), dict)]
     else:
         _check_signature(node, path)
-    for key, value in node.items():
-        if isinstance(value, dict) and "_target_" in value:
-            check_component(value, f"{path}.{key}")
+        components = [k for k, value in node.items() if isinstance(value, dict) and "_target_" in value]
+    for key in components:
+        if "_target_" not in node[key]:
+            wanted = describe_field(SCHEMAS[target].model_fields[key])
+            raise UserError(f"{path}.{key}={shown(node[key])} has no _target_; give {wanted}")
+        check_component(node[key], f"{path}.{key}")
 
 
 def check_together(cfg: dict[str, Any]) -> None:
@@ -66,35 +79,43 @@ def check_together(cfg: dict[str, Any]) -> None:
     if "image_shape" in data and model.get("image_shape", data["image_shape"]) != data["image_shape"]:
         raise UserError(
             f"model.image_shape={model['image_shape']}, but the data give {data['image_shape']}; "
-            f"leave it ${{data.image_shape}}"
+            f"leave it out, it follows the data"
         )
-    network = model.get("network", {})
-    if network.get("_target_") == "vae_zoo.nets.Conv":
+    network = model.get("network")
+    if isinstance(network, dict) and network.get("_target_") == "vae_zoo.nets.Conv":
         least, side = 2 ** len(network["channels"]), min(data["image_shape"][1:])
         if side < least:
             raise UserError(
-                f"{len(network['channels'])} convolutions of stride 2 need images of at least {least} pixels, got {side}; "
-                f"give fewer model.network.channels or set data.size"
+                f"images of {side} pixels are too small for the {len(network['channels'])} convolutions of "
+                f"model.network, which halve them each; give images of {least} pixels, fewer model.network.channels, or "
+                f"model/network=mlp"
             )
-    ranks = trainer["devices"] if isinstance(trainer["devices"], int) and trainer["devices"] > 0 else 1
-    if data.get("batch_size", ranks) % (ranks * trainer["num_nodes"]):
-        raise UserError(
-            f"data.batch_size={data['batch_size']} cannot be shared by {ranks * trainer['num_nodes']} processes; "
-            f"choose a multiple of them"
-        )
+    _check_processes(data, trainer)
     schema = SCHEMAS.get(data["_target_"])
     if schema is not None:
         _check_groups(needs_of(model), data, schema)
 
 
+def _check_processes(data: dict[str, Any], trainer: dict[str, Any]) -> None:
+    """A step's images, or groups, are shared out evenly."""
+    devices = trainer.get("devices")
+    ranks = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) and devices > 0 else 1
+    ranks *= trainer.get("num_nodes", 1)
+    if data.get("batch_size", ranks) % ranks:
+        raise UserError(
+            f"data.batch_size={data['batch_size']} cannot be shared by {ranks} processes; "
+            f"choose a multiple of {ranks} or set trainer.devices"
+        )
+
+
 def _check_groups(needs: Iterable[str], data: dict[str, Any], schema: type[schemas.Data]) -> None:
     by = data["group_by"]
     if by is not None and by not in schema.groupings:
-        raise UserError(f"data.group_by={by} is not known to these data; {choose(by, schema.groupings)}")
+        raise UserError(f"data.group_by={by} is not a grouping of these data; {choose(by, schema.groupings)}")
     if "group" in needs and by is None and schema.default_group is None:
         raise UserError("this model needs groups and these data have none; choose data with labels or known factors")
     if data["labelled"] is not None and schema.labels is False:
-        raise UserError(f"data.labelled={data['labelled']}, but these data have no labels; drop it or choose other data")
+        raise UserError(f"data.labelled={data['labelled']}, but these data have no labels; drop it or choose others")
     if by is not None and data["group_size"] > data["batch_size"] and data["num_groups"] is None:
         raise UserError(
             f"data.group_size={data['group_size']} exceeds data.batch_size={data['batch_size']}; "
@@ -131,19 +152,69 @@ def locate(target: str, path: str) -> Any:
             return found
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise UserError(f"{path}._target_={target} cannot be imported: {error}") from error
+                raise _import_fails(target, path, error) from error
             module, _, head = module.rpartition(".")
             name = f"{head}.{name}"
         except AttributeError:
             break
-    raise UserError(f"{path}._target_={target} cannot be imported; {choose(target, SCHEMAS)}")
+        except Exception as error:  # whatever the user's own module does
+            raise _import_fails(target, path, error) from error
+    remedy = (
+        "give the full name of a class, such as my_module.MyModel, whose module lies in this folder, beside that of "
+        "--config-dir, or is installed"
+    )
+    if near := difflib.get_close_matches(target, SCHEMAS, n=1, cutoff=0.6):
+        remedy = f"did you mean {near[0]}?"
+    raise UserError(f"{path}._target_={target} cannot be imported; {remedy}")
 
 
-def choose(got: str, allowed: Iterable[str]) -> str:
-    """'did you mean X?' when something is near, else the list."""
+def _import_fails(target: str, path: str, error: Exception) -> UserError:
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    return UserError(f"{path}._target_={target} cannot be imported ({reason}); HYDRA_FULL_ERROR=1 shows where it fails")
+
+
+# ---- words ----------------------------------------------------------------------------------------------------------
+
+
+def choose(got: str, allowed: Iterable[str], prefix: str = "") -> str:
+    """'did you mean X?' when something is near, else the list. prefix: of each name, such as `model.`."""
     allowed = list(allowed)
     near = difflib.get_close_matches(str(got), allowed, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(allowed)}"
+    return f"did you mean {prefix}{near[0]}?" if near else f"choose {_or(allowed)}"
+
+
+def shown(value: Any) -> str:
+    """A value as it would be typed: true, null, [1, 2]; what is long is cut."""
+    text = value
+    if not isinstance(value, str) or not value:
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+        text = text.removesuffix("...\n").strip()
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def describe_field(field: FieldInfo) -> str:
+    return field.description or describe(field.annotation, field.metadata)
+
+
+def describe(hint: Any, limits: Iterable[Any] = ()) -> str:
+    """A type of the schemas in words, such as `a whole number >= 1, or null`."""
+    if get_origin(hint) is Annotated:
+        kind, *fields = get_args(hint)
+        own = [field for field in fields if isinstance(field, FieldInfo)]
+        return next((f.description for f in own if f.description), None) or describe(
+            kind, [limit for f in own for limit in f.metadata]
+        )
+    if get_origin(hint) in (Union, UnionType):
+        arms = sorted(get_args(hint), key=lambda arm: arm is NoneType)  # null comes last
+        return ", or ".join(describe(arm) for arm in arms)
+    if get_origin(hint) is Literal:
+        return _or([shown(value) for value in get_args(hint)])
+    if get_origin(hint) is list:
+        return f"a list, each of them {describe(*get_args(hint))}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+    signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+    bounds = [f"{sign} {getattr(m, name)}" for m in limits for name, sign in signs if hasattr(m, name)]
+    return " ".join([words.get(hint, "a mapping of keys to values"), " and ".join(bounds)]).strip()
 
 
 def one_line(error: BaseException) -> str:
@@ -151,69 +222,94 @@ def one_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
+def _or(words: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def settings_of(target: str) -> list[str] | None:
+    """Names of what a target can be given, or None when that cannot be told."""
+    if target in SCHEMAS:
+        return list(SCHEMAS[target].model_fields)
+    try:
+        allowed, _ = _named_arguments(locate(target, ""))
+    except (UserError, TypeError, ValueError):
+        return None
+    return allowed and sorted(allowed)
+
+
 def _check_signature(node: dict[str, Any], path: str) -> None:
     """A target without a schema, such as the user's own: its named arguments are what is allowed."""
-    found = locate(node["_target_"], path)
+    target = node["_target_"]
+    found = locate(target, path)
     try:
-        parameters = _named_arguments(found)
+        allowed, required = _named_arguments(found)
     except (TypeError, ValueError):
-        raise UserError(f"{path}._target_={node['_target_']} is not a class or function") from None
+        raise UserError(f"{path}._target_={target} is not a class or function; name one") from None
     keys = [key for key in node if not (key.startswith("_") and key.endswith("_"))]
     for key in keys:
-        if parameters is not None and key not in parameters:
-            raise UserError(f"{path}.{key} is not an argument of {node['_target_']}; {choose(key, parameters)}")
+        if allowed is not None and key not in allowed:
+            raise UserError(f"{path}.{key} is not an argument of {target}; {_other_keys(key, sorted(allowed), path)}")
+    given_by_run = {"folder"} if path.startswith("logger.") else set()
+    if missing := sorted(required - {*keys} - given_by_run):
+        if not node.get("_partial_") and "_args_" not in node:
+            raise UserError(f"{path}.{missing[0]} is missing, which {target} needs; add it to the YAML file")
 
 
-def _named_arguments(target: Any) -> set[str] | None:
-    """Names a target can be called with, those of its bases included where it passes **kwargs on; None: anything."""
+def _named_arguments(target: Any) -> tuple[set[str] | None, set[str]]:
+    """Names a target can be called with, those of its bases included where it passes **kwargs on (None: anything), and
+    those without a default."""
     names: set[str] = set()
+    required: set[str] | None = None
     for cls in inspect.getmro(target) if inspect.isclass(target) else (target,):
         if inspect.isclass(cls) and "__init__" not in vars(cls) and not hasattr(cls, "__dataclass_fields__"):
             continue
         parameters = inspect.signature(cls).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        names |= {p.name for p in named}
+        if required is None:  # a base's may be given by the class itself
+            required = {p.name for p in named if p.default is p.empty}
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            return names
-    return None
+            return names, required
+    return None, required or set()
+
+
+def _other_keys(got: str, allowed: Iterable[str], path: str) -> str:
+    """The end of a sentence that began with a wrong key."""
+    allowed = list(allowed)
+    return choose(got, allowed, f"{path}." if path else "") if allowed else "it takes no settings, drop it"
 
 
 def _sentence(error: ValidationError, node: dict[str, Any], schema: type[Schema], path: str) -> str:
-    """The first complaint of pydantic in our words."""
-    first = error.errors(include_url=False)[0]
-    keys = [str(part) for part in first["loc"]]
-    name = ".".join([*([path] if path else []), *_real_keys(keys, node)])
+    """The first complaint of pydantic in our words; a wrong key before the missing one, for which it may stand."""
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    keys, siblings, field, value = _follow(first["loc"], schema, node)
+    name = ".".join([*([path] if path else []), *keys])
     if first["type"] == "extra_forbidden":
-        parent = schema
-        for key in keys[:-1]:
-            parent = parent.model_fields[key].annotation
-        allowed = [*parent.model_fields, *(["_target_"] if path else [])]
-        return f"{name} is not a key of {path or 'the config'}; {choose(keys[-1], allowed)}"
+        parent = name.rpartition(".")[0]
+        return f"{name} is not a key of {parent or 'the config'}; {_other_keys(keys[-1], siblings, parent)}"
+    wanted = describe_field(field)
     if first["type"] == "missing":
-        return f"{name} is missing; set it (the group's YAML file has its usual value)"
-    same = [e for e in error.errors(include_url=False) if e["loc"][:1] == first["loc"][:1]]  # the arms of a union
-    wanted = " or ".join(dict.fromkeys(e["msg"].removeprefix("Input should be ").removeprefix("a valid ") for e in same))
-    return f"{name}={_value(keys, node)!r} is not allowed; it must be {wanted}"
+        base = {"model": "_vae", "data": "_common"}.get(path)
+        return f"{name} is missing; give {wanted}" + (
+            f", or begin your YAML file with `defaults: [{base}]`, which has the usual values" if base else ""
+        )
+    group = name.replace(".", "/")
+    if isinstance(value, str) and "_target_" in wanted and (config_dir() / group).is_dir():
+        return f"{name}={value} is not allowed; it is a group of its own, so write {group}={value}"
+    return f"{name}={shown(value)} is not allowed; give {wanted}"
 
 
-def _real_keys(keys: list[str], node: Any) -> list[str]:
-    """The part of pydantic's location that is keys of the config (the rest names the arm of a union)."""
-    real = []
-    for key in keys:
-        if isinstance(node, dict) and (key in node or not real):
-            real.append(key)
-            node = node.get(key)
-        elif isinstance(node, list) and key.isdigit():
-            real.append(key)
-            node = node[int(key)]
-        elif isinstance(node, dict) and key == keys[-1] and key.isidentifier():
-            real.append(key)
+def _follow(location: tuple, schema: type[Schema], node: Any) -> tuple[list[str], list[str], FieldInfo | None, Any]:
+    """What pydantic's location means: its keys (the rest names arms of a union, or items), the names allowed in the
+    last one's place, its field if it has one, and its value."""
+    keys, siblings, field, hint = [], [], None, schema
+    for key in location:
+        fields = getattr(hint, "model_fields", None)
+        if fields is None and get_origin(hint) is not dict:
             break
-        else:
-            break
-    return real
-
-
-def _value(keys: list[str], node: Any) -> Any:
-    for key in _real_keys(keys, node):
-        node = node[int(key)] if isinstance(node, list) else node.get(key)
-    return node
+        keys.append(str(key))
+        siblings = list(fields or ())
+        field = FieldInfo.from_annotation(get_args(hint)[1]) if fields is None else fields.get(key)
+        hint = field.annotation if field else None
+        node = node.get(key) if isinstance(node, dict) else None
+    return keys, siblings, field, node

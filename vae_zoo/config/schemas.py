@@ -1,21 +1,35 @@
-"""What each config group may hold: names, types, ranges. Imports neither torch nor lightning, so mistakes are told at once.
+"""What each config group may hold: names, types, ranges. Imports neither torch nor lightning: mistakes are told at once.
 
-One class for each `_target_`; `tests/config` holds them equal to the constructors' named arguments. Values live in `conf/`,
-so nothing has a default here: a missing key is a mistake too.
+One class for each `_target_`; `tests/config` holds them equal to the constructors' named arguments. Values live in
+`conf/`, so nothing has a default here: a missing key is a mistake too, unless it is OPTIONAL. A `description` is what a
+person is told to give instead of a wrong value, where the type alone does not say it.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+OPTIONAL: Any = Field(default=None)  # may be left out, and then the constructor's own default holds
+
 Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Size = Annotated[float, Field(gt=0)]  # images, or a share of them when below 1
-Widths = Annotated[list[Count], Field(min_length=1)]
-Shape = Annotated[list[Count], Field(min_length=3, max_length=3)]
-Component = dict[str, Any]  # an object of its own `_target_`, checked by that target's schema
+Size = Annotated[float, Field(gt=0, description="a number of images, or a share of them between 0 and 1")]
+Widths = Annotated[list[Count], Field(min_length=1, description="a list of whole numbers >= 1, such as [32, 64]")]
+Shape = Annotated[list[Count], Field(min_length=3, max_length=3, description="[channels, height, width]")]
+Betas = Annotated[
+    list[Annotated[float, Field(ge=0, lt=1)]],
+    Field(min_length=2, max_length=2, description="two numbers from 0 to below 1, such as [0.9, 0.999]"),
+]
+Component = Annotated[dict[str, Any], Field(description="an object with a _target_")]  # checked by that target's schema
+Packages = Annotated[list[str], Field(description="a list of packages, such as [my_package]")]
+Schedule = Annotated[
+    dict[str, Any],
+    Field(description="a schedule such as {_target_: vae_zoo.schedules.Linear, start: 0, end: 4, steps: 1000}"),
+]
 
 
 class Schema(BaseModel):
@@ -29,32 +43,32 @@ class Schema(BaseModel):
 
 class Adam(Schema):
     lr: Positive
-    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
-    eps: Positive | None = None
-    weight_decay: NonNegative | None = None
-    amsgrad: bool | None = None
-    fused: bool | None = None
+    betas: Betas = OPTIONAL
+    eps: Positive = OPTIONAL
+    weight_decay: NonNegative = OPTIONAL
+    amsgrad: bool = OPTIONAL
+    fused: bool = OPTIONAL
 
 
 class Constant(Schema):
-    value: float
+    value: Finite
 
 
 class Linear(Schema):
-    start: float
-    end: float
+    start: Finite
+    end: Finite
     steps: Count
-    begin: Annotated[int, Field(ge=0)] | None = None
+    begin: Index = OPTIONAL
 
 
 class Cosine(Linear): ...
 
 
 class Cyclic(Schema):
-    start: float
-    end: float
+    start: Finite
+    end: Finite
     steps: Count
-    rise: Annotated[float, Field(gt=0, le=1)] | None = None
+    rise: Annotated[float, Field(gt=0, le=1)] = OPTIONAL
 
 
 class Conv(Schema):
@@ -77,7 +91,7 @@ class Gaussian(Schema):
 class DiscretisedLogistic(Schema):
     scale: Positive
     learn: bool
-    min_log_scale: float
+    min_log_scale: Finite
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -88,7 +102,7 @@ class Model(Schema):
 
     image_shape: Shape
     optimizer: Component
-    lr_schedule: Component | None
+    lr_schedule: Schedule | None
 
 
 class VAE(Model):
@@ -98,12 +112,12 @@ class VAE(Model):
 
 
 class BetaVAE(VAE):
-    beta: NonNegative | Component
+    beta: NonNegative | Schedule
 
 
 class AnnealedVAE(VAE):
     gamma: NonNegative
-    capacity: NonNegative | Component
+    capacity: NonNegative | Schedule
 
 
 class BetaTCVAE(VAE):
@@ -135,10 +149,10 @@ class Data(Schema):
 
     image_shape: Shape
     batch_size: Count
-    seed: Annotated[int, Field(ge=0)]
+    seed: Index
     val_size: Size
     test_size: Size
-    split_seed: Annotated[int, Field(ge=0)]
+    split_seed: Index
     subset: Count | None
     labelled: Count | None
     label_pick: Literal["balanced", "random", "first_n"]
@@ -185,16 +199,22 @@ class ImageFolder(Data):
 
 
 class Trainer(Schema):
-    seed: Annotated[int, Field(ge=0)]
+    seed: Index
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
-    devices: int | str | list[int]
+    devices: Annotated[
+        Literal["auto", -1] | Count | Annotated[list[Index], Field(min_length=1)],
+        Field(description="how many devices (-1: all), a list of them such as [0, 2], or auto"),
+    ]
     num_nodes: Count
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
     precision: Literal["32-true", "bf16-mixed", 32]
     max_steps: Count
-    max_time: Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$")] | None
+    max_time: Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$", description="a time as DD:HH:MM:SS")] | None
     val_check_interval: Count
-    limit_val_batches: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, le=1)]
+    limit_val_batches: Annotated[
+        Index | Annotated[float, Field(gt=0, le=1)],
+        Field(description="a number of batches, or a share of them such as 0.5"),
+    ]
     log_every_n_steps: Count
     gradient_clip_val: Positive | None
     ema_decay: Share | None
@@ -204,7 +224,7 @@ class Trainer(Schema):
 
 
 class Figures(Schema):
-    every_n_steps: Annotated[int, Field(ge=0)]
+    every_n_steps: Index
     num_images: Count
 
 
@@ -255,7 +275,7 @@ class Train(Schema):
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     resume: str | None
-    trust: list[str]
+    trust: Packages
     sweep: Sweep
     model: Component
     data: Component
@@ -277,8 +297,8 @@ class Evaluate(Schema):
     metrics: Literal["quick", "full"]
     out: str | None
     data: EvaluateData
-    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
-    trust: list[str]
+    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:<number>")]
+    trust: Packages
 
 
 SCHEMAS: dict[str, type[Schema]] = {

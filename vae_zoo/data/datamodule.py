@@ -1,15 +1,17 @@
 """The one data module: arrays in memory, a batch by one indexed read, floats made on the device.
 
-A data set is a subclass that writes `load() -> Arrays`. Splits, label budgets, grouping, order, ranks and resume are here.
+A data set is a subclass that writes `load() -> Arrays`. Splits, label budgets, grouping, order, ranks and resume are
+here.
 
-Order is a function of (seed, epoch) and a batch a function of the step, so a resumed run needs only its step. One step is
-one batch over all ranks: each rank reads its share of it.
+Order is a function of (seed, epoch) and a batch a function of the step, so a resumed run needs only its step. One step
+is one batch over all ranks: each rank reads its share of it.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from typing import Literal
 
 import lightning as L
@@ -37,14 +39,14 @@ class Factor:
 
 @dataclass
 class Arrays:
-    """What a data set is. `packed`: images hold 8 binary pixels a byte, big-endian, [N, H * W / 8]."""
+    """What a data set is. `packed`: images hold 8 binary pixels a byte, big-endian, [N, C * H * W / 8]."""
 
     images: np.ndarray  # uint8 [N, C, H, W], or packed
     label: np.ndarray | None = None  # int64 [N] or [N, V], -1 = unknown
     num_classes: int | None = None
     factors: np.ndarray | None = None  # [N, F]: indices of the values, or reals
     factor_info: Sequence[Factor] = ()
-    groups: dict[str, np.ndarray] = field(default_factory=dict)  # other ways to group than by label or factor: int [N]
+    groups: dict[str, np.ndarray] = field(default_factory=dict)  # groupings beside label and factors: int [N], -1 alone
     split: np.ndarray | None = None  # official split, [N] of 0 train, 1 val, 2 test; without val it is cut from train
     packed: bool = False
 
@@ -53,12 +55,13 @@ class DataModule(L.LightningDataModule):
     """Base of all data sets.
 
     image_shape: [C, H, W] of the images served. batch_size: images a step, over all ranks. seed: order of the training
-    images. val_size, test_size: images, or a share when below 1; split_seed cuts them. subset: only so many training images.
-    labelled: how many labels training may see, picked by `label_pick`. group_by: `label`, a factor or a grouping of the set;
-    then a batch is num_groups groups of group_size images.
+    images. val_size, test_size: images, or when below 1 a share of the images that the set itself puts in no split;
+    split_seed cuts them. subset: only so many training images. labelled: how many labels training may see, picked by
+    `label_pick`. group_by: `label`, a factor or a grouping of the set; then a batch is num_groups groups of group_size
+    images, and two of its groups may show the same class.
     """
 
-    default_label: str = "label"
+    default_label: str = "label"  # what the label of this set is
     default_group: str | None = None  # grouping used when a model needs one and none is chosen
 
     def __init__(
@@ -85,7 +88,7 @@ class DataModule(L.LightningDataModule):
         self.num_groups = num_groups or max(1, batch_size // group_size)
         self.needs: frozenset[str] = frozenset()  # what the model needs of a batch, set before `setup`
         self.indices: dict[str, Tensor] = {}
-        self._cached_order: dict[str, tuple[int, list[Tensor]]] = {}
+        self._cached_order: dict[str, tuple[int, Tensor]] = {}
 
     def load(self) -> Arrays:
         """Reads or draws the data. Raises UserError for what the user can mend."""
@@ -100,20 +103,28 @@ class DataModule(L.LightningDataModule):
         self.num_classes = arrays.num_classes
         self.factor_info = tuple(arrays.factor_info)
         self.packed = arrays.packed
-        shape = self.image_shape if arrays.packed else arrays.images.shape[1:]
-        if arrays.images.dtype != np.uint8 or tuple(shape) != self.image_shape:
+        images = np.ascontiguousarray(arrays.images)  # each image in one piece, for `_rows`
+        wanted = (math.prod(self.image_shape) // 8,) if arrays.packed else self.image_shape
+        if images.dtype != np.uint8 or images.shape[1:] != wanted:
             raise UserError(
-                f"data.image_shape={list(self.image_shape)} does not fit these images, which are {arrays.images.dtype} "
-                f"{list(shape)}; set data.image_shape (or size) to what the set gives"
+                f"data.image_shape={list(self.image_shape)} does not fit these images, which are {images.dtype} "
+                f"{list(images.shape[1:])}{' of 8 pixels a byte' * arrays.packed}; set data.image_shape (or size) to "
+                f"what the set gives"
             )
-        self.images = torch.from_numpy(arrays.images)
+        self.images = torch.from_numpy(images)
         self.label = None if arrays.label is None else torch.from_numpy(np.asarray(arrays.label, dtype=np.int64))
         self.factors = None if arrays.factors is None else torch.from_numpy(arrays.factors)
         self.indices = self._split(arrays)
+        if {"label", "supervised"} & self.needs:
+            if self.label is None:
+                raise UserError("this model learns from labels and these data have none; choose data with labels")
+            if "supervised" in self.needs and self.labelled is None:
+                raise UserError("this model learns from labelled images: set data.labelled to their number")
+            log.info("the model learns from labels: %s", self.default_label)
         self.train_label = self._hide_labels()
-        if "supervised" in self.needs and self.labelled is None:
-            raise UserError("this model learns from labelled images: set data.labelled to their number")
+        self.train_factors = self.factors if self.labelled is None else None  # one of them may be the label
         self._groups = self._grouping(arrays)
+        self.batches_per_epoch = len(self.epoch_order(0))  # so that impossible groups are told now
 
     @property
     def num_train(self) -> int:
@@ -136,20 +147,20 @@ class DataModule(L.LightningDataModule):
         official = np.zeros(len(arrays.images), dtype=np.int64) if arrays.split is None else arrays.split
         rng = np.random.default_rng(self.split_seed)
         parts = {name: np.flatnonzero(official == code) for code, name in enumerate(SPLITS)}
+        total = len(parts["train"])
         for name, size in (("test", self.test_size), ("val", self.val_size)):
             if len(parts[name]) == 0:
-                total = len(parts["train"])
-                count = int(round(size * total)) if size < 1 else int(size)
-                if not 1 <= count < total:
+                count, left = round(size * total) if size < 1 else int(size), len(parts["train"])
+                if not 1 <= count < left:
                     raise UserError(
-                        f"data.{name}_size={size} takes {count} of {total} images; "
-                        f"choose a share below 1 or a number that leaves some for training"
+                        f"data.{name}_size={size} takes {count} of {left} images; "
+                        f"give a number of images from 1 to {left - 1}, or a share of them such as 0.1"
                     )
                 shuffled = rng.permutation(parts["train"])
                 parts[name], parts["train"] = np.sort(shuffled[:count]), np.sort(shuffled[count:])
         if self.subset is not None:
             if self.subset > len(parts["train"]):
-                raise UserError(f"data.subset={self.subset} exceeds the {len(parts['train'])} training images")
+                raise UserError(f"data.subset={self.subset} exceeds the {len(parts['train'])} training images; lower it")
             parts["train"] = np.sort(rng.permutation(parts["train"])[: self.subset])
         return {name: torch.from_numpy(part) for name, part in parts.items()}
 
@@ -162,7 +173,10 @@ class DataModule(L.LightningDataModule):
         train = self.indices["train"]
         known = train[self.first_label[train] >= 0]
         if self.labelled > len(known):
-            raise UserError(f"data.labelled={self.labelled} exceeds the {len(known)} labelled training images")
+            raise UserError(
+                f"data.labelled={self.labelled} exceeds the {len(known)} labelled training images; lower it, or drop it "
+                f"to use all"
+            )
         order = np.random.default_rng(self.split_seed).permutation(len(known))
         if self.label_pick == "first_n":
             order = np.arange(len(known))
@@ -185,33 +199,35 @@ class DataModule(L.LightningDataModule):
     def _grouping(self, arrays: Arrays) -> Tensor | None:
         """The group of every image [N], or None. Raises UserError for a grouping that the set does not have."""
         by = self.group_by
-        if by is None and "group" in self.needs:
-            by = self.default_group
-            log.info("the model needs groups: data.group_by=%s, this set's default", by)
-        if by is None:
-            if "group" in self.needs:
-                raise UserError("this model needs groups and this set states none; set data.group_by")
-            return None
-        choices = {name: arrays.factors[:, i] for i, name in enumerate(self.factor_names)} | dict(arrays.groups)
+        choices = {name: arrays.factors[:, i] for i, name in enumerate(self.factor_names)} | arrays.groups
         if self.label is not None:
             choices["label"] = self.first_label.numpy()
+        if by is None:
+            if "group" not in self.needs:
+                return None
+            by = self.default_group
+            log.info("the model needs groups: data.group_by=%s, this set's default", by)
         if by not in choices:
-            raise UserError(f"data.group_by={by} is not known to this set; choose one of {', '.join(sorted(choices))}")
-        return torch.from_numpy(np.unique(choices[by], return_inverse=True)[1].astype(np.int64))
+            known = ", ".join(sorted(choices))
+            remedy = f"choose one of {known}" if known else "they have none, choose data with labels or known factors"
+            raise UserError(f"data.group_by={by} is not a grouping of these data; {remedy}")
+        value = choices[by]
+        if by not in self.factor_names:  # what is unknown is a group of its own
+            value = np.where(value < 0, -1 - np.arange(len(value)), value)
+        return torch.from_numpy(np.unique(value, return_inverse=True)[1].astype(np.int64))
 
     # ---- training batches -----------------------------------------------------------------------------------------
 
-    def epoch_order(self, epoch: int, stream: Literal["main", "supervised"] = "main") -> list[Tensor]:
-        """The batches of an epoch as indices into the arrays: a function of (seed, epoch)."""
+    def epoch_order(self, epoch: int, stream: Literal["main", "supervised"] = "main") -> Tensor:
+        """The batches of an epoch, places in the arrays [batches, B]: a function of (seed, epoch)."""
         if self._cached_order.get(stream, (None,))[0] != epoch:
             generator = torch.Generator().manual_seed((2 * self.seed + (stream == "supervised")) * 1_000_003 + epoch)
             images = self.indices["train"] if stream == "main" else self.labelled_indices
-            order = images[torch.randperm(len(images), generator=generator)]
-            size = self.batch_size
+            order, size = images[torch.randperm(len(images), generator=generator)], self.batch_size
             if stream == "main" and self._groups is not None:
                 order, size = self._chunks(order, generator), self.num_groups * self.group_size
             size = min(size, len(order))
-            self._cached_order[stream] = (epoch, list(order[: len(order) // size * size].split(size)))
+            self._cached_order[stream] = (epoch, order[: len(order) // size * size].view(-1, size))
         return self._cached_order[stream][1]
 
     def _chunks(self, shuffled: Tensor, generator: torch.Generator) -> Tensor:
@@ -224,12 +240,11 @@ class DataModule(L.LightningDataModule):
         whole = rank < (sizes // self.group_size * self.group_size)[group[by_group]]
         chunks = shuffled[by_group][whole].view(-1, self.group_size)
         if len(chunks) == 0:
-            raise UserError(f"data.group_size={self.group_size}: no group has so many training images")
+            raise UserError(
+                f"data.group_size={self.group_size}, but the largest group has {sizes.max()} training images; lower it "
+                f"or choose another data.group_by"
+            )
         return chunks[torch.randperm(len(chunks), generator=generator)].flatten()
-
-    @cached_property
-    def batches_per_epoch(self) -> int:
-        return len(self.epoch_order(0))
 
     def train_indices(self, step: int, stream: Literal["main", "supervised"] = "main") -> Tensor:
         """The images of a training step over all ranks: a function of (seed, step)."""
@@ -238,42 +253,39 @@ class DataModule(L.LightningDataModule):
         return self.epoch_order(epoch, stream)[position]
 
     def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device="cpu") -> Batch:
-        """This rank's share of a training step; groups stay whole."""
-        index = self.train_indices(step)
-        unit = self.group_size if self._groups is not None else 1
-        batch = self.batch(_share(index, unit, rank, world_size), device, self.train_label)
+        """This rank's share of a training step, with what training may know of it; groups stay whole."""
+        size = 1 if self._groups is None else self.group_size
+        index = _share(self.train_indices(step), size, rank, world_size)
+        batch = self._gather(index, device, self.train_label, self.train_factors)
+        if self._groups is not None:
+            batch["num_groups"] = len(index) // size
+            batch["group"] = torch.arange(len(index), device=device) // size
         if "supervised" in self.needs:
-            index = self.train_indices(step, "supervised")
-            batch["supervised"] = self.batch(_share(index, 1, rank, world_size), device, self.train_label)
+            index = _share(self.train_indices(step, "supervised"), 1, rank, world_size)
+            batch["supervised"] = self._gather(index, device, self.train_label, self.train_factors)
         return batch
 
-    def batch(self, index: Tensor, device="cpu", label: Tensor | None = None) -> Batch:
-        """The images at these places [B], with all that is known of them; `label` replaces the full labels."""
-        batch: Batch = {"image": self.to_float(self._read(self.images, index, device)), "index": index.to(device)}
-        label = self.label if label is None else label
-        if label is not None:
-            batch["label"] = self._read(label, index, device)
-        if self.factors is not None:
-            batch["factors"] = self._read(self.factors, index, device).float()
+    def batch(self, index: Tensor, device="cpu") -> Batch:
+        """The images at these places [B], with all that is known of them; whatever shares content is one group."""
+        batch = self._gather(index, device, self.label, self.factors)
         if self._groups is not None:
-            groups, batch["group"] = self._groups[index].unique(return_inverse=True)
-            batch["group"] = batch["group"].to(device)
-            batch["num_groups"] = len(groups)
+            groups, group = self._groups[index].unique(return_inverse=True)
+            batch["num_groups"], batch["group"] = len(groups), group.to(device)
+        return batch
+
+    def _gather(self, index: Tensor, device, label: Tensor | None, factors: Tensor | None) -> Batch:
+        batch: Batch = {"image": self.to_float(_rows(self.images, index, device)), "index": index.to(device)}
+        if label is not None:
+            batch["label"] = _rows(label, index, device)
+        if factors is not None:
+            batch["factors"] = _rows(factors, index, device).float()
         return batch
 
     def to_float(self, images: Tensor) -> Tensor:
         """uint8, packed or not -> [B, C, H, W] float32 in [0, 1], on the images' device."""
         if self.packed:
-            shifts = torch.arange(7, -1, -1, device=images.device, dtype=torch.uint8)
-            return (images[..., None] >> shifts).bitwise_and_(1).view(-1, *self.image_shape).float()
+            return _pixels_of_bytes(images.device).index_select(0, images.flatten().int()).view(-1, *self.image_shape)
         return images.float().div_(255)
-
-    @staticmethod
-    def _read(array: Tensor, index: Tensor, device) -> Tensor:
-        rows = array[index]
-        if torch.device(device).type == "cpu":
-            return rows
-        return rows.pin_memory().to(device, non_blocking=True)
 
     # ---- Lightning ------------------------------------------------------------------------------------------------
 
@@ -296,8 +308,11 @@ class DataModule(L.LightningDataModule):
 
     def load_state_dict(self, state: dict) -> None:
         for name, value in self._fingerprint().items():
-            if state[name] != value:
-                raise UserError(f"the checkpoint was made with {name}={state[name]}, these data have {value}; restore them")
+            if state.get(name) != value:
+                raise UserError(
+                    f"the checkpoint was made with {name}={state.get(name)}, these data have {value}; restore the data "
+                    f"or train anew"
+                )
 
     def _fingerprint(self) -> dict:
         return {"num_train": self.num_train, "batches_per_epoch": self.batches_per_epoch, "seed": self.seed}
@@ -317,13 +332,16 @@ class TrainStream:
 
 
 class EvalBatches:
-    """A split in order, once; ranks take every world_size-th batch."""
+    """A split in order, once; ranks take every world_size-th image, so that none is left without a batch."""
 
     def __init__(self, data: DataModule, split: str, placement: dict | None = None, batch_size: int | None = None):
         self.data, self.batch_size = data, batch_size or max(data.batch_size, 64)
         self.placement = {"rank": 0, "world_size": 1, "device": "cpu"} | (placement or {})
-        self.batches = self.data.indices[split].split(self.batch_size)
-        self.batches = self.batches[self.placement["rank"] :: self.placement["world_size"]]
+        rank, world_size = self.placement["rank"], self.placement["world_size"]
+        index = data.indices[split]
+        if len(index) < world_size:
+            raise UserError(f"{world_size} processes cannot share {len(index)} images; raise data.{split}_size")
+        self.batches = index[rank::world_size].split(self.batch_size)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -334,14 +352,32 @@ class EvalBatches:
 
 def _share(index: Tensor, unit: int, rank: int, world_size: int) -> Tensor:
     """The rank-th of world_size equal runs of whole units."""
-    share = len(index) // unit // world_size * unit
-    if share == 0:
-        raise UserError(f"{world_size} processes share a batch of {len(index)} images: raise data.batch_size")
-    return index[rank * share : (rank + 1) * share]
+    share, rest = divmod(len(index), unit * world_size)
+    if rest:
+        number = len(index) // unit
+        what, setting = ("groups", "data.num_groups") if unit > 1 else ("images", "data.batch_size (labelled, subset)")
+        raise UserError(
+            f"{world_size} processes cannot share the {number} {what} of a step; set {setting} to a multiple of "
+            f"{world_size}"
+        )
+    return index[rank * share * unit : (rank + 1) * share * unit]
+
+
+def _rows(array: Tensor, index: Tensor, device) -> Tensor:
+    rows = array.index_select(0, index)  # copies whole rows: 10 times as fast as array[index]
+    if torch.device(device).type == "cpu":
+        return rows
+    return rows.pin_memory().to(device, non_blocking=True)
+
+
+@cache
+def _pixels_of_bytes(device: torch.device) -> Tensor:
+    """The 8 pixels of each byte, highest bit first: [256, 8] float32. Looking up is 3 times as fast as shifting."""
+    return (torch.arange(256)[:, None] >> torch.arange(7, -1, -1)).bitwise_and(1).float().to(device)
 
 
 def check_size(image_shape: Sequence[int], choices: Sequence[int]) -> None:
     """Raises UserError unless the images are square with one of these sides."""
     if image_shape[1] != image_shape[2] or image_shape[1] not in choices:
-        raise UserError(f"images of {image_shape[1]}x{image_shape[2]} are not offered here; choose a side of {choices}")
-
+        sides = " or ".join(map(str, choices))
+        raise UserError(f"images of {image_shape[1]}x{image_shape[2]} are not offered here; choose a side of {sides}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from vae_zoo.data import sprites
 from vae_zoo.data.cache import cached_array
-from vae_zoo.data.datamodule import Arrays, DataModule, Factor
+from vae_zoo.data.datamodule import Arrays, DataModule, Factor, check_size
 
 FACTORS = (
     Factor("shape", 3, "categorical"),
@@ -18,6 +18,7 @@ FACTORS = (
     Factor("pos_x", 32, "ordered"),
     Factor("pos_y", 32, "ordered"),
 )
+CACHE_NAME = "dsprites_v1.npy"  # a new number whenever `sprites` draws other pixels
 
 
 class DSprites(DataModule):
@@ -26,20 +27,20 @@ class DSprites(DataModule):
     Images stay packed, 8 pixels a byte: 377 MB. The factor `colour` has one value and is left out. Label: the shape.
     """
 
+    default_label = "shape"
     default_group = "shape"
 
     def __init__(self, path: str | None = None, cache: str = "~/.cache/vae_zoo", image_shape=(1, 64, 64), **common):
+        check_size(image_shape, (64,))
         super().__init__(image_shape, **common)
         self.path, self.cache = path, Path(cache).expanduser()
 
     def load(self) -> Arrays:
         if self.path is None:
             shape = (int(np.prod(sprites.FACTOR_SIZES)), 64 * 64 // 8)
-            images = cached_array(self.cache / "dsprites.npy", sprites.draw_grid, shape=shape, dtype=np.uint8)
+            images = cached_array(self.cache / CACHE_NAME, sprites.draw_grid, shape=shape, dtype=np.uint8)
             factors = sprites.factor_index(np.arange(len(images)))
         else:
             images, factors = sprites.read_published(Path(self.path).expanduser())
         factors = factors[:, 1:].astype(np.uint8)  # [N, 5]
-        return Arrays(
-            images, label=factors[:, 0], num_classes=3, factors=factors, factor_info=FACTORS, packed=True
-        )
+        return Arrays(images, label=factors[:, 0], num_classes=3, factors=factors, factor_info=FACTORS, packed=True)

@@ -4,8 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from PIL import Image, ImageOps
 
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.errors import UserError
@@ -14,8 +13,9 @@ from vae_zoo.errors import UserError
 class ImageFolder(DataModule):
     """path: the folder; size: side of the square images; channels: 1 grey, 3 colour.
 
-    Each picture is shrunk so that its shorter side fits and cut to the centre square. Sub-folders are classes (`label`, in
-    the order of their names); pictures beside them are refused, so that none is left out unseen.
+    Each picture is turned upright, shrunk so that its shorter side fits and cut to the centre square; transparency is
+    dropped. Sub-folders are classes (`label`, in the order of their names). Whatever else lies there is refused, so
+    that nothing is left out unseen; names that begin with a dot are passed over.
     """
 
     default_group = "label"
@@ -27,34 +27,57 @@ class ImageFolder(DataModule):
     def load(self) -> Arrays:
         if not self.path.is_dir():
             raise UserError(f"data.path={self.path} is not a folder; name a folder of images or of one folder a class")
-        entries = sorted(p for p in self.path.iterdir() if not p.name.startswith("."))
-        classes, loose = [p for p in entries if p.is_dir()], [p for p in entries if p.is_file()]
-        if classes and loose:
+        folders, files = _entries(self.path)
+        if folders and files:
             raise UserError(
-                f"data.path={self.path} holds files ({loose[0].name}) beside folders ({classes[0].name}); "
+                f"data.path={self.path} holds files ({files[0].name}) beside folders ({folders[0].name}); "
                 f"give either images alone or one folder of images a class"
             )
-        folders = classes or [self.path]
-        files = [sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")) for folder in folders]
-        paths = [path for group in files for path in group]
+        classes = [_images_of_class(folder) for folder in folders]
+        paths = sum(classes, files)
         if len(paths) < 3:
-            raise UserError(f"data.path={self.path} holds {len(paths)} images; three splits need at least 3")
+            raise UserError(f"data.path={self.path} holds {len(paths)} images; give at least 3, one for each split")
         images = np.empty((len(paths), *self.image_shape), dtype=np.uint8)
         with ThreadPoolExecutor() as pool:
             for place, image in enumerate(pool.map(self._read_image, paths)):
                 images[place] = image
         if not classes:
             return Arrays(images)
-        return Arrays(images, label=np.repeat(np.arange(len(files)), [len(f) for f in files]), num_classes=len(files))
+        label = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes])
+        return Arrays(images, label=label, num_classes=len(classes))
 
     def _read_image(self, path: Path) -> np.ndarray:
         """[C, H, W] uint8. Raises UserError for a file that is no picture."""
         channels, *size = self.image_shape
         try:
             with Image.open(path) as image:
-                image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+                image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
                 pixels = np.asarray(ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC))
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            kinds = ", ".join(sorted(IMG_EXTENSIONS))
-            raise UserError(f"{path} cannot be read as an image; remove or repair it (readable: {kinds})") from error
+        except Exception as error:  # a damaged picture raises many kinds
+            raise UserError(
+                f"{path} cannot be read as an image of 8 or 16 bits; remove it or save it as PNG or JPEG"
+            ) from error
         return pixels.reshape(*size, channels).transpose(2, 0, 1)
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Its folders and everything else, by name."""
+    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    return [p for p in entries if p.is_dir()], [p for p in entries if not p.is_dir()]
+
+
+def _images_of_class(folder: Path) -> list[Path]:
+    folders, files = _entries(folder)
+    if folders or not files:
+        inside = f"a folder ({folders[0].name})" if folders else "no images"
+        raise UserError(f"{folder} is one class of data.path but holds {inside}; give each class one folder of images")
+    return files
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Pillow cuts 16-bit grey off at 255 when it converts; here white stays white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its range is unknown: mode {image.mode}")
+    return image

@@ -1,5 +1,11 @@
-"""MNIST and Fashion-MNIST through torchvision: 60,000 training and 10,000 test images of 28x28 grey pixels, 10 classes."""
+"""MNIST and Fashion-MNIST: 60,000 training and 10,000 test images of 28x28 grey pixels, 10 classes.
 
+torchvision downloads them; the files are read here, so that a damaged one is named.
+"""
+
+import gzip
+import tempfile
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +17,7 @@ from vae_zoo.errors import UserError
 
 
 class MNIST(DataModule):
-    """root: folder that holds `MNIST/raw/`; download: fetch what is missing; size: side of the images, 28 or another."""
+    """root: folder that holds `MNIST/raw/`; download: fetch missing files; size: side of the images, 28 or another."""
 
     default_group = "label"
     source = torchvision.datasets.MNIST
@@ -19,40 +25,72 @@ class MNIST(DataModule):
     def __init__(self, root: str, download: bool = True, size: int = 28, image_shape=None, **common):
         super().__init__(image_shape or (1, size, size), **common)
         self.root, self.download = Path(root).expanduser(), download
+        self.raw = self.root / self.source.__name__ / "raw"
+        self.files = [self.raw / file.removesuffix(".gz") for file, _ in self.source.resources]  # each may be gzipped
 
     def load(self) -> Arrays:
-        train, test = self._part(True), self._part(False)
-        images = np.concatenate([train.data.numpy(), test.data.numpy()])[:, None]  # [N, 1, 28, 28]
+        self._fetch()
+        train_images, train_label, test_images, test_label = (self._read(file) for file in self.files)
+        images = np.concatenate([train_images, test_images])[:, None]  # [N, 1, 28, 28]
         if images.shape[2:] != self.image_shape[1:]:
             images = np.concatenate([resize(part / 255, self.image_shape[1:]) for part in np.array_split(images, 10)])
-        label = np.concatenate([train.targets.numpy(), test.targets.numpy()])
-        split = np.repeat([0, 2], [len(train), len(test)])
+        label = np.concatenate([train_label, test_label])
+        if len(label) != len(images):
+            raise UserError(f"{self.raw} has {len(images)} images and {len(label)} labels; fetch its four files again")
+        split = np.repeat([0, 2], [len(train_images), len(test_images)])
         return Arrays(images, label=label, num_classes=10, split=split)
 
-    def _part(self, train: bool):
-        name = self.source.__name__
-        raw = self.root / name / "raw"
-        files = [file for file, _ in self.source.resources]
-        wanted = ", ".join(files)
+    def _fetch(self) -> None:
+        """Downloads beside the folder and moves what is missing into it when all is complete."""
+        missing = [file for file in self.files if not (file.is_file() or _gzipped(file).is_file())]
+        names = ", ".join(f"{file.name}.gz" for file in missing)
+        if missing and not self.download:
+            raise UserError(f"{self.raw} lacks {names} (or unpacked); put them there or set data.download=true")
+        if not missing:
+            return
         try:
-            return self.source(str(self.root), train=train, download=self.download)
-        except Exception as error:  # torchvision raises many kinds: no network, no file, a file cut short
-            missing = [file for file in files if not any((raw / n).is_file() for n in (file, file.removesuffix(".gz")))]
-            if missing and not self.download:
-                problem = f"data.root={self.root} lacks {', '.join(f'{name}/raw/{f}' for f in missing)}"
-                remedy = f"put {wanted} (or unpacked) into {raw}, or set data.download=true"
-            elif missing:
-                problem = f"{name} could not be downloaded to {raw} ({_first_line(error)})"
-                remedy = f"put {wanted} there by hand, or use data=digits, the nearest set that needs no download"
-            else:
-                problem = f"a file in {raw} is damaged ({_first_line(error)})"
-                remedy = f"delete it and fetch {wanted} again"
-            raise UserError(f"{problem}; {remedy}") from error
+            self.raw.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.root) as folder:
+                self.source(folder, download=True)
+                for file in missing:
+                    (Path(folder) / file.relative_to(self.root)).replace(file)
+        except Exception as error:  # torchvision raises many kinds
+            raise UserError(
+                f"{self.source.__name__} could not be downloaded ({_one_line(error)}); put {names} into {self.raw} "
+                f"by hand, or use data=digits, the nearest set that needs no download"
+            ) from error
+
+    def _read(self, file: Path) -> np.ndarray:
+        file = file if file.is_file() else _gzipped(file)
+        try:
+            return read_idx(file, ndim=3 if "images" in file.name else 1)
+        except Exception as error:  # a damaged gzip raises many kinds
+            raise UserError(f"{file} is damaged ({_one_line(error)}); delete it and fetch it again") from error
 
 
 class FashionMNIST(MNIST):
     source = torchvision.datasets.FashionMNIST
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def read_idx(path: Path, ndim: int) -> np.ndarray:
+    """The bytes of an IDX file, gzipped or not: uint8 of `ndim` dimensions.  Raises ValueError when it is not one.
+
+    The format: two zero bytes, 8 for unsigned bytes, the number of dimensions, the sizes (big-endian int32), the data.
+    """
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        data = file.read()
+    magic, start = bytes([0, 0, 8, ndim]), 4 * (ndim + 1)
+    if data[:4] != magic or len(data) < start:
+        raise ValueError(f"it begins with {data[:4].hex() or 'nothing'}, not with {magic.hex()}")
+    shape = np.frombuffer(data, ">u4", count=ndim, offset=4).tolist()
+    if len(data) - start != prod(shape):
+        raise ValueError(f"it holds {len(data) - start} bytes of data, its header promises {prod(shape)}")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _gzipped(file: Path) -> Path:
+    return file.with_name(f"{file.name}.gz")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

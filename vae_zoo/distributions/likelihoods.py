@@ -1,6 +1,6 @@
-"""p(x | z): what the decoder's output means. Images are [B, C, H, W] in [0, 1]; log-probabilities are nats per image."""
+"""p(x | z): what the decoder's output means. Images are [B, C, H, W] in [0, 1]; log-probabilities are nats an image."""
 
-from math import log, pi
+from math import exp, log, pi
 
 import torch
 import torch.nn.functional as F
@@ -53,14 +53,15 @@ class Gaussian(Likelihood):
 class DiscretisedLogistic(Likelihood):
     """A logistic density integrated over the bins of 256 grey levels; the outermost bins reach to infinity.
 
-    params are locations on the scale [-1, 1]; one log-scale for all pixels, learned, bounded below because exp(-log_scale)
-    overflows. Source: Kingma et al. (2016), section 5.2; Salimans et al. (2017), section 2.1, for the stable form.
+    params are locations in units of [-1, 1]. scale: one for all pixels, in the same units; `learn=True` makes its log a
+    parameter that starts there. min_log_scale: its lower bound; at -7 one bin can hold 97 % of the mass.
+    Source: Salimans et al. (2017), section 2.1, with one component.
     """
 
     def __init__(self, scale: float = 0.1, learn: bool = True, min_log_scale: float = -7.0):
         super().__init__()
-        if scale <= 0:
-            raise ValueError(f"scale must be > 0, got {scale}")
+        if scale < exp(min_log_scale):
+            raise ValueError(f"scale must be >= exp(min_log_scale) = {exp(min_log_scale):.3g}, got {scale}")
         log_scale = torch.tensor(log(scale))
         self.log_scale = nn.Parameter(log_scale) if learn else nn.Buffer(log_scale)
         self.min_log_scale = min_log_scale
@@ -75,8 +76,8 @@ class DiscretisedLogistic(Likelihood):
 def discretised_logistic(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     """log of the mass of each grey level, nats, elementwise; x in [0, 1] (256 levels), location on [-1, 1].
 
-    log(sigmoid(a) - sigmoid(b)) is computed as log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)), which is exact at
-    every scale and needs no case where the bin is thin: a - b is the bin's width in units of the scale.
+    log(sigmoid(a) - sigmoid(b)) is computed as log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)), which is exact
+    at every scale and needs no case where the bin is thin: a - b is the bin's width in units of the scale.
     """
     half_bin = 1 / 255
     centred = 2 * x - 1 - location

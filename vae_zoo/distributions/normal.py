@@ -67,6 +67,4 @@ def log_density_pairs(q: Normal, z: Tensor) -> Tensor:
 def covariance(x: Tensor) -> Tensor:
     """Population covariance of the rows of x [N, D]: [D, D]."""
     centred = x - x.mean(0)
-    return centred.T @ centred / len(x)
-
-
+    return (centred[:, :, None] * centred[:, None]).mean(0)  # autocast would make a matrix product in bfloat16

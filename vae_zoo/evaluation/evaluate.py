@@ -45,7 +45,7 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     check_trust(config, cfg["trust"])
     model = load_model(run, cfg["device"], trust=cfg["trust"])
     if cfg["data"]["root"] is not None:
-        config["data"]["root"] = cfg["data"]["root"]
+        runs.change(config, "data", "root", cfg["data"]["root"])
     data = build(config["data"])
     data.needs = model.needs
     data.setup()

@@ -53,8 +53,8 @@ def traversable(model: LatentVariableModel) -> list[str]:
 def traverse(model: LatentVariableModel, batch: Batch, block: str, num_rows: int = 10) -> tuple[np.ndarray, list[str]]:
     """Images [rows, S, C, H, W] and the rows' labels.
 
-    Gaussian: each of the `num_rows` dimensions with most KL walks through SPAN around the first image's code. Categorical:
-    one row for each of the first images, one column for each category.
+    Gaussian: the `num_rows` dimensions with most KL, that one first, walk through SPAN around the first image's code.
+    Categorical: one row for each of the first images, one column for each category.
     """
     codes = means(model, batch)
     if not _gaussian(model, block):
@@ -63,7 +63,7 @@ def traverse(model: LatentVariableModel, batch: Batch, block: str, num_rows: int
         walked[block] = torch.eye(size, device=walked[block].device).repeat(rows, 1)
         return _decode(model, walked, rows, size), [f"image {i}" for i in range(rows)]
     kl = model.kl_per_dim(model.encode(batch))[block].mean(0)  # [D]
-    dims = kl.argsort(descending=True)[:num_rows].sort().values
+    dims = kl.argsort(descending=True)[:num_rows]
     walked = {name: code[:1].repeat(len(dims) * len(SPAN), 1) for name, code in codes.items()}
     span = torch.as_tensor(SPAN, dtype=walked[block].dtype, device=walked[block].device)
     rows = torch.arange(len(walked[block]), device=span.device)

@@ -44,7 +44,7 @@ Codes = dict[str, Tensor]
 class LatentVariableModel(L.LightningModule):
     """The contract. A model sets `blocks` and writes the methods of the first half; the second half is shared.
 
-    optimizer: makes the optimiser from the parameters. lr_schedule: factor on its learning rate, a function of the step.
+    optimizer: makes the optimiser from the parameters. lr_schedule: factor on the learning rate, by step.
     """
 
     needs: frozenset[str] = frozenset()  # keys of the batch without which the model cannot train, such as "group"
@@ -94,7 +94,7 @@ class LatentVariableModel(L.LightningModule):
         raise NotImplementedError  # pragma: contract
 
     def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Tensor]:
-        """KL of each dimension of the Gaussian blocks to their prior, nats: {block: [B, D]}. Here the prior is N(0, I)."""
+        """KL of each dimension of the Gaussian blocks to their prior, here N(0, I), nats: {block: [B, D]}."""
         return {name: kl_standard_per_dim(q) for name, q in posterior.items() if isinstance(q, Normal)}
 
     # ---- what a person calls --------------------------------------------------------------------------------------
@@ -112,12 +112,12 @@ class LatentVariableModel(L.LightningModule):
     def image(self, batch: Batch | Tensor) -> Tensor:
         """The images of a batch or a bare tensor of images; a user's own are checked for shape and range.
 
-        Raises: ValueError for anything but float images [B, *image_shape] in [0, 1].
+        Raises: ValueError for anything but float32 images [B, *image_shape] in [0, 1].
         """
         x = batch if isinstance(batch, Tensor) else batch["image"]
-        if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape or not x.is_floating_point():
+        if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape or x.dtype != torch.float32:
             raise ValueError(
-                f"images must be float of shape [B, {', '.join(map(str, self.image_shape))}], "
+                f"images must be float32 of shape [B, {', '.join(map(str, self.image_shape))}], "
                 f"got {str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
             )
         if self._trainer is None and len(x) and not (x.min() >= 0 and x.max() <= 1):  # waits for the device
@@ -127,7 +127,7 @@ class LatentVariableModel(L.LightningModule):
     def join(self, codes: Codes) -> Tensor:
         """The codes of all blocks side by side, in the order of `blocks`: [B, sum of sizes]."""
         for name, block in self.blocks.items():
-            if name not in codes or codes[name].shape[-1] != block.size:
+            if name not in codes or tuple(codes[name].shape[1:]) != (block.size,):
                 got = list(codes[name].shape) if name in codes else f"only {sorted(codes)}"
                 raise ValueError(f"decode needs a code [B, {block.size}] for block {name!r}, got {got}")
         return torch.cat([codes[name] for name in self.blocks], dim=-1)

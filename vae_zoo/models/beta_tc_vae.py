@@ -8,8 +8,8 @@ Minimised, in nats per image:  loss = rec + alpha * mi + beta * tc + gamma * kl_
 
 q(z) = 1/N sum_n q(z | x_n) over the N training images is estimated from the batch: `weighted` sampling (appendix C.1,
 biased) or `stratified` sampling (C.2, unbiased for q(z)).
-Deviations: the published code puts the stratified weights of an image's own posterior into the first column of the matrix
-instead of its diagonal; here they are on the diagonal, as the derivation asks.
+Deviation: the published code puts the stratified weight of an image's own posterior into the first column of the
+matrix; here it is on the diagonal, as the derivation asks.
 """
 
 from math import log
@@ -27,12 +27,12 @@ from vae_zoo.models.vae import VAE
 def log_weights_of_batch(B: int, N: int, sampling: Literal["weighted", "stratified"], device=None) -> Tensor:
     """log of the weight of image j's posterior in the estimate of q(z[i]): [B, B]. Source: appendix C.
 
-    Weighted: 1 / (N B) each. Stratified, M = B - 1: an image's own posterior 1 / N, the next image's (N - M) / (N M), the
-    others' 1 / M; a row sums to 1.
+    Weighted: 1 / (N B) each. Stratified, M = B - 1: an image's own posterior 1 / N, the next image's (N - M) / (N M),
+    the others' 1 / M; a row sums to 1. A batch of one image (the last one of a split) has its own posterior alone.
     """
     if sampling == "weighted":
         return torch.full((B, B), -log(N * B), device=device)
-    M = B - 1
+    M = max(B - 1, 1)
     weights = torch.full((B, B), 1 / M, device=device)
     own = torch.arange(B, device=device)
     weights[own, (own + 1) % B] = (N - M) / (N * M)
@@ -41,7 +41,7 @@ def log_weights_of_batch(B: int, N: int, sampling: Literal["weighted", "stratifi
 
 
 def decompose_kl(q_z: Normal, z: Tensor, N: int, sampling: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Estimates of mi, tc and kl_dims for each image of the batch, nats: [B] each. q_z, z: [B, D]; N training images."""
+    """Estimates of mi, tc and kl_dims for each image, nats: [B] each. q_z, z: [B, D]; N: training images."""
     log_pairs = log_density_pairs(q_z, z)  # [B, B, D] log q(z[i, d] | x[j])
     log_w = log_weights_of_batch(len(z), max(N, len(z)), sampling, z.device)
     log_q_z = torch.logsumexp(log_w + log_pairs.sum(-1), dim=1)  # [B]

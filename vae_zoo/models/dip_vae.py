@@ -1,4 +1,4 @@
-"""DIP-VAE I and II: the aggregate posterior's covariance is pulled to the identity (Kumar et al., 2018, equations 6 and 7).
+"""DIP-VAE I and II: the aggregate posterior's covariance is pulled to the identity (Kumar et al., 2018, eq. 6 and 7).
 
     cov = Cov_x[mu(x)]                                    variant "i"
     cov = Cov_x[mu(x)] + E_x[diag exp(logvar(x))]         variant "ii", the covariance of q(z)
@@ -23,8 +23,8 @@ def dip_penalties(q_z: Normal, variant: Literal["i", "ii"]) -> tuple[Tensor, Ten
     cov = covariance(q_z.mu)
     if variant == "ii":
         cov = cov + q_z.logvar.exp().mean(0).diag()
-    diagonal = cov.diagonal()
-    return cov.square().sum() - diagonal.square().sum(), (diagonal - 1).square().sum()
+    variances = cov.diagonal()
+    return (cov - variances.diag()).square().sum(), (variances - 1).square().sum()
 
 
 class DIPVAE(VAE):

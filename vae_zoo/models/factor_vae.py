@@ -1,9 +1,9 @@
-"""FactorVAE: a discriminator estimates the total correlation (Kim and Mnih, 2018, equation 2 and algorithm 1).
+"""FactorVAE: a discriminator estimates the total correlation (Kim and Mnih, 2018, equation 2 and algorithm 2).
 
 The discriminator tells draws of q(z) (class 0) from draws of prod_d q(z_d) (class 1), the latter made by permuting each
 dimension over the batch. With logits l, tc = E[l_0 - l_1] estimates KL(q(z) || prod_d q(z_d)).
-Minimised, in nats per image:    VAE  loss = rec + kl_z + gamma * tc          discriminator  cross-entropy of the two classes
-Deviation: both use the same batch, as disentanglement_lib does; the paper draws a second one for the discriminator.
+Minimised, in nats per image:  VAE  loss = rec + kl_z + gamma * tc      discriminator  cross-entropy of the two classes
+Deviation: the permuted codes are those of the same batch, as in disentanglement_lib; the paper draws a second one.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from vae_zoo import noise
 from vae_zoo.distributions import kl_standard
@@ -24,7 +25,7 @@ def permute_dims(z: Tensor) -> Tensor:
 
 
 class FactorVAE(VAE):
-    """gamma: weight of the total correlation; discriminator_hidden: units of its layers; discriminator_optimizer: its own."""
+    """gamma: weight of the total correlation; discriminator_hidden: units of its layers; it has its own optimizer."""
 
     def __init__(
         self,
@@ -43,10 +44,11 @@ class FactorVAE(VAE):
         self.discriminator = nn.Sequential(*layers, nn.Linear(units[-1], 2))
 
     def objective(self, batch: Batch) -> Terms:
-        """The VAE's loss; `discriminator` is the other player's, a function of detached codes."""
+        """`loss` is the VAE's and trains no discriminator, `discriminator` is the other player's and trains no VAE."""
         q_z, z, rec = self.infer(batch)
         kl_z = kl_standard(q_z)
-        logits = self.discriminator(z).float()  # [B, 2]
+        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        logits = functional_call(self.discriminator, frozen, z).float()  # [B, 2]
         tc = logits[:, 0] - logits[:, 1]
         loss = (rec + kl_z + self.gamma * tc).mean()
         return {"loss": loss, "rec": rec, "kl_z": kl_z, "tc": tc, "discriminator": self.discriminator_loss(z.detach())}
@@ -70,10 +72,9 @@ class FactorVAE(VAE):
         vae_optimizer, discriminator_optimizer = self.optimizers()
         terms = self.objective(batch)
         self.terms = {name: value.detach() for name, value in terms.items()}
-        for optimizer, cost in ((vae_optimizer, terms["loss"]), (discriminator_optimizer, terms["discriminator"].mean())):
-            optimizer.zero_grad()
-            # only its own parameters: the VAE's loss passes through the discriminator but must not train it
-            self.manual_backward(cost, inputs=[p for group in optimizer.param_groups for p in group["params"]])
+        self.zero_grad()
+        self.manual_backward(terms["loss"] + terms["discriminator"].mean())  # at once: ddp wants every parameter in it
+        for optimizer in (vae_optimizer, discriminator_optimizer):
             self.configure_gradient_clipping(optimizer)
         vae_optimizer.step()
         discriminator_optimizer.optimizer.step()  # unwrapped: Lightning must not count it as a step

@@ -1,7 +1,7 @@
 """VAE: one Gaussian code, and the mould of the baselines that change only its regulariser (Kingma and Welling, 2014).
 
 Generative story:  z ~ N(0, I),  x ~ p(x | z)          Inference:  q(z | x) = N(mu(x), diag exp(logvar(x)))
-Minimised, in nats per image:  loss = rec + kl_z,  rec = -log p(x | z) for one draw z ~ q,  kl_z = KL(q(z | x) || N(0, I))
+Minimised, in nats per image:  loss = rec + kl_z,  rec = -log p(x | z) at one draw of q,  kl_z = KL(q(z | x) || N(0, I))
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """The field's standard convolutional network for 64x64 images, for any size.
 
-Burgess et al. (2018), appendix A; channels as in Locatello et al. (2019), table 1: four convolutions of kernel 4 and
-stride 2, one hidden layer, and the same reversed. Every layer but the last is followed by a ReLU.
+Four convolutions of kernel 4 and stride 2, one hidden layer, and the same reversed; every layer but the last is
+followed by a ReLU. Channels and hidden layer are those of Locatello et al. (2019), whose code has kernels of 2 in the
+encoder's last two convolutions. Conv(channels=[32] * 4, hidden=[256, 256]) is Burgess et al. (2018), appendix A.
 """
 
 from collections.abc import Sequence
@@ -42,7 +43,8 @@ class Conv:
         for _ in self.channels:
             sizes.append(sizes[-1] // 2)
         if sizes[-1] < 1:
-            raise ValueError(f"{len(self.channels)} halvings need images of {2 ** len(self.channels)} pixels, got {side}")
+            least = 2 ** len(self.channels)
+            raise ValueError(f"{len(self.channels)} halvings need images of {least} pixels a side or more, got {side}")
         return sizes
 
     def _inner_shape(self, image_shape: Sequence[int]) -> tuple[int, int, int]:

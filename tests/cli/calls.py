@@ -1,0 +1,49 @@
+"""The commands within the process of the test: the same `main` functions, without another two seconds of imports."""
+
+import contextlib
+import io
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.commands import REPOSITORY
+from vae_zoo import cli
+
+TINY = "data=digits model/network=mlp model.network.hidden=[16] trainer=cpu trainer.max_steps=5 callbacks=none"
+
+
+@dataclass
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+def call(folder: Path, line: str) -> Answer:
+    """`python <script>.py <words>` typed in `folder`: line is `train model=vae`, say."""
+    script, *words = shlex.split(line)
+    out, err = io.StringIO(), io.StringIO()
+    modules = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(sys, "argv", [str(REPOSITORY / f"{script}.py"), *words])
+        patch.setenv("VAE_ZOO_CACHE", str(folder / "cache"))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = getattr(cli, script)()
+    for name in set(sys.modules) - modules:  # the user's own, which lie in another folder in the next test
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file and folder below, with its bytes; locks, which tell the last process, by name only."""
+    paths = sorted(folder.rglob("*"))
+    return {
+        os.fspath(p.relative_to(folder)): p.read_bytes() if p.is_file() and p.name != ".lock" else None for p in paths
+    }

@@ -1,0 +1,47 @@
+"""Two processes on this machine: the same numbers as one, and a sweep of them keeps one folder a job."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from tests.commands import run
+
+pytestmark = pytest.mark.slow
+TINY = "data=digits model/network=mlp trainer.max_steps=40 trainer.log_every_n_steps=10 trainer.val_check_interval=20".split()
+
+
+def rows(folder):
+    return list(csv.DictReader((folder / "metrics.csv").open()))
+
+
+def test_sweep_of_ddp_jobs_keeps_one_folder_one_log_one_checkpoint_and_one_wandb_run_each(tmp_path):
+    run(tmp_path, "train", "-m", "trainer=ddp_cpu", "seed=0,1", "logger=wandb_offline", *TINY)
+    folders = sorted(p.parent for p in tmp_path.rglob("config.yaml"))
+    assert [f.name[:5] for f in folders] == ["seed0", "seed1"]
+    assert len({(f / "wandb_id").read_text() for f in folders}) == 2
+    for folder in folders:
+        assert [r["step"] for r in rows(folder)] == ["10", "20", "20", "30", "40", "40"], "one log, written once"
+        assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+        assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+        assert json.loads((folder / "run.json").read_text())["state"] == "finished"
+    weights = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for f in folders]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0]), "the seeds differ"
+
+
+@pytest.mark.parametrize("model", ["beta_vae", "factor_vae"])
+def test_validation_of_two_processes_equals_that_of_one(tmp_path, model):
+    """With learning rates that move no weight, only the split of the work between ranks differs."""
+    words = [*TINY, f"model={model}", "model.optimizer.lr=1e-30", "trainer.max_steps=20"]
+    words += ["model.discriminator_hidden=[16]", "model.discriminator_optimizer.lr=1e-30"] if model == "factor_vae" else []
+    run(tmp_path, "train", *words, "trainer=cpu", "hydra.run.dir=one")
+    run(tmp_path, "train", *words, "trainer=ddp_cpu", "hydra.run.dir=two")
+    last = [rows(tmp_path / name)[-1] for name in ("one", "two")]
+    for name in last[0]:
+        if name.startswith("val/") and name != "val/discriminator":  # permutes within a batch, and ranks have other batches
+            assert float(last[0][name]) == pytest.approx(float(last[1][name]), rel=1e-5), name
+    numbers = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")]
+    for name in numbers[0]:
+        if name.startswith("test/"):
+            assert numbers[0][name] == pytest.approx(numbers[1][name], rel=1e-5), name

@@ -1,0 +1,77 @@
+"""Sweeps: what fails is told and does not stop the rest; what is done is not done again."""
+
+import re
+
+import pytest
+import yaml
+
+from tests.cli.calls import TINY, call, contents
+
+MODEL = """
+from vae_zoo.models.vae import VAE
+
+
+class Moody(VAE):
+    def __init__(self, *args, fail=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fail = fail
+
+    def objective(self, batch):
+        if self.fail and self.step == 2:
+            raise RuntimeError("the third step is too much")
+        return super().objective(batch)
+"""
+
+
+@pytest.fixture
+def moody(tmp_path):
+    """A folder with a model of one's own that fails on demand."""
+    (tmp_path / "moody.py").write_text(MODEL)
+    conf = tmp_path / "conf" / "model"
+    conf.mkdir(parents=True)
+    (conf / "moody.yaml").write_text("defaults: [_vae]\n_target_: moody.Moody\nfail: false\n")
+    return tmp_path
+
+
+def test_failures_are_told_and_the_rest_goes_on_and_is_not_repeated(moody):
+    words = f"train --config-dir conf -m {TINY} model=moody"
+    answer = call(moody, f"{words} model.fail=true,false trainer.max_steps=5,-1")
+    assert answer.code == 1
+    jobs = {}
+    for folder in (moody / "outputs" / "moody-digits").iterdir():
+        assert re.fullmatch(r"seed0_[0-9a-f]{8}", folder.name)
+        config = folder / "config.yaml"
+        jobs[yaml.safe_load(config.read_text())["model"]["fail"] if config.is_file() else folder.name] = folder
+    done, failed = jobs.pop(False), jobs.pop(True)
+    assert (done / "metrics.json").is_file() and not (done / "error.txt").exists()
+    text = (failed / "error.txt").read_text()
+    assert text.startswith("Traceback") and text.endswith("RuntimeError: the third step is too much\n")
+    assert not (failed / "metrics.json").exists() and (failed / "checkpoints" / "last.ckpt").is_file()
+    assert len(jobs) == 2
+    for refused in jobs.values():
+        sentence = "trainer.max_steps=-1 is not allowed; give a whole number >= 1\n"
+        assert contents(refused).keys() == {"error.txt"} and (refused / "error.txt").read_text() == sentence
+        assert f"error: {sentence}" in answer.err
+
+    before = contents(done)
+    checkpoint = done / "checkpoints" / "last.ckpt"
+    written = checkpoint.stat().st_mtime_ns
+    again = call(moody, f"{words} model.fail=false trainer.max_steps=5,-1")
+    assert again.code == 1 and again.out == f"done before: {done}\n"
+    assert contents(done) == before and checkpoint.stat().st_mtime_ns == written
+
+    repeated = call(moody, f"{words} model.fail=false sweep.rerun=true")
+    assert repeated.code == 0
+    assert repeated.out == f"an earlier run with this config is now in {done / 'previous'}\n"
+    assert checkpoint.stat().st_mtime_ns > written and (done / "previous" / "metrics.json").is_file()
+    assert len(list((moody / "outputs" / "moody-digits").iterdir())) == 4
+
+
+def test_a_sweep_from_the_config_needs_no_flag_and_experiments_name_its_folders(tmp_path):
+    experiment = tmp_path / "conf" / "experiment" / "mine" / "first_try.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\ntrainer:\n  max_steps: -1\n")
+    words = "experiment=mine/first_try data=digits sweep=seeds5"
+    assert call(tmp_path, f"train --config-dir conf {words}").code == 1
+    names = sorted(p.name for p in (tmp_path / "outputs" / "mine-first_try").iterdir())
+    assert [name[:5] for name in names] == [f"seed{k}" for k in range(5)]

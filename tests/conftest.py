@@ -1,0 +1,46 @@
+"""For all tests: one thread, no network, one cache of drawn data."""
+
+import os
+import socket
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+LOCAL = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}
+
+
+@pytest.fixture(autouse=True)
+def no_network(request, monkeypatch):
+    """Whoever asks for another machine is told so at once, in this process; tests marked `net` may."""
+    if request.node.get_closest_marker("net"):
+        return
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    look_up, connect = socket.getaddrinfo, socket.socket.connect
+
+    def refuse_others(host):
+        if (host.decode() if isinstance(host, bytes) else host) not in LOCAL:
+            raise OSError(f"tests must not touch the network, and this one asks for {host}")
+
+    def local_look_up(host, *args, **kwargs):
+        refuse_others(host)
+        return look_up(host, *args, **kwargs)
+
+    def local_connect(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            refuse_others(address[0])
+        return connect(self, address)
+
+    monkeypatch.setattr(socket, "getaddrinfo", local_look_up)
+    monkeypatch.setattr(socket.socket, "connect", local_connect)
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    """Where users keep drawn data too, so that a machine draws dSprites once."""
+    return Path(os.environ.get("VAE_ZOO_CACHE", "~/.cache/vae_zoo")).expanduser()

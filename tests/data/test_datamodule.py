@@ -1,0 +1,490 @@
+"""The data engine on a toy set whose images carry their own number."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vae_zoo.data.datamodule import Arrays, DataModule, EvalBatches, Factor, TrainStream, check_size
+from vae_zoo.errors import UserError
+
+N = 500
+
+
+class Toy(DataModule):
+    """Pixel 0 and 1 of image i are its number; classes of unequal sizes; factors: parity and i // 100."""
+
+    default_group = "label"
+
+    def __init__(self, n=N, arrays=None, **common):
+        super().__init__((1, 4, 4), **common)
+        self.arrays = toy_arrays(n) | (arrays or {})
+
+    def load(self):
+        return Arrays(**self.arrays)
+
+
+def toy_arrays(n=N):
+    i = np.arange(n)
+    images = np.zeros((n, 1, 4, 4), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = i // 256, i % 256
+    factors = np.stack([i % 2, i // 100], 1).astype(np.uint8)
+    return {
+        "images": images,
+        "label": (i % 11) // 3,  # 0, 1, 2 of 3/11 each, 3 of 2/11
+        "num_classes": 4,
+        "factors": factors,
+        "factor_info": (Factor("parity", 2, "categorical"), Factor("hundred", 5, "ordered")),
+    }
+
+
+def toy(needs=(), **settings) -> Toy:
+    data = Toy(**settings)
+    data.needs = frozenset(needs)
+    data.setup()
+    return data
+
+
+def numbers(batch) -> list[int]:
+    """Which images these are, read from their pixels."""
+    pixels = (batch["image"][:, 0, 0, :2] * 255).round().long()
+    return (pixels[:, 0] * 256 + pixels[:, 1]).tolist()
+
+
+def epoch(data, e=0, **placement):
+    steps = range(e * data.batches_per_epoch, (e + 1) * data.batches_per_epoch)
+    return [data.train_batch(step, **placement) for step in steps]
+
+
+def flat(batches):
+    return [number for batch in batches for number in numbers(batch)]
+
+
+def same(a, b):
+    """Whether two batches are equal to the bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+# ---- order ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 32, 64])
+def test_an_epoch_shows_every_training_image_once_but_for_the_last_part_of_a_batch(batch_size):
+    data = toy(batch_size=batch_size)
+    for e in range(3):
+        shown = flat(epoch(data, e))
+        assert len(shown) == len(set(shown)) == 400 // batch_size * batch_size
+        assert set(shown) <= set(data.indices["train"].tolist())
+        assert all(len(batch["image"]) == batch_size for batch in epoch(data, e))
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    first, second = toy(seed=3), toy(seed=3)
+    later = flat(epoch(second, 5))  # asked for out of order
+    assert flat(epoch(first, 0)) == flat(epoch(second, 0))
+    assert flat(epoch(first, 5)) == later
+    assert flat(epoch(first, 0)) != flat(epoch(first, 1)) != flat(epoch(toy(seed=4), 1))
+
+
+def test_train_batch_is_pure():
+    data = toy(["supervised"], labelled=50, group_by="label")
+    before = data.train_batch(7)
+    data.train_batch(123), epoch(data, 2), list(EvalBatches(data, "val"))
+    assert same(before, data.train_batch(7))
+
+
+def test_fewer_images_than_a_batch_are_one_batch():
+    data = toy(batch_size=64, subset=20)
+    assert data.batches_per_epoch == 1 and len(data.train_batch(9)["image"]) == 20
+
+
+def test_training_stream_begins_at_the_trainers_step():
+    data = toy()
+    data.trainer = trainer(global_step=11)
+    stream = iter(data.train_dataloader())
+    assert all(same(next(stream), data.train_batch(step)) for step in range(11, 25))
+
+
+# ---- ranks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"group_by": "label", "group_size": 4}])
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_ranks_share_one_batch(settings, world_size):
+    data = toy(batch_size=32, **settings)
+    for step in (0, 5, 30):
+        parts = [numbers(data.train_batch(step, rank, world_size)) for rank in range(world_size)]
+        assert {len(part) for part in parts} == {32 // world_size}
+        assert sum(parts, []) == numbers(data.train_batch(step))
+
+
+def test_ranks_share_the_supervised_batch():
+    data = toy(["supervised"], batch_size=32, labelled=64)
+    parts = [numbers(data.train_batch(3, rank, 2)["supervised"]) for rank in range(2)]
+    assert sum(parts, []) == numbers(data.train_batch(3)["supervised"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "setting"),
+    [
+        ({"batch_size": 30}, "30 images", "data.batch_size"),
+        ({"batch_size": 32, "subset": 7}, "7 images", "subset"),
+        ({"batch_size": 32, "group_by": "label", "group_size": 3}, "10 groups", "data.num_groups"),
+    ],
+)
+def test_a_step_that_ranks_cannot_share_evenly_is_refused(settings, what, setting):
+    with pytest.raises(UserError, match=f"4 processes cannot share the {what} of a step; set .*{setting}.* 4$"):
+        toy(**settings).train_batch(0, rank=1, world_size=4)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_evaluation_shows_a_split_once_over_all_ranks_and_leaves_no_rank_idle(world_size):
+    data = toy(batch_size=64, val_size=50)
+    ranks = [EvalBatches(data, "val", {"rank": r, "world_size": world_size}) for r in range(world_size)]
+    shown = [flat(rank) for rank in ranks]
+    assert sorted(sum(shown, [])) == data.indices["val"].tolist()
+    assert all(shown) and all(len(rank) == len(list(rank)) for rank in ranks)
+
+
+def test_more_ranks_than_images_to_evaluate_are_refused():
+    with pytest.raises(UserError, match="5 processes cannot share 3 images; raise data.val_size"):
+        EvalBatches(toy(val_size=3), "val", {"rank": 0, "world_size": 5})
+
+
+def test_evaluation_keeps_the_order_of_the_split_and_knows_everything():
+    data = toy(labelled=10)
+    batches = list(EvalBatches(data, "test", batch_size=7))
+    assert flat(batches) == data.indices["test"].tolist()
+    index = torch.cat([batch["index"] for batch in batches])
+    assert torch.equal(torch.cat([batch["label"] for batch in batches]), data.label[index])
+    assert torch.equal(torch.cat([batch["factors"] for batch in batches]), data.factors[index].float())
+
+
+# ---- groups ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["label", "hundred", "own"])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_groups_are_whole_contiguous_and_share_their_content(by, size):
+    own = np.arange(N) % 37
+    data = toy(batch_size=40, group_by=by, group_size=size, arrays={"groups": {"own": own}})
+    content = {"label": data.label, "hundred": data.factors[:, 1], "own": torch.from_numpy(own)}[by]
+    for rank in range(2):
+        for batch in epoch(data, 1, rank=rank, world_size=2):
+            assert batch["num_groups"] == 20 // size
+            group = batch["group"]
+            assert torch.equal(group.bincount(), torch.full((20 // size,), size))
+            for g in range(batch["num_groups"]):
+                assert len(content[batch["index"][group == g]].unique()) == 1
+
+
+def test_grouped_epoch_shows_each_image_at_most_once_and_leaves_out_less_than_a_group_of_each_class():
+    data = toy(batch_size=2, group_by="label", group_size=2)
+    shown = flat(epoch(data))
+    per_class = data.label[data.indices["train"]].bincount()
+    assert len(shown) == len(set(shown)) == int((per_class // 2 * 2).sum())
+
+
+def test_classes_appear_in_proportion_to_their_images():
+    data = toy(batch_size=5, group_by="label", group_size=5)
+    shown = data.label[torch.tensor(flat(epoch(data)))].bincount()
+    assert torch.equal(shown, data.label[data.indices["train"]].bincount() // 5 * 5)
+
+
+def test_members_of_a_group_change_between_epochs():
+    data = toy(batch_size=2, group_by="label", group_size=2)
+    pairs = [{frozenset(numbers(batch)) for batch in epoch(data, e)} for e in range(2)]
+    assert len(pairs[0] & pairs[1]) < 20
+
+
+def test_classes_are_mixed_over_an_epoch():
+    data = toy(batch_size=20, group_by="label", group_size=2)
+    assert all(len(batch["label"].unique()) >= 2 for batch in epoch(data))
+
+
+def test_number_of_groups_can_be_set():
+    batch = toy(batch_size=64, group_by="label", group_size=4, num_groups=3).train_batch(0)
+    assert batch["num_groups"] == 3 and len(batch["image"]) == 12
+
+
+def test_an_evaluation_batch_groups_all_that_share_content():
+    data = toy(group_by="label")
+    batch = data.batch(data.indices["test"][:40])
+    assert batch["num_groups"] == 4
+    assert torch.equal(batch["group"], batch["label"])
+
+
+def test_images_of_unknown_class_share_a_group_with_none():
+    arrays = {"label": np.where(np.arange(N) < 200, -1, np.arange(N) % 3)}
+    data = toy(group_by="label", group_size=2, arrays=arrays)
+    assert all((batch["label"] >= 0).all() for batch in epoch(data))
+    assert data.batch(torch.arange(200))["num_groups"] == 200
+
+
+def test_default_grouping_is_used_and_logged_when_the_model_needs_groups(caplog):
+    caplog.set_level("INFO")
+    assert "group" in toy(["group"]).train_batch(0)
+    assert "data.group_by=label" in caplog.text
+    assert "group" not in toy().train_batch(0)
+
+
+# ---- splits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({}, (400, 50, 50)),
+        ({"val_size": 0.2, "test_size": 0.4}, (200, 100, 200)),
+        ({"val_size": 7, "test_size": 11}, (482, 7, 11)),
+        ({"val_size": 0.1, "test_size": 1}, (449, 50, 1)),
+    ],
+)
+def test_splits_are_disjoint_exhaustive_and_of_the_sizes_asked_for(sizes, expected):
+    indices = toy(**sizes).indices
+    assert tuple(len(indices[name]) for name in ("train", "val", "test")) == expected
+    assert sorted(torch.cat(list(indices.values())).tolist()) == list(range(N))
+
+
+def test_splits_depend_on_split_seed_alone():
+    first = toy()
+    others = [toy(seed=9, batch_size=7), toy(labelled=10), toy(group_by="label"), toy(split_seed=1)]
+    unchanged = [all(torch.equal(first.indices[s], other.indices[s]) for s in first.indices) for other in others]
+    assert unchanged == [True, True, True, False]
+
+
+def test_official_splits_stay_and_what_is_missing_is_cut_from_train():
+    split = np.repeat([0, 2], [380, 120])
+    indices = toy(arrays={"split": split}, val_size=0.1, test_size=0.5).indices
+    assert indices["test"].tolist() == list(range(380, 500))
+    assert (len(indices["train"]), len(indices["val"])) == (342, 38)
+    assert int(torch.cat([indices["train"], indices["val"]]).max()) == 379
+    whole = np.repeat([0, 1, 2], [300, 100, 100])
+    indices = toy(arrays={"split": whole}).indices
+    assert [len(indices[name]) for name in ("train", "val", "test")] == [300, 100, 100]
+
+
+def test_subset_takes_training_images_only():
+    data, whole = toy(subset=25), toy()
+    assert len(data.indices["train"]) == 25 == len(set(data.indices["train"].tolist()))
+    assert set(data.indices["train"].tolist()) <= set(whole.indices["train"].tolist())
+    assert all(torch.equal(data.indices[name], whole.indices[name]) for name in ("val", "test"))
+
+
+# ---- labels ---------------------------------------------------------------------------------------------------------
+
+
+def seen_labels(data):
+    """{image: label} of all labels in three epochs."""
+    seen = {}
+    for e in range(3):
+        for batch in epoch(data, e):
+            for part in (batch, batch.get("supervised", batch)):
+                known = part["label"] >= 0
+                seen |= dict(zip(part["index"][known].tolist(), part["label"][known].tolist()))
+    return seen
+
+
+@pytest.mark.parametrize("pick", ["balanced", "random", "first_n"])
+def test_training_sees_so_many_labels_and_no_other(pick):
+    data = toy(labelled=22, label_pick=pick, batch_size=1)
+    seen = seen_labels(data)
+    assert len(seen) == 22
+    assert all(label == (i % 11) // 3 for i, label in seen.items())
+    assert sum(int((batch["label"] == -1).sum()) for batch in epoch(data)) == 400 - 22
+
+
+@pytest.mark.parametrize("labelled", [4, 10, 22, 39])
+def test_balanced_labels_differ_by_at_most_one_a_class(labelled):
+    data = toy(labelled=labelled)
+    counts = data.label[data.labelled_indices].bincount(minlength=4)
+    assert counts.sum() == labelled and counts.max() - counts.min() <= 1
+
+
+def test_first_n_labels_are_the_first_training_images():
+    data = toy(labelled=22, label_pick="first_n")
+    assert torch.equal(data.labelled_indices, data.indices["train"][:22])
+
+
+@pytest.mark.parametrize("pick", ["balanced", "random"])
+def test_which_labels_depends_on_split_seed_alone(pick):
+    picks = [
+        toy(labelled=30, label_pick=pick, **settings).labelled_indices.tolist()
+        for settings in ({}, {"seed": 5}, {"batch_size": 3})
+    ]
+    assert picks[0] == picks[1] == picks[2]
+    data = toy(split_seed=1, labelled=30, label_pick=pick)
+    assert data.labelled_indices.tolist() != picks[0]
+    assert set(data.labelled_indices.tolist()) <= set(data.indices["train"].tolist())
+
+
+@pytest.mark.parametrize("pick", ["random", "first_n"])
+def test_poisoned_hidden_labels_never_reach_a_training_batch(pick):
+    clean = toy(["supervised"], labelled=30, label_pick=pick)
+    hidden = np.ones(N, bool)
+    hidden[clean.labelled_indices] = False
+    poison = {name: toy_arrays()[name].copy() for name in ("label", "factors")}
+    for array in poison.values():
+        array[hidden] = 77
+    poisoned = toy(["supervised"], labelled=30, label_pick=pick, arrays=poison)
+    assert all(same(a, b) for e in range(3) for a, b in zip(epoch(clean, e), epoch(poisoned, e)))
+
+
+def test_training_labels_are_a_copy():
+    data = toy(["supervised"], labelled=30)
+    before = epoch(data)
+    data.label.fill_(77)
+    data.factors.fill_(77)
+    assert all(same(a, b) for a, b in zip(before, epoch(data)))
+
+
+def test_several_label_variables_are_shown_and_hidden_together():
+    label = np.stack([np.arange(N) % 3, np.arange(N) % 5], 1)
+    data = toy(labelled=9, batch_size=400, arrays={"label": label})
+    batch = data.train_batch(0)
+    known = (batch["label"] >= 0).all(1)
+    assert known.sum() == 9 and (batch["label"][~known] == -1).all()
+    assert torch.equal(batch["label"][known], torch.from_numpy(label)[batch["index"][known]])
+
+
+def test_images_of_unknown_label_are_never_picked():
+    label = np.where(np.arange(N) % 2, np.arange(N) % 5, -1)
+    data = toy(labelled=60, arrays={"label": label})
+    assert (data.labelled_indices % 2 == 1).all() and len(data.labelled_indices) == 60
+
+
+@pytest.mark.parametrize(("labelled", "size", "batches"), [(5, 5, 1), (16, 16, 1), (40, 16, 2), (48, 16, 3)])
+def test_supervised_batches_hold_labelled_images_each_once_an_epoch_of_their_own(labelled, size, batches):
+    data = toy(["supervised"], labelled=labelled, batch_size=16)
+    order = [data.train_batch(step)["supervised"] for step in range(2 * batches)]
+    for e in range(2):
+        shown = flat(order[e * batches : (e + 1) * batches])
+        assert len(shown) == len(set(shown)) == size * batches
+        assert set(shown) <= set(data.labelled_indices.tolist())
+    assert all(torch.equal(batch["label"], data.label[batch["index"]]) for batch in order)
+    assert data.epoch_order(0, "supervised").shape == (batches, size)
+
+
+def test_supervised_order_is_a_function_of_seed_and_epoch():
+    settings = {"needs": ["supervised"], "labelled": 64, "batch_size": 16}
+    streams = [[numbers(toy(**settings, seed=s).train_batch(t)["supervised"]) for t in range(8)] for s in (1, 1, 2)]
+    assert streams[0] == streams[1] != streams[2]
+    assert streams[0][:4] != streams[0][4:]
+
+
+# ---- pixels ---------------------------------------------------------------------------------------------------------
+
+
+def test_floats_are_the_bytes_over_255():
+    images = np.arange(256, dtype=np.uint8).repeat(16).reshape(-1, 1, 4, 4)
+    data = toy(arrays={"images": images, "label": None, "factors": None, "factor_info": ()}, test_size=1, val_size=1)
+    x = data.batch(torch.arange(256))["image"]
+    assert x.dtype == torch.float32 and x.shape == (256, 1, 4, 4) and x.is_contiguous()
+    assert torch.equal(x[:, 0, 0, 0], torch.arange(256) / 255)
+
+
+def test_packed_images_come_out_as_numpy_unpacks_them():
+    packed = np.random.default_rng(0).integers(0, 256, (N, 2), dtype=np.uint8)
+    data = toy(arrays={"images": packed, "packed": True})
+    batch = data.train_batch(3)
+    assert batch["image"].dtype == torch.float32
+    wanted = np.unpackbits(packed[batch["index"]], axis=1).reshape(-1, 1, 4, 4)
+    assert np.array_equal(batch["image"].numpy(), wanted)
+
+
+def test_images_in_any_memory_order_are_read_alike():
+    images = np.random.default_rng(0).integers(0, 256, (N, 4, 4, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+    data = Toy(arrays={"images": images})
+    data.image_shape = (3, 4, 4)
+    data.setup()
+    assert data.images.is_contiguous()
+    assert np.array_equal((data.batch(torch.arange(9))["image"] * 255).round().numpy(), images[:9])
+
+
+def test_a_batch_knows_what_the_set_knows():
+    batch = toy().train_batch(0)
+    assert batch["factors"].dtype == torch.float32 and batch["label"].dtype == torch.int64
+    bare = {"label": None, "factors": None, "factor_info": ()}
+    assert toy(arrays=bare).train_batch(0).keys() == {"image", "index"}
+
+
+def test_factors_are_described():
+    data = toy()
+    assert data.factor_names == ("parity", "hundred")
+    assert data.factor_sizes == (2, 5) and data.factor_kinds == ("categorical", "ordered")
+
+
+# ---- mistakes -------------------------------------------------------------------------------------------------------
+
+UNLABELLED = {"label": None, "factors": None, "factor_info": ()}
+
+
+@pytest.mark.parametrize(
+    ("needs", "settings", "sentence"),
+    [
+        ([], {"test_size": 500}, "data.test_size=500 takes 500 of 500 images"),
+        ([], {"val_size": 0.0001}, "data.val_size=0.0001 takes 0 of 450 images"),
+        ([], {"val_size": 0.6, "test_size": 0.5}, "data.val_size=0.6 takes 300 of 250 images"),
+        ([], {"subset": 401}, "data.subset=401 exceeds the 400 training images"),
+        ([], {"labelled": 401}, "data.labelled=401 exceeds the 400 labelled training images"),
+        ([], {"labelled": 5, "arrays": UNLABELLED}, "data.labelled=5, but this set has no labels"),
+        ([], {"group_by": "sahpe"}, "data.group_by=sahpe .* choose one of hundred, label, parity"),
+        ([], {"group_by": "label", "arrays": UNLABELLED}, "data.group_by=label .* they have none"),
+        (["group"], {"arrays": UNLABELLED}, "choose data with labels or known factors"),
+        ([], {"group_by": "label", "group_size": 200}, "data.group_size=200, but the largest group has 1.. training"),
+        (["supervised"], {}, "set data.labelled to their number"),
+        (["supervised"], {"arrays": UNLABELLED}, "these data have none; choose data with labels"),
+        (["label"], {"arrays": UNLABELLED}, "these data have none; choose data with labels"),
+        ([], {"arrays": {"images": np.zeros((N, 3, 4, 4), np.uint8)}}, r"\[1, 4, 4\] .* uint8 \[3, 4, 4\]; set"),
+        ([], {"arrays": {"images": np.zeros((N, 1, 4, 4), np.float32)}}, "float32"),
+        ([], {"arrays": {"images": np.zeros((N, 3), np.uint8), "packed": True}}, r"\[3\] of 8 pixels a byte"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence_at_setup(needs, settings, sentence):
+    with pytest.raises(UserError, match=sentence) as error:
+        toy(needs, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_check_size_names_the_sides_on_offer():
+    check_size((3, 32, 32), (32, 64))
+    for shape in ((3, 48, 48), (3, 32, 64)):
+        with pytest.raises(UserError, match="choose a side of 32 or 64"):
+            check_size(shape, (32, 64))
+
+
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def trainer(**attributes):
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    return SimpleNamespace(**({"global_step": 0, "global_rank": 0, "world_size": 1, "strategy": strategy} | attributes))
+
+
+def test_the_position_is_in_the_checkpoint_and_the_same_data_take_it_back():
+    data = toy()
+    data.trainer = trainer(global_step=42)
+    state = data.state_dict()
+    assert state["step"] == 42
+    toy().load_state_dict(state)
+
+
+@pytest.mark.parametrize("settings", [{"n": 400}, {"subset": 100}, {"batch_size": 32}, {"seed": 1}])
+def test_other_data_refuse_the_checkpoint(settings):
+    data = toy()
+    data.trainer = trainer()
+    with pytest.raises(UserError, match="the checkpoint was made with .* restore the data"):
+        toy(**settings).load_state_dict(data.state_dict())
+
+
+def test_loaders_take_rank_and_device_from_the_trainer():
+    data = toy(batch_size=32)
+    data.trainer = trainer(global_rank=1, world_size=2)
+    stream = data.train_dataloader()
+    assert isinstance(stream, TrainStream) and same(next(iter(stream)), data.train_batch(0, 1, 2))
+    assert flat(data.val_dataloader()) == data.indices["val"][1::2].tolist()
+    batch = data.train_batch(0)
+    assert data.transfer_batch_to_device(batch, "cpu", 0) is batch

@@ -1,0 +1,44 @@
+"""Small models of every kind in conf/model, and short runs of them on scikit-learn's digits."""
+
+from importlib import import_module
+
+import torch
+from omegaconf import OmegaConf
+
+from vae_zoo import config_dir
+from vae_zoo.data.digits import Digits
+from vae_zoo.distributions import Bernoulli
+from vae_zoo.nets import MLP
+from vae_zoo.trainer import Trainer
+
+SMALL = {"factor_vae": {"discriminator_hidden": (16, 16)}}
+MODELS = sorted(path.stem for path in (config_dir() / "model").glob("[!_]*.yaml"))
+
+
+def model_class(name):
+    module, _, kind = OmegaConf.load(config_dir() / "model" / f"{name}.yaml")["_target_"].rpartition(".")
+    return getattr(import_module(module), kind)
+
+
+def build(name, image_shape=(1, 6, 6), latent_dim=3, network=None, likelihood=None, **options):
+    """With weights that depend on nothing but the sizes."""
+    torch.manual_seed(0)
+    network, likelihood = network or MLP(hidden=(16,)), likelihood or Bernoulli()
+    return model_class(name)(image_shape, latent_dim, network, likelihood, **SMALL.get(name, {}) | options)
+
+
+def images(batch_size=8, image_shape=(1, 6, 6), seed=0):
+    """A batch of binary noise."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "image": torch.randint(2, (batch_size, *image_shape), generator=generator).float(),
+        "index": torch.arange(batch_size),
+    }
+
+
+def fit(model, max_steps, batch_size=32, val_check_interval=10_000, **options):
+    """The trainer after so many steps on 8x8 digits."""
+    options = {"logger": False, "accelerator": "cpu", "limit_val_batches": 1.0} | options
+    trainer = Trainer(max_steps=max_steps, val_check_interval=val_check_interval, **options)
+    trainer.fit(model, datamodule=Digits(size=8, batch_size=batch_size))
+    return trainer

@@ -1,0 +1,84 @@
+import pytest
+import torch
+from torch import nn
+
+from vae_zoo.nets import MLP, Conv
+
+SHAPES = [(c, h, w) for c in (1, 3) for h, w in ((28, 28), (32, 32), (48, 48), (64, 64), (28, 64), (50, 33), (16, 16))]
+FAMILIES = {"conv": Conv(), "mlp": MLP(hidden=(64, 32)), "conv_small": Conv(channels=(8, 16), hidden=(32, 16))}
+
+
+def num_parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_images_become_codes_and_codes_images_of_the_same_shape(family, shape):
+    encoder, decoder = family.encoder(shape, 20), family.decoder(10, shape)
+    assert encoder(torch.rand(2, *shape)).shape == (2, 20)
+    assert decoder(torch.randn(2, 10)).shape == (2, *shape)
+    assert encoder(torch.rand(0, *shape)).shape == (0, 20)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 50, 33)], ids=str)
+def test_every_pixel_is_seen_and_painted(family, shape):
+    """Sizes that do not halve evenly must not lose a row at the border."""
+    torch.manual_seed(0)
+    encoder, decoder = family.encoder(shape, 20), family.decoder(10, shape)
+    x = torch.rand(4, *shape, requires_grad=True)
+    (seen,) = torch.autograd.grad(encoder(x).square().sum(), x)
+    assert (seen.abs().sum(0) > 0).all()
+    assert (decoder(torch.randn(16, 10)).std(0) > 0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_every_layer_but_the_last_is_followed_by_a_relu(family):
+    for network in (family.encoder((1, 32, 32), 20), family.decoder(10, (1, 32, 32))):
+        steps = [m for m in network if not isinstance(m, (nn.Flatten, nn.Unflatten))]
+        assert all(isinstance(m, nn.ReLU) for m in steps[1::2]) and len(steps) % 2 == 1
+        assert all(isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) for m in steps[::2])
+
+
+def test_conv_has_the_parameters_of_the_papers_table():
+    # Locatello et al. (2019) with kernels of 4 throughout; 64x64x1, 10 latents; weights + biases of each layer
+    convolutions = (4 * 4 * 1 * 32 + 32) + (4 * 4 * 32 * 32 + 32) + (4 * 4 * 32 * 64 + 64) + (4 * 4 * 64 * 64 + 64)
+    assert convolutions == 115_392
+    assert (
+        num_parameters(Conv().encoder((1, 64, 64), 20))
+        == 115_392 + (4 * 4 * 64 * 256 + 256) + (256 * 20 + 20)
+        == 382_932
+    )
+    upwards = (4 * 4 * 64 * 64 + 64) + (4 * 4 * 64 * 32 + 32) + (4 * 4 * 32 * 32 + 32) + (4 * 4 * 32 * 1 + 1)
+    assert (
+        num_parameters(Conv().decoder(10, (1, 64, 64))) == (10 * 256 + 256) + (256 * 1024 + 1024) + upwards == 381_313
+    )
+
+
+def test_conv_can_be_the_network_of_burgess():
+    burgess = Conv(channels=[32] * 4, hidden=[256, 256])  # 4 x 4 x 32 = 512 inner units
+    convolutions = (4 * 4 * 32 + 32) + 3 * (4 * 4 * 32 * 32 + 32)
+    hidden = 256 * 256 + 256
+    assert num_parameters(burgess.encoder((1, 64, 64), 20)) == convolutions + (512 * 256 + 256) + hidden + (
+        256 * 20 + 20
+    )
+    upwards = 3 * (4 * 4 * 32 * 32 + 32) + (4 * 4 * 32 + 1)
+    assert num_parameters(burgess.decoder(10, (1, 64, 64))) == (10 * 256 + 256) + hidden + (256 * 512 + 512) + upwards
+
+
+def test_mlp_has_mirrored_layers():
+    pixels = 3 * 28 * 28
+    encoder = (pixels * 512 + 512) + (512 * 256 + 256) + (256 * 20 + 20)
+    decoder = (10 * 256 + 256) + (256 * 512 + 512) + (512 * pixels + pixels)
+    assert num_parameters(MLP().encoder((3, 28, 28), 20)) == encoder
+    assert num_parameters(MLP().decoder(10, (3, 28, 28))) == decoder
+
+
+@pytest.mark.parametrize("shape", [(1, 15, 15), (3, 8, 64), (1, 64, 1)], ids=str)
+def test_images_too_small_for_the_convolutions_are_refused(shape):
+    side = min(shape[1:])
+    for build in (lambda: Conv().encoder(shape, 20), lambda: Conv().decoder(10, shape)):
+        with pytest.raises(ValueError, match=f"4 halvings need images of 16 pixels a side or more, got {side}"):
+            build()
+    assert Conv(channels=(8,)).encoder((1, 15, 15), 20)(torch.rand(2, 1, 15, 15)).shape == (2, 20)

@@ -1,0 +1,123 @@
+"""A run that is killed and resumed ends as if nothing had happened: weights, optimisers, rows, numbers, to the bit."""
+
+import csv
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import run, start
+
+TINY = (
+    "data=digits model/network=mlp trainer.max_steps=1500 trainer.log_every_n_steps=20 trainer.val_check_interval=150 "
+    "callbacks.checkpoint.every_n_steps=40 callbacks.figures.every_n_steps=500"
+).split()
+FACTOR = ("model=factor_vae", "model.discriminator_hidden=[64,64]")
+
+
+def assert_equal(a, b, path="checkpoint"):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a.keys() - {"seconds"}:
+            assert_equal(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for i, pair in enumerate(zip(a, b)):
+            assert_equal(*pair, f"{path}[{i}]")
+    else:
+        assert a == b, path
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Everything but wall-clock times."""
+    for name in ("last", "best"):
+        checkpoints = [torch.load(r / "checkpoints" / f"{name}.ckpt", weights_only=True) for r in (one, other)]
+        for key in ("state_dict", "optimizer_states", "global_step", "Digits", "callbacks"):
+            if key in checkpoints[0] and not (name == "best" and key == "callbacks"):
+                assert_equal(checkpoints[0][key], checkpoints[1][key], f"{name}.{key}")
+    rows = [list(csv.DictReader((r / "metrics.csv").open())) for r in (one, other)]
+    timeless = [[{k: v for k, v in row.items() if "per_second" not in k} for row in part] for part in rows]
+    assert timeless[0] == timeless[1]
+    numbers = [json.loads((r / "metrics.json").read_text()) for r in (one, other)]
+    for clock in ("train/seconds", "train/images_per_second"):
+        assert numbers[0].pop(clock) > 0 and numbers[1].pop(clock) > 0
+    assert numbers[0] == numbers[1]
+    names = [sorted(p.name for p in (r / "figures").iterdir()) for r in (one, other)]
+    assert names[0] == names[1]
+
+
+def interrupt(folder: Path, name: str, words: tuple[str, ...], signum: int, moments: random.Random) -> None:
+    """Starts a run, stops it by `signum` at three random moments of its training, and lets it end."""
+    process = start(folder, "train", *words, f"hydra.run.dir={name}")
+    for _ in range(3):
+        last = folder / name / "checkpoints" / "last.ckpt"
+        before = last.stat().st_mtime_ns if last.is_file() else 0
+        while process.poll() is None and (not last.is_file() or last.stat().st_mtime_ns == before):
+            time.sleep(0.02)  # imports are over when a checkpoint appears
+        time.sleep(moments.uniform(0, 0.7))
+        assert process.poll() is None, f"the run ended before it could be stopped:\n{process.communicate()[0]}"
+        process.send_signal(signum)
+        output = process.communicate()[0]
+        assert process.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), output
+        process = start(folder, "train", f"resume={name}")
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    run(folder, "train", *TINY, *FACTOR, "hydra.run.dir=whole")
+    return folder
+
+
+def test_killed_run_resumes_to_the_bit(uninterrupted):
+    interrupt(uninterrupted, "killed", (*TINY, *FACTOR), signal.SIGKILL, random.Random(0))
+    assert_same_run(uninterrupted / "whole", uninterrupted / "killed")
+    assert not list(uninterrupted.glob("outputs")), "resume made a new folder"
+
+
+def test_finished_run_goes_on_to_more_steps(tmp_path):
+    words = [w for w in TINY if "max_steps" not in w and "val_check" not in w]
+    words += ["model=vae", "trainer.val_check_interval=100"]
+    run(tmp_path, "train", *words, "trainer.max_steps=400", "hydra.run.dir=whole")
+    run(tmp_path, "train", *words, "trainer.max_steps=200", "hydra.run.dir=two")
+    run(tmp_path, "train", "resume=two", "trainer.max_steps=400")
+    for name in ("whole", "two"):
+        checkpoint = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["global_step"] == 400
+    one, other = (torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True) for n in ("whole", "two"))
+    assert_equal(one["state_dict"], other["state_dict"])
+    assert_equal(one["optimizer_states"], other["optimizer_states"])
+    steps = [[r["step"] for r in csv.DictReader((tmp_path / n / "metrics.csv").open())] for n in ("whole", "two")]
+    assert steps[0] == steps[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_politely_stopped_run_resumes_to_the_bit(uninterrupted, signum):
+    name = signal.Signals(signum).name
+    interrupt(uninterrupted, name, (*TINY, *FACTOR), signum, random.Random(signum))
+    assert_same_run(uninterrupted / "whole", uninterrupted / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model=beta_tc_vae", "trainer.ema_decay=0.9"),
+        ("model=annealed_vae", "trainer.gradient_clip_val=1.0"),
+        ("model=dip_vae", "trainer.patience=100"),
+    ],
+    ids=lambda words: words[-1],
+)
+def test_options_survive_being_killed(tmp_path, words):
+    run(tmp_path, "train", *TINY, *words, "hydra.run.dir=whole")
+    interrupt(tmp_path, "killed", (*TINY, *words), signal.SIGKILL, random.Random(1))
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
