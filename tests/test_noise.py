@@ -33,6 +33,13 @@ def test_noise_of_images_has_the_distribution_it_claims(name, images, size, samp
     assert len(values.unique()) > 0.98 * len(values)  # float32 alone makes a few collide
 
 
+def test_normal_noise_is_the_quantile_of_the_uniform():
+    """To the last digits, which no test of a sample can see."""
+    u, z = (per_image(draw, range(1000)).double().numpy() for draw in (noise.uniform, noise.normal))
+    middle = (u > 0.01) & (u < 0.99)  # beyond it float32 rounds u too coarsely
+    np.testing.assert_allclose(z[middle], stats.norm.ppf(u[middle]), atol=1e-5)
+
+
 @either
 def test_noise_is_independent_across_images_draws_positions_samples_and_seeds(draw):
     size, index = 6, torch.arange(10_000)

@@ -52,6 +52,10 @@ def evaluate() -> int:
             raise UserError("say what to evaluate: run=<run folder>, or runs=<folder of runs>")
         if plain["run"] is not None:  # before the imports
             check.check_trust(runs.read_config(Path(plain["run"]).expanduser()), plain["trust"])
+        if plain["runs"] is not None:
+            from vae_zoo.evaluation.leaderboard import leaderboard_command
+
+            return leaderboard_command(plain)
         from vae_zoo.evaluation.evaluate import evaluate_command
 
         evaluate_command(plain)
@@ -210,7 +214,7 @@ def _check_options() -> None:
     for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
         if not any(option.startswith(flag) for option in OPTIONS):
             raise UserError(
-                f"{flag} is not an option; settings are written without dashes, such as model=beta_vae, and the options "
+                f"{flag} is not an option; settings are written without dashes, such as model=beta_vae, and options "
                 f"are --help, -m, --config-dir <folder> and --cfg job"
             )
     if any(word.startswith("resume=") for word in words) and {"-m", "--multirun"} & set(words):

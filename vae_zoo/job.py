@@ -1,7 +1,7 @@
 """One training run in a folder that holds its config: `python -m vae_zoo.job <run folder> --fresh|--resume`.
 
-The folder is all that a job is given, so the ranks of ddp, which Lightning starts by repeating this very command, get the
-composed config and write nothing of their own.
+The folder is all that a job is given, so the ranks of ddp, which Lightning starts by repeating this very command, get
+the composed config and write nothing of their own.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prepare_run(folder: Path, cfg: dict[str, Any], resume: bool) -> tuple:
-    """Step and checkpoint to go on from, trainer, model and data: whatever may be refused, before anything is written."""
+    """Step and checkpoint to go on from, trainer, model and data: all that may be refused, before anything is written."""
     quiet()
     last = folder / "checkpoints" / "last.ckpt" if resume else None
     step = check_checkpoint(last, cfg) if resume else 0
@@ -79,7 +79,9 @@ def prepare_run(folder: Path, cfg: dict[str, Any], resume: bool) -> tuple:
     return step, last, *prepare(folder, cfg)
 
 
-def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: "Signals") -> None:
+def train(
+    folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: "Signals"
+) -> None:
     """Fits the model from `step` on, whose checkpoint is `last`, then evaluates the weights it ends with."""
     from lightning.pytorch.loggers import WandbLogger
 
@@ -146,8 +148,8 @@ def check_checkpoint(path: Path, cfg: dict[str, Any]) -> int:
     if theirs != ours:
         differs = next(k for k in [*theirs, *ours] if theirs.get(k) != ours.get(k))
         raise UserError(
-            f"{path} is the checkpoint of another model, whose model.{differs} is {check.shown(theirs.get(differs))} where "
-            f"config.yaml has {check.shown(ours.get(differs))}; put the right checkpoint there or train anew"
+            f"{path} is the checkpoint of another model, whose model.{differs} is {check.shown(theirs.get(differs))} "
+            f"where config.yaml has {check.shown(ours.get(differs))}; put the right checkpoint there or train anew"
         )
     return checkpoint["global_step"]
 

@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, which Apple's GPUs do not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def seed_step(seed: int, step: int, rank: int = 0, device: torch.device | None = None) -> None:
     """Seeds the generators of the CPU and of `device` for one training step.
 
@@ -74,7 +79,9 @@ def _hashed_uniform(like: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
     key = _mix(_current.index.to(like.device) + _signed(_mix_int(_current.seed) ^ _current.draws))  # [B]
     position = torch.arange(prod(sample_shape) * prod(row_shape), device=like.device)
     bits = _mix(key[:, None] + _mix(position)[None])  # [B, samples * row]
-    noise = ((bits >> 12) & (2**52 - 1)).double().add_(0.5).mul_(2.0**-52)  # 53 bits would round up to 1
+    wide = widest_float(like.device)
+    digits = 52 if wide == torch.float64 else 23  # one more would round up to 1
+    noise = ((bits >> (64 - digits)) & (2**digits - 1)).to(wide).add_(0.5).mul_(2.0**-digits)
     noise = noise.view(rows, prod(sample_shape), *row_shape).movedim(0, 1)
     return noise.reshape(*sample_shape, *like.shape)
 

@@ -102,7 +102,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Moves an earlier run's files to `previous/`, so that nothing is lost at once; what was there to `previous.old/`."""
+    """Moves an earlier run's files to `previous/`, so that nothing is lost at once; those there to `previous.old/`."""
     found = [folder / name for name in CONTENTS if (folder / name).exists()]
     if not (folder / "config.yaml").is_file():
         return None

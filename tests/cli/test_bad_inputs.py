@@ -49,11 +49,11 @@ $ train sed=3
 sed is not a key of the config; did you mean seed?
 $ train modell=vae
 modell is not a key of the config; did you mean model?
-$ train model.bta=1
+$ train model=beta_vae model.bta=1
 model.bta is not a key of the config; did you mean model.beta?
-$ train +model.bta=1
+$ train model=beta_vae +model.bta=1
 model.bta is not a key of model; did you mean model.beta?
-$ train ~model.bta
+$ train model=beta_vae ~model.bta
 model.bta is not a key of the config; did you mean model.beta?
 $ train trainer.maxsteps=3
 trainer.maxsteps is not a key of the config; did you mean trainer.max_steps?
@@ -71,7 +71,7 @@ $ train logger.wandb.project=x
 logger.wandb.project is not a key of the config; choose logger=wandb first
 $ train callbacks.figures.every_n_step=3
 callbacks.figures.every_n_step *; did you mean callbacks.figures.every_n_*?
-$ train model.beta
+$ train model=beta_vae model.beta
 'model.beta' cannot be understood; write key=value, and lists in quotes, such as *
 $ train --model beta_vae
 --model is not an option; settings are written without dashes, such as model=beta_vae, *
@@ -103,9 +103,9 @@ $ train --config-dir confs model=typo
 --config-dir * is not a folder; name the one that holds your model/, *
 
 # values
-$ train model.beta=-1
+$ train model=beta_vae model.beta=-1
 model.beta=-1 is not allowed; give a number >= 0, or a schedule such as {_target_: vae_zoo.schedules.Linear, *}
-$ train model.beta=abc
+$ train model=beta_vae model.beta=abc
 model.beta=abc is not allowed; give a number >= 0, or a schedule such as {_target_: vae_zoo.schedules.Linear, *}
 $ train model.latent_dim=0
 model.latent_dim=0 is not allowed; give a whole number >= 1
@@ -129,11 +129,11 @@ $ train model=dip_vae model.variant=iii
 model.variant=iii is not allowed; give i or ii
 $ train model.network.channels=[32,0]
 model.network.channels=[32, 0] is not allowed; give a list of whole *
-$ train model.beta={_target_:vae_zoo.schedules.Linear,start:0,end:4,step:9}
+$ train model=beta_vae model.beta={_target_:vae_zoo.schedules.Linear,start:0,end:4,step:9}
 model.beta.step is not a key of model.beta; did you mean model.beta.steps?
-$ train model.beta={_target_:vae_zoo.schedules.Linear,start:0,end:4}
+$ train model=beta_vae model.beta={_target_:vae_zoo.schedules.Linear,start:0,end:4}
 model.beta.steps is missing; give a whole number >= 1
-$ train model.beta={start:0,end:4,steps:9}
+$ train model=beta_vae model.beta={start:0,end:4,steps:9}
 model.beta={*} has no _target_; give a number >= 0, or a schedule such as {_target_: vae_zoo.schedules.Linear, *}
 $ train model._target_=my_models.Mine
 model._target_=my_models.Mine cannot be imported; give the full name of a *
@@ -372,7 +372,7 @@ def test_in_a_process_of_its_own(line, sentence, tmp_path):
 
 def test_full_error_shows_the_traceback(tmp_path, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    answer = call(tmp_path, "train model.beta=-1")
+    answer = call(tmp_path, "train model=beta_vae model.beta=-1")
     assert answer.code == 2
     assert answer.err.startswith("Traceback") and answer.err.splitlines()[-1].startswith("error: model.beta=-1 is not")
 
@@ -389,8 +389,8 @@ def test_a_refused_run_leaves_the_earlier_ones_in_its_folder_as_they_were(tmp_pa
 def test_a_refused_run_removes_no_folder_that_was_there(tmp_path):
     (tmp_path / "mine" / "empty").mkdir(parents=True)
     (tmp_path / "figures").mkdir()
-    assert call(tmp_path, "train model.beta=-1 hydra.run.dir=mine/empty").code == 2
-    assert call(tmp_path, "train model.beta=-1 hydra.run.dir=mine/new/folder").code == 2
+    assert call(tmp_path, "train model=beta_vae model.beta=-1 hydra.run.dir=mine/empty").code == 2
+    assert call(tmp_path, "train model=beta_vae model.beta=-1 hydra.run.dir=mine/new/folder").code == 2
     assert call(tmp_path, f"train {TINY} data.labelled=5000 hydra.run.dir=.").code == 2
     assert contents(tmp_path).keys() == {"mine", "mine/empty", "figures"}
 

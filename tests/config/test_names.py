@@ -8,7 +8,7 @@ from tests.config.test_schemas import composed
 from vae_zoo import runs
 
 CHOICES = {"model": "beta_vae", "data": "mnist", "experiment": None}
-BASE = ["data=mnist"]
+BASE = ["model=beta_vae", "data=mnist"]
 
 
 def hash_of(*words: str) -> str:

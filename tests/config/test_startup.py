@@ -42,8 +42,8 @@ def answer(folder, *words: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     "words, code",
     [
-        (["train", "model.bta=1"], 2),
-        (["train", "model.beta=-1"], 2),
+        (["train", "model=beta_vae", "model.bta=1"], 2),
+        (["train", "model=beta_vae", "model.beta=-1"], 2),
         (["train", "data=digits", "data.size=8"], 2),
         (["train", "resume=nowhere"], 2),
         (["evaluate", "run=nowhere"], 2),

@@ -30,7 +30,7 @@ class Monitor(L.Callback):
             return
         self.check(trainer)
         now = time.perf_counter()
-        named = module.named_values(module.terms)
+        named = module.named_values(module.terms, module.step_weights)
         means = trainer.strategy.reduce(torch.stack(list(named.values())), reduce_op="mean")  # over the ranks' shares
         values = {f"train/{name}": value for name, value in zip(named, means.tolist())}
         values["train/images_per_second"] = self._images(trainer, step) / (now - self._row_tick)

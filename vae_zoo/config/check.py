@@ -87,8 +87,8 @@ def check_together(cfg: dict[str, Any]) -> None:
         if side < least:
             raise UserError(
                 f"images of {side} pixels are too small for the {len(network['channels'])} convolutions of "
-                f"model.network, which halve them each; give images of {least} pixels, fewer model.network.channels, or "
-                f"model/network=mlp"
+                f"model.network, which halve them each; give images of {least} pixels, fewer model.network.channels, "
+                f"or model/network=mlp"
             )
     _check_processes(data, trainer)
     schema = SCHEMAS.get(data["_target_"])
@@ -160,8 +160,8 @@ def locate(target: str, path: str) -> Any:
         except Exception as error:  # whatever the user's own module does
             raise _import_fails(target, path, error) from error
     remedy = (
-        "give the full name of a class, such as my_module.MyModel, whose module lies in this folder, beside that of "
-        "--config-dir, or is installed"
+        "give the full name of a class, such as my_module.MyModel, and see that its module lies in this folder, beside "
+        "that of --config-dir, or is installed"
     )
     if near := difflib.get_close_matches(target, SCHEMAS, n=1, cutoff=0.6):
         remedy = f"did you mean {near[0]}?"

@@ -1,4 +1,4 @@
-"""What each config group may hold: names, types, ranges. Imports neither torch nor lightning: mistakes are told at once.
+"""What each config group may hold: names, types, ranges. Imports neither torch nor lightning, so mistakes show at once.
 
 One class for each `_target_`; `tests/config` holds them equal to the constructors' named arguments. Values live in
 `conf/`, so nothing has a default here: a missing key is a mistake too, unless it is OPTIONAL. A `description` is what a

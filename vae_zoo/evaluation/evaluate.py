@@ -80,11 +80,11 @@ def evaluate_model(
             log_w = model.log_weights(batch, 1)[0]
         posterior = model.encode(batch)
         for name in ("rec", *(t for t in terms if t.startswith("kl_"))):
-            sums[f"test/{name}"] = sums.get(f"test/{name}", 0.0) + float(terms[name].double().mean() * len(log_w))
-        sums["test/elbo"] = sums.get("test/elbo", 0.0) + float(log_w.double().sum())
+            sums[f"test/{name}"] = sums.get(f"test/{name}", 0.0) + float(terms[name].cpu().double().mean() * len(log_w))
+        sums["test/elbo"] = sums.get("test/elbo", 0.0) + float(log_w.cpu().double().sum())
         for name, value in model.kl_per_dim(posterior).items():
-            kl[name] = kl.get(name, 0) + value.double().sum(0)
-            mean = posterior[name].mean.double()
+            kl[name] = kl.get(name, 0) + value.cpu().double().sum(0)
+            mean = posterior[name].mean.cpu().double()
             moments[name] = moments.get(name, 0) + torch.stack([mean.sum(0), mean.square().sum(0)])
     results = {name: total / count for name, total in sums.items()}
     for name, (first, second) in moments.items():

@@ -153,6 +153,7 @@ class LatentVariableModel(L.LightningModule):
 
     def begin_step(self) -> None:
         """Noise and learning rate of this step. Models with several optimisers call it in their own `training_step`."""
+        self.step_weights = self.weights()  # of this step: the counter moves on before anything is logged
         noise.seed_step(getattr(self.trainer, "seed", 0), self.step, self.global_rank, self.device)
         if self.lr_schedule is not None:
             for optimizer in self.trainer.optimizers:
@@ -164,10 +165,10 @@ class LatentVariableModel(L.LightningModule):
         if clip_norm := getattr(self.trainer, "clip_norm", None):
             torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
 
-    def named_values(self, terms: Terms) -> dict[str, Tensor]:
+    def named_values(self, terms: Terms, weights: dict[str, float]) -> dict[str, Tensor]:
         """What is logged of the terms: each mean, and weighted/<term> of those that are in the loss."""
         means = {name: value.mean() for name, value in terms.items()}
-        return means | {f"weighted/{name}": weight * means[name] for name, weight in self.weights().items()}
+        return means | {f"weighted/{name}": weight * means[name] for name, weight in weights.items()}
 
     def on_validation_epoch_start(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -177,12 +178,12 @@ class LatentVariableModel(L.LightningModule):
             terms = self.objective(batch)
             posterior = self.encode(batch)
         size = len(batch["image"])
-        sums = {f"term/{name}": value * size for name, value in self.named_values(terms).items()}
+        sums = {f"term/{name}": value * size for name, value in self.named_values(terms, self.weights()).items()}
         for name, q in posterior.items():
             if self.blocks[name].kind == "gaussian":
                 sums |= {f"mean/{name}": q.mean.sum(0), f"square/{name}": q.mean.square().sum(0)}
         for name, value in (sums | {"count": torch.tensor(float(size), device=self.device)}).items():
-            self._sums[name] = self._sums.get(name, 0) + value.double()
+            self._sums[name] = self._sums.get(name, 0) + value.to(noise.widest_float(self.device))
 
     def on_validation_epoch_end(self) -> None:
         """Averages over the validation images of all ranks; active units: dimensions whose posterior mean moves.
@@ -194,7 +195,7 @@ class LatentVariableModel(L.LightningModule):
         values = {f"val/{n.removeprefix('term/')}": v / count for n, v in sums.items() if n.startswith("term/")}
         for name in (n.removeprefix("mean/") for n in sums if n.startswith("mean/")):
             variance = sums[f"square/{name}"] / count - (sums[f"mean/{name}"] / count).square()
-            values[f"val/active_units_{name}"] = (variance > 0.01).sum().double()
+            values[f"val/active_units_{name}"] = (variance > 0.01).sum()
         self.log("val/loss", values["val/loss"].float(), logger=False, sync_dist=True)  # for callbacks that wait for it
         self.log_values({name: value.item() for name, value in values.items()})
 

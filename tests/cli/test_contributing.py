@@ -1,0 +1,143 @@
+"""The files that CONTRIBUTING.md shows, taken from it as they stand, do what it says."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.calls import call
+from tests.commands import REPOSITORY
+from vae_zoo import UserError, load_model
+
+TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text()
+FILES = dict(re.findall(r"^`(\S+)`\n```\w+\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
+COMMANDS = re.findall(r"^python (train|evaluate)\.py (.*)$", TEXT, re.MULTILINE)
+SMALL = "model/network=mlp model.network.hidden=[32] trainer=cpu callbacks=none"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("contributing") / "my_project"
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(project) -> Path:
+    """The run of the first command, made short and small."""
+    (script, words), *_ = COMMANDS
+    words = words.replace("trainer.max_steps=2000", "trainer.max_steps=20 data.num_images=500")
+    answer = call(project, f"{script} {words} {SMALL}")
+    assert answer.code == 0, answer.err
+    return project / "first"
+
+
+def test_it_shows_a_method_of_about_60_lines_and_a_data_set_of_about_30():
+    lengths = {name: text.count("\n") for name, text in FILES.items()}
+    assert lengths["coarse_fine.py"] <= 65 and lengths["squares.py"] <= 35, lengths
+    assert [script for script, _ in COMMANDS] == ["train", "train", "evaluate"]
+
+
+def test_figures_metrics_and_report_come_for_nothing(first):
+    figures = {p.stem.rpartition("_")[0] for p in (first / "figures").iterdir()}
+    blocks = {f"{figure}_{block}" for figure in ("swap", "traversals") for block in ("coarse", "fine")}
+    assert {"reconstructions", "samples", "kl_per_dimension"} | blocks == figures
+    metrics = json.loads((first / "metrics.json").read_text())
+    names = {"elbo", "rec", "kl_coarse", "kl_fine", "active_units_coarse", "active_units_fine"}
+    assert {f"test/{name}" for name in names} <= metrics.keys()
+    header = (first / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/rec_coarse", "train/weighted/kl_fine", "val/loss"} <= set(header)
+    report = (first / "report.html").read_text()
+    assert "what is still seen when the image is blurred" in report and "coarse_fine.CoarseFine" in report
+
+
+def test_resume_evaluate_and_load_model_need_trust(project, first):
+    _, (resume, resume_words), (evaluate, evaluate_words) = COMMANDS
+    resume_words = resume_words.replace("trainer.max_steps=4000", "trainer.max_steps=30")
+    for script, words in ((resume, resume_words), (evaluate, evaluate_words)):
+        untrusted = call(project, f"{script} {re.sub('trust=.*', '', words)}")
+        assert untrusted.code == 2 and "if you trust it, add trust=[coarse_fine]" in untrusted.err
+        trusted = call(project, f"{script} {words}")
+        assert trusted.code == 0, trusted.err
+    assert torch.load(first / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 30
+    assert "test/elbo" in json.loads((first / "evaluation" / "metrics.json").read_text())
+
+    with pytest.raises(UserError, match="trust=\\[coarse_fine\\]"):
+        load_model(first)
+
+
+def test_the_notebook_lines_run(project, first, monkeypatch):
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "load_model" in block]
+    monkeypatch.chdir(project)
+    monkeypatch.syspath_prepend(str(project))
+    space: dict = {}
+    exec(lines, space)  # noqa: S102
+    assert space["images"].shape == (16, 1, 32, 32) and 0 <= space["images"].min() and space["images"].max() <= 1
+    monkeypatch.delitem(__import__("sys").modules, "coarse_fine")
+
+
+def test_its_network_can_be_chosen(project):
+    words = "model=coarse_fine model/network=wide data=squares trainer.max_steps=-1"
+    answer = call(project, f"train --config-dir conf {words}")
+    assert answer.code == 2 and answer.err.startswith("error: trainer.max_steps=-1 is not allowed")  # and nothing else
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        ("model.pol=4", "model.pol is not a key of the config; did you mean model.pool?"),
+        ("+model.pol=4", "model.pol is not an argument of coarse_fine.CoarseFine; did you mean model.pool?"),
+        ("+data.num_image=4", "data.num_image is not an argument of squares.Squares; did you mean data.num_images?"),
+        ("~model.beta", "model.beta is missing, which coarse_fine.CoarseFine needs; add it to the YAML file"),
+        ("data.group_by=gray", "data.group_by=gray is not a grouping of these data; choose one of *"),
+    ],
+)
+def test_mistakes_are_told_as_for_the_package_s_own(project, words, sentence):
+    answer = call(project, f"train --config-dir conf model=coarse_fine data=squares {SMALL} {words}")
+    assert answer.code == 2 and answer.err.startswith(f"error: {sentence.rstrip('*')}"), answer.err
+
+
+OWN_PARTS = """
+from torch import nn
+
+from vae_zoo.distributions import Likelihood
+
+
+class Linear:
+    def __init__(self, bias):
+        self.bias = bias
+
+    def encoder(self, image_shape, num_outputs):
+        return nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, num_outputs, bias=self.bias))
+
+    def decoder(self, num_inputs, image_shape):
+        return nn.Sequential(nn.Linear(num_inputs, 32 * 32, bias=self.bias), nn.Unflatten(1, image_shape))
+
+
+class Laplace(Likelihood):
+    def log_prob(self, x, params):
+        return -(x - params).abs().flatten(1).sum(1)
+
+    def mean(self, params):
+        return params.clamp(0, 1)
+"""
+LAPLACE = "_target_: own_parts.Laplace\n"
+
+
+def test_a_network_and_a_likelihood_of_ones_own(tmp_path):
+    (tmp_path / "own_parts.py").write_text(OWN_PARTS)
+    for name, text in (("network/lin", "_target_: own_parts.Linear\nbias: true\n"), ("likelihood/lap", LAPLACE)):
+        path = tmp_path / "conf" / "model" / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    words = (
+        "model=vae model/network=lin model/likelihood=lap data=digits trainer=cpu trainer.max_steps=2 callbacks=none"
+    )
+    answer = call(tmp_path, f"train --config-dir conf {words} hydra.run.dir=run")
+    assert answer.code == 0, answer.err
+    assert (tmp_path / "run" / "metrics.json").is_file()
+    assert call(tmp_path, "evaluate run=run").err.endswith("add trust=[own_parts]\n")

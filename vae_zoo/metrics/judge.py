@@ -1,0 +1,189 @@
+"""The judge: a small classifier of REAL training images, and what it says of images that a model decoded.
+
+It sees training images and their labels, is stopped by the validation images, and states its own accuracy on the test
+images, above which no number that it gives can be trusted. Its last hidden layer is also the feature network of
+vae_zoo.metrics.generation.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_zoo import noise
+from vae_zoo.models.base import Batch, LatentVariableModel
+
+SPLITS = ("train", "val", "test")
+CHUNK = 512  # images at a time, outside training
+
+
+class Judge(nn.Module):
+    """Three convolutions of stride 2, one hidden layer of `num_features`; for images of any shape, always in eval mode.
+
+    accuracy: on the test images; chance: share of the largest class there.
+    """
+
+    accuracy = chance = float("nan")
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, width: int = 16, num_features: int = 64):
+        super().__init__()
+        self.num_features = num_features
+        channels = [image_shape[0], width, 2 * width, 4 * width]
+        layers = [m for i, o in zip(channels, channels[1:]) for m in _convolution(i, o)]
+        hidden = [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels[-1], num_features), nn.ReLU()]
+        self.trunk = nn.Sequential(*layers, *hidden)
+        self.head = nn.Linear(num_features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, classes] of images [B, C, H, W] in [0, 1]."""
+        return self.head(self.trunk(x))
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """[N, num_features] of images [N, C, H, W]: float in [0, 1], or uint8 in 0..255."""
+        device = self.head.weight.device
+        return torch.cat([self.trunk(_to_float(chunk.to(device))) for chunk in images.split(CHUNK)])
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """The class of each image, [N] int64."""
+        return self.head(self.features(images)).argmax(1)
+
+
+def train_judge(
+    data: Mapping[str, tuple[Tensor, Tensor]] | Any,
+    *,
+    target: str = "label",
+    max_images: int = 20_000,
+    epochs: int = 10,
+    patience: int = 2,
+    batch_size: int = 100,
+    lr: float = 2e-3,
+    width: int = 16,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Judge:
+    """A judge of `target`, in eval mode, with its `accuracy` and `chance`.
+
+    data: a set-up DataModule, or {"train": (images [N, C, H, W], labels [N]), "val": ..., "test": ...}. Images are
+    float in [0, 1] or uint8; labels are 0, 1, ..., and -1 (unknown) is left out. target: `label` (the first of several)
+    or the name of a factor, of the data module. All training labels are used, whatever data.labelled allows models.
+    max_images: of each split, evenly spaced. Adam, cross-entropy; the epoch that is best on val is kept, and `patience`
+    epochs without a better one end the training.
+    """
+    if not isinstance(data, Mapping):
+        data = {split: images_and_labels(data, split, target, max_images) for split in SPLITS}
+    (x, y), val, test = (_known(*data[split]) for split in SPLITS)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        judge = Judge(tuple(x.shape[1:]), int(y.max()) + 1, width).to(device)
+    optimizer = torch.optim.Adam(judge.parameters(), lr)
+    generator = torch.Generator().manual_seed(seed)
+    best, kept, waited = -1.0, {}, 0
+    for _ in range(epochs):
+        judge.train()
+        for rows in torch.randperm(len(x), generator=generator).split(batch_size):
+            loss = F.cross_entropy(judge(_to_float(x[rows].to(device))), y[rows].to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        judge.eval()
+        if (score := accuracy(judge, *val)) > best:
+            best, kept, waited = score, {name: value.clone() for name, value in judge.state_dict().items()}, 0
+        elif (waited := waited + 1) == patience:
+            break
+    judge.load_state_dict(kept)
+    judge.accuracy = accuracy(judge, *test)
+    judge.chance = float(test[1].unique(return_counts=True)[1].max() / len(test[1]))
+    return judge.requires_grad_(False)
+
+
+def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
+    """Share of images [N, C, H, W] that the judge gives their label [N]."""
+    return float((judge.predict(images).cpu() == labels.cpu()).double().mean())
+
+
+def images_and_labels(data: Any, split: str, target: str = "label", max_images: int = 20_000) -> tuple[Tensor, Tensor]:
+    """uint8 images [N, C, H, W] and labels [N] of a split of a DataModule; evenly spaced where it has more."""
+    index = data.indices[split]
+    index = index[torch.linspace(0, len(index) - 1, min(max_images, len(index))).long()]
+    batches = [data.batch(part) for part in index.split(CHUNK)]
+    images = torch.cat([(batch["image"] * 255).round().byte() for batch in batches])
+    return images, torch.cat([_labels(batch, target, getattr(data, "factor_names", ())) for batch in batches])
+
+
+@torch.no_grad()
+def swap_consistency(
+    model: LatentVariableModel,
+    batches: Iterable[Batch],
+    judge: Judge,
+    *,
+    target: str = "label",
+    factor_names: tuple[str, ...] = (),
+    seed: int = 0,
+) -> dict[str, float]:
+    """Which block carries the label? {"follows_<block>": share of swaps in which the label came along with the block}.
+
+    A swap decodes this block of an image and all others of an image with another label (posterior means), and counts
+    when the judge names the first image's label. Every image of `batches` gives the block once; the other image is
+    drawn from all of them by `seed`, so the numbers do not depend on the batch size. Range 0..1. A block that holds the
+    label alone has nearly the judge's accuracy on reconstructions, and the others together nearly 0; what the shares
+    lack to 1 (of two blocks) is images in which the judge sees neither label. Images of unknown label are left out.
+
+    target, factor_names: as of `train_judge`, and of the data module. Raises: ValueError for a model of one block, and
+    when all images have one label.
+    """
+    if len(model.blocks) < 2:
+        raise ValueError(f"a swap needs two blocks or more, this model has {[*model.blocks]}")
+    parts: list[tuple[dict[str, Tensor], Tensor]] = []
+    for batch in batches:
+        with noise.per_image(batch["index"]):
+            parts.append(({name: q.mean for name, q in model.encode(batch).items()}, _labels(batch, target, factor_names)))
+    codes = {name: torch.cat([part[name] for part, _ in parts]) for name in model.blocks}
+    labels = torch.cat([label for _, label in parts])
+    known = (labels >= 0).nonzero()[:, 0]
+    partner = _partners(labels[known].cpu(), seed).to(known.device)
+    giver, other = known, known[partner]
+    shares = {}
+    for block in model.blocks:
+        named = []
+        for own, rest in zip(giver.split(CHUNK), other.split(CHUNK), strict=True):
+            mixed = {name: code[own if name == block else rest] for name, code in codes.items()}
+            named.append(judge.predict(model.decode(mixed)).to(labels.device))
+        shares[f"follows_{block}"] = float((torch.cat(named) == labels[giver]).double().mean())
+    return shares
+
+
+def _partners(labels: Tensor, seed: int) -> Tensor:
+    """For each row, a row of another label, [N]: uniform over them all."""
+    classes, label, counts = labels.unique(return_inverse=True, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError("a swap needs images of two labels or more")
+    order, start = label.argsort(stable=True), counts.cumsum(0) - counts  # rows by label, and where each label begins
+    others = len(labels) - counts[label]
+    place = (torch.rand(len(labels), generator=torch.Generator().manual_seed(seed)) * others).long()
+    return order[place + counts[label] * (place >= start[label])]  # the run of the own label is skipped
+
+
+def _labels(batch: Batch, target: str, factor_names: tuple[str, ...]) -> Tensor:
+    """[B] int64."""
+    if target == "label":
+        return batch["label"] if batch["label"].ndim == 1 else batch["label"][:, 0]
+    return batch["factors"][:, factor_names.index(target)].long()
+
+
+def _known(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    known = labels >= 0
+    if not known.any():
+        raise ValueError("a judge needs labels in each of train, val and test")
+    return images[known], labels[known].long()
+
+
+def _to_float(images: Tensor) -> Tensor:
+    return images if images.is_floating_point() else images.float() / 255
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]

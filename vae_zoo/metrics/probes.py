@@ -1,0 +1,191 @@
+"""Probes: what a small supervised model reads of a label or factor from a code; numpy and scikit-learn, no torch.
+
+score: categorical           max(0, (accuracy - majority) / (1 - majority)), majority = accuracy of naming the most
+                             frequent class of the TRAINING rows
+       ordered, continuous   max(0, R2)
+       circular              max(0, mean R2 of the sine and the cosine of 2 pi y / period)
+0 = no better than a constant, 1 = all of it. Fitted on the training rows and scored on the test rows, whose targets
+decide nothing else. Unknown targets (NaN, and -1 unless the kind is continuous) are left out on both sides. NaN = there
+is nothing to read: no known target, or one value only among the test rows; one value among the training rows: 0.
+
+Probes: hidden = 128   one hidden layer of so many ReLUs; Adam at 0.01, batches of 200, at most 60 epochs; of these the
+                       best on a tenth of the training rows is kept (without these where classes are too rare to share)
+        hidden = None  logistic or ridge regression, penalty 1
+Code dimensions are standardised by the training rows and cut at 10 deviations, so scale and shift of a code change
+nothing, and a collapsed dimension that still moves in the sixth decimal is read too: it holds what it holds.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from vae_zoo.metrics.arrays import to_numpy
+
+Array = np.ndarray
+Rows = tuple[Array, Array]  # codes [N, D], targets [N]
+Kind = Literal["categorical", "ordered", "continuous", "circular"]
+WIDE, COMPONENTS = 256, 64  # codes of more dimensions than the first are reduced to so many principal components
+
+
+class FactorLike(Protocol):
+    """A column of factors. Of a circular one a `period` may be given too, if it is not the default (`period_of`)."""
+
+    name: str
+    size: int  # number of values, 0 when continuous
+    kind: Kind
+
+
+def probe(
+    train: Rows, test: Rows, *, kind: Kind, period: float | None = None, hidden: int | None = 128, seed: int = 0
+) -> float:
+    """What a probe fitted on `train` = (codes [N, D], targets [N]) reads on `test`: 0..1, best 1, or NaN (see above).
+
+    period: of a circular target, in its own unit. The protocol has 10,000 training and 5,000 test rows, posterior means.
+
+    >>> rng = np.random.RandomState(0)
+    >>> codes, classes = rng.randn(1000, 2), rng.randint(3, size=1000)
+    >>> codes[:, 1] = classes == 1  # tells one class of three from the others, which stay a guess
+    >>> round(probe((codes[:700], classes[:700]), (codes[700:], classes[700:]), kind="categorical", hidden=None), 1)
+    0.5
+    """
+    (x, y), (x_test, y_test) = _known(train, kind), _known(test, kind)
+    if x.shape[1] != x_test.shape[1]:
+        raise ValueError(f"training and test codes must have one width, got {x.shape[1]} and {x_test.shape[1]}")
+    y, y_test = _targets(y, kind, period), _targets(y_test, kind, period)
+    differ = [column for column, values in enumerate(y_test.T) if len(np.unique(values)) > 1]
+    if not len(y) or not differ:
+        return float("nan")
+    if not np.ptp(y, axis=0).any():
+        return 0.0
+    if kind == "categorical":
+        read = _fit(x, y, kind, hidden, seed).predict(x_test)
+        classes, counts = np.unique(y, return_counts=True)
+        majority = accuracy_score(y_test, np.full_like(y_test, classes[counts.argmax()]))
+        return max(0.0, (accuracy_score(y_test, read) - majority) / (1 - majority))
+    scale = StandardScaler().fit(y)  # for the optimiser; changes no R2
+    read = _fit(x, scale.transform(y).astype(np.float32), kind, hidden, seed).predict(x_test).reshape(y_test.shape)
+    return max(0.0, r2_score(scale.transform(y_test)[:, differ], read[:, differ]))
+
+
+def block_factor_matrix(
+    train_codes: Mapping[str, Array],
+    train_factors: Array,
+    test_codes: Mapping[str, Array],
+    test_factors: Array,
+    factors: Sequence[FactorLike],
+    *,
+    hidden: int | None = 128,
+    seed: int = 0,
+    jobs: int = 1,
+) -> Array:
+    """Which block holds which factor: `probe` of every block (rows) for every factor (columns), [blocks, F].
+
+    Codes {block: [N, ...]}, factors [N, F] described by `factors`. Rows to compare with are blocks too: the codes of an
+    untrained encoder, and the images themselves. What has more than 256 dimensions is first reduced to its 64 leading
+    principal components, fitted on the training rows (randomised solver): with 4,096 pixels and 10,000 images a probe
+    would learn the rows by heart, so the pixel row is what a small probe reads from 64 components, not a ceiling.
+    Results do not depend on the other blocks and factors nor on `jobs`, the number of processes.
+    """
+    train_factors, test_factors = to_numpy(train_factors), to_numpy(test_factors)
+    if set(train_codes) != set(test_codes):
+        raise ValueError(f"training and test codes must have the same blocks, got {[*train_codes]} and {[*test_codes]}")
+    for name, values in {"train_factors": train_factors, "test_factors": test_factors}.items():
+        if values.ndim != 2 or values.shape[1] != len(factors):
+            raise ValueError(f"{name} must be [N, {len(factors)}], a column for each of `factors`, got {values.shape}")
+    rows = [_reduced(codes, test_codes[block], seed) for block, codes in train_codes.items()]
+    scores = Parallel(n_jobs=jobs)(
+        delayed(probe)(
+            (x, train_factors[:, column]),
+            (x_test, test_factors[:, column]),
+            kind=factor.kind,
+            period=period_of(factor),
+            hidden=hidden,
+            seed=seed,
+        )
+        for x, x_test in rows
+        for column, factor in enumerate(factors)
+    )
+    return np.array(scores).reshape(len(rows), len(factors))
+
+
+def period_of(factor: FactorLike) -> float | None:
+    """Of a circular factor: its `period` if it states one, else its `size`, or 2 pi (radians) when it is continuous.
+
+    With `size` values around the circle the next one is the first again, so the period is `size`. dSprites has its 40
+    orientations at k 2 pi / 39 instead, k = 0 and 39 being one picture: its period is 39. With 40, that picture has two
+    targets 9 degrees apart and the best possible score falls by 0.0003 only; a period of 39 for values that all differ
+    would be worse, since it calls two of them equal, and for a factor of 2 values all of them.
+    """
+    if factor.kind != "circular":
+        return None
+    return getattr(factor, "period", None) or factor.size or 2 * np.pi
+
+
+def _fit(x: Array, y: Array, kind: Kind, hidden: int | None, seed: int) -> Pipeline:
+    """The probe, fitted on codes x [N, D] and targets y [N, T]."""
+    y = y[:, 0] if y.shape[1] == 1 else y
+    if hidden is None:
+        estimator = LogisticRegression(C=1.0, max_iter=1000) if kind == "categorical" else Ridge(alpha=1.0)
+    else:
+        network = MLPClassifier if kind == "categorical" else MLPRegressor
+        counts = np.unique(y, return_counts=True)[1] if kind == "categorical" else [len(y)]  # rows of each class
+        estimator = network(
+            hidden_layer_sizes=(hidden,),
+            learning_rate_init=0.01,
+            batch_size=min(200, len(y)),
+            max_iter=60,
+            n_iter_no_change=15,
+            early_stopping=len(y) >= 20 and min(counts) >= 2 and len(counts) <= len(y) // 10,
+            random_state=seed,
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the budget is the definition
+        return make_pipeline(StandardScaler(), FunctionTransformer(_cut), estimator).fit(x, y)
+
+
+def _cut(x: Array) -> Array:
+    return x.clip(-10, 10).astype(np.float32)
+
+
+def _known(rows: Rows, kind: Kind) -> Rows:
+    """Codes [n, D] and targets [n], float64, of the rows whose target is known."""
+    x, y = (to_numpy(values).astype(np.float64) for values in rows)
+    if y.ndim != 1 or len(x) != len(y):
+        raise ValueError(f"need codes [N, D] and targets [N] of equal N, got {x.shape} and {y.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError("codes must be finite")
+    known = ~np.isnan(y) & ((y != -1) | (kind == "continuous"))
+    return x[known].reshape(known.sum(), -1), y[known]
+
+
+def _targets(y: Array, kind: Kind, period: float | None) -> Array:
+    """What the probe is to predict, [N, 1], or sine and cosine [N, 2]."""
+    match kind:
+        case "categorical" | "ordered" | "continuous":
+            return y[:, None]
+        case "circular" if period:
+            angle = 2 * np.pi * y / period
+            return np.stack([np.sin(angle), np.cos(angle)], axis=1).round(12)  # so that sin(pi) is 0
+        case "circular":
+            raise ValueError("a circular target needs its period")
+        case _:
+            raise ValueError(f"kind must be categorical, ordered, continuous or circular, got {kind!r}")
+
+
+def _reduced(train: Any, test: Any, seed: int) -> tuple[Array, Array]:
+    """Codes [N, D] of training and test rows; of wide ones, the principal components of the training rows."""
+    train, test = (to_numpy(codes).astype(np.float32).reshape(len(codes), -1) for codes in (train, test))
+    if train.shape[1] <= WIDE:
+        return train, test
+    pca = PCA(min(COMPONENTS, len(train)), svd_solver="randomized", random_state=seed).fit(train)
+    return pca.transform(train), pca.transform(test)
