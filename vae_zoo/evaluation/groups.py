@@ -48,6 +48,7 @@ LIKELIHOOD = r"elbo|nll.*|bits_per_dim.*|loss|(rec|distortion)(_.*)?"  # under t
 # Of the data's config, what does not choose the test images:
 TRAINING_ONLY = "batch_size val_size subset labelled label_pick group_by group_size num_groups".split()
 PAIRS = 3  # seeds that two groups must share to be compared
+ALL_PAIRS = 10  # groups of a table that are all compared with each other; of more, the best with each
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
@@ -122,14 +123,15 @@ def read_run(folder: Path) -> Run | None:
         if not (folder / "config.yaml").exists():  # a job of a sweep that was refused before it had one
             return Run(folder, "failed", _last_line(folder / "error.txt")) if _is_run_name(folder.name) else None
         ours = any((folder / name).exists() for name in ("run.json", "metrics.json", "checkpoints", ".lock"))
-        return Run(folder, "damaged", clean(error)) if ours else None
+        note = clean(error) if isinstance(error, UserError) else "config.yaml is damaged"
+        return Run(folder, "damaged", note) if ours else None
     metrics, flaw = _read_dict(folder / "metrics.json")
     later, later_flaw = _read_dict(folder / "evaluation" / "metrics.json")
     state, note = _state(folder, status, metrics, status_flaw or flaw)
     if state == "finished" and later_flaw:
         note = "evaluation/metrics.json is damaged and left out"
     model, data = _names(folder, config, str(status.get("command")))
-    return Run(folder, state, note, config, _finite(metrics | later), model, data, str(status.get("started")))
+    return Run(folder, state, note, config, _finite(metrics) | _finite(later), model, data, str(status.get("started")))
 
 
 def _state(folder: Path, status: dict[str, Any], metrics: dict[str, Any], flaw: str) -> tuple[str, str]:
@@ -140,7 +142,7 @@ def _state(folder: Path, status: dict[str, Any], metrics: dict[str, Any], flaw: 
     if flaw:
         return "damaged", flaw
     if state == "finished":
-        return ("finished", "") if metrics else ("unfinished", "it has no numbers in metrics.json")
+        return ("finished", "") if _finite(metrics) else ("unfinished", "it has no numbers in metrics.json")
     resume = f"continue with: python train.py resume={shlex.quote(str(folder))}"
     if state == "running":
         return "died", f"no process works on it any more; {resume}"
@@ -286,10 +288,18 @@ class Table:
 
     @cached_property
     def pairs(self) -> list["Paired"]:
-        """All pairs of groups, on every headline metric that both have for at least `PAIRS` of the same seeds."""
+        """Pairs of groups, on every headline metric that both have for at least `PAIRS` of the same seeds."""
         headlines = (m for m in self.metrics if m.count("/") == 1 and _rank(m) < len(METRICS) and METRICS[_rank(m)][2])
-        pairs = (compare(a, b, metric) for metric in headlines for a, b in combinations(self.groups, 2))
+        pairs = (compare(a, b, metric) for metric in headlines for a, b in self._rivals(metric))
         return [pair for pair in pairs if pair is not None]
+
+    def _rivals(self, metric: str) -> list[tuple[Group, Group]]:
+        if len(self.groups) <= ALL_PAIRS:
+            return list(combinations(self.groups, 2))
+        if (top := self.best(metric)) is None:
+            return []
+        best = next(group for group in self.groups if group.mean(metric) == top)
+        return [(best, group) for group in self.groups if group is not best]
 
     def best(self, metric: str) -> float | None:
         """The best mean; None where there is nothing to choose: no direction, all equal, different likelihoods."""

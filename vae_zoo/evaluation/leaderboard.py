@@ -21,6 +21,7 @@ import numpy as np
 
 from vae_zoo.errors import UserError
 from vae_zoo.evaluation.groups import (
+    ALL_PAIRS,
     Group,
     Paired,
     Run,
@@ -39,7 +40,7 @@ from vae_zoo.files import write_atomic
 
 TERMINAL = 12  # pairs of a table that are printed at most
 CLEAR = 5  # seeds from which an interval without 0 is called a difference
-PICTURES = 24 << 20  # bytes of figures on a page
+PICTURES = 32 << 20  # characters of figures on a page
 ARROWS = {1: "↑", -1: "↓"}
 
 
@@ -210,6 +211,8 @@ def notes(table: Table) -> list[str]:
 def caution(table: Table) -> str:
     """What one must know to read the pairs."""
     text = "A - B is the mean of the differences seed by seed; its interval is a bootstrap over seeds."
+    if len(table.groups) > ALL_PAIRS:
+        text += " Of so many rows only that with the best mean is compared, with each of the others."
     if any(pair.seeds < CLEAR for pair in table.pairs):
         text += " With 3 seeds all differences have one sign by mere chance once in 4 times, with 4 seeds once in 8."
     if len(table.pairs) > 5:
@@ -320,30 +323,33 @@ def _figures(tables: Sequence[Table]) -> tuple[list[list[tuple[str, list[tuple[G
     for table in tables:
         files = defaultdict(list)
         for group in table.groups:
-            for name, (step, path) in _newest(group.runs[0].folder).items():
-                files[name].append((group, step, path))
+            for kind, (step, path) in _newest(group.runs[0].folder).items():
+                files[kind].append((group, step, path))
         section = []
-        for name, row in sorted(files.items(), key=lambda item: (-len(item[1]), natural(item[0]))):
+        for (name, _), row in sorted(files.items(), key=lambda item: (-len(item[1]), natural(item[0][0]))):
             figures = []
             for group, step, path in row:
-                size += path.stat().st_size
-                if size > PICTURES:
-                    omitted += 1
-                else:
-                    figures += [(group, figure) for figure in _embed([(name, step, path)])]
+                for figure in _embed([(name, step, path)]):
+                    size += len(figure.source)
+                    if size <= PICTURES:
+                        figures.append((group, figure))
+                    else:
+                        omitted += 1
             section += [(name, figures)] if figures else []
         sections.append(section)
     return sections, omitted
 
 
-def _newest(run: Path) -> dict[str, tuple[int, Path]]:
-    """The last of each `<name>_<step>` picture: of the evaluation where it has made some, else of the training."""
+def _newest(run: Path) -> dict[tuple[str, str], tuple[int, Path]]:
+    """{(name, suffix): (step, path)}, the last of each `<name>_<step>` picture: of the evaluation, if it has made some,
+    else of training."""
     for folder in (run / "evaluation" / "figures", run / "figures"):
-        found: dict[str, tuple[int, Path]] = {}
+        found: dict[tuple[str, str], tuple[int, Path]] = {}
         for path in sorted(folder.glob("*")):
             if path.suffix in (".png", ".gif", ".webp") and path.is_file():
                 name, step = re.fullmatch(r"(?s)(.+?)(?:_(\d+))?", path.stem).groups()
-                found[name] = max(found.get(name, (-2, path)), (int(step or -1), path))
+                kind = name, path.suffix
+                found[kind] = max(found.get(kind, (-2, path)), (-1 if step is None else int(step), path))
         if found:
             return found
     return {}
