@@ -44,7 +44,11 @@ def main(words: list[str]) -> None:
     after = megabytes()
     done.set()
     watcher.join()
-    result = {"over_imports_mb": after - before, "peak_over_imports_mb": max(peak[0], after) - before, "seconds": seconds}
+    result = {
+        "over_imports_mb": after - before,
+        "peak_over_imports_mb": max(peak[0], after) - before,
+        "seconds": seconds,
+    }
     print(json.dumps({name: round(value, 2) for name, value in result.items()}))
 
 

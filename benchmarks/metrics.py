@@ -89,7 +89,5 @@ def main(dci_rows: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--dci-rows", type=int, default=2000, help="training rows for DCI (default 2000; the study: 10000)"
-    )
+    parser.add_argument("--dci-rows", type=int, default=2000, help="training rows for DCI (default 2000; the study: 10000)")
     main(parser.parse_args().dci_rows)

@@ -4,10 +4,11 @@ bare   a uint8 tensor of up to 50,000 images, x = data[perm[i:i+B]].float().div_
 ours   what `python train.py` runs, default callbacks and csv on, timed from step 50
 
 Both run in this process, interleaved, with one thread unless OMP_NUM_THREADS says otherwise; medians over the rounds. Extra
-words: rounds=5, steps=<timed steps a round; by default about 4 seconds of the bare loop>. The bare loss is written out for vae
+words: rounds=5, steps=<timed steps a round; by default some 4 s of the bare loop>. The bare loss is written out for vae
 and beta_vae; other models lend their `objective`. Last line: one JSON object.
 """
 
+import copy
 import json
 import os
 import statistics
@@ -42,7 +43,9 @@ def bare_loss(model, x):
 
 
 def bare(model, images, batch_size, steps):
-    """Seconds of `steps` steps after the warm-up. The model comes in the memory format that ours trains in."""
+    """Seconds of `steps` steps after the warm-up, from the same first weights and in the same memory format as ours (a
+    network that has learnt to answer with nearly 0 is slower on a CPU)."""
+    model = copy.deepcopy(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-4, fused=True)
     perm = torch.randperm(len(images))
     for step in range(WARM_UP + steps):

@@ -22,9 +22,7 @@ def per_image(draw, index, *, seed=0, size=5, skip=0, **options):
 
 
 @pytest.mark.parametrize("name", DRAWS)
-@pytest.mark.parametrize(
-    ("images", "size", "samples"), [(100_000, 1, 1), (1, 100_000, 1), (1, 1, 100_000), (50, 40, 50)]
-)
+@pytest.mark.parametrize(("images", "size", "samples"), [(100_000, 1, 1), (1, 100_000, 1), (1, 1, 100_000), (50, 40, 50)])
 def test_noise_of_images_has_the_distribution_it_claims(name, images, size, samples):
     draw, cdf = DRAWS[name]
     values = per_image(draw, range(images), size=size, sample_shape=(samples,)).double().flatten()

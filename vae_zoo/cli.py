@@ -34,12 +34,12 @@ def train() -> int:
     codes: list[int] = []
 
     def task(cfg: DictConfig) -> None:
-        codes.append(_train_task(cfg))
+        code = _train_task(cfg)
+        codes.append(min(code, 1) if _is_multirun() else code)  # 2 is one command's; a sweep with failed jobs ends with 1
 
     if any(word.startswith("resume=") for word in sys.argv):  # of whatever data the run has
         sys.argv[1:] = [f"++{word}" if word.startswith("data.root=") else word for word in sys.argv[1:]]
-    code = _command("train", task)
-    return code or next((1 if len(codes) > 1 or _is_multirun() else c for c in codes if c), 0)
+    return _command("train", task) or max(codes, default=0)
 
 
 def evaluate() -> int:
@@ -249,7 +249,7 @@ def _run_name(*, _root_: DictConfig) -> str:
 def _run_folder(*, _root_: DictConfig) -> str:
     """The folder of a single run. Hydra makes it, so this is the last moment to refuse a config and leave no trace."""
     if _root_.resume is not None:
-        folder = Path(_root_.resume).expanduser()
+        folder = Path(str(_root_.resume)).expanduser()
         runs.read_config(folder)
         return str(folder)
     plain = check.check_train(_job_config(_root_))

@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prepare_run(folder: Path, cfg: dict[str, Any], resume: bool) -> tuple:
-    """Step and checkpoint to go on from, trainer, model and data: all that may be refused, before anything is written."""
+    """Step and checkpoint to go on from, trainer, model and data: all that may be refused, before any writing."""
     quiet()
     last = folder / "checkpoints" / "last.ckpt" if resume else None
     step = check_checkpoint(last, cfg) if resume else 0
@@ -79,9 +79,7 @@ def prepare_run(folder: Path, cfg: dict[str, Any], resume: bool) -> tuple:
     return step, last, *prepare(folder, cfg)
 
 
-def train(
-    folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: "Signals"
-) -> None:
+def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: "Signals") -> None:
     """Fits the model from `step` on, whose checkpoint is `last`, then evaluates the weights it ends with."""
     from lightning.pytorch.loggers import WandbLogger
 
@@ -130,9 +128,7 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     data.needs = model.needs
     data.setup()
     places = {"figures": {"folder": folder / "figures"}, "checkpoint": {"folder": folder / "checkpoints"}}
-    callbacks = {
-        name: build(node, **places.get(name, {})) for name, node in cfg["callbacks"].items() if node is not None
-    }
+    callbacks = {name: build(node, **places.get(name, {})) for name, node in cfg["callbacks"].items() if node is not None}
     callbacks["checkpoint"].config = cfg
     loggers = [MetricsCSV(folder / "metrics.csv"), *(build(node, folder=folder) for node in cfg["logger"].values())]
     extra = {"logger": loggers, "callbacks": list(callbacks.values()), "default_root_dir": folder}

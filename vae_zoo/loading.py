@@ -48,9 +48,7 @@ def load_model(run: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        raise UserError(
-            f"{path} does not fit its own config ({one_line(error)}); it was altered, train anew"
-        ) from error
+        raise UserError(f"{path} does not fit its own config ({one_line(error)}); it was altered, train anew") from error
     model.trained_steps = checkpoint["global_step"]
     return model.to(device).eval()
 

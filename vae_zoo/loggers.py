@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from PIL import Image
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from PIL import Image
 
 from vae_zoo.errors import UserError
 from vae_zoo.files import write_atomic
@@ -182,5 +182,3 @@ class WandB(WandbLogger):
     def log_summary(self, values: dict[str, float]) -> None:
         """Final numbers, shown in the run table."""
         self.experiment.summary.update({name: value for name, value in values.items() if math.isfinite(value)})
-
-

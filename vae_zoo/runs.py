@@ -59,9 +59,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The run's config. Raises UserError when the folder is none of a run's or its config cannot be read."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise UserError(
-            f"{folder} is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>"
-        )
+        raise UserError(f"{folder} is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>")
     try:
         config = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -44,6 +44,4 @@ def call(folder: Path, line: str) -> Answer:
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Every file and folder below, with its bytes; locks, which tell the last process, by name only."""
     paths = sorted(folder.rglob("*"))
-    return {
-        os.fspath(p.relative_to(folder)): p.read_bytes() if p.is_file() and p.name != ".lock" else None for p in paths
-    }
+    return {os.fspath(p.relative_to(folder)): p.read_bytes() if p.is_file() and p.name != ".lock" else None for p in paths}

@@ -35,6 +35,10 @@ $ train logger=wanb
 logger=wanb is not known; did you mean wandb? (all: csv, many, none, tensorboard, wandb, *
 $ train experiment=beta_vae/dsprite
 experiment=beta_vae/dsprite is not known*
+$ train +experiment=quick
+experiment is not a key of the config; write it without +
+$ train model=network/conv
+model=vae_zoo.nets.Conv is none of that group; choose one that `python train.py --help` lists
 $ train model/network=mpl
 model/network=mpl is not known; did you mean mlp? (all: conv, mlp)
 $ train model.network=mlp
@@ -99,6 +103,26 @@ $ train --config-dir {conf} model=own_typo
 model.widht is not an argument of own.Mine; did you mean model.width?
 $ train --config-dir {conf} model=own_short
 model.width is missing, which own.Mine needs; add it to the YAML file
+$ train --config-dir {conf} model=list
+model=[a, b] is not allowed; give an object with a _target_
+$ train --config-dir {conf} model=empty
+model has no _target_; choose one of the model group that `python train.py --help` lists
+$ train --config-dir {conf} model=reference
+model.latent_dim cannot be worked out (Interpolation key 'data.latent_dim' not found); set it or correct the name
+$ train --config-dir {conf} model=base
+model=_vea is not known; did you mean _vae? (all: _common, _vae)
+$ train --config-dir {conf} model=no_list
+model/no_list.yaml has a defaults list that is none; write `defaults: [_common]`, or `- group: choice` line by line
+$ train --config-dir {conf} experiment=no_package
+experiment is not a key of the config; begin the YAML file of the experiment with `# @package _global_`
+$ train --config-dir {conf} experiment=group
+modle is not a key of the config; did you mean model?
+$ train --config-dir {conf} experiment=no_override
+model is chosen more than once; name one choice, and in a YAML file write `- override /model: <choice>`
+$ train --config-dir {conf} experiment=no_default
+model: vae sets no choice; write `- override /model: vae` in the defaults list of the YAML file
+$ train --config-dir {conf} experiment=twice
+{conf}/experiment/twice.yaml cannot be read as YAML (found duplicate key seed in line 3); correct it
 $ train --config-dir confs model=typo
 --config-dir * is not a folder; name the one that holds your model/, *
 
@@ -261,6 +285,16 @@ class Makers:
             "model/half_written": "defaults: [_vae]\n_target_: unfinished.Mine\n",
             "model/own_typo": "defaults: [_vae]\n_target_: own.Mine\nwidht: 3\n",
             "model/own_short": "defaults: [_vae]\n_target_: own.Mine\n",
+            "model/list": "- a\n- b\n",
+            "model/empty": "",
+            "model/reference": f"{vae}latent_dim: ${{data.latent_dim}}\n",
+            "model/base": "defaults: [_vea]\n",
+            "model/no_list": "defaults: _vae\n",
+            "experiment/no_package": "model:\n  latent_dim: 3\n",
+            "experiment/group": "# @package _global_\ndefaults:\n  - override /modle: vae\n",
+            "experiment/no_override": "# @package _global_\ndefaults:\n  - /model: vae\n",
+            "experiment/no_default": "# @package _global_\nmodel: vae\n",
+            "experiment/twice": "# @package _global_\nseed: 1\nseed: 2\n",
             "experiment/typo": "# @package _global_\nmodel:\n  latentdim: 3\n",
             "experiment/top": "# @package _global_\ntrainr:\n  max_steps: 3\n",
             "experiment/choice": "# @package _global_\ndefaults:\n  - override /model: vea\n",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.calls import call
+from tests.cli.calls import TINY, call
 from tests.commands import REPOSITORY
 from vae_zoo import UserError, load_model
 
@@ -134,10 +134,34 @@ def test_a_network_and_a_likelihood_of_ones_own(tmp_path):
         path = tmp_path / "conf" / "model" / f"{name}.yaml"
         path.parent.mkdir(parents=True)
         path.write_text(text)
-    words = (
-        "model=vae model/network=lin model/likelihood=lap data=digits trainer=cpu trainer.max_steps=2 callbacks=none"
-    )
+    words = "model=vae model/network=lin model/likelihood=lap data=digits trainer=cpu trainer.max_steps=2 callbacks=none"
     answer = call(tmp_path, f"train --config-dir conf {words} hydra.run.dir=run")
     assert answer.code == 0, answer.err
     assert (tmp_path / "run" / "metrics.json").is_file()
     assert call(tmp_path, "evaluate run=run").err.endswith("add trust=[own_parts]\n")
+
+
+MINIMAL = """
+from vae_zoo.models.vae import VAE
+
+
+class Minimal(VAE):
+    log_weights = VAE.__mro__[1].log_weights
+
+    def objective(self, batch):
+        terms = super().objective(batch)
+        return {"loss": terms["loss"], "cost": terms["rec"] + terms["kl_z"]}
+
+    def weights(self):
+        return {"cost": 1.0}
+"""
+
+
+def test_what_a_method_does_not_give_is_left_out_and_said(tmp_path, caplog):
+    (tmp_path / "minimal.py").write_text(MINIMAL)
+    words = f"{TINY} model=vae model._target_=minimal.Minimal hydra.run.dir=run"
+    answer = call(tmp_path, f"train {words}")
+    assert answer.code == 0, answer.err
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {"test/active_units_z", "train/seconds"} <= metrics.keys() and "test/elbo" not in metrics
+    assert "no test/elbo: Minimal does not write log_weights" in caplog.text

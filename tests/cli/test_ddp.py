@@ -9,7 +9,9 @@ import torch
 from tests.commands import run
 
 pytestmark = pytest.mark.slow
-TINY = "data=digits model/network=mlp trainer.max_steps=40 trainer.log_every_n_steps=10 trainer.val_check_interval=20".split()
+TINY = (
+    "data=digits model/network=mlp trainer.max_steps=40 trainer.log_every_n_steps=10 trainer.val_check_interval=20".split()
+)
 
 
 def rows(folder):

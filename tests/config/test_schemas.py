@@ -43,9 +43,7 @@ def test_every_choice_passes_the_check(group, choice):
     composed(f"{group}={choice}", *NEEDED.get(choice, []))
 
 
-@pytest.mark.parametrize(
-    "group", ["model", "data", "trainer", "callbacks", "logger", "model/network", "model/likelihood"]
-)
+@pytest.mark.parametrize("group", ["model", "data", "trainer", "callbacks", "logger", "model/network", "model/likelihood"])
 def test_every_target_of_a_choice_has_a_schema(group):
     for choice in choices(group):
         assert not targets(composed(f"{group}={choice}", *NEEDED.get(choice, []))) - SCHEMAS.keys(), choice

@@ -29,9 +29,7 @@ def published(path, places=None, **changes):
     """A part of the data set in the form of the published file, its pickled metadata included."""
     factors = sprites.factor_index(some_of() if places is None else places)
     values = [v[factors[:, i]] for i, v in enumerate(sprites.FACTOR_VALUES)]
-    images = [
-        sprites.draw(int(f[1]), v[2], v[3], 16 + 32 * v[4], 16 + 32 * v[5]) for f, v in zip(factors, zip(*values))
-    ]
+    images = [sprites.draw(int(f[1]), v[2], v[3], 16 + 32 * v[4], 16 + 32 * v[5]) for f, v in zip(factors, zip(*values))]
     arrays = {
         "imgs": np.array(images, np.uint8),
         "latents_classes": factors,

@@ -151,9 +151,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path, name, content, inside):
     (folder / name).write_bytes(content)
     with pytest.raises(UserError) as error:
         read(tmp_path / "mine")
-    assert str(error.value).startswith(f"{folder / name} cannot be read as an image") and "remove it" in str(
-        error.value
-    )
+    assert str(error.value).startswith(f"{folder / name} cannot be read as an image") and "remove it" in str(error.value)
 
 
 def test_a_picture_of_unknown_range_is_named(tmp_path):

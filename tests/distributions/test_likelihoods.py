@@ -8,9 +8,7 @@ from vae_zoo.distributions import Bernoulli, DiscretisedLogistic, Gaussian
 from vae_zoo.distributions.likelihoods import discretised_logistic
 
 LIKELIHOODS = [Bernoulli(), Gaussian(0.3), Gaussian(0.3, learn=True), DiscretisedLogistic(0.05)]
-every = pytest.mark.parametrize(
-    "likelihood", LIKELIHOODS, ids=["bernoulli", "gaussian", "gaussian_learned", "logistic"]
-)
+every = pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=["bernoulli", "gaussian", "gaussian_learned", "logistic"])
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 
 
@@ -27,9 +25,7 @@ def test_log_probability_is_one_number_an_image_and_adds_up_over_pixels(likeliho
     together = likelihood.log_prob(x, params)
     assert together.shape == (5,)
     alone = [
-        likelihood.log_prob(x[:, c : c + 1, h : h + 1], params[:, c : c + 1, h : h + 1])
-        for c in range(3)
-        for h in range(4)
+        likelihood.log_prob(x[:, c : c + 1, h : h + 1], params[:, c : c + 1, h : h + 1]) for c in range(3) for h in range(4)
     ]
     torch.testing.assert_close(together, sum(alone))
 
@@ -68,11 +64,7 @@ def test_bfloat16_parameters_are_summed_in_float32(likelihood):
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 def test_gradients_are_finite_wherever_the_decoder_points(likelihood, size):
     params = (
-        (size * torch.tensor([-1.0, -0.1, 0.0, 0.1, 1.0]))
-        .view(5, 1, 1, 1)
-        .expand(5, 1, 16, 16)
-        .clone()
-        .requires_grad_()
+        (size * torch.tensor([-1.0, -0.1, 0.0, 0.1, 1.0])).view(5, 1, 1, 1).expand(5, 1, 16, 16).clone().requires_grad_()
     )
     x = (torch.arange(256) / 255).view(1, 1, 16, 16).expand(5, 1, 16, 16)
     log_prob = likelihood.log_prob(x, params)
@@ -158,9 +150,7 @@ def test_masses_equal_differences_of_the_logistic_cdf(location, log_scale):
 
 def test_outermost_levels_hold_all_the_mass_beyond():
     location, log_scale = torch.tensor([-5.0, 5.0], dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)
-    lowest, highest = (
-        discretised_logistic(torch.full((2,), v, dtype=torch.float64), location, log_scale) for v in (0, 1)
-    )
+    lowest, highest = (discretised_logistic(torch.full((2,), v, dtype=torch.float64), location, log_scale) for v in (0, 1))
     assert lowest[0].exp() > 0.9999 and highest[1].exp() > 0.9999
     scale = np.exp(-1)
     np.testing.assert_allclose(lowest, stats.logistic.logcdf(-1 + 1 / 255, location, scale), rtol=1e-12)

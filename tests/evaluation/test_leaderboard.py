@@ -206,9 +206,7 @@ def test_likelihoods_are_not_compared(tmp_path):
 
 
 def test_columns_come_in_a_known_order():
-    names = (
-        "test_unseen/map test/facet10/nmi test/zeta test/facet2/nmi test/mig test/kl_z10 test/kl_z2 test/elbo".split()
-    )
+    names = "test_unseen/map test/facet10/nmi test/zeta test/facet2/nmi test/mig test/kl_z10 test/kl_z2 test/elbo".split()
     assert sorted(names, key=metric_order) == (
         "test/elbo test/kl_z2 test/kl_z10 test/mig test/zeta test/facet2/nmi test/facet10/nmi test_unseen/map".split()
     )
@@ -365,9 +363,7 @@ def test_odd_values_in_a_config_do_no_harm(sweep):
     folder = next((sweep / "factor_vae-digits").glob("seed1_*"))
     text = (folder / "config.yaml").read_text()
     odd = "model:\n  1: 2\n  when: 2024-01-01\n  nan: .nan\n  likelihood: [3]\n  _target_: 7\n"
-    (folder / "config.yaml").write_text(
-        re.sub(r"(?s)model:\n.*?(?=data:)", odd, text).replace("seed: 1", "seed: [1, x]", 1)
-    )
+    (folder / "config.yaml").write_text(re.sub(r"(?s)model:\n.*?(?=data:)", odd, text).replace("seed: 1", "seed: [1, x]", 1))
     write_leaderboard(sweep)
     assert len(read_csv(sweep / "leaderboard.csv")) == 3
 
@@ -509,9 +505,7 @@ def test_no_string_breaks_out(tmp_path):
     assert page.tags.count("script") == 1 and not page.handlers and "evil" not in page.script
     pictures = [url for url in page.urls if url.startswith("data:")]
     assert len(pictures) == 2 and len(page.urls) == 8
-    assert all(
-        re.match(r"(data:image/|[\w.%-]+/)", url) for url in page.urls
-    )  # pictures, and reports at relative places
+    assert all(re.match(r"(data:image/|[\w.%-]+/)", url) for url in page.urls)  # pictures, and reports at relative places
     assert page.text.count("<script src=") >= 15  # shown as text, everywhere
     assert "<script" not in text and "<img" not in text and "\x1b" not in text
     for lines in re.findall(r"(?m)(?:^\|.*\n)+", text):
@@ -611,9 +605,7 @@ def test_one_multirun_and_one_evaluate_command(tmp_path):
     rows = {row["model"]: row for row in read_csv(tmp_path / "outputs" / "leaderboard.csv")}
     assert [*rows] == ["beta_vae", "vae"]
     for model, row in rows.items():
-        files = [
-            json.loads(path.read_text()) for path in (tmp_path / "outputs" / f"{model}-digits").glob("*/metrics.json")
-        ]
+        files = [json.loads(path.read_text()) for path in (tmp_path / "outputs" / f"{model}-digits").glob("*/metrics.json")]
         assert len(files) == 3 == int(row["n"])
         for metric in ("test/elbo", "test/rec", "test/kl_z"):
             values = [numbers[metric] for numbers in files]

@@ -103,9 +103,7 @@ def test_values_outside_the_range_are_clipped_and_nan_is_red():
 
 def test_traversals_show_values_without_minus_zero(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        grids, "_text", lambda text, height, width, **_: seen.append(text) or grids._blank(height, width)
-    )
+    monkeypatch.setattr(grids, "_text", lambda text, height, width, **_: seen.append(text) or grids._blank(height, width))
     traversals(colours(1, 3)[0], ["z[0]"], [-1.5, -0.001, 2 / 3])
     assert seen == ["-1.5", "0", "0.67", "z[0]"]
 

@@ -183,9 +183,7 @@ def test_torch_tensors_give_the_same(to):
 
 def test_half_precision_bools_and_integers_are_accepted():
     factors = draw()[0]
-    assert (
-        mig(torch.tensor(factors).bfloat16(), factors) == mig(factors, factors) == mig(factors.astype(np.int8), factors)
-    )
+    assert mig(torch.tensor(factors).bfloat16(), factors) == mig(factors, factors) == mig(factors.astype(np.int8), factors)
     assert modularity(factors > 1, factors > 1) > 0.9
 
 
@@ -332,9 +330,7 @@ def test_udr_prefers_runs_that_agree_up_to_order_and_sign():
     for correlation in ("lasso", "spearman"):
         scores = udr([*same, rotated, 0 * z], [*np.ones((4, 4)), np.zeros(4)], correlation=correlation)
         assert min(scores[:3]) > scores[3] > scores[4] == 0
-    assert udr(same, np.ones((3, 4))) == pytest.approx(
-        0.9, abs=0.01
-    )  # the lasso takes alpha = 0.1 off each coefficient
+    assert udr(same, np.ones((3, 4))) == pytest.approx(0.9, abs=0.01)  # the lasso takes alpha = 0.1 off each coefficient
     with_dead = [np.hstack([c, rng.standard_normal((1000, 1))]) for c in same]
     assert udr(with_dead, [[1, 1, 1, 1, 0.01]] * 3) == pytest.approx(udr(same, np.ones((3, 4))))  # runs of any size
 

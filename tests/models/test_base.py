@@ -322,9 +322,7 @@ def test_trainer_takes_the_steps_of_a_bare_loop(name):
     data = Digits(size=8, batch_size=32)
     data.setup()
     bare.num_train = data.num_train
-    players = [
-        [p for n, p in bare.named_parameters() if n.startswith("discriminator.") == other] for other in (False, True)
-    ]
+    players = [[p for n, p in bare.named_parameters() if n.startswith("discriminator.") == other] for other in (False, True)]
     optimizers = [torch.optim.Adam(p, lr=1e-3) for p in players if p]
     for step in range(5):
         bare.trained_steps = step

@@ -95,9 +95,7 @@ def test_only_the_second_variant_trains_the_variances():
     for variant in ("i", "ii"):
         q = posterior(B=5, D=3)
         q.logvar.requires_grad_(), q.mu.requires_grad_()
-        (gradient,) = torch.autograd.grad(
-            dip_penalties(q, variant)[1], q.logvar, allow_unused=True, materialize_grads=True
-        )
+        (gradient,) = torch.autograd.grad(dip_penalties(q, variant)[1], q.logvar, allow_unused=True, materialize_grads=True)
         assert (gradient.abs().max() > 1e-3) == (variant == "ii")
 
 

@@ -158,9 +158,7 @@ def test_a_step_trains_each_player_by_its_own_loss():
     after two they have met in each other's input."""
 
     def train(steps, gamma=35.0, lr=1e-3):
-        model = build(
-            "factor_vae", (1, 8, 8), gamma=gamma, discriminator_optimizer=lambda p: torch.optim.Adam(p, lr=lr)
-        )
+        model = build("factor_vae", (1, 8, 8), gamma=gamma, discriminator_optimizer=lambda p: torch.optim.Adam(p, lr=lr))
         before = parts(model)
         fit(model, steps)
         after = parts(model)

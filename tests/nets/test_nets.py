@@ -45,24 +45,16 @@ def test_conv_has_the_parameters_of_the_papers_table():
     # Locatello et al. (2019) with kernels of 4 throughout; 64x64x1, 10 latents; weights + biases of each layer
     convolutions = (4 * 4 * 1 * 32 + 32) + (4 * 4 * 32 * 32 + 32) + (4 * 4 * 32 * 64 + 64) + (4 * 4 * 64 * 64 + 64)
     assert convolutions == 115_392
-    assert (
-        num_parameters(Conv().encoder((1, 64, 64), 20))
-        == 115_392 + (4 * 4 * 64 * 256 + 256) + (256 * 20 + 20)
-        == 382_932
-    )
+    assert num_parameters(Conv().encoder((1, 64, 64), 20)) == 115_392 + (4 * 4 * 64 * 256 + 256) + (256 * 20 + 20) == 382_932
     upwards = (4 * 4 * 64 * 64 + 64) + (4 * 4 * 64 * 32 + 32) + (4 * 4 * 32 * 32 + 32) + (4 * 4 * 32 * 1 + 1)
-    assert (
-        num_parameters(Conv().decoder(10, (1, 64, 64))) == (10 * 256 + 256) + (256 * 1024 + 1024) + upwards == 381_313
-    )
+    assert num_parameters(Conv().decoder(10, (1, 64, 64))) == (10 * 256 + 256) + (256 * 1024 + 1024) + upwards == 381_313
 
 
 def test_conv_can_be_the_network_of_burgess():
     burgess = Conv(channels=[32] * 4, hidden=[256, 256])  # 4 x 4 x 32 = 512 inner units
     convolutions = (4 * 4 * 32 + 32) + 3 * (4 * 4 * 32 * 32 + 32)
     hidden = 256 * 256 + 256
-    assert num_parameters(burgess.encoder((1, 64, 64), 20)) == convolutions + (512 * 256 + 256) + hidden + (
-        256 * 20 + 20
-    )
+    assert num_parameters(burgess.encoder((1, 64, 64), 20)) == convolutions + (512 * 256 + 256) + hidden + (256 * 20 + 20)
     upwards = 3 * (4 * 4 * 32 * 32 + 32) + (4 * 4 * 32 + 1)
     assert num_parameters(burgess.decoder(10, (1, 64, 64))) == (10 * 256 + 256) + hidden + (256 * 512 + 512) + upwards
 

@@ -18,6 +18,7 @@ from vae_zoo.config import schemas
 from vae_zoo.config.schemas import SCHEMAS, Schema
 from vae_zoo.errors import UserError
 
+OPTIONAL_GROUPS = ("experiment", "launcher", "sweep", "debug")  # null in train.yaml: Hydra knows them by their files
 TRUSTED = ("vae_zoo", "lightning", "torch", "torchmetrics")
 
 
@@ -25,8 +26,11 @@ def check_train(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config of a training run as plain containers. Raises UserError for anything that cannot be meant."""
     plain = resolved(cfg)
     check(plain, schemas.Train)
-    for group in ("model", "data", "trainer"):
+    for group, kind in (("model", schemas.Model), ("data", schemas.Data), ("trainer", schemas.Trainer)):
         check_component(plain[group], group)
+        target = plain[group]["_target_"]
+        if not issubclass(SCHEMAS.get(target, kind), kind):
+            raise UserError(f"{group}={target} is none of that group; choose one that `python train.py --help` lists")
     for group in ("logger", "callbacks"):
         for name, node in plain[group].items():
             if node is not None:
@@ -37,9 +41,9 @@ def check_train(cfg: DictConfig) -> dict[str, Any]:
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """As plain containers. Raises UserError when a value is missing or refers to one that is not there."""
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(f"{missing[0]} is not given and has no default; add {missing[0]}=<value>")
     try:
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise UserError(f"{missing[0]} is not given and has no default; add {missing[0]}=<value>")
         return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         reason = one_line(error)
@@ -286,6 +290,9 @@ def _sentence(error: ValidationError, node: dict[str, Any], schema: type[Schema]
     name = ".".join([*([path] if path else []), *keys])
     if first["type"] == "extra_forbidden":
         parent = name.rpartition(".")[0]
+        if schema is schemas.Train and name in OPTIONAL_GROUPS:
+            remedy = f"begin the YAML file of the {name} with `# @package _global_`"
+            return f"{name} is not a key of the config; {remedy if isinstance(value, dict) else 'write it without +'}"
         return f"{name} is not a key of {parent or 'the config'}; {_other_keys(keys[-1], siblings, parent)}"
     wanted = describe_field(field)
     if first["type"] == "missing":
@@ -294,6 +301,8 @@ def _sentence(error: ValidationError, node: dict[str, Any], schema: type[Schema]
             f", or begin your YAML file with `defaults: [{base}]`, which has the usual values" if base else ""
         )
     group = name.replace(".", "/")
+    if isinstance(value, str) and name in ("model", "data", "trainer", "logger", "callbacks", "paths"):
+        return f"{name}: {value} sets no choice; write `- override /{name}: {value}` in the defaults list of the YAML file"
     if isinstance(value, str) and "_target_" in wanted and (config_dir() / group).is_dir():
         return f"{name}={value} is not allowed; it is a group of its own, so write {group}={value}"
     return f"{name}={shown(value)} is not allowed; give {wanted}"

@@ -13,15 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vae_zoo import config_dir
-from vae_zoo.config.check import choose, one_line, settings_of
+from vae_zoo.config.check import OPTIONAL_GROUPS, choose, one_line, settings_of
 from vae_zoo.errors import UserError
 
-OPTIONAL_GROUPS = (
-    "experiment",
-    "launcher",
-    "sweep",
-    "debug",
-)  # null in train.yaml, so Hydra knows them only by their files
 HELP = "`python train.py --help` lists what there is"
 
 
@@ -79,7 +73,7 @@ def _missing_choice(name: str) -> str:
             str(path.relative_to(folder / group).with_suffix(""))
             for folder in config_dirs()
             for path in (folder / group).glob(pattern)
-            if not path.name.startswith("_")
+            if path.name.startswith("_") == choice.startswith("_")  # bases, which only YAML files name
         }
     )
     if not options:
@@ -125,12 +119,14 @@ def _composed_without(key: str) -> DictConfig | None:
     """What the choices of groups on the command line compose, or None when they compose nothing."""
     groups = [w for w in sys.argv[1:] if re.fullmatch(r"\+?[a-z/]+=[A-Za-z0-9_/-]+", w) and not w.startswith(f"{key}=")]
     own = [f"file://{folder.resolve()}" for folder in list(config_dirs())[:-1]]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose(Path(sys.argv[0]).stem.rpartition("-")[2], [*groups, f"hydra.searchpath={own}"])
-    except Exception:  # of whatever else is wrong with the command line
-        return None
+    for words in (groups, []):
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(config_dir()), version_base="1.3"):
+                return compose(Path(sys.argv[0]).stem.rpartition("-")[2], [*words, f"hydra.searchpath={own}"])
+        except Exception:  # of whatever else is wrong with the command line
+            continue
+    return None
 
 
 def _damaged_yaml(error: YAMLError) -> str:
@@ -141,7 +137,7 @@ def _damaged_yaml(error: YAMLError) -> str:
 
 
 SENTENCES = {  # what Hydra says: what we say with the names in it
-    r"Could not find '([^']+)'": _missing_choice,
+    r"Could not (?:find|load) '([^']+)'": _missing_choice,
     r"Could not override '([^']+)'": _unknown_key,
     r"Could not delete from config\. '([^']+)' does not exist": _unknown_key,
     r"Could not append to config\. An item is already at '([^']+)'": lambda key: (
@@ -151,7 +147,7 @@ SENTENCES = {  # what Hydra says: what we say with the names in it
         f"{word} gives several values; add -m to train one run for each, or brackets around them for a list"
     ),
     r"Multiple values for ([^ .]+)": lambda group: (
-        f"{group} is chosen more than once; name one choice, or train several with -m {group}=a,b"
+        f"{group} is chosen more than once; name one choice, and in a YAML file write `- override /{group}: <choice>`"
     ),
     r"([\w/]+) appears more than once in the final defaults list": lambda group: (
         f"{group} is chosen more than once; name one choice of each group, or train several runs with -m model=a,b"
@@ -159,6 +155,9 @@ SENTENCES = {  # what Hydra says: what we say with the names in it
     r"Config group override must be a string or a list. Got (\w+)": lambda kind: (
         f"a group of configs is chosen by a name, not by {kind.replace('NoneType', 'null')}; "
         f"write group=choice, such as model=beta_vae, or key=value"
+    ),
+    r"Invalid defaults list in '([^']+)'": lambda name: (
+        f"{name}.yaml has a defaults list that is none; write `defaults: [_common]`, or `- group: choice` line by line"
     ),
     r"Additional config directory '([^']+)' not found": lambda folder: (
         f"--config-dir {folder} is not a folder; name the one that holds your model/, data/ or experiment/ folders"

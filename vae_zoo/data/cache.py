@@ -15,9 +15,7 @@ from numpy.typing import DTypeLike
 log = logging.getLogger(__name__)
 
 
-def cached_array(
-    path: Path, build: Callable[[], np.ndarray], *, shape: tuple[int, ...], dtype: DTypeLike
-) -> np.ndarray:
+def cached_array(path: Path, build: Callable[[], np.ndarray], *, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """The array of the .npy file at `path`, which `build` makes if it is not there yet.
 
     It is mapped, not read: processes share its memory, and what one of them writes to it stays its own and off the

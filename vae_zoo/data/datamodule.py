@@ -357,8 +357,7 @@ def _share(index: Tensor, unit: int, rank: int, world_size: int) -> Tensor:
         number = len(index) // unit
         what, setting = ("groups", "data.num_groups") if unit > 1 else ("images", "data.batch_size (labelled, subset)")
         raise UserError(
-            f"{world_size} processes cannot share the {number} {what} of a step; set {setting} to a multiple of "
-            f"{world_size}"
+            f"{world_size} processes cannot share the {number} {what} of a step; set {setting} to a multiple of {world_size}"
         )
     return index[rank * share * unit : (rank + 1) * share * unit]
 

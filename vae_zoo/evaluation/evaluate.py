@@ -59,9 +59,7 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def evaluate_model(
-    model: LatentVariableModel, data: DataModule, figures: Path, loggers: Iterable = ()
-) -> dict[str, float]:
+def evaluate_model(model: LatentVariableModel, data: DataModule, figures: Path, loggers: Iterable = ()) -> dict[str, float]:
     """Bounds on the test images, and all figures of the contract. test/rec and test/kl_<block>: cost, nats per image.
 
     test/elbo: one draw of z an image, weights 1 whatever the training loss was. Noise belongs to the image.
@@ -71,17 +69,22 @@ def evaluate_model(
     sums: dict[str, float] = {}
     kl: dict[str, torch.Tensor] = {}
     moments: dict[str, torch.Tensor] = {}
+    bounded = type(model).log_weights is not LatentVariableModel.log_weights
+    if not bounded:
+        log.warning("no test/elbo: %s does not write log_weights", type(model).__name__)
     batches = EvalBatches(data, "test", {"device": model.device})
     count = sum(len(index) for index in batches.batches)
     for batch in track(batches, "test", console=Console(stderr=True), transient=True, disable=not Console().is_terminal):
         with noise.per_image(batch["index"]):
             terms = model.objective(batch)
-        with noise.per_image(batch["index"]):
-            log_w = model.log_weights(batch, 1)[0]
+        costs = {n: terms[n].cpu().double() for n in ("rec", *(f"kl_{block}" for block in model.blocks)) if n in terms}
+        per_batch = {name: cost.mean() * len(batch["image"]) for name, cost in costs.items()}
+        if bounded:
+            with noise.per_image(batch["index"]):
+                per_batch["elbo"] = model.log_weights(batch, 1)[0].cpu().double().sum()
         posterior = model.encode(batch)
-        for name in ("rec", *(f"kl_{block}" for block in model.blocks if f"kl_{block}" in terms)):
-            sums[f"test/{name}"] = sums.get(f"test/{name}", 0.0) + float(terms[name].cpu().double().mean() * len(log_w))
-        sums["test/elbo"] = sums.get("test/elbo", 0.0) + float(log_w.cpu().double().sum())
+        for name, value in per_batch.items():
+            sums[f"test/{name}"] = sums.get(f"test/{name}", 0.0) + float(value)
         for name, value in model.kl_per_dim(posterior).items():
             kl[name] = kl.get(name, 0) + value.cpu().double().sum(0)
             mean = posterior[name].mean.cpu().double()

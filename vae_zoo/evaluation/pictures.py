@@ -93,5 +93,3 @@ def _decode(model: LatentVariableModel, codes: Codes, rows: int, columns: int) -
 
 def _numpy(images: Tensor) -> np.ndarray:
     return images.float().cpu().numpy()
-
-

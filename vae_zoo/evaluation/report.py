@@ -159,9 +159,7 @@ def _probes(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
 def _history(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """steps [N] and {key: [N]}, NaN for blanks, of a csv in Lightning's form; a torn last line does no harm."""
     rows = [
-        row
-        for row in csv.DictReader(_read(path).replace("\0", "").splitlines())
-        if np.isfinite(_float(row.get("step")))
+        row for row in csv.DictReader(_read(path).replace("\0", "").splitlines()) if np.isfinite(_float(row.get("step")))
     ]
     keys = [key for key in (rows[0] if rows else ()) if key and key not in ("epoch", "step")]
     steps = np.array([_float(row["step"]) for row in rows])

@@ -34,9 +34,7 @@ def kl_per_dimension(kl: Mapping[str, np.ndarray]) -> np.ndarray:
             colour = theme.SERIES[i % len(theme.SERIES)]
             axes.bar(place[on], values[on], 0.75, color=colour, label=f"{block}  {on.sum()}/{len(values)}")
             off = place[~on]
-            axes.scatter(
-                off, 0 * off, 14, theme.PAPER, edgecolors=theme.MUTED, clip_on=False, in_layout=False, zorder=3
-            )
+            axes.scatter(off, 0 * off, 14, theme.PAPER, edgecolors=theme.MUTED, clip_on=False, in_layout=False, zorder=3)
             stride = 1 if total <= 30 else 2 if total <= 60 else 10
             ticks += [(start + index, index) for index in range(0, len(values), stride)]
             start += len(values) + 1  # one empty place between blocks

@@ -154,9 +154,7 @@ def _blank(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), theme.rgb(theme.PAPER), np.uint8)
 
 
-def _text(
-    text: str, height: int, width: int, align: str = "m", size: int = 13, colour: str = theme.MUTED
-) -> np.ndarray:
+def _text(text: str, height: int, width: int, align: str = "m", size: int = 13, colour: str = theme.MUTED) -> np.ndarray:
     """One line of text, left, in the middle or right of a box [height, width, 3]; cut where it is too long."""
     text = str(text)
     if _length(text, size) > width - 4:

@@ -20,9 +20,7 @@ Mapping = Literal["hungarian", "majority"]
 Pair = tuple[Array, Array]  # clusters [N], labels [N]
 
 
-def cluster_accuracy(
-    clusters: Array, labels: Array, *, mapping: Mapping = "hungarian", fit: Pair | None = None
-) -> float:
+def cluster_accuracy(clusters: Array, labels: Array, *, mapping: Mapping = "hungarian", fit: Pair | None = None) -> float:
     """Accuracy after naming clusters by classes. Range 0..1, best 1.
 
     `hungarian`: the one-to-one naming with most images right; clusters beyond the number of classes are errors.
@@ -43,9 +41,7 @@ def cluster_accuracy(
     return float(np.mean(_named(clusters, fit or (clusters, labels), mapping) == labels))
 
 
-def balanced_accuracy(
-    clusters: Array, labels: Array, *, mapping: Mapping = "majority", fit: Pair | None = None
-) -> float:
+def balanced_accuracy(clusters: Array, labels: Array, *, mapping: Mapping = "majority", fit: Pair | None = None) -> float:
     """Mean over classes of the share of their images that `cluster_accuracy` counts as right. Range 0..1, best 1.
 
     Source: MFCVAE utils.py, class-weighted accuracy after the majority map.

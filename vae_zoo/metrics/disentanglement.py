@@ -420,9 +420,7 @@ def udr(
     codes, kl = [_checked_codes(c) for c in codes], [to_numpy(k) for k in kl]
     shapes, sizes = [c.shape for c in codes], [k.shape for k in kl]
     if len(codes) < 2 or len({n for n, _ in shapes}) > 1 or sizes != [(d,) for _, d in shapes]:
-        raise ValueError(
-            f"need codes [N, D] of the same N images and KL [D] from 2 or more runs, got {shapes}, {sizes}"
-        )
+        raise ValueError(f"need codes [N, D] of the same N images and KL [D] from 2 or more runs, got {shapes}, {sizes}")
     if correlation not in ("lasso", "spearman"):
         raise ValueError(f"correlation must be 'lasso' or 'spearman', got {correlation!r}")
     kept = [StandardScaler().fit_transform(c)[:, k > threshold] for c, k in zip(codes, kl, strict=True)]
@@ -530,9 +528,7 @@ def _draw(rng: np.random.RandomState, sizes: Sequence[int], num: int) -> Array:
     return np.stack([rng.randint(n, size=num) for n in sizes], axis=1)
 
 
-def _draw_fixed(
-    rng: np.random.RandomState, sizes: Sequence[int], num: int, batch: int, sets: int
-) -> tuple[Array, Array]:
+def _draw_fixed(rng: np.random.RandomState, sizes: Sequence[int], num: int, batch: int, sets: int) -> tuple[Array, Array]:
     """The factor to hold fixed, one per sample [V], then `sets` batches of factor values for it [sets, V, batch, F]."""
     choices = np.flatnonzero(np.asarray(sizes) > 1)
     if len(choices) < 2:
