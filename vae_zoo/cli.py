@@ -50,12 +50,11 @@ def evaluate() -> int:
         check.check(plain, schemas.Evaluate)
         if (plain["run"] is None) == (plain["runs"] is None):
             raise UserError("say what to evaluate: run=<run folder>, or runs=<folder of runs>")
-        if plain["run"] is not None:  # before the imports
-            check.check_trust(runs.read_config(Path(plain["run"]).expanduser()), plain["trust"])
         if plain["runs"] is not None:
             from vae_zoo.evaluation.leaderboard import leaderboard_command
 
             return leaderboard_command(plain)
+        check.check_trust(runs.read_config(Path(plain["run"]).expanduser()), plain["trust"])  # before the imports
         from vae_zoo.evaluation.evaluate import evaluate_command
 
         evaluate_command(plain)

@@ -245,6 +245,10 @@ the run's config imports 'stranger.Model'; if you trust it, add trust=[stranger]
 # evaluate
 $ evaluate
 say what to evaluate: run=<run folder>, or runs=<folder of runs>
+$ evaluate runs=nowhere
+runs=nowhere is not a folder; name one that holds runs, such as runs=outputs
+$ evaluate runs={empty}
+runs={empty} holds no runs, which are folders with a config.yaml; name another folder
 $ evaluate run=nowhere
 nowhere is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>
 $ evaluate run={run_without_checkpoint}

@@ -119,7 +119,7 @@ def test_markdown_shows_mean_and_sample_deviation_and_the_best_in_bold(sweep):
     text = write_leaderboard(sweep)
     assert (sweep / "leaderboard.md").read_text() == text
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    assert rows[0] == ["model", "seeds", "elbo ↑", "kl_z ↓", "mig ↑"]
+    assert rows[0] == ["model", "seeds", "elbo ↑", "kl_z", "mig ↑"]
     assert rows[2] == ["beta_vae", "3", "-42.20 ± 0.75", "11.0 ± 1.0", "0.150 ± 0.071 (2)"]
     assert rows[3] == ["factor_vae", "3", "**-40.58** ± 0.52", "11.0 ± 1.0", "**0.200** ± 0.100"]
     assert ["beta_vae", "z", "0.25 ± 0.25", "0.25 ± 0.25"] in rows

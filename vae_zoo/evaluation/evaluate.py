@@ -77,8 +77,8 @@ def evaluate_model(model: LatentVariableModel, data: DataModule, figures: Path, 
     for batch in track(batches, "test", console=Console(stderr=True), transient=True, disable=not Console().is_terminal):
         with noise.per_image(batch["index"]):
             terms = model.objective(batch)
-        costs = {n: terms[n].cpu().double() for n in ("rec", *(f"kl_{block}" for block in model.blocks)) if n in terms}
-        per_batch = {name: cost.mean() * len(batch["image"]) for name, cost in costs.items()}
+        names = [name for name in ("rec", *(f"kl_{block}" for block in model.blocks)) if name in terms]
+        per_batch = {name: terms[name].cpu().double().mean() * len(batch["image"]) for name in names}
         if bounded:
             with noise.per_image(batch["index"]):
                 per_batch["elbo"] = model.log_weights(batch, 1)[0].cpu().double().sum()

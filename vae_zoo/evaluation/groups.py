@@ -35,7 +35,8 @@ METRICS = (
     (r"nll.*", -1, True),
     (r"bits_per_dim.*|loss", -1, False),
     (r"rec|distortion", -1, True),
-    (r"(rec|distortion|kl|rate)(_.*)?", -1, False),
+    (r"(rec|distortion)(_.*)?", -1, False),
+    (r"(kl|rate)(_.*)?", 0, False),  # a collapsed posterior has the lowest: neither good nor bad by itself
     (r"mig|dci_disentanglement|factor_vae", 1, True),
     (r"dci_.*|sap(_.*)?|beta_vae|modularity|explicitness(_.*)?|irs|udr(_.*)?", 1, False),
     (r"accuracy|cluster_accuracy_(hungarian|majority)|count_accuracy|swap_accuracy(_k\d+)?", 1, True),

@@ -34,7 +34,7 @@ from vae_zoo.evaluation.groups import (
     natural,
     under_likelihood,
 )
-from vae_zoo.evaluation.report import Figure, _embed, _environment
+from vae_zoo.evaluation.report import Figure, embed, template_environment
 from vae_zoo.figures import theme
 from vae_zoo.files import write_atomic
 
@@ -290,7 +290,7 @@ def _escape(text: str) -> str:
 
 def page(folder: Path, out: Path, tables: Sequence[Table], left: Sequence[Run]) -> str:
     """The tables with sortable columns, and the figures of the groups side by side."""
-    environment = _environment()
+    environment = template_environment()
     environment.filters |= {"digest": _digest, "heading": heading, "direction": direction}
     figures, omitted = _figures(tables)
     return environment.get_template("leaderboard.html.jinja").render(
@@ -329,7 +329,7 @@ def _figures(tables: Sequence[Table]) -> tuple[list[list[tuple[str, list[tuple[G
         for (name, _), row in sorted(files.items(), key=lambda item: (-len(item[1]), natural(item[0][0]))):
             figures = []
             for group, step, path in row:
-                for figure in _embed([(name, step, path)]):
+                for figure in embed([(name, step, path)]):
                     size += len(figure.source)
                     if size <= PICTURES:
                         figures.append((group, figure))

@@ -61,7 +61,7 @@ def write_report(
     numbers = _numbers(_load_dict(json.loads, _read(Path(metrics or run_folder / "metrics.json"))))
     steps, columns = _history(run_folder / "metrics.csv")
     place = "/".join(run_folder.resolve().parts[-2:])
-    page = _environment().get_template("report.html.jinja")
+    page = template_environment().get_template("report.html.jinja")
     text = page.render(
         run=run,
         title=_title(_load_dict(yaml.safe_load, config_text)) or place,
@@ -81,7 +81,7 @@ def write_report(
     return out
 
 
-def _environment() -> Environment:
+def template_environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -204,12 +204,12 @@ def _figures(folder: Path) -> list[tuple[Figure, list[Figure]]]:
     for (name, _), by_step in files.items():
         latest, *earlier = [(name, step, by_step[step]) for step in sorted(by_step, reverse=True)]
         earlier = [earlier[i] for i in np.linspace(0, len(earlier) - 1, min(EARLIER, len(earlier))).astype(int)]
-        if pictures := list(_embed([latest, *earlier])):
+        if pictures := list(embed([latest, *earlier])):
             shown.append((pictures[0], pictures[1:]))
     return shown
 
 
-def _embed(files) -> Iterator[Figure]:
+def embed(files) -> Iterator[Figure]:
     for name, step, path in files:
         try:
             data = path.read_bytes()
