@@ -29,6 +29,7 @@ def hash_of(*words: str) -> str:
         ["sweep.rerun=true"],
         ["trust=[mine]"],
         ["+hydra.job.num=3"],
+        ["hydra/launcher=basic"],
         ["model=beta_vae"],  # what is chosen anyway
         ["model.beta=4"],  # 4 is 4.0
     ],

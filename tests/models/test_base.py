@@ -137,7 +137,7 @@ def assert_loss_is_the_weighted_sum(model, batch):
     assert all(value.shape in ((), (len(batch["image"]),)) for value in terms.values())
     expected = sum(weight * terms[term].mean() for term, weight in weights.items())
     torch.testing.assert_close(terms["loss"], expected)
-    named = model.named_values(terms)
+    named = model.named_values(terms, model.weights())
     torch.testing.assert_close(sum(named[f"weighted/{term}"] for term in weights), terms["loss"])
 
 

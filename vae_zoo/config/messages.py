@@ -109,7 +109,7 @@ def _nearest_key(key: str) -> str:
     there = [str(k) for k in node if not str(k).startswith("_")]
     allowed = settings_of(node.get("_target_", "")) or there
     if name in allowed:
-        return f"it has its default there, so add it with +{key}=<value>"
+        return f"it is allowed there, so add it with +{key}=<value>"
     if not allowed:
         return f"{path} ({node.get('_target_')}) takes no settings, drop it"
     return choose(name, allowed, f"{path}." if path else "")

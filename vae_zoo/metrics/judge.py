@@ -5,7 +5,8 @@ images, above which no number that it gives can be trusted. Its last hidden laye
 vae_zoo.metrics.generation.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -20,17 +21,20 @@ CHUNK = 512  # images at a time, outside training
 
 
 class Judge(nn.Module):
-    """Three convolutions of stride 2, one hidden layer of `num_features`; for images of any shape, always in eval mode.
+    """Three convolutions of kernel 5 and stride 2, one hidden layer of `num_features`; for images of any shape.
 
+    column: of the batch's factors, of which it is a judge; None: of the label, the first where there are several.
     accuracy: on the test images; chance: share of the largest class there.
     """
 
     accuracy = chance = float("nan")
 
-    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, width: int = 16, num_features: int = 64):
+    def __init__(
+        self, image_shape: Sequence[int], num_classes: int, width: int = 8, num_features: int = 64, column: int | None = None
+    ):
         super().__init__()
-        self.num_features = num_features
-        channels = [image_shape[0], width, 2 * width, 4 * width]
+        self.num_features, self.column = num_features, column
+        channels = [image_shape[0], width, 4 * width, 8 * width]
         layers = [m for i, o in zip(channels, channels[1:]) for m in _convolution(i, o)]
         hidden = [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels[-1], num_features), nn.ReLU()]
         self.trunk = nn.Sequential(*layers, *hidden)
@@ -42,7 +46,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """[N, num_features] of images [N, C, H, W]: float in [0, 1], or uint8 in 0..255."""
+        """[N, num_features] of images [N, C, H, W]: float in [0, 1], or uint8."""
         device = self.head.weight.device
         return torch.cat([self.trunk(_to_float(chunk.to(device))) for chunk in images.split(CHUNK)])
 
@@ -53,42 +57,49 @@ class Judge(nn.Module):
 
 
 def train_judge(
-    data: Mapping[str, tuple[Tensor, Tensor]] | Any,
+    data: Any,
     *,
     target: str = "label",
     max_images: int = 20_000,
-    epochs: int = 10,
-    patience: int = 2,
-    batch_size: int = 100,
+    steps: int = 2400,
+    checks: int = 8,
+    patience: int = 3,
+    batch_size: int = 50,
     lr: float = 2e-3,
-    width: int = 16,
+    width: int = 8,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Judge:
     """A judge of `target`, in eval mode, with its `accuracy` and `chance`.
 
-    data: a set-up DataModule, or {"train": (images [N, C, H, W], labels [N]), "val": ..., "test": ...}. Images are
-    float in [0, 1] or uint8; labels are 0, 1, ..., and -1 (unknown) is left out. target: `label` (the first of several)
-    or the name of a factor, of the data module. All training labels are used, whatever data.labelled allows models.
-    max_images: of each split, evenly spaced. Adam, cross-entropy; the epoch that is best on val is kept, and `patience`
-    epochs without a better one end the training.
+    data: a DataModule that is set up; target: `label`, or one of its factors. Or {"train": (images [N, C, H, W], labels
+    [N]), "val": ..., "test": ...}. Images are float in [0, 1] or uint8; labels are 0, 1, ..., and -1 (unknown) is left
+    out. All training labels are used, whatever data.labelled allows the model. max_images: of each split, evenly spaced.
+    Adam on the cross-entropy, its rate falling to 0 over `steps` batches; of the `checks` states on the way the best on
+    val is kept, and `patience` checks without a better one end the training.
     """
+    column = None
     if not isinstance(data, Mapping):
-        data = {split: images_and_labels(data, split, target, max_images) for split in SPLITS}
-    (x, y), val, test = (_known(*data[split]) for split in SPLITS)
+        column = None if target == "label" else data.factor_names.index(target)
+        data = {split: images_and_labels(data, split, column, max_images) for split in SPLITS}
+    (x, y), val, test = (_known(split, *data[split]) for split in SPLITS)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        judge = Judge(tuple(x.shape[1:]), int(y.max()) + 1, width).to(device)
+        judge = Judge(x.shape[1:], int(y.max()) + 1, width, column=column).to(device)
     optimizer = torch.optim.Adam(judge.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, steps)
     generator = torch.Generator().manual_seed(seed)
+    epochs = ceil(steps * batch_size / len(x))
+    order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(epochs)])
     best, kept, waited = -1.0, {}, 0
-    for _ in range(epochs):
+    for stretch in order[: steps * batch_size].split(batch_size * ceil(steps / checks)):
         judge.train()
-        for rows in torch.randperm(len(x), generator=generator).split(batch_size):
+        for rows in stretch.split(batch_size):
             loss = F.cross_entropy(judge(_to_float(x[rows].to(device))), y[rows].to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            schedule.step()
         judge.eval()
         if (score := accuracy(judge, *val)) > best:
             best, kept, waited = score, {name: value.clone() for name, value in judge.state_dict().items()}, 0
@@ -96,7 +107,7 @@ def train_judge(
             break
     judge.load_state_dict(kept)
     judge.accuracy = accuracy(judge, *test)
-    judge.chance = float(test[1].unique(return_counts=True)[1].max() / len(test[1]))
+    judge.chance = test[1].bincount().max().item() / len(test[1])
     return judge.requires_grad_(False)
 
 
@@ -105,13 +116,13 @@ def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
     return float((judge.predict(images).cpu() == labels.cpu()).double().mean())
 
 
-def images_and_labels(data: Any, split: str, target: str = "label", max_images: int = 20_000) -> tuple[Tensor, Tensor]:
+def images_and_labels(data: Any, split: str, column: int | None, max_images: int) -> tuple[Tensor, Tensor]:
     """uint8 images [N, C, H, W] and labels [N] of a split of a DataModule; evenly spaced where it has more."""
     index = data.indices[split]
     index = index[torch.linspace(0, len(index) - 1, min(max_images, len(index))).long()]
     batches = [data.batch(part) for part in index.split(CHUNK)]
     images = torch.cat([(batch["image"] * 255).round().byte() for batch in batches])
-    return images, torch.cat([_labels(batch, target, getattr(data, "factor_names", ())) for batch in batches])
+    return images, torch.cat([_labels(batch, column) for batch in batches])
 
 
 @torch.no_grad()
@@ -120,11 +131,9 @@ def swap_consistency(
     batches: Iterable[Batch],
     judge: Judge,
     *,
-    target: str = "label",
-    factor_names: tuple[str, ...] = (),
     seed: int = 0,
 ) -> dict[str, float]:
-    """Which block carries the label? {"follows_<block>": share of swaps in which the label came along with the block}.
+    """Which block carries what the judge judges? {"follows_<block>": share of swaps in which the label came with it}.
 
     A swap decodes this block of an image and all others of an image with another label (posterior means), and counts
     when the judge names the first image's label. Every image of `batches` gives the block once; the other image is
@@ -132,15 +141,14 @@ def swap_consistency(
     label alone has nearly the judge's accuracy on reconstructions, and the others together nearly 0; what the shares
     lack to 1 (of two blocks) is images in which the judge sees neither label. Images of unknown label are left out.
 
-    target, factor_names: as of `train_judge`, and of the data module. Raises: ValueError for a model of one block, and
-    when all images have one label.
+    Raises: ValueError for a model of one block, and when all images have one label.
     """
     if len(model.blocks) < 2:
         raise ValueError(f"a swap needs two blocks or more, this model has {[*model.blocks]}")
     parts: list[tuple[dict[str, Tensor], Tensor]] = []
     for batch in batches:
         with noise.per_image(batch["index"]):
-            parts.append(({name: q.mean for name, q in model.encode(batch).items()}, _labels(batch, target, factor_names)))
+            parts.append(({name: q.mean for name, q in model.encode(batch).items()}, _labels(batch, judge.column)))
     codes = {name: torch.cat([part[name] for part, _ in parts]) for name in model.blocks}
     labels = torch.cat([label for _, label in parts])
     known = (labels >= 0).nonzero()[:, 0]
@@ -167,17 +175,17 @@ def _partners(labels: Tensor, seed: int) -> Tensor:
     return order[place + counts[label] * (place >= start[label])]  # the run of the own label is skipped
 
 
-def _labels(batch: Batch, target: str, factor_names: tuple[str, ...]) -> Tensor:
-    """[B] int64."""
-    if target == "label":
-        return batch["label"] if batch["label"].ndim == 1 else batch["label"][:, 0]
-    return batch["factors"][:, factor_names.index(target)].long()
+def _labels(batch: Batch, column: int | None) -> Tensor:
+    """[B] int64: a column of the factors, or the first label."""
+    if column is not None:
+        return batch["factors"][:, column].long()
+    return batch["label"] if batch["label"].ndim == 1 else batch["label"][:, 0]
 
 
-def _known(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _known(split: str, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     known = labels >= 0
     if not known.any():
-        raise ValueError("a judge needs labels in each of train, val and test")
+        raise ValueError(f"a judge needs labels, and no {split} image has one")
     return images[known], labels[known].long()
 
 
@@ -186,4 +194,4 @@ def _to_float(images: Tensor) -> Tensor:
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return [nn.Conv2d(inputs, outputs, 5, 2, 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]

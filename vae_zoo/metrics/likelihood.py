@@ -1,0 +1,133 @@
+"""How probable a model finds images, and what its posteriors are together. Nats per image, or per group where a model's
+`log_weights` has one row for each group; call in eval mode.
+
+Noise belongs to (seed, image, draw): numbers do not depend on the batch size, on the chunk, or on what was computed
+before, up to rounding, and the first draws of a large k are those of a small one.
+"""
+
+from collections.abc import Iterable
+from math import ceil, log
+
+import torch
+from torch import Tensor
+
+from vae_zoo import noise
+from vae_zoo.distributions import Normal, kl_standard
+from vae_zoo.distributions.normal import log_density_pairs, log_standard_normal
+from vae_zoo.models.base import Batch, LatentVariableModel
+
+UNIT = 8  # draws that share one key of the noise, and one pass through the encoder
+
+
+@torch.no_grad()
+def importance_weighted(
+    model: LatentVariableModel, batches: Iterable[Batch], k: int, *, chunk: int = UNIT, seed: int = 0
+) -> float:
+    """Estimate of -log p(x) with k draws an image, mean over the images: the test/nll_iw<k> of the tables.
+
+    -log p(x) <= E[-log 1/k sum_i p(x, z_i) / q(z_i | x)],  z_i ~ q(z | x):  k = 1 is the negative ELBO, and the bound
+    falls to -log p(x) as k grows, so a number means nothing without its k (100 to watch, 5,000 for tables).
+    chunk: draws decoded at once, in whole units of 8; memory is that of chunk x batch size images.
+    Source: Burda et al. (2016), equation 8. Accumulated in float64.
+    """
+    if k < 1 or chunk < 1:
+        raise ValueError(f"k and chunk must be >= 1, got k={k}, chunk={chunk}")
+    bounds = torch.cat([_log_weights(model, batch, k, chunk, seed).logsumexp(0) - log(k) for batch in batches])
+    return -float(bounds.mean())
+
+
+@torch.no_grad()
+def elbo_parts(model: LatentVariableModel, batches: Iterable[Batch], *, seed: int = 0) -> dict[str, float]:
+    """{"elbo", "distortion", "rate"}, nats: elbo = -(distortion + rate), whatever weights the model was trained with.
+
+    One draw z an image. distortion = -log p(x | z), the model's term `rec`; rate = log q(z | x) - log p(z), what is left
+    of `log_weights` for the same z. Its mean is the sum of the KL terms, discrete variables summed out.
+    """
+    distortion, elbo = [], []
+    for batch in batches:
+        with noise.per_image(batch["index"], seed):
+            distortion.append(model.objective(batch)["rec"].double())
+        with noise.per_image(batch["index"], seed):
+            elbo.append(model.log_weights(batch, 1)[0].double())
+    units = sum(map(len, elbo))  # images, or groups
+    mean_elbo, mean_distortion = (float(sum(part.sum() for part in parts)) / units for parts in (elbo, distortion))
+    return {"elbo": mean_elbo, "distortion": mean_distortion, "rate": -mean_elbo - mean_distortion}
+
+
+def bits_per_dim(nats: float, image_shape: Iterable[int]) -> float:
+    """Nats per image of `image_shape` = [C, H, W] as bits per pixel and channel, for display.
+
+    >>> bits_per_dim(64 * log(2), [1, 8, 8])
+    1.0
+    """
+    return nats / (log(2) * torch.Size(image_shape).numel())
+
+
+def active_units(mu: Tensor, threshold: float = 0.01) -> int:
+    """Dimensions of the posterior means mu [N, D] whose variance over the images exceeds `threshold`.
+
+    Source: Burda et al. (2016), section 5.
+    """
+    return int((mu.double().var(0, correction=0) > threshold).sum())
+
+
+@torch.no_grad()
+def aggregate_posterior(
+    mu: Tensor, logvar: Tensor, *, num_samples: int = 2000, seed: int = 0, chunk: int = 64
+) -> dict[str, float]:
+    """What N Gaussian posteriors are together, q(z) = 1/N sum_n N(z; mu_n, exp(logvar_n)); mu, logvar [N, D]. Nats:
+
+    kl                  KL(q(z) || N(0, I)) = total_correlation + dimension_wise_kl: would samples of the prior do?
+    total_correlation   KL(q(z) || prod_d q(z_d)): are the dimensions independent?
+    dimension_wise_kl   sum_d KL(q(z_d) || N(0, 1))
+    mutual_information  between z and the number n, at most log N; the rate is mutual_information + kl
+    Estimator: q(z) is the exact mixture over the N images given, no minibatch weighting; the outer expectation is a
+    mean over `num_samples` draws of it, spread evenly over the images. Exact for these N: as a statement on all images
+    it has q(z) too narrow, total_correlation above all. chunk: draws at once. float64.
+    Source: Chen et al. (2018), equation 2.
+    """
+    q = Normal(mu.double(), logvar.double())
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(mu), generator=generator)
+    picked = order.repeat(ceil(num_samples / len(mu)))[:num_samples].to(mu.device)
+    own = q[picked]
+    eps = torch.randn(own.mu.shape, generator=generator, dtype=torch.float64).to(mu.device)
+    z = own.mu + eps * (0.5 * own.logvar).exp()  # [M, D]
+    joint, marginal = [], []
+    for part in z.split(chunk):
+        pairs = log_density_pairs(q, part)  # [chunk, N, D]
+        joint.append(pairs.sum(-1).logsumexp(1) - log(len(mu)))
+        marginal.append(pairs.logsumexp(1).sum(-1) - log(len(mu)) * mu.shape[1])
+    log_q, log_marginals, log_p = torch.cat(joint), torch.cat(marginal), log_standard_normal(z)  # [M] each
+    return {
+        "kl": float((log_q - log_p).mean()),
+        "total_correlation": float((log_q - log_marginals).mean()),
+        "dimension_wise_kl": float((log_marginals - log_p).mean()),
+        "mutual_information": float((own.log_prob(z) - log_q).mean()),
+    }
+
+
+def _log_weights(model: LatentVariableModel, batch: Batch, k: int, chunk: int, seed: int) -> Tensor:
+    """log p(x, z) - log q(z | x) of k draws, [k, B or G] float64.
+
+    The noise of a row is a function of its index and the number of the draw within a call. So the draws are made in
+    units of fixed size, and unit u of an image is a row of its own whose index names both; low bits are left free for
+    the draws, which noise.py counts in the same number.
+    """
+    units, parts = torch.arange(ceil(k / UNIT)), []
+    for some in units.split(ceil(chunk / UNIT)):
+        rows = _repeated(batch, len(some))
+        index = (batch["index"].cpu() << 32) + (some[:, None] << 8)  # [u, B]
+        with noise.per_image(index.flatten(), seed):
+            log_w = model.log_weights(rows, min(k, UNIT))  # [UNIT, u B]
+        parts.append(log_w.double().unflatten(1, (len(some), -1)).transpose(0, 1).flatten(0, 1))  # [u UNIT, B]
+    return torch.cat(parts)[:k]
+
+
+def _repeated(batch: Batch, times: int) -> Batch:
+    """The batch so many times, one after the other; groups stay apart."""
+    rows = {name: torch.cat([batch[name]] * times) for name in ("image", "index", "label", "factors") if name in batch}
+    if "group" in batch:
+        rows["num_groups"] = times * batch["num_groups"]
+        rows["group"] = torch.cat([batch["group"] + i * batch["num_groups"] for i in range(times)])
+    return rows
