@@ -83,6 +83,7 @@ def test_killed_run_resumes_to_the_bit(uninterrupted):
     assert not list(uninterrupted.glob("outputs")), "resume made a new folder"
 
 
+@pytest.mark.slow
 def test_finished_run_goes_on_to_more_steps(tmp_path):
     words = [w for w in TINY if "max_steps" not in w and "val_check" not in w]
     words += ["model=vae", "trainer.val_check_interval=100"]

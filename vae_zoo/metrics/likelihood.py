@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vae_zoo import noise
-from vae_zoo.distributions import Normal, kl_standard
+from vae_zoo.distributions import Normal
 from vae_zoo.distributions.normal import log_density_pairs, log_standard_normal
 from vae_zoo.models.base import Batch, LatentVariableModel
 
