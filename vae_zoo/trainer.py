@@ -52,7 +52,7 @@ class Trainer(L.Trainer):
         channels_last: bool = False,
         callbacks: list[L.Callback] | None = None,
         devices: Any = "auto",
-        max_steps: int = 3000,
+        max_steps: int = 4000,
         val_check_interval: int = 500,
         **lightning,
     ):

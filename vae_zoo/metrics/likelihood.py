@@ -21,7 +21,7 @@ UNIT = 8  # draws that share one key of the noise, and one pass through the enco
 
 @torch.no_grad()
 def importance_weighted(
-    model: LatentVariableModel, batches: Iterable[Batch], k: int, *, chunk: int = UNIT, seed: int = 0
+    model: LatentVariableModel, batches: Iterable[Batch], k: int, chunk: int = UNIT, *, seed: int = 0
 ) -> float:
     """Estimate of -log p(x) with k draws an image, mean over the images: the test/nll_iw<k> of the tables.
 

@@ -165,7 +165,7 @@ def _known(rows: Rows, kind: Kind) -> Rows:
     if not np.isfinite(x).all():
         raise ValueError("codes must be finite")
     known = ~np.isnan(y) & ((y != -1) | (kind == "continuous"))
-    return x[known].reshape(known.sum(), -1), y[known]
+    return x.reshape(len(x), -1)[known], y[known]
 
 
 def _targets(y: Array, kind: Kind, period: float | None) -> Array:
