@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal
 
 import lightning as L
@@ -141,6 +141,15 @@ class DataModule(L.LightningDataModule):
     @property
     def factor_kinds(self) -> tuple[Kind, ...]:
         return tuple(f.kind for f in self.factor_info)
+
+    @cached_property
+    def is_grid(self) -> bool:
+        """Whether the images are the full grid of the factors, the last one fastest."""
+        sizes = self.factor_sizes
+        if self.factors is None or 0 in sizes or math.prod(sizes) != len(self.images):
+            return False
+        grid = np.stack(np.unravel_index(np.arange(len(self.images)), sizes), axis=1)
+        return bool((self.factors.numpy() == grid).all())
 
     def _split(self, arrays: Arrays) -> dict[str, Tensor]:
         """Disjoint train, val, test, by `split_seed` alone; what the set itself fixes stays as it is."""

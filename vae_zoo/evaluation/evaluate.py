@@ -16,8 +16,10 @@ from vae_zoo.callbacks.figures import log_image
 from vae_zoo.callbacks.monitor import Monitor
 from vae_zoo.config.check import check_trust
 from vae_zoo.data.datamodule import DataModule, EvalBatches
+from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.pictures import animations, kl_chart, stills
 from vae_zoo.evaluation.report import write_report
+from vae_zoo.figures.charts import heat_map
 from vae_zoo.figures.encode import to_webp
 from vae_zoo.files import write_atomic, write_json
 from vae_zoo.loading import build, load_model
@@ -30,6 +32,7 @@ def evaluate_trained(trainer: L.Trainer, model: LatentVariableModel, data: DataM
     """Final numbers of a run that has just been trained; its figures go to the run folder and to the loggers."""
     model.to(trainer.strategy.root_device)
     results = evaluate_model(model, data, folder / "figures", trainer.loggers)
+    results |= protocol.evaluate(model.eval(), data, "basic").numbers
     monitor = next(c for c in trainer.callbacks if isinstance(c, Monitor))
     steps, images = trainer.global_step, len(data.train_indices(0))
     results["train/steps"] = steps
@@ -50,7 +53,14 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     data.needs = model.needs
     data.setup()
     out = Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation"
-    metrics = finite(evaluate_model(model, data, out / "figures"))
+    metrics = evaluate_model(model, data, out / "figures")
+    torch.manual_seed(config["seed"])
+    untrained = build(config["model"]).to(model.device).eval()
+    results = protocol.evaluate(model, data, cfg["metrics"], untrained)
+    for name, (values, rows, columns) in results.tables.items():
+        table = heat_map(values, rows, columns, title="what a probe reads of each factor from each block")
+        log_image([], out / "figures", name, table, model.step)
+    metrics = finite(metrics | results.numbers)
     write_json(out / "metrics.json", metrics)
     write_report(run, out=out / "report.html", metrics=out / "metrics.json", figures=out / "figures")
     for name, value in metrics.items():

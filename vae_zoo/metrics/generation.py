@@ -1,0 +1,126 @@
+"""FID and KID: how far generated images are from real ones, in the features of a network that the name states.
+
+A distance is a statement about its network and its number of images: `fid_judge` (features of our own classifier of the
+data set, vae_zoo.metrics.judge) compares models on that data set and nothing else; only `fid_inception`, with the weights
+of the TensorFlow Inception-v3 and all of 299x299 pixels, stands beside published numbers.
+
+    scores = generation_scores(data_images, model.sample(10_000), judge)            {"fid_judge": ..., "kid_judge": ...}
+    scores = generation_scores(real, fake, inception_weights="pt_inception-2015-12-05-6726825d.pth")
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+from torchmetrics.image.kid import KernelInceptionDistance
+
+log = logging.getLogger(__name__)
+
+Features = Callable[[Tensor], Tensor]  # images [B, C, H, W] to features [B, d]
+CHUNK = 256  # images through the network at a time
+PER_FEATURE = 10  # images that FID needs for each feature, so that its covariances mean something
+
+
+def generation_scores(
+    real: Tensor,
+    fake: Tensor,
+    judge: nn.Module | None = None,
+    *,
+    inception_weights: str | Path | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """{"fid_judge", "kid_judge"}, or {"fid_inception", "kid_inception"} where `inception_weights` names their file.
+
+    real, fake: [N, C, H, W], float in [0, 1] or uint8, of one N (both distances have a bias that N decides). judge: of
+    vae_zoo.metrics.judge, or any module with `features(images) -> [N, d]`. With fewer than 10 d images FID is left out
+    and the log says so.
+    """
+    if (judge is None) == (inception_weights is None):
+        raise ValueError("give either a judge or inception_weights")
+    if judge is None:
+        name, network = "inception", Inception(inception_weights).to(real.device)
+    else:
+        name, network = "judge", judge.features
+    features = [_features(network, images) for images in (real, fake)]
+    scores = {f"kid_{name}": kid(*features, seed=seed)}
+    try:
+        scores[f"fid_{name}"] = fid(*features)
+    except TooFewImages as error:
+        log.warning("fid_%s is left out: %s", name, error)
+    return scores
+
+
+class TooFewImages(ValueError):
+    """A covariance of d features cannot be estimated from so few images."""
+
+
+def fid(real: Tensor, fake: Tensor) -> float:
+    """Frechet distance of two Gaussians fitted to features [N, d]: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+
+    Computed by torchmetrics in float64. 0 is best; biased upwards by about 1 / N, so compare equal N only.
+    Raises: TooFewImages below N = 10 d. Source: Heusel et al. (2017), equation 6.
+    """
+    _check(real, fake)
+    n, d = real.shape
+    if n < PER_FEATURE * d:
+        raise TooFewImages(f"{d} features need {PER_FEATURE * d} images of each kind, got {n}; use more, or KID")
+    metric = FrechetInceptionDistance(feature=_Given(d))
+    metric.update(real.double().cpu(), real=True)
+    metric.update(fake.double().cpu(), real=False)
+    return float(metric.compute())
+
+
+def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> float:
+    """Squared maximum mean discrepancy of features [N, d] under the kernel (x y / d + 1)^3, mean over random subsets.
+
+    Computed by torchmetrics. Unbiased, so about 0 (and as often below it) for equal distributions, whatever N; with
+    fewer than `subset_size` images, one subset of all of them. Source: Binkowski et al. (2018), section 4.
+    """
+    _check(real, fake)
+    if len(real) <= subset_size:
+        subsets, subset_size = 1, len(real)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save all")
+        torch.default_generator.manual_seed(seed)  # the generator that torchmetrics draws the subsets from
+        metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=subsets, subset_size=subset_size)
+        metric.update(real.double().cpu(), real=True)
+        metric.update(fake.double().cpu(), real=False)
+        return float(metric.compute()[0])
+
+
+class Inception(nn.Module):
+    """The 2,048 features of the TensorFlow Inception-v3 of 2015; needs the package torch-fidelity.
+
+    weights: its file pt_inception-2015-12-05-6726825d.pth, a pickle, so from a source that you trust.
+    """
+
+    def __init__(self, weights: str | Path):
+        super().__init__()
+        self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 2048] of images [B, 1 or 3, H, W]; they are enlarged to 299x299."""
+        pixels = (images * 255).round().byte() if images.is_floating_point() else images
+        return self.network(pixels.expand(-1, 3, -1, -1))
+
+
+class _Given(nn.Identity):
+    """The feature network that torchmetrics asks for, when it is handed features."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+
+@torch.no_grad()
+def _features(network: Features, images: Tensor) -> Tensor:
+    return torch.cat([network(chunk).cpu() for chunk in images.split(CHUNK)])
+
+
+def _check(real: Tensor, fake: Tensor) -> None:
+    if real.ndim != 2 or real.shape != fake.shape:
+        raise ValueError(f"need features [N, d] of equal N, got {list(real.shape)} real and {list(fake.shape)} generated")
