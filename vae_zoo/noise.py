@@ -76,7 +76,8 @@ def _hashed_uniform(like: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
     if rows != len(_current.index):
         raise ValueError(f"per-image noise: got {rows} rows for {len(_current.index)} images")
     _current.draws += 1
-    key = _mix(_current.index.to(like.device) + _signed(_mix_int(_current.seed) ^ _current.draws))  # [B]
+    image = _mix(_current.index.to(like.device) ^ _signed(_mix_int(_current.seed)))  # [B]
+    key = _mix(image ^ _signed(_mix_int(_current.draws)))  # mixed apart: image i's draw 2 is not image i + 1's draw 1
     position = torch.arange(prod(sample_shape) * prod(row_shape), device=like.device)
     bits = _mix(key[:, None] + _mix(position)[None])  # [B, samples * row]
     wide = widest_float(like.device)

@@ -69,8 +69,8 @@ def fid(real: Tensor, fake: Tensor) -> float:
     if n < PER_FEATURE * d:
         raise TooFewImages(f"{d} features need {PER_FEATURE * d} images of each kind, got {n}; use more, or KID")
     metric = FrechetInceptionDistance(feature=_Given(d))
-    metric.update(real.double().cpu(), real=True)
-    metric.update(fake.double().cpu(), real=False)
+    metric.update(real.cpu().double(), real=True)
+    metric.update(fake.cpu().double(), real=False)
     return float(metric.compute())
 
 
@@ -87,8 +87,8 @@ def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 10
         warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save all")
         torch.default_generator.manual_seed(seed)  # the generator that torchmetrics draws the subsets from
         metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=subsets, subset_size=subset_size)
-        metric.update(real.double().cpu(), real=True)
-        metric.update(fake.double().cpu(), real=False)
+        metric.update(real.cpu().double(), real=True)
+        metric.update(fake.cpu().double(), real=False)
         return float(metric.compute()[0])
 
 

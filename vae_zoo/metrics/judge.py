@@ -113,7 +113,7 @@ def train_judge(
 
 def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
     """Share of images [N, C, H, W] that the judge gives their label [N]."""
-    return float((judge.predict(images).cpu() == labels.cpu()).double().mean())
+    return (judge.predict(images).cpu() == labels.cpu()).double().mean().item()
 
 
 def images_and_labels(data: Any, split: str, column: int | None, max_images: int) -> tuple[Tensor, Tensor]:
@@ -160,7 +160,7 @@ def swap_consistency(
         for own, rest in zip(giver.split(CHUNK), other.split(CHUNK), strict=True):
             mixed = {name: code[own if name == block else rest] for name, code in codes.items()}
             named.append(judge.predict(model.decode(mixed)).to(labels.device))
-        shares[f"follows_{block}"] = float((torch.cat(named) == labels[giver]).double().mean())
+        shares[f"follows_{block}"] = (torch.cat(named) == labels[giver]).cpu().double().mean().item()
     return shares
 
 

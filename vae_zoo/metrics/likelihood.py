@@ -2,7 +2,7 @@
 `log_weights` has one row for each group; call in eval mode.
 
 Noise belongs to (seed, image, draw): numbers do not depend on the batch size, on the chunk, or on what was computed
-before, up to rounding, and the first draws of a large k are those of a small one.
+before, up to rounding, and the first draws of a large k are those of a small one. float64, on the CPU.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ def importance_weighted(
     -log p(x) <= E[-log 1/k sum_i p(x, z_i) / q(z_i | x)],  z_i ~ q(z | x):  k = 1 is the negative ELBO, and the bound
     falls to -log p(x) as k grows, so a number means nothing without its k (100 to watch, 5,000 for tables).
     chunk: draws decoded at once, in whole units of 8; memory is that of chunk x batch size images.
-    Source: Burda et al. (2016), equation 8. Accumulated in float64.
+    Source: Burda et al. (2016), equation 8.
     """
     if k < 1 or chunk < 1:
         raise ValueError(f"k and chunk must be >= 1, got k={k}, chunk={chunk}")
@@ -46,9 +46,9 @@ def elbo_parts(model: LatentVariableModel, batches: Iterable[Batch], *, seed: in
     distortion, elbo = [], []
     for batch in batches:
         with noise.per_image(batch["index"], seed):
-            distortion.append(model.objective(batch)["rec"].double())
+            distortion.append(model.objective(batch)["rec"].cpu().double())
         with noise.per_image(batch["index"], seed):
-            elbo.append(model.log_weights(batch, 1)[0].double())
+            elbo.append(model.log_weights(batch, 1)[0].cpu().double())
     units = sum(map(len, elbo))  # images, or groups
     mean_elbo, mean_distortion = (float(sum(part.sum() for part in parts)) / units for parts in (elbo, distortion))
     return {"elbo": mean_elbo, "distortion": mean_distortion, "rate": -mean_elbo - mean_distortion}
@@ -68,7 +68,7 @@ def active_units(mu: Tensor, threshold: float = 0.01) -> int:
 
     Source: Burda et al. (2016), section 5.
     """
-    return int((mu.double().var(0, correction=0) > threshold).sum())
+    return int((mu.cpu().double().var(0, correction=0) > threshold).sum())
 
 
 @torch.no_grad()
@@ -83,15 +83,15 @@ def aggregate_posterior(
     mutual_information  between z and the number n, at most log N; the rate is mutual_information + kl
     Estimator: q(z) is the exact mixture over the N images given, no minibatch weighting; the outer expectation is a
     mean over `num_samples` draws of it, spread evenly over the images. Exact for these N: as a statement on all images
-    it has q(z) too narrow, total_correlation above all. chunk: draws at once. float64.
+    it has q(z) too narrow, total_correlation above all. chunk: draws at once.
     Source: Chen et al. (2018), equation 2.
     """
-    q = Normal(mu.double(), logvar.double())
+    q = Normal(mu.cpu().double(), logvar.cpu().double())
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(mu), generator=generator)
-    picked = order.repeat(ceil(num_samples / len(mu)))[:num_samples].to(mu.device)
+    picked = order.repeat(ceil(num_samples / len(mu)))[:num_samples]
     own = q[picked]
-    eps = torch.randn(own.mu.shape, generator=generator, dtype=torch.float64).to(mu.device)
+    eps = torch.randn(own.mu.shape, generator=generator, dtype=torch.float64)
     z = own.mu + eps * (0.5 * own.logvar).exp()  # [M, D]
     joint, marginal = [], []
     for part in z.split(chunk):
@@ -120,7 +120,7 @@ def _log_weights(model: LatentVariableModel, batch: Batch, k: int, chunk: int, s
         index = (batch["index"].cpu() << 32) + (some[:, None] << 8)  # [u, B]
         with noise.per_image(index.flatten(), seed):
             log_w = model.log_weights(rows, min(k, UNIT))  # [UNIT, u B]
-        parts.append(log_w.double().unflatten(1, (len(some), -1)).transpose(0, 1).flatten(0, 1))  # [u UNIT, B]
+        parts.append(log_w.cpu().double().unflatten(1, (len(some), -1)).transpose(0, 1).flatten(0, 1))  # [u UNIT, B]
     return torch.cat(parts)[:k]
 
 
