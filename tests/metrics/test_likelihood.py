@@ -96,7 +96,8 @@ def test_draws_are_independent_and_the_first_of_many_are_those_of_few():
     few = likelihood._log_weights(model, batch, 3, 8, 0)
     many = likelihood._log_weights(model, batch, 40, 40, 0)
     assert many.shape == (40, 50) and torch.equal(many[:3], few)
-    assert len(model.seen.flatten().unique()) == model.seen.numel() == 2 * 40 * 50  # no number twice
+    assert model.seen.numel() == 2 * 40 * 50
+    assert len(model.seen.flatten().unique()) > 2 * 40 * 50 - 10  # float32 repeats a few by chance, shared noise hundreds
     assert abs(many.mean()) < 0.1 and many.std() == pytest.approx(1, abs=0.1)
 
 
