@@ -64,11 +64,11 @@ class Clock:
     """Sits in the stream of batches, so that it adds no callback: the time from batch WARM_UP to the last."""
 
     def __init__(self, data, steps):
-        self.read, self.last = data.train_batch, WARM_UP + steps
+        self.read, self.last = data.train_batch, WARM_UP + steps + 1
         data.train_batch = self
 
     def __call__(self, step, **placement):
-        if step == WARM_UP + 1:  # Lightning fetches one batch ahead
+        if step == WARM_UP + 1:  # Lightning fetches one batch ahead: this is the start of step WARM_UP
             self.start = time.perf_counter()
         if step == self.last:
             self.seconds = time.perf_counter() - self.start
@@ -82,7 +82,7 @@ def compose_config(overrides):
 
 
 def ours(cfg, data, steps):
-    cfg["trainer"]["max_steps"] = WARM_UP + steps
+    cfg["trainer"]["max_steps"] = WARM_UP + steps + 1  # whose start is the end of the last timed one
     with tempfile.TemporaryDirectory() as folder:
         trainer, model, _ = prepare(Path(folder), cfg, data=data)
         read = data.train_batch
