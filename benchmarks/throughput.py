@@ -25,6 +25,7 @@ from vae_zoo import config_dir
 from vae_zoo.cli import register_resolvers
 from vae_zoo.config.check import check_train
 from vae_zoo.job import prepare, quiet
+from vae_zoo.memory import keep_freed_memory
 from vae_zoo.models.beta_vae import BetaVAE
 from vae_zoo.models.vae import VAE
 
@@ -98,6 +99,7 @@ def main(words):
     cfg = compose_config([word for word in words if word.split("=")[0] not in own])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     quiet()
+    keep_freed_memory()  # as the trainer does on a CPU, so both have it
     with tempfile.TemporaryDirectory() as folder:
         trainer, model, data = prepare(Path(folder), cfg)
     if trainer.channels_last:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAver
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vae_zoo.callbacks.monitor import Monitor
+from vae_zoo.memory import keep_freed_memory
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -81,6 +82,8 @@ class Trainer(L.Trainer):
 
     def fit(self, model: L.LightningModule, *args, **kwargs) -> None:
         """In place, so parameters keep their names and a checkpoint loads with or without these options."""
+        if self.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
         if self.compile_networks:

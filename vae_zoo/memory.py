@@ -1,0 +1,19 @@
+"""The allocator of the C library, set for training on a CPU."""
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
+
+
+def keep_freed_memory() -> bool:
+    """Lets freed blocks stay with the process, to be used again; whether the C library could be told so.
+
+    glibc maps each block of more than 32 MB anew and gives it back when it is freed, so activations of every step are
+    paged in and zeroed again: a quarter of the time of the 64x64 convolutions (benchmarks/throughput.py). Memory freed by
+    anything else is kept too. musl, macOS and Windows have no such call.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
