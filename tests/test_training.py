@@ -79,6 +79,17 @@ def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, model, d
     assert {f"{name}_12.png" for name in names} | {"traversals_z_12.webp"} <= figures
 
 
+def test_metrics_while_training_are_logged_and_shift_nothing(tmp_path):
+    words = [*SMALL, "model=vae", "callbacks.metrics.level=quick"]
+    trainer, watched, _ = train(tmp_path / "watched", *words, "callbacks.metrics.every_n_steps=10")
+    trainer.loggers[0].save()
+    rows = {row["step"]: row["val/block/z/label"] for row in MetricsCSV(tmp_path / "watched" / "metrics.csv").rows()}
+    assert [step for step, value in rows.items() if value] == ["10"], "those of the last step are in metrics.json"
+    assert 0 <= float(rows["10"]) <= 1
+    _, plain, _ = train(tmp_path / "plain", *words)
+    assert all(torch.equal(a, b) for a, b in zip(watched.parameters(), plain.parameters(), strict=True))
+
+
 def test_first_nan_stops_the_run_and_names_term_step_and_image(tmp_path):
     class Poison(Callback):
         def on_train_start(self, trainer, module):

@@ -5,7 +5,45 @@ import pytest
 import torch
 
 from tests.test_training import SMALL, train
+from vae_zoo.data.digits import Digits
+from vae_zoo.distributions import Bernoulli
 from vae_zoo.evaluation import protocol
+from vae_zoo.metrics import judge
+from vae_zoo.models.base import Block, LatentVariableModel
+from vae_zoo.models.vae import VAE
+from vae_zoo.nets import MLP
+
+BOUNDS = {"test/elbo", "test/rec", "test/rate", "test/kl_z", "test/bits_per_dim", "test/active_units_z"}
+
+
+class Halves(VAE):
+    """A VAE whose code is called two blocks of three dimensions; it has no bound."""
+
+    log_weights = LatentVariableModel.log_weights
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__((1, 8, 8), 6, MLP(hidden=(32,)), Bernoulli())
+        self.blocks = {name: Block(3, "gaussian", "half of it") for name in ("left", "right")}
+
+    def encode(self, batch):
+        q = super().encode(batch)["z"]
+        return {"left": q[:, :3], "right": q[:, 3:]}
+
+    def infer(self, batch):
+        q = super().encode(batch)["z"]
+        z = q.rsample()
+        return q, z, -self.likelihood.log_prob(batch["image"], self.decoder(z))
+
+    def sample_prior(self, n):
+        return {name: torch.randn(n, 3) for name in self.blocks}
+
+
+@pytest.fixture(scope="module")
+def halves():
+    data = Digits(size=8)
+    data.setup()
+    return Halves().eval(), data
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +62,10 @@ def sprites(tmp_path_factory):
 def test_labels_are_probed_where_no_factors_are_known(digits):
     model, data = digits
     results = protocol.evaluate(model, data, "quick", untrained=model)
-    assert {"test/block/z/label", "test/block/untrained/label", "test/block/pixels/label", "test/nll_iw100"} == set(
-        results.numbers
-    )
+    probes = {f"test/block/{row}/label" for row in ("z", "untrained", "pixels")} | {"test/linear/z/label"}
+    assert set(results.numbers) == BOUNDS | probes | {"test/nll_iw100"}
     assert 0.3 < results.numbers["test/block/z/label"] <= 1, "100 steps are enough to tell most digits apart"
-    values, rows, columns = results.tables["blocks"]
+    _, values, rows, columns = results.tables["blocks"]
     assert rows == ["z", "untrained", "pixels"] and columns == ["label"] and values.shape == (3, 1)
     again = protocol.evaluate(model, data, "quick", untrained=model)
     assert again.numbers == results.numbers
@@ -49,8 +86,52 @@ def test_a_grid_is_scored_on_draws_from_the_whole_of_it(sprites):
     model, data = sprites
     assert data.is_grid
     numbers = protocol.evaluate(model, data, "basic").numbers
-    assert set(numbers) == {"test/mig", "test/modularity", "test/irs", "test/sap"}
-    assert all(0 <= value <= 1 for value in numbers.values())
+    scores = {"test/mig", "test/modularity", "test/irs", "test/sap"}
+    assert set(numbers) == BOUNDS | scores
+    assert all(0 <= numbers[name] <= 1 for name in scores)
+
+
+def test_full_adds_swaps_aggregates_and_distances(halves, monkeypatch):
+    model, data = halves
+    monkeypatch.setattr(judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | {"steps": 200})
+    results = protocol.evaluate(model, data, "full")
+    numbers = results.numbers
+    assert 0.8 < numbers["test/judge/label"] <= 1 and 0 <= numbers["test/judge_rec/label"] <= 1
+    assert {"test/swap/left/label", "test/swap/right/label"} <= set(numbers)
+    terms = [numbers[f"test/aggregate/left/{name}"] for name in ("kl", "total_correlation", "dimension_wise_kl")]
+    assert terms[0] == pytest.approx(terms[1] + terms[2])
+    assert numbers["test/kid_judge"] > 0, "an untrained decoder draws no digits"
+    assert "test/fid_judge" not in numbers, "359 test images are too few for 64 features"
+    title, values, rows, columns = results.tables["swaps"]
+    assert (
+        rows == ["left", "right"]
+        and columns == ["label"]
+        and (values[0, 0], values[1, 0])
+        == (
+            numbers["test/swap/left/label"],
+            numbers["test/swap/right/label"],
+        )
+    )
+
+
+def test_numbers_of_the_validation_split_have_its_name_and_its_images(halves):
+    model, data = halves
+    numbers = protocol.evaluate(model, data, "quick", split="val").numbers
+    assert numbers and all(name.startswith("val/") for name in numbers)
+    label, test = data.label.clone(), data.indices["test"]
+    data.label[test] = -1
+    try:
+        assert protocol.evaluate(model, data, "quick", split="val").numbers == numbers
+    finally:
+        data.label = label
+
+
+def test_evaluating_touches_no_generator_and_no_weight(halves):
+    model, data = halves
+    state, weights = torch.get_rng_state(), [p.clone() for p in model.parameters()]
+    protocol.evaluate(model, data, "quick")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
 
 
 def test_each_image_is_encoded_once(digits, monkeypatch):

@@ -10,7 +10,8 @@ from tests.models.builders import MODELS, build, images
 from vae_zoo import noise
 from vae_zoo.distributions import Gaussian, Normal
 from vae_zoo.metrics import likelihood
-from vae_zoo.metrics.likelihood import active_units, aggregate_posterior, elbo_parts, importance_weighted
+from vae_zoo.metrics.likelihood import active_units, aggregate_posterior, bounds, importance_weighted
+from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.models.vae import VAE
 
 SHAPE, D, SIGMA = (1, 2, 3), 2, 0.3
@@ -67,9 +68,9 @@ def test_the_estimate_converges_to_the_exact_likelihood_of_a_linear_gaussian_vae
 def test_the_bound_falls_with_k_on_average():
     network, model = linear(wrong=3.0)
     batches = draw(num=256, size=256)
-    bounds = [sum(importance_weighted(model, batches, k, seed=s) for s in range(5)) / 5 for k in (1, 4, 16, 64)]
-    assert all(more > fewer for more, fewer in pairwise(bounds))
-    assert bounds[-1] > exact(network, batches) - 1e-3
+    values = [sum(importance_weighted(model, batches, k, seed=s) for s in range(5)) / 5 for k in (1, 4, 16, 64)]
+    assert all(more > fewer for more, fewer in pairwise(values))
+    assert values[-1] > exact(network, batches) - 1e-3
 
 
 @pytest.mark.parametrize("k", [3, 20])
@@ -113,21 +114,48 @@ def test_group_models_keep_their_groups():
     torch.testing.assert_close(log_w, x.view(3, 2).sum(1).double().expand(20, 3))
 
 
+def test_bounds_of_groups_are_nats_per_image():
+    """Two groups of 3 and 1 images, whose content costs 5 nats each: 2.5 nats an image."""
+
+    class Grouped(LatentVariableModel):
+        blocks = {"content": None}
+
+        def encode(self, batch):
+            return {}
+
+        def objective(self, batch):
+            return {"loss": torch.zeros(()), "rec": batch["image"].flatten(1)[:, 0], "kl_content": torch.full((2,), 5.0)}
+
+        def log_weights(self, batch, k):
+            sums = torch.zeros(2).index_add(0, batch["group"], batch["image"].flatten(1)[:, 0])
+            return -(sums + 5).expand(k, -1)
+
+    model, x = Grouped((1, 1, 1)), torch.rand(4, 1, 1, 1)
+    batch = {"image": x, "index": torch.arange(4), "group": torch.tensor([0, 0, 0, 1]), "num_groups": 2}
+    numbers, _ = bounds(model, [batch])
+    assert numbers == pytest.approx({"rec": x.mean(), "kl_content": 2.5, "elbo": -x.mean() - 2.5, "rate": 2.5}, abs=1e-6)
+    assert importance_weighted(model, [batch], 8) == pytest.approx(float(x.mean()) + 2.5, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_elbo_is_distortion_and_rate_for_every_model(name):
     model = build(name).eval()
     batches = [images()]
-    parts = elbo_parts(model, batches)
-    assert parts["elbo"] == pytest.approx(-parts["distortion"] - parts["rate"])
-    assert parts["distortion"] > 0
-    assert importance_weighted(model, batches, 64) <= -parts["elbo"] + 0.5
+    numbers, kl = bounds(model, batches)
+    assert numbers["elbo"] == pytest.approx(-numbers["rec"] - numbers["rate"])
+    assert numbers["rec"] > 0
+    assert importance_weighted(model, batches, 64) <= -numbers["elbo"] + 0.5
+    posterior = model.encode(batches[0])
+    assert all(kl[block] == pytest.approx(part.mean(0).detach()) for block, part in model.kl_per_dim(posterior).items())
 
 
 def test_the_rate_is_the_kl_on_average():
     _, model = linear()
     batches = draw(num=4096, size=4096)
     mean_kl = model.objective(batches[0])["kl_z"].mean().item()
-    assert elbo_parts(model, batches)["rate"] == pytest.approx(mean_kl, abs=0.1)
+    numbers, kl = bounds(model, batches)
+    assert numbers["rate"] == pytest.approx(mean_kl, abs=0.1)
+    assert numbers["kl_z"] == pytest.approx(mean_kl, abs=1e-4) and kl["z"].sum() == pytest.approx(mean_kl, abs=1e-4)
 
 
 def test_active_units_count_means_that_move():

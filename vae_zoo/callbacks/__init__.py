@@ -1,6 +1,7 @@
 from vae_zoo.callbacks.checkpoint import Checkpoint, Interrupted
 from vae_zoo.callbacks.figures import Figures
+from vae_zoo.callbacks.metrics import Metrics
 from vae_zoo.callbacks.monitor import Monitor, NotFinite
 from vae_zoo.callbacks.progress import Progress
 
-__all__ = ["Checkpoint", "Figures", "Interrupted", "Monitor", "NotFinite", "Progress"]
+__all__ = ["Checkpoint", "Figures", "Interrupted", "Metrics", "Monitor", "NotFinite", "Progress"]

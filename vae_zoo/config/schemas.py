@@ -228,6 +228,11 @@ class Figures(Schema):
     num_images: Count
 
 
+class Metrics(Schema):
+    every_n_steps: Index
+    level: Literal["basic", "quick", "full"]
+
+
 class Checkpoint(Schema):
     every_n_steps: Count
     every_n_seconds: Positive
@@ -244,6 +249,7 @@ class Callbacks(BaseModel):
 
     checkpoint: Component  # without it nothing could be resumed
     figures: Component | None
+    metrics: Component | None
     progress: Component | None
 
 
@@ -295,6 +301,7 @@ class Evaluate(Schema):
     run: str | None
     runs: str | None
     metrics: Literal["quick", "full"]
+    inception: str | None
     out: str | None
     data: EvaluateData
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:<number>")]
@@ -326,6 +333,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.data.image_folder.ImageFolder": ImageFolder,
     "vae_zoo.trainer.Trainer": Trainer,
     "vae_zoo.callbacks.Figures": Figures,
+    "vae_zoo.callbacks.Metrics": Metrics,
     "vae_zoo.callbacks.Checkpoint": Checkpoint,
     "vae_zoo.callbacks.Progress": Progress,
     "vae_zoo.loggers.TensorBoard": TensorBoard,

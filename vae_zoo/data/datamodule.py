@@ -282,6 +282,10 @@ class DataModule(L.LightningDataModule):
             batch["num_groups"], batch["group"] = len(groups), group.to(device)
         return batch
 
+    def single(self, index: Tensor, device="cpu") -> Batch:
+        """As `batch`, every image a group of its own: what is said of one image must not come from others."""
+        return self._gather(index, device, self.label, self.factors)
+
     def _gather(self, index: Tensor, device, label: Tensor | None, factors: Tensor | None) -> Batch:
         batch: Batch = {"image": self.to_float(_rows(self.images, index, device)), "index": index.to(device)}
         if label is not None:
@@ -341,13 +345,25 @@ class TrainStream:
 
 
 class EvalBatches:
-    """A split in order, once; ranks take every world_size-th image, so that none is left without a batch."""
+    """A split in order, once; ranks take every world_size-th image, so that none is left without a batch.
 
-    def __init__(self, data: DataModule, split: str, placement: dict | None = None, batch_size: int | None = None):
+    most: only so many images, spread over the split.
+    """
+
+    def __init__(
+        self,
+        data: DataModule,
+        split: str,
+        placement: dict | None = None,
+        batch_size: int | None = None,
+        most: int | None = None,
+    ):
         self.data, self.batch_size = data, batch_size or max(data.batch_size, 64)
         self.placement = {"rank": 0, "world_size": 1, "device": "cpu"} | (placement or {})
         rank, world_size = self.placement["rank"], self.placement["world_size"]
         index = data.indices[split]
+        if most is not None and most < len(index):
+            index = index[torch.linspace(0, len(index) - 1, most).long()]
         if len(index) < world_size:
             raise UserError(f"{world_size} processes cannot share {len(index)} images; raise data.{split}_size")
         self.batches = index[rank::world_size].split(self.batch_size)

@@ -30,7 +30,7 @@ T = TypeVar("T")
 # What the last part of a metric's name matches; which way is better (0: neither); whether groups are compared in pairs.
 # The first match holds, a name without one is neither. Columns come in this order.
 METRICS = (
-    (r".*_(chance|floor|ceiling|baseline|std|used)|active_units.*", 0, False),
+    (r".*_(chance|floor|ceiling|baseline|std|used)|active_units.*|judge_accuracy", 0, False),
     (r"elbo", 1, True),
     (r"nll.*", -1, True),
     (r"bits_per_dim.*|loss", -1, False),
@@ -275,8 +275,8 @@ class Table:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """`test/...` and `test_unseen/...`, without the probes of the blocks."""
-        return sorted(self._names(r"test(_unseen)?/(?!block/)"), key=metric_order)
+        """`test/...` and `test_unseen/...`, without probes and what only explains other numbers."""
+        return sorted(self._names(r"test(_unseen)?/(?!(block|linear|judge|judge_rec|aggregate)/)"), key=metric_order)
 
     @cached_property
     def probes(self) -> list[str]:

@@ -1,6 +1,6 @@
 """What any model is seen by, from the contract alone: reconstructions, prior samples, traversals, KL, swaps of blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -35,13 +35,6 @@ def animations(model: LatentVariableModel, batch: Batch) -> Iterator[tuple[str, 
             yield f"traversals_{name}", traversal_animation(*traverse(model, batch, name))
 
 
-def kl_chart(model: LatentVariableModel, kl: dict[str, np.ndarray]) -> np.ndarray:
-    """kl: {block: [D] nats}. Needs matplotlib, so it is drawn at the end."""
-    from vae_zoo.figures.charts import kl_per_dimension
-
-    return kl_per_dimension(kl)
-
-
 def means(model: LatentVariableModel, batch: Batch) -> Codes:
     return {name: q.mean for name, q in model.encode(batch).items()}
 
@@ -53,7 +46,7 @@ def traversable(model: LatentVariableModel) -> list[str]:
 def traverse(model: LatentVariableModel, batch: Batch, block: str, num_rows: int = 10) -> tuple[np.ndarray, list[str]]:
     """Images [rows, S, C, H, W] and the rows' labels.
 
-    Gaussian: the `num_rows` dimensions with most KL, that one first, walk through SPAN around the first image's code.
+    Gaussian: the `num_rows` dimensions with most KL, that one first, walk through SPAN around the code of `central`.
     Categorical: one row for each of the first images, one column for each category.
     """
     codes = means(model, batch)
@@ -64,12 +57,18 @@ def traverse(model: LatentVariableModel, batch: Batch, block: str, num_rows: int
         return _decode(model, walked, rows, size), [f"image {i}" for i in range(rows)]
     kl = model.kl_per_dim(model.encode(batch))[block].mean(0)  # [D]
     dims = kl.argsort(descending=True)[:num_rows]
-    walked = {name: code[:1].repeat(len(dims) * len(SPAN), 1) for name, code in codes.items()}
+    start = central([code for name, code in codes.items() if _gaussian(model, name)])
+    walked = {name: code[start : start + 1].repeat(len(dims) * len(SPAN), 1) for name, code in codes.items()}
     span = torch.as_tensor(SPAN, dtype=walked[block].dtype, device=walked[block].device)
     rows = torch.arange(len(walked[block]), device=span.device)
     walked[block][rows, dims.repeat_interleave(len(span))] = span.repeat(len(dims))
     labels = [f"{block}[{d}]  {kl[d]:.2f} nats" for d in dims.tolist()]
     return _decode(model, walked, len(dims), len(span)), labels
+
+
+def central(codes: Sequence[Tensor]) -> int:
+    """The image whose codes [N, D] lie nearest to the prior's mean: a walk from the rim soon meets codes of no image."""
+    return int(sum(code.square().sum(1) for code in codes).argmin())
 
 
 def swap(model: LatentVariableModel, batch: Batch, block: str, count: int = 8) -> np.ndarray:

@@ -1,40 +1,38 @@
 """One protocol for every method: what the data know and which blocks the model has decide which numbers there are.
 
-level   basic   bounds; MIG, SAP, modularity, IRS          seconds; at the end of every run
-        quick   + block-factor matrix, importance-weighted bound, clusters
-        full    + DCI, explicitness, FactorVAE and BetaVAE scores
+level   basic   bounds, active units; MIG, SAP, modularity, IRS            seconds; at the end of every run
+        quick   + block-factor matrix, linear probes, importance-weighted bound, clusters
+        full    + DCI, explicitness, FactorVAE and BetaVAE scores, aggregate posterior, swaps between blocks, FID and KID
 
-Codes are posterior means, all blocks side by side; each distinct image is encoded once. Sets with a full factor grid are
-scored on factor vectors drawn from the whole grid, as the field does; probes, judges and clusters are fitted on training
-images and scored on test images. Source of the settings: disentanglement_lib's study.
+Codes are posterior means, all blocks side by side, every image a group of its own; each distinct image is encoded once.
+Sets with a full factor grid are scored on factor vectors drawn from the whole grid, as the field does; probes, judges and
+clusters are fitted on training images and scored on test images. Source of the settings: disentanglement_lib's study.
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from vae_zoo.data.datamodule import DataModule, Factor
-from vae_zoo.metrics import clustering, disentanglement, probes
-from vae_zoo.metrics.likelihood import importance_weighted
+from vae_zoo.data.datamodule import DataModule, EvalBatches, Factor
+from vae_zoo.evaluation.pictures import central
+from vae_zoo.metrics import clustering, disentanglement, generation, judge, likelihood, probes
 from vae_zoo.models.base import LatentVariableModel
 
 log = logging.getLogger(__name__)
 
 LEVELS = ("basic", "quick", "full")
 NUM_TRAIN, NUM_TEST = 10_000, 5_000  # codes that estimators are fitted on and scored on
+NUM_GENERATED = 10_000  # images that FID and KID compare, at most
 IW_SAMPLES = 100
-IW_IMAGES = {"quick": 256, "full": 2_000}
+IW_IMAGES = {"quick": 256, "full": 1_000}
 
-
-@dataclass
-class Results:
-    """numbers: as in metrics.json. tables: {name: (values [R, C], row names, column names)}, drawn as heat maps."""
-
-    numbers: dict[str, float] = field(default_factory=dict)
-    tables: dict[str, tuple[np.ndarray, list[str], list[str]]] = field(default_factory=dict)
+Numbers = Iterator[tuple[str, float]]
 
 
 class Codes:
@@ -66,25 +64,79 @@ class Codes:
 
     @torch.no_grad()
     def _encode(self, index: torch.Tensor) -> np.ndarray:
-        posterior = self.model.encode(self.data.batch(index, self.model.device))
+        posterior = self.model.encode(self.data.single(index, self.model.device))
         return torch.cat([posterior[name].mean for name in self._names()], dim=1).float().cpu().numpy()
 
 
-def evaluate(
-    model: LatentVariableModel,
-    data: DataModule,
-    level: str = "basic",
-    untrained: LatentVariableModel | None = None,
-    seed: int = 0,
-) -> Results:
-    """Everything of this level that fits the model and the data, but the bounds. untrained: the model before training."""
-    results = Results()
-    codes = Codes(model, data)
-    steps = [_disentanglement, *([_bounds, _blocks, _clusters] if level != "basic" else [])]
-    for step in steps:
-        for name, value in step(model, data, codes, level, untrained, seed, results):
-            results.numbers[name] = float(value)
-    return results
+@dataclass
+class Evaluation:
+    """What is evaluated, and what comes of it.
+
+    split: the images that are scored, and the prefix of the names. untrained: the model before training, for a row of the
+    block-factor matrix. inception: weights of the Inception network, if the user has them. numbers: as in metrics.json.
+    tables: {name: (title, values [R, C], row names, column names)}, drawn as heat maps. kl: {block: [D] nats}.
+    """
+
+    model: LatentVariableModel
+    data: DataModule
+    level: str = "basic"
+    split: str = "test"
+    untrained: LatentVariableModel | None = None
+    inception: str | Path | None = None
+    seed: int = 0
+    numbers: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, tuple[str, np.ndarray, list[str], list[str]]] = field(default_factory=dict)
+    kl: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def codes(self) -> Codes:
+        return Codes(self.model, self.data)
+
+    @cached_property
+    def train(self) -> np.ndarray:
+        """Training images that probes and maps are fitted on."""
+        return rows(self.data, "train", NUM_TRAIN, self.seed)
+
+    @cached_property
+    def scored(self) -> np.ndarray:
+        return rows(self.data, self.split, NUM_TEST, self.seed)
+
+    @cached_property
+    def judges(self) -> dict[str, judge.Judge]:
+        """A judge of each categorical factor, or where no factors are known of the label; fitted on training images."""
+        names = [factor.name for factor in self.data.factor_info if factor.kind == "categorical"]
+        if not names and self.data.label is not None:
+            names = ["label"]
+        if len(self.model.blocks) < 2:
+            names = names[:1]  # without swaps, all that is needed is a feature network
+        return {name: judge.train_judge(self.data, target=name, seed=self.seed, device=self.model.device) for name in names}
+
+    def to_show(self, count: int) -> torch.Tensor:
+        """Places of `count` test images for the figures: the most central one, and others spread over the split."""
+        index = self.data.indices["test"]
+        spread = index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]
+        codes = self.codes.blocks(index.numpy())
+        codes = [torch.from_numpy(codes[name]) for name in codes if self.model.blocks[name].kind == "gaussian"]
+        if codes:
+            spread[0] = index[central(codes)]
+        return spread
+
+    def is_at_least(self, level: str) -> bool:
+        return LEVELS.index(self.level) >= LEVELS.index(level)
+
+
+def evaluate(model: LatentVariableModel, data: DataModule, level: str = "basic", **options) -> Evaluation:
+    """Everything of this level that fits the model and the data. model: in eval mode. options: those of Evaluation."""
+    evaluation = Evaluation(model, data, level, **options)
+    for least, what, step in STEPS:
+        if not evaluation.is_at_least(least):
+            continue
+        start = time.monotonic()
+        for name, value in step(evaluation):
+            evaluation.numbers[f"{evaluation.split}/{name}"] = float(value)
+        if (seconds := time.monotonic() - start) > 1:
+            log.info("%s: %.0f s", what, seconds)
+    return evaluation
 
 
 def targets(data: DataModule, index: np.ndarray) -> tuple[np.ndarray, list[Factor]]:
@@ -104,90 +156,173 @@ def rows(data: DataModule, split: str, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(index)[:count]
 
 
-Numbers = Iterator[tuple[str, float]]
+# ---- how probable the images are ------------------------------------------------------------------------------------
 
 
-def _disentanglement(model, data: DataModule, codes: Codes, level: str, untrained, seed: int, results: Results) -> Numbers:
-    """Scores of codes against factors; on the whole grid where the set is one, else on train and test images."""
+def _bounds(e: Evaluation) -> Numbers:
+    """Of all images of the split; while training the validation has them already."""
+    if e.split != "test":
+        return
+    numbers, e.kl = likelihood.bounds(e.model, EvalBatches(e.data, "test", {"device": e.model.device}))
+    yield from numbers.items()
+    if "elbo" in numbers:
+        yield "bits_per_dim", likelihood.bits_per_dim(-numbers["elbo"], e.model.image_shape)
+    for name, mu in e.codes.blocks(e.data.indices["test"].numpy()).items():
+        if e.model.blocks[name].kind == "gaussian":
+            yield f"active_units_{name}", likelihood.active_units(torch.from_numpy(mu))
+
+
+def _importance_weighted(e: Evaluation) -> Numbers:
+    """Importance-weighted bound on -log p(x), nats per image, on some images spread over the split."""
+    if likelihood.has_bound(e.model):
+        batches = EvalBatches(e.data, e.split, {"device": e.model.device}, batch_size=64, most=IW_IMAGES[e.level])
+        yield f"nll_iw{IW_SAMPLES}", likelihood.importance_weighted(e.model, batches, IW_SAMPLES)
+
+
+@torch.no_grad()
+def _aggregate(e: Evaluation) -> Numbers:
+    """What the posteriors of the scored images are together, for each Gaussian block."""
+    parts = [e.model.encode(e.data.single(part, e.model.device)) for part in torch.from_numpy(e.scored).split(256)]
+    for name, block in e.model.blocks.items():
+        if block.kind == "gaussian":
+            mu, logvar = (torch.cat([getattr(part[name], key) for part in parts]) for key in ("mu", "logvar"))
+            for key, value in likelihood.aggregate_posterior(mu, logvar, seed=e.seed).items():
+                yield f"aggregate/{name}/{key}", value
+
+
+# ---- which code holds which factor ----------------------------------------------------------------------------------
+
+
+def _disentanglement(e: Evaluation) -> Numbers:
+    """Scores of codes against factors; on the whole grid where the set is one, else on training and scored images."""
+    data = e.data
     if data.factors is None or not all(factor.size > 0 for factor in data.factor_info):
         return
     if data.is_grid:
-        rng = np.random.RandomState(seed)
+        rng = np.random.RandomState(e.seed)
         draws = [disentanglement.sample_factors(data.factor_sizes, n, rng) for n in (NUM_TRAIN, NUM_TEST)]
         index = [np.ravel_multi_index(factors.T, data.factor_sizes) for factors in draws]
     else:
-        index = [rows(data, split, n, seed) for split, n in (("train", NUM_TRAIN), ("test", NUM_TEST))]
+        index = [e.train, e.scored]
         draws = [data.factors[i].numpy().astype(np.int64) for i in index]
-    train, test = ((codes(i), factors) for i, factors in zip(index, draws))
+    train, test = ((e.codes(i), factors) for i, factors in zip(index, draws))
     if train[0].shape[1] < 2:
         log.warning("scores of disentanglement need two code dimensions, this model has one: left out")
         return
-    yield "test/mig", disentanglement.mig(*train)
-    yield "test/modularity", disentanglement.modularity(*train)
-    yield "test/irs", disentanglement.irs(*train)
-    yield "test/sap", disentanglement.sap(*train, test=test, seed=seed)
-    if level != "full":
+    yield "mig", disentanglement.mig(*train)
+    yield "modularity", disentanglement.modularity(*train)
+    yield "irs", disentanglement.irs(*train)
+    yield "sap", disentanglement.sap(*train, test=test, seed=e.seed)
+    if not e.is_at_least("full"):
         return
-    yield "test/explicitness", disentanglement.explicitness(*train, test=test, seed=seed)
-    for name, value in disentanglement.dci(*train, test=test, seed=seed).items():
-        yield f"test/dci_{name}", value
+    yield "sap_continuous", disentanglement.sap(*train, continuous=True)
+    yield "explicitness", disentanglement.explicitness(*train, test=test, seed=e.seed)
+    for name, value in disentanglement.dci(*train, test=test, seed=e.seed).items():
+        yield f"dci_{name}", value
     if data.is_grid:
         grid = disentanglement.GridIndex(data.factor_sizes)
-        yield "test/beta_vae", disentanglement.beta_vae_score(codes, grid, seed=seed)
-        yield "test/factor_vae", disentanglement.factor_vae_score(codes, grid, seed=seed)
+        yield "beta_vae", disentanglement.beta_vae_score(e.codes, grid, seed=e.seed)
+        yield "factor_vae", disentanglement.factor_vae_score(e.codes, grid, seed=e.seed)
 
 
-def _bounds(model, data: DataModule, codes: Codes, level: str, untrained, seed: int, results: Results) -> Numbers:
-    """Importance-weighted bound on -log p(x), nats, on a share of the test images."""
-    if type(model).log_weights is LatentVariableModel.log_weights:
-        return
-    index = data.indices["test"]
-    shown = index[torch.linspace(0, len(index) - 1, min(IW_IMAGES[level], len(index))).long()]
-    batches = (data.batch(part, model.device) for part in shown.split(64))
-    yield f"test/nll_iw{IW_SAMPLES}", importance_weighted(model, batches, IW_SAMPLES)
-
-
-def _blocks(model, data: DataModule, codes: Codes, level: str, untrained, seed: int, results: Results) -> Numbers:
-    """The block-factor matrix: what a probe reads of each factor from each block, an untrained encoder and the pixels."""
-    train, test = rows(data, "train", NUM_TRAIN, seed), rows(data, "test", NUM_TEST, seed)
-    (train_targets, factors), (test_targets, _) = targets(data, train), targets(data, test)
+def _blocks(e: Evaluation) -> Numbers:
+    """The block-factor matrix: what a probe reads of each factor from each block, an untrained encoder and the pixels;
+    and the same by a linear probe, of the blocks alone."""
+    (train_targets, factors), (test_targets, _) = targets(e.data, e.train), targets(e.data, e.scored)
     if not factors:
         return
-    sources = [codes.blocks] if untrained is None else [codes.blocks, _prefixed(Codes(untrained, data))]
-    sources.append(lambda index: {"pixels": _pixels(data, index)})
-    train_codes, test_codes = ({k: v for s in sources for k, v in s(index).items()} for index in (train, test))
-    matrix = probes.block_factor_matrix(
-        train_codes, train_targets, test_codes, test_targets, factors, seed=seed, jobs=-1 if len(train) > 2000 else 1
-    )
-    columns = [factor.name for factor in factors]
-    results.tables["blocks"] = (matrix, list(train_codes), columns)
-    for block, values in zip(train_codes, matrix):
-        for column, value in zip(columns, values):
-            yield f"test/block/{block}/{column}", value
+    sources = [e.codes.blocks]
+    if e.untrained is not None:
+        untrained = Codes(e.untrained, e.data)
+        sources.append(lambda index: {"untrained": untrained(index)})
+    sources.append(lambda index: {"pixels": _pixels(e.data, index)})
+    train, test = ({k: v for s in sources for k, v in s(index).items()} for index in (e.train, e.scored))
+    columns, known = [factor.name for factor in factors], (train_targets, test_targets)
+    for hidden, key, blocks in ((128, "block", list(train)), (None, "linear", list(e.codes.blocks(e.scored)))):
+        codes = ({name: part[name] for name in blocks} for part in (train, test))
+        pairs = [argument for pair in zip(codes, known) for argument in pair]
+        jobs = -1 if len(e.train) > 2000 else 1
+        matrix = probes.block_factor_matrix(*pairs, factors, hidden=hidden, seed=e.seed, jobs=jobs)
+        if key == "block":
+            e.tables["blocks"] = ("what a probe reads of each factor from each block", matrix, blocks, columns)
+        for block, values in zip(blocks, matrix):
+            for column, value in zip(columns, values):
+                yield f"{key}/{block}/{column}", value
 
 
-def _prefixed(codes: Codes):
-    return lambda index: {"untrained": codes(index)}
+def _swaps(e: Evaluation) -> Numbers:
+    """What a judge of real training images sees in reconstructions, and which block's donor it sees in swaps."""
+    if len(e.model.blocks) < 2:
+        return
+    seen = {}
+    for name, one in e.judges.items():
+        batches = [e.data.single(part, e.model.device) for part in torch.from_numpy(e.scored).split(256)]
+        yield f"judge/{name}", one.accuracy
+        yield f"judge_rec/{name}", judge.reconstruction_accuracy(e.model, batches, one)
+        seen[name] = judge.swap_consistency(e.model, batches, one, seed=e.seed)
+    for block in e.model.blocks:
+        for name, shares in seen.items():
+            yield f"swap/{block}/{name}", shares[f"follows_{block}"]
+    values = np.array([[shares[f"follows_{block}"] for shares in seen.values()] for block in e.model.blocks])
+    if values.size:
+        title = "share of swaps that show the block donor's value"
+        e.tables["swaps"] = (title, values, list(e.model.blocks), list(seen))
 
 
 def _pixels(data: DataModule, index: np.ndarray) -> np.ndarray:
     return torch.cat([data.batch(part)["image"].flatten(1) for part in torch.from_numpy(index).split(1000)]).numpy()
 
 
-def _clusters(model, data: DataModule, codes: Codes, level: str, untrained, seed: int, results: Results) -> Numbers:
-    """Agreement of each categorical block's arg max with the labels; maps fitted on train, applied to test."""
-    if data.label is None:
+# ---- clusters, samples ----------------------------------------------------------------------------------------------
+
+
+def _clusters(e: Evaluation) -> Numbers:
+    """Agreement of each categorical block's arg max with the labels; maps fitted on train, applied to the split."""
+    if e.data.label is None:
         return
-    names = [name for name, block in model.blocks.items() if block.kind == "categorical"]
-    train, test = rows(data, "train", NUM_TRAIN, seed), rows(data, "test", len(data.images), seed)
-    labels = [data.first_label[index].numpy() for index in (train, test)]
+    names = [name for name, block in e.model.blocks.items() if block.kind == "categorical"]
+    index = e.train, e.data.indices[e.split].numpy()
+    labels = [e.data.first_label[part].numpy() for part in index]
     for name in names:
-        clusters = [codes.blocks(index)[name].argmax(1) for index in (train, test)]
-        prefix = "test/" if len(names) == 1 else f"test/{name}/"
+        clusters = [e.codes.blocks(part)[name].argmax(1) for part in index]
+        fit = clusters[0], labels[0]
+        prefix = "" if len(names) == 1 else f"{name}/"
         for mapping in ("majority", "hungarian"):
-            value = clustering.cluster_accuracy(clusters[1], labels[1], mapping=mapping, fit=(clusters[0], labels[0]))
+            value = clustering.cluster_accuracy(clusters[1], labels[1], mapping=mapping, fit=fit)
             yield f"{prefix}cluster_accuracy_{mapping}", value
-        for metric in ("purity", "nmi", "ami", "ari"):
-            value = getattr(clustering, metric)(clusters[1], labels[1])
-            yield f"{prefix}{'cluster_purity' if metric == 'purity' else metric}", value
-        yield f"{prefix}clusters_used", (np.bincount(clusters[1]) >= 0.005 * len(test)).sum()
+        yield f"{prefix}cluster_balanced_accuracy", clustering.balanced_accuracy(clusters[1], labels[1], fit=fit)
+        yield f"{prefix}cluster_purity", clustering.purity(clusters[1], labels[1])
+        yield f"{prefix}cluster_purity_chance", np.bincount(labels[1][labels[1] >= 0]).max() / (labels[1] >= 0).sum()
+        for metric in ("nmi", "ami", "ari"):
+            yield f"{prefix}{metric}", getattr(clustering, metric)(clusters[1], labels[1])
+        yield f"{prefix}clusters_used", (np.bincount(clusters[1]) >= 0.005 * len(index[1])).sum()
+
+
+@torch.no_grad()
+def _samples(e: Evaluation) -> Numbers:
+    """FID and KID of samples from the prior against images of the split, in the features of a judge, and of Inception
+    when its weights are there."""
+    judges = list(e.judges.values())[:1]
+    if not judges and e.inception is None:
+        return
+    real = torch.from_numpy(rows(e.data, e.split, NUM_GENERATED, e.seed))
+    with torch.random.fork_rng():
+        torch.manual_seed(e.seed)
+        fake = torch.cat([e.model.sample(len(part)).cpu() for part in real.split(256)])
+    images = torch.cat([e.data.batch(part)["image"] for part in real.split(256)])
+    for one in judges:
+        yield from generation.generation_scores(images, fake, one, seed=e.seed).items()
+    if e.inception is not None:
+        yield from generation.generation_scores(images, fake, inception_weights=e.inception, seed=e.seed).items()
+
+
+STEPS = (
+    ("basic", "bounds", _bounds),
+    ("basic", "disentanglement", _disentanglement),
+    ("quick", "importance-weighted bound", _importance_weighted),
+    ("quick", "block-factor matrix", _blocks),
+    ("quick", "clusters", _clusters),
+    ("full", "aggregate posterior", _aggregate),
+    ("full", "judges and swaps", _swaps),
+    ("full", "FID and KID", _samples),
+)

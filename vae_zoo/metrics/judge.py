@@ -116,6 +116,18 @@ def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
     return (judge.predict(images).cpu() == labels.cpu()).double().mean().item()
 
 
+@torch.no_grad()
+def reconstruction_accuracy(model: LatentVariableModel, batches: Iterable[Batch], judge: Judge) -> float:
+    """Share of images whose reconstruction (posterior means) the judge gives the image's own label; unknown left out."""
+    right = count = 0
+    for batch in batches:
+        labels = _labels(batch, judge.column)
+        known = labels >= 0
+        right += int((judge.predict(model.reconstruct(batch)).to(labels.device) == labels)[known].sum())
+        count += int(known.sum())
+    return right / count
+
+
 def images_and_labels(data: Any, split: str, column: int | None, max_images: int) -> tuple[Tensor, Tensor]:
     """uint8 images [N, C, H, W] and labels [N] of a split of a DataModule; evenly spaced where it has more."""
     index = data.indices[split]

@@ -1,5 +1,5 @@
-"""How probable a model finds images, and what its posteriors are together. Nats per image, or per group where a model's
-`log_weights` has one row for each group; call in eval mode.
+"""How probable a model finds images, and what its posteriors are together. Nats per image, also where a model's terms and
+`log_weights` have a row for each group of images: these are summed and divided by the images. Call in eval mode.
 
 Noise belongs to (seed, image, draw): numbers do not depend on the batch size, on the chunk, or on what was computed
 before, up to rounding, and the first draws of a large k are those of a small one. float64, on the CPU.
@@ -8,6 +8,7 @@ before, up to rounding, and the first draws of a large k are those of a small on
 from collections.abc import Iterable
 from math import ceil, log
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,26 +33,47 @@ def importance_weighted(
     """
     if k < 1 or chunk < 1:
         raise ValueError(f"k and chunk must be >= 1, got k={k}, chunk={chunk}")
-    bounds = torch.cat([_log_weights(model, batch, k, chunk, seed).logsumexp(0) - log(k) for batch in batches])
-    return -float(bounds.mean())
+    total, count = 0.0, 0
+    for batch in batches:
+        total += float((_log_weights(model, batch, k, chunk, seed).logsumexp(0) - log(k)).sum())
+        count += len(batch["image"])
+    return -total / count
+
+
+def has_bound(model: LatentVariableModel) -> bool:
+    """Whether the model writes `log_weights`; without it there is neither test/elbo nor test/nll_iw<K>."""
+    return type(model).log_weights is not LatentVariableModel.log_weights
 
 
 @torch.no_grad()
-def elbo_parts(model: LatentVariableModel, batches: Iterable[Batch], *, seed: int = 0) -> dict[str, float]:
-    """{"elbo", "distortion", "rate"}, nats: elbo = -(distortion + rate), whatever weights the model was trained with.
+def bounds(
+    model: LatentVariableModel, batches: Iterable[Batch], *, seed: int = 0
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """({"elbo", "rec", "rate", "kl_<block>" ...}, KL of each dimension {block: [D]}): one draw z an image, weights 1.
 
-    One draw z an image. distortion = -log p(x | z), the model's term `rec`; rate = log q(z | x) - log p(z), what is left
-    of `log_weights` for the same z. Its mean is the sum of the KL terms, discrete variables summed out.
+    elbo = -(rec + rate), whatever weights the model was trained with. rec: the distortion -log p(x | z), the model's term
+    of that name; rate = log q(z | x) - log p(z), what is left of `log_weights` for the same z. Its mean is the sum of the
+    KL terms, discrete variables summed out. kl_<block>: the model's terms. What the model does not have is left out.
     """
-    distortion, elbo = [], []
+    sums: dict[str, float] = {}
+    kl: dict[str, Tensor] = {}
+    count = 0
     for batch in batches:
         with noise.per_image(batch["index"], seed):
-            distortion.append(model.objective(batch)["rec"].cpu().double())
-        with noise.per_image(batch["index"], seed):
-            elbo.append(model.log_weights(batch, 1)[0].cpu().double())
-    units = sum(map(len, elbo))  # images, or groups
-    mean_elbo, mean_distortion = (float(sum(part.sum() for part in parts)) / units for parts in (elbo, distortion))
-    return {"elbo": mean_elbo, "distortion": mean_distortion, "rate": -mean_elbo - mean_distortion}
+            terms = model.objective(batch)
+        found = {name: terms[name] for name in ("rec", *(f"kl_{block}" for block in model.blocks)) if name in terms}
+        if has_bound(model):
+            with noise.per_image(batch["index"], seed):
+                found["elbo"] = model.log_weights(batch, 1)[0]
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0.0) + float(value.cpu().double().sum())
+        for name, value in model.kl_per_dim(model.encode(batch)).items():
+            kl[name] = kl.get(name, 0) + value.cpu().double().sum(0)
+        count += len(batch["image"])
+    numbers = {name: value / count for name, value in sums.items()}
+    if "elbo" in numbers and "rec" in numbers:
+        numbers["rate"] = -numbers["elbo"] - numbers["rec"]
+    return numbers, {name: (value / count).numpy() for name, value in kl.items()}
 
 
 def bits_per_dim(nats: float, image_shape: Iterable[int]) -> float:

@@ -1,0 +1,50 @@
+"""UDR of a sweep: from the trained models, in the leaderboard and nowhere else."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.cli.calls import TINY, call
+from tests.evaluation.test_leaderboard import read_csv
+from vae_zoo import load_model
+from vae_zoo.data.digits import Digits
+from vae_zoo.evaluation.protocol import rows
+from vae_zoo.metrics import udr
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    assert call(folder, f"train -m {TINY} model=vae seed=0,1,2").code == 0
+    return folder
+
+
+def test_udr_of_a_sweep_is_that_of_its_models(sweep):
+    assert "test/udr" not in call(sweep, "evaluate runs=outputs").out
+    assert call(sweep, "evaluate runs=outputs metrics=full").code == 0
+    told = {run["seed"]: float(run["test/udr"]) for run in read_csv(sweep / "outputs" / "runs.csv")}
+    data = Digits(size=32, test_size=0.2)
+    data.setup()
+    images = data.batch(torch.from_numpy(rows(data, "test", 1000, 0)))["image"]
+    codes, kls = [], []
+    for seed in range(3):
+        (folder,) = (sweep / "outputs" / "vae-digits").glob(f"seed{seed}_*")
+        q = load_model(folder).encode(images)["z"]
+        codes.append(q.mean.detach().numpy())
+        kls.append(0.5 * (q.mu**2 + q.logvar.exp() - 1 - q.logvar).mean(0).detach().numpy())
+        assert "test/udr" not in json.loads((folder / "metrics.json").read_text())
+    np.testing.assert_allclose([told["0"], told["1"], told["2"]], udr(codes, kls), atol=1e-4)
+
+
+def test_runs_that_cannot_be_loaded_leave_the_table_as_it_is(sweep, caplog):
+    (folder,) = (sweep / "outputs" / "vae-digits").glob("seed2_*")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint.rename(checkpoint.with_suffix(".away"))
+    try:
+        assert call(sweep, "evaluate runs=outputs metrics=full").code == 0
+        assert "no test/udr for vae" in caplog.text and "last.ckpt" in caplog.text
+        assert "test/udr" not in read_csv(sweep / "outputs" / "leaderboard.csv")[0]
+    finally:
+        checkpoint.with_suffix(".away").rename(checkpoint)

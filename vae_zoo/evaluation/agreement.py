@@ -1,0 +1,65 @@
+"""Do the seeds of one setting agree? UDR of the groups of a leaderboard, from the trained models themselves."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from vae_zoo.config.check import check_trust
+from vae_zoo.errors import UserError
+from vae_zoo.evaluation.groups import Group, Table
+from vae_zoo.evaluation.protocol import rows
+from vae_zoo.loading import build, load_model
+from vae_zoo.metrics.disentanglement import udr
+from vae_zoo.runs import read_config
+
+log = logging.getLogger(__name__)
+
+NUM_IMAGES = 1000  # as in disentanglement_lib
+FEW = 5  # models below which a median over the others says little
+
+
+def with_agreement(table: Table, trust: tuple[str, ...] = (), device: str = "cpu") -> Table:
+    """The table with `test/udr` in every run of a group of two seeds or more.
+
+    The score of a run depends on the others of its group, so it stands in no run's own metrics.json.
+    """
+    return replace(table, groups=tuple(_with_udr(group, trust, device) for group in table.groups))
+
+
+def _with_udr(group: Group, trust: tuple[str, ...], device: str) -> Group:
+    if len(group.runs) < 2:
+        return group
+    if len(group.runs) < FEW:
+        log.warning("test/udr of %s: %d seeds; it means something from %d on", group.name, len(group.runs), FEW)
+    try:
+        scores = agreement(group, trust, device)
+    except UserError as error:  # data that have moved, a checkpoint that was deleted: the other groups have theirs
+        log.warning("no test/udr for %s: %s", group.name, error)
+        return group
+    scored = zip(group.runs, scores.tolist())
+    return replace(group, runs=tuple(replace(run, metrics=run.metrics | {"test/udr": score}) for run, score in scored))
+
+
+@torch.no_grad()
+def agreement(group: Group, trust: tuple[str, ...] = (), device: str = "cpu") -> np.ndarray:
+    """UDR of each run [M], on the same test images; the Gaussian blocks side by side are the code."""
+    config = read_config(group.runs[0].folder)
+    check_trust(config, trust)
+    models = [load_model(run.folder, device, trust=trust) for run in group.runs]
+    data = build(config["data"])
+    data.needs = models[0].needs
+    data.setup()
+    index = torch.from_numpy(rows(data, "test", NUM_IMAGES, seed=0))
+    codes, kls = [], []
+    for model in models:
+        posteriors = [model.encode(data.single(part, model.device)) for part in index.split(256)]
+        kl = [model.kl_per_dim(posterior) for posterior in posteriors]
+        codes.append(np.hstack([_stacked([q[name].mean for q in posteriors]) for name in kl[0]]))
+        kls.append(np.hstack([_stacked([part[name] for part in kl]) for name in kl[0]]).mean(0))
+    return udr(codes, kls)
+
+
+def _stacked(parts: list[torch.Tensor]) -> np.ndarray:
+    return torch.cat(parts).float().cpu().numpy()
