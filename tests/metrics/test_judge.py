@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vae_zoo.data.datamodule import Arrays, DataModule, Factor
-from vae_zoo.metrics.judge import Judge, _partners, images_and_labels, swap_consistency, train_judge
+from vae_zoo.metrics.judge import Judge, images_and_labels, partners, swap_consistency, train_judge
 
 CLASSES, COLOURS = 4, 3
 QUICK = {"steps": 120, "checks": 4}
@@ -142,9 +142,9 @@ def test_swaps_do_not_depend_on_the_batch_size(data, judges):
     assert 0.3 < first["follows_paint"] < 0.9 and set(first) == {"follows_where", "follows_paint"}
 
 
-def test_partners_have_another_label_and_are_uniform():
+def testpartners_have_another_label_and_are_uniform():
     labels = torch.tensor([0, 2, 0, 1, 2, 2]).repeat(2000)
-    partner = _partners(labels, seed=0)
+    partner = partners(labels, seed=0)
     assert (labels[partner] != labels).all()
     of_ones = partner[labels == 1] % 6  # 0, 1, 2, 4, 5 equally often
     shares = of_ones.bincount(minlength=6) / len(of_ones)

@@ -122,7 +122,7 @@ class AnnealedVAE(VAE):
 
 class BetaTCVAE(VAE):
     alpha: NonNegative
-    beta: NonNegative
+    beta: NonNegative | Schedule
     gamma: NonNegative
     sampling: Literal["weighted", "stratified"]
 

@@ -14,7 +14,7 @@ from vae_zoo.callbacks.figures import log_image
 from vae_zoo.callbacks.monitor import Monitor
 from vae_zoo.config.check import check_trust
 from vae_zoo.evaluation import protocol
-from vae_zoo.evaluation.pictures import animations, stills
+from vae_zoo.evaluation.pictures import animations, spans_of, stills
 from vae_zoo.evaluation.report import write_report
 from vae_zoo.figures.charts import heat_map, kl_per_dimension
 from vae_zoo.figures.encode import to_webp
@@ -69,13 +69,15 @@ def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable 
     if not has_bound(model):
         log.warning("no test/elbo: %s does not write log_weights", type(model).__name__)
     evaluation, step = protocol.evaluate(model, data, **options), model.step
-    shown = data.single(evaluation.to_show(16), model.device)
-    for name, image in stills(model, shown):
+    shown, spans = data.single(evaluation.to_show(16), model.device), spans_of(evaluation.gaussian_codes)
+    for name, image in stills(model, shown, spans):
         log_image(loggers, figures, name, image, step)
-    for name, frames in animations(model, shown):
+    for name, frames in animations(model, shown, spans):
         write_atomic(figures / f"{name}_{step}.webp", to_webp(frames))
     if evaluation.kl:
         log_image(loggers, figures, "kl_per_dimension", kl_per_dimension(evaluation.kl), step)
+    for name, image in evaluation.pictures.items():
+        log_image(loggers, figures, name, image, step)
     for name, (title, values, row_names, column_names) in evaluation.tables.items():
         log_image(loggers, figures, name, heat_map(values, row_names, column_names, title=title), step)
     return evaluation

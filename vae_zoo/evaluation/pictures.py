@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
 from vae_zoo import noise
@@ -12,8 +13,10 @@ from vae_zoo.models.base import Batch, Codes, LatentVariableModel
 
 SPAN = np.linspace(-2, 2, 9)  # prior standard deviations that a traversal walks through
 
+Spans = dict[str, np.ndarray]  # {block: [D, len(SPAN)]}: the codes that each dimension walks through instead
 
-def stills(model: LatentVariableModel, batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
+
+def stills(model: LatentVariableModel, batch: Batch, spans: Spans | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """(name, picture [H, W, 3] uint8), cheap enough for while training. batch: the images to show, 16 or so."""
     with torch.no_grad(), torch.random.fork_rng(), noise.per_image(batch["index"]):
         torch.manual_seed(0)  # the same draws from the prior at every step
@@ -21,18 +24,18 @@ def stills(model: LatentVariableModel, batch: Batch) -> Iterator[tuple[str, np.n
         yield "reconstructions", reconstructions(_numpy(batch["image"]), _numpy(model.decode(codes)))
         yield "samples", samples(_numpy(model.decode(model.sample_prior(64))))
         for name in traversable(model):
-            images, labels = traverse(model, batch, name)
+            images, labels = traverse(model, batch, name, spans)
             yield f"traversals_{name}", traversals(images, labels, SPAN if _gaussian(model, name) else None)
         if len(model.blocks) > 1:
             for name in model.blocks:
                 yield f"swap_{name}", swap(model, batch, name)
 
 
-def animations(model: LatentVariableModel, batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
+def animations(model: LatentVariableModel, batch: Batch, spans: Spans | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """(name, frames [T, H, W, 3] uint8)."""
     with torch.no_grad(), noise.per_image(batch["index"]):
         for name in traversable(model):
-            yield f"traversals_{name}", traversal_animation(*traverse(model, batch, name))
+            yield f"traversals_{name}", traversal_animation(*traverse(model, batch, name, spans))
 
 
 def means(model: LatentVariableModel, batch: Batch) -> Codes:
@@ -43,10 +46,19 @@ def traversable(model: LatentVariableModel) -> list[str]:
     return [name for name, block in model.blocks.items() if block.kind in ("gaussian", "categorical")]
 
 
-def traverse(model: LatentVariableModel, batch: Batch, block: str, num_rows: int = 10) -> tuple[np.ndarray, list[str]]:
+def spans_of(codes: dict[str, np.ndarray]) -> Spans:
+    """Where the codes {block: [N, D]} are as far out as SPAN is in a Gaussian: their quantiles, so that walks neither stop
+    short of the images nor leave them where a code is not distributed as the prior."""
+    return {name: np.quantile(values, norm.cdf(SPAN), axis=0).T for name, values in codes.items()}
+
+
+def traverse(
+    model: LatentVariableModel, batch: Batch, block: str, spans: Spans | None = None, num_rows: int = 10
+) -> tuple[np.ndarray, list[str]]:
     """Images [rows, S, C, H, W] and the rows' labels.
 
-    Gaussian: the `num_rows` dimensions with most KL, that one first, walk through SPAN around the code of `central`.
+    Gaussian: the `num_rows` dimensions with most KL, that one first, walk through SPAN, or through their row of `spans`,
+    from the code of `central`.
     Categorical: one row for each of the first images, one column for each category.
     """
     codes = means(model, batch)
@@ -59,11 +71,11 @@ def traverse(model: LatentVariableModel, batch: Batch, block: str, num_rows: int
     dims = kl.argsort(descending=True)[:num_rows]
     start = central([code for name, code in codes.items() if _gaussian(model, name)])
     walked = {name: code[start : start + 1].repeat(len(dims) * len(SPAN), 1) for name, code in codes.items()}
-    span = torch.as_tensor(SPAN, dtype=walked[block].dtype, device=walked[block].device)
-    rows = torch.arange(len(walked[block]), device=span.device)
-    walked[block][rows, dims.repeat_interleave(len(span))] = span.repeat(len(dims))
+    values = np.tile(SPAN, (len(dims), 1)) if spans is None else spans[block][dims.cpu()]  # [rows, S]
+    rows = torch.arange(len(walked[block]), device=dims.device)
+    walked[block][rows, dims.repeat_interleave(len(SPAN))] = torch.as_tensor(values).flatten().to(walked[block])
     labels = [f"{block}[{d}]  {kl[d]:.2f} nats" for d in dims.tolist()]
-    return _decode(model, walked, len(dims), len(span)), labels
+    return _decode(model, walked, len(dims), len(SPAN)), labels
 
 
 def central(codes: Sequence[Tensor]) -> int:

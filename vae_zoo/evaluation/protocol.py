@@ -74,7 +74,8 @@ class Evaluation:
 
     split: the images that are scored, and the prefix of the names. untrained: the model before training, for a row of the
     block-factor matrix. inception: weights of the Inception network, if the user has them. numbers: as in metrics.json.
-    tables: {name: (title, values [R, C], row names, column names)}, drawn as heat maps. kl: {block: [D] nats}.
+    tables: {name: (title, values [R, C], row names, column names)}, drawn as heat maps. pictures: {name: [H, W, 3]}. kl:
+    {block: [D] nats}.
     """
 
     model: LatentVariableModel
@@ -86,7 +87,9 @@ class Evaluation:
     seed: int = 0
     numbers: dict[str, float] = field(default_factory=dict)
     tables: dict[str, tuple[str, np.ndarray, list[str], list[str]]] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
     kl: dict[str, np.ndarray] = field(default_factory=dict)
+    _judges: dict[str, judge.Judge] = field(default_factory=dict)
 
     @cached_property
     def codes(self) -> Codes:
@@ -101,24 +104,29 @@ class Evaluation:
     def scored(self) -> np.ndarray:
         return rows(self.data, self.split, NUM_TEST, self.seed)
 
-    @cached_property
-    def judges(self) -> dict[str, judge.Judge]:
-        """A judge of each categorical factor, or where no factors are known of the label; fitted on training images."""
+    def judge_of(self, target: str) -> judge.Judge:
+        """A classifier of this factor, or of the `label`, fitted on real training images; trained when first asked for."""
+        if target not in self._judges:
+            self._judges[target] = judge.train_judge(self.data, target=target, seed=self.seed, device=self.model.device)
+        return self._judges[target]
+
+    def judged(self) -> list[str]:
+        """The categorical factors, or where none are known the label."""
         names = [factor.name for factor in self.data.factor_info if factor.kind == "categorical"]
-        if not names and self.data.label is not None:
-            names = ["label"]
-        if len(self.model.blocks) < 2:
-            names = names[:1]  # without swaps, all that is needed is a feature network
-        return {name: judge.train_judge(self.data, target=name, seed=self.seed, device=self.model.device) for name in names}
+        return names or (["label"] if self.data.label is not None else [])
+
+    @cached_property
+    def gaussian_codes(self) -> dict[str, np.ndarray]:
+        """Posterior means of the test images [N, D], of the Gaussian blocks."""
+        blocks = self.codes.blocks(self.data.indices["test"].numpy())
+        return {name: codes for name, codes in blocks.items() if self.model.blocks[name].kind == "gaussian"}
 
     def to_show(self, count: int) -> torch.Tensor:
         """Places of `count` test images for the figures: the most central one, and others spread over the split."""
         index = self.data.indices["test"]
         spread = index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]
-        codes = self.codes.blocks(index.numpy())
-        codes = [torch.from_numpy(codes[name]) for name in codes if self.model.blocks[name].kind == "gaussian"]
-        if codes:
-            spread[0] = index[central(codes)]
+        if self.gaussian_codes:
+            spread[0] = index[central([torch.from_numpy(codes) for codes in self.gaussian_codes.values()])]
         return spread
 
     def is_at_least(self, level: str) -> bool:
@@ -167,9 +175,8 @@ def _bounds(e: Evaluation) -> Numbers:
     yield from numbers.items()
     if "elbo" in numbers:
         yield "bits_per_dim", likelihood.bits_per_dim(-numbers["elbo"], e.model.image_shape)
-    for name, mu in e.codes.blocks(e.data.indices["test"].numpy()).items():
-        if e.model.blocks[name].kind == "gaussian":
-            yield f"active_units_{name}", likelihood.active_units(torch.from_numpy(mu))
+    for name, mu in e.gaussian_codes.items():
+        yield f"active_units_{name}", likelihood.active_units(torch.from_numpy(mu))
 
 
 def _importance_weighted(e: Evaluation) -> Numbers:
@@ -255,7 +262,8 @@ def _swaps(e: Evaluation) -> Numbers:
     if len(e.model.blocks) < 2:
         return
     seen = {}
-    for name, one in e.judges.items():
+    for name in e.judged():
+        one = e.judge_of(name)
         batches = [e.data.single(part, e.model.device) for part in torch.from_numpy(e.scored).split(256)]
         yield f"judge/{name}", one.accuracy
         yield f"judge_rec/{name}", judge.reconstruction_accuracy(e.model, batches, one)
@@ -302,16 +310,16 @@ def _clusters(e: Evaluation) -> Numbers:
 def _samples(e: Evaluation) -> Numbers:
     """FID and KID of samples from the prior against images of the split, in the features of a judge, and of Inception
     when its weights are there."""
-    judges = list(e.judges.values())[:1]
-    if not judges and e.inception is None:
+    targets = e.judged()[:1]
+    if not targets and e.inception is None:
         return
     real = torch.from_numpy(rows(e.data, e.split, NUM_GENERATED, e.seed))
     with torch.random.fork_rng():
         torch.manual_seed(e.seed)
         fake = torch.cat([e.model.sample(len(part)).cpu() for part in real.split(256)])
     images = torch.cat([e.data.batch(part)["image"] for part in real.split(256)])
-    for one in judges:
-        yield from generation.generation_scores(images, fake, one, seed=e.seed).items()
+    for target in targets:
+        yield from generation.generation_scores(images, fake, e.judge_of(target), seed=e.seed).items()
     if e.inception is not None:
         yield from generation.generation_scores(images, fake, inception_weights=e.inception, seed=e.seed).items()
 

@@ -77,6 +77,23 @@ def heat_map(
         return _pixels(axes.figure)
 
 
+def line_chart(
+    lines: Mapping[str, Mapping[float, float]], xlabel: str, ylabel: str, title: str, ylim: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Curves {name: {x: y}} with a dot at each point; x is spaced by its order, as 1, 2, 5, 10 want to be seen."""
+    places = sorted({x for line in lines.values() for x in line})
+    with _chart(width=6.4, height=3.6) as axes:
+        for i, (name, line) in enumerate(lines.items()):
+            colour, style = theme.SERIES[i % len(theme.SERIES)], ("-", "--", ":")[i // len(theme.SERIES) % 3]
+            points = [places.index(x) for x in sorted(line)], [line[x] for x in sorted(line)]
+            axes.plot(*points, style, marker="o", ms=4, color=colour, label=name)
+        axes.set_xticks(range(len(places)), [f"{place:g}" for place in places])
+        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
+        axes.set_title(title, loc="left")
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return _pixels(axes.figure)
+
+
 @contextmanager
 def _chart(width: float, height: float) -> Iterator:
     """The axes of a new figure of `width` x `height` inches; our look holds inside the `with` only."""

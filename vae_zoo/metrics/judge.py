@@ -164,7 +164,7 @@ def swap_consistency(
     codes = {name: torch.cat([part[name] for part, _ in parts]) for name in model.blocks}
     labels = torch.cat([label for _, label in parts])
     known = (labels >= 0).nonzero()[:, 0]
-    partner = _partners(labels[known].cpu(), seed).to(known.device)
+    partner = partners(labels[known].cpu(), seed).to(known.device)
     giver, other = known, known[partner]
     shares = {}
     for block in model.blocks:
@@ -176,7 +176,7 @@ def swap_consistency(
     return shares
 
 
-def _partners(labels: Tensor, seed: int) -> Tensor:
+def partners(labels: Tensor, seed: int) -> Tensor:
     """For each row, a row of another label, [N]: uniform over them all."""
     classes, label, counts = labels.unique(return_inverse=True, return_counts=True)
     if len(classes) < 2:

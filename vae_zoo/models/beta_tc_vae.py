@@ -22,6 +22,7 @@ from vae_zoo.distributions import Normal
 from vae_zoo.distributions.normal import log_density_pairs, log_standard_normal
 from vae_zoo.models.base import Batch, Terms
 from vae_zoo.models.vae import VAE
+from vae_zoo.schedules import Schedule, as_schedule
 
 
 def log_weights_of_batch(B: int, N: int, sampling: Literal["weighted", "stratified"], device=None) -> Tensor:
@@ -50,25 +51,26 @@ def decompose_kl(q_z: Normal, z: Tensor, N: int, sampling: str) -> tuple[Tensor,
 
 
 class BetaTCVAE(VAE):
-    """alpha, beta, gamma: weights of mi, tc, kl_dims; sampling: how q(z) is estimated from the batch."""
+    """alpha, beta, gamma: weights of mi, tc, kl_dims, beta a number or a schedule of the step; sampling: how q(z) is
+    estimated from the batch."""
 
     def __init__(
         self,
         *args,
         alpha: float = 1.0,
-        beta: float = 6.0,
+        beta: float | Schedule = 6.0,
         gamma: float = 1.0,
         sampling: Literal["weighted", "stratified"] = "weighted",
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.alpha, self.beta, self.gamma, self.sampling = alpha, beta, gamma, sampling
+        self.alpha, self.beta, self.gamma, self.sampling = alpha, as_schedule(beta), gamma, sampling
 
     def objective(self, batch: Batch) -> Terms:
         q_z, z, rec = self.infer(batch)
         mi, tc, kl_dims = decompose_kl(q_z, z, self.num_train or len(z), self.sampling)
-        loss = (rec + self.alpha * mi + self.beta * tc + self.gamma * kl_dims).mean()
+        loss = (rec + self.alpha * mi + self.beta(self.step) * tc + self.gamma * kl_dims).mean()
         return {"loss": loss, "rec": rec, "mi": mi, "tc": tc, "kl_dims": kl_dims, "kl_z": mi + tc + kl_dims}
 
     def weights(self) -> dict[str, float]:
-        return {"rec": 1.0, "mi": self.alpha, "tc": self.beta, "kl_dims": self.gamma}
+        return {"rec": 1.0, "mi": self.alpha, "tc": self.beta(self.step), "kl_dims": self.gamma}

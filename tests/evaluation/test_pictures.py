@@ -1,0 +1,48 @@
+"""Walks through the latent space start at an image and stay where images are."""
+
+import numpy as np
+import torch
+
+from tests.models.builders import build, images
+from vae_zoo.evaluation.pictures import SPAN, central, spans_of, stills, traverse
+
+
+def test_spans_of_gaussian_codes_are_those_of_the_prior_and_of_others_stay_among_the_codes():
+    rng = np.random.default_rng(0)
+    codes = {"z": np.stack([3 + 0.5 * rng.standard_normal(200_000), rng.uniform(-1, 1, 200_000)], axis=1)}
+    spans = spans_of(codes)["z"]
+    np.testing.assert_allclose(spans[0], 3 + 0.5 * SPAN, atol=0.01)
+    assert -1 <= spans[1].min() < -0.9 and 0.9 < spans[1].max() <= 1 and (np.diff(spans[1]) > 0).all()
+
+
+def test_central_is_the_image_nearest_to_the_priors_mean_over_all_blocks():
+    first, second = torch.tensor([[0.0, 0], [1, 0], [0, 0.5]]), torch.tensor([[3.0], [0.1], [0.1]])
+    assert central([first, second]) == 2 and central([first]) == 0
+
+
+def test_a_row_changes_one_dimension_of_the_central_image_through_its_span():
+    model, batch = build("vae").eval(), images()
+    decoded = []
+    decode = model.decode
+    model.decode = lambda codes: decoded.append(codes["z"].clone()) or decode(codes)
+    with torch.no_grad():
+        spans = {"z": np.arange(3)[:, None] + SPAN}
+        pictures, labels = traverse(model, batch, "z", spans)
+        mu = model.encode(batch)["z"].mu
+    start = mu[central([mu])]
+    walked = decoded[0].view(3, len(SPAN), 3)
+    assert pictures.shape == (3, len(SPAN), 1, 6, 6)
+    for row, label in zip(walked, labels, strict=True):
+        d = int(label[2])
+        torch.testing.assert_close(row[:, d], torch.as_tensor(spans["z"][d]).float())
+        others = [i for i in range(3) if i != d]
+        assert (row[:, others] == start[others]).all()
+
+
+def test_stills_are_the_same_every_time_and_touch_no_generator():
+    model, batch = build("vae").eval(), images()
+    state = torch.get_rng_state()
+    first, second = (dict(stills(model, batch)) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(first) == ["reconstructions", "samples", "traversals_z"]
+    assert all((first[name] == second[name]).all() for name in first)
