@@ -291,9 +291,8 @@ class DataModule(L.LightningDataModule):
         least, most = self.group_size
         drawn = (count + least - 1) // least  # enough for every group
         owner = torch.arange(len(count)).repeat_interleave(drawn)
-        size = torch.randint(least, most + 1, (len(owner),), generator=generator)
-        end = size.cumsum(0)
-        start = end - size
+        size = self._draw_sizes(count[owner], generator)
+        start = size.cumsum(0) - size
         start -= start[drawn.cumsum(0) - drawn].repeat_interleave(drawn)  # within the group
         size = torch.minimum(size, count[owner] - start)
         runs = (size >= least).nonzero()[:, 0]
@@ -310,12 +309,18 @@ class DataModule(L.LightningDataModule):
         owner = (count >= least).nonzero()[:, 0]
         if len(owner) == 0:
             return owner, owner, owner
-        mean_size = torch.arange(least, most + 1)[:, None].minimum(count[owner]).double().mean(0)  # of each group
-        rounds = max(1, round(int(count.sum()) / float(mean_size.sum())))
-        size = torch.randint(least, most + 1, (rounds, len(owner)), generator=generator).minimum(count[owner])
+        round_of_images = (least + count[owner].clamp(max=most)).sum() / 2
+        rounds = max(1, round(int(count.sum()) / float(round_of_images)))
+        size = self._draw_sizes(count[owner].expand(rounds, -1), generator)
         start = (size.cumsum(0) - size) % count[owner]  # goes on where the round before ended
         turn = torch.rand(size.shape, generator=generator).argsort(1)
         return owner[turn].flatten(), start.gather(1, turn).flatten(), size.gather(1, turn).flatten()
+
+    def _draw_sizes(self, count: Tensor, generator: torch.Generator) -> Tensor:
+        """Sizes, uniform from the least to the most of the range, or to the `count` images that there are."""
+        least, most = self.group_size
+        choices = count.clamp(least, most) - least + 1
+        return least + (torch.rand(count.shape, generator=generator, dtype=torch.float64) * choices).long()
 
     def train_indices(self, step: int, stream: Literal["main", "supervised"] = "main") -> Tensor:
         """The images of a training step over all ranks: a function of (seed, step)."""
