@@ -349,6 +349,19 @@ def test_evaluation_shows_whole_groups_of_one_size_and_leaves_out_the_rest(size,
     )
 
 
+@either_pick
+def test_groups_of_training_and_of_evaluation_may_be_others(pick):
+    """As when whole identities are kept for the test; some of theirs have the first, some the last numbers."""
+    own = np.arange(N) // 10
+    split = np.where(own % 5 == 0, 2, np.where(own >= 45, 1, 0))
+    data = ranged(group_pick=pick, arrays={"groups": {"own": own}, "split": split})
+    trained = {own[i] for i in flat(epoch(data))}
+    assert trained == {g for g in range(45) if g % 5}
+    for name, wanted in (("test", {g for g in range(50) if g % 5 == 0}), ("val", {46, 47, 48, 49})):
+        groups = groups_in(EvalBatches(data, name))
+        assert {own[images[0]] for images in groups} == wanted and {len(images) for images in groups} == {4}
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_evaluation_never_splits_a_group_between_ranks_or_batches(world_size):
     data = ranged(group_size=3, val_size=100)
