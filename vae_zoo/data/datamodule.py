@@ -334,15 +334,17 @@ class DataModule(L.LightningDataModule):
         if self._groups is None:
             batch = self._gather(_share(index, rank, world_size), device, self.train_label, self.train_factors)
         else:
-            groups = _share(index.split(self.group_sizes(step).tolist()), rank, world_size, "groups", "data.num_groups")
-            batch = self._gather(torch.cat(groups), device, self.train_label, self.train_factors)
-            batch |= _groups_in_turn([len(group) for group in groups], device)
+            sizes = self.group_sizes(step)
+            mine = _share(sizes, rank, world_size, "groups", "data.num_groups")
+            first = int(sizes[: rank * len(mine)].sum())
+            index = index[first : first + int(mine.sum())]
+            batch = self._gather(index, device, self.train_label, self.train_factors) | _groups_in_turn(mine, device)
         if "supervised" in self.needs:
             index = _share(self.train_indices(step, "supervised"), rank, world_size)
             batch["supervised"] = self._gather(index, device, self.train_label, self.train_factors)
         return batch
 
-    def batch(self, index: Tensor, device="cpu", group_sizes: Sequence[int] | None = None) -> Batch:
+    def batch(self, index: Tensor, device="cpu", group_sizes: Tensor | None = None) -> Batch:
         """The images at these places [B], with all that is known of them.
 
         Of grouped data: whatever shares content is one group, or the images are groups of these sizes one after the other.
@@ -368,8 +370,8 @@ class DataModule(L.LightningDataModule):
         rank = torch.arange(len(group)) - (count.cumsum(0) - count)[owner]  # place of each image within its group
         turn = rank // size[owner]
         whole = turn < (count // size.clamp(min=1))[owner]
-        order = (turn[whole] * len(count) + owner[whole]).argsort(stable=True)
-        _, sizes = (turn[whole] * len(count) + owner[whole])[order].unique_consecutive(return_counts=True)
+        key, order = (turn * len(count) + owner)[whole].sort(stable=True)
+        sizes = key.unique_consecutive(return_counts=True)[1]
         return list(by_group[whole][order].split(sizes.tolist()))
 
     def _gather(self, index: Tensor, device, label: Tensor | None, factors: Tensor | None) -> Batch:
@@ -452,7 +454,7 @@ class EvalBatches:
         number = max(1, self.batch_size // data.group_size[1])
         parts = [units[i : i + number] for i in range(0, len(units), number)]
         self.batches = tuple(torch.cat(part) for part in parts)
-        self.group_sizes = [[len(group) for group in part] for part in parts]
+        self.group_sizes = [torch.tensor([len(group) for group in part]) for part in parts]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -463,8 +465,8 @@ class EvalBatches:
 
 
 def _share(
-    units: Sequence, rank: int, world_size: int, what: str = "images", setting: str = "data.batch_size (labelled, subset)"
-) -> Sequence:
+    units: Tensor, rank: int, world_size: int, what: str = "images", setting: str = "data.batch_size (labelled, subset)"
+) -> Tensor:
     """The rank-th of world_size equal runs of images, or of groups."""
     share, rest = divmod(len(units), world_size)
     if rest:
@@ -475,9 +477,9 @@ def _share(
     return units[rank * share : (rank + 1) * share]
 
 
-def _groups_in_turn(sizes: Sequence[int], device) -> Batch:
+def _groups_in_turn(sizes: Tensor, device) -> Batch:
     """What a batch says of groups that follow on each other."""
-    group = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    group = torch.arange(len(sizes)).repeat_interleave(sizes)
     return {"num_groups": len(sizes), "group": group.to(device)}
 
 
