@@ -115,6 +115,7 @@ def test_politely_stopped_run_resumes_to_the_bit(uninterrupted, signum):
         ("model=beta_tc_vae", "trainer.ema_decay=0.9"),
         ("model=annealed_vae", "trainer.gradient_clip_val=1.0"),
         ("model=dip_vae", "trainer.patience=100"),
+        ("model=ml_vae", "data.group_size=[1,5]"),
     ],
     ids=lambda words: words[-1],
 )

@@ -21,7 +21,7 @@ from vae_zoo.job import prepare, quiet
 from vae_zoo.loggers import MetricsCSV
 from vae_zoo.trainer import AtomicCheckpointIO
 
-MODELS = ("vae", "beta_vae", "annealed_vae", "beta_tc_vae", "factor_vae", "dip_vae")
+MODELS = ("vae", "beta_vae", "annealed_vae", "beta_tc_vae", "factor_vae", "dip_vae", "ml_vae", "group_vae")
 SMALL = "data=digits model/network=mlp model.network.hidden=[32] trainer.max_steps=20 trainer.log_every_n_steps=5".split()
 
 
@@ -75,8 +75,9 @@ def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, model, d
     assert {"test/elbo", "test/rec", "train/images_per_second"} <= numbers.keys()
     assert all(math.isfinite(value) for value in numbers.values()) and numbers["test/rec"] > 0
     figures = {p.name for p in (tmp_path / "figures").iterdir()}
-    names = {"reconstructions", "samples", "traversals_z", "kl_per_dimension"}
-    assert {f"{name}_12.png" for name in names} | {"traversals_z_12.webp"} <= figures
+    traversals = {f"traversals_{block}" for block in module.blocks}
+    names = {"reconstructions", "samples", "kl_per_dimension"} | traversals
+    assert {f"{name}_12.png" for name in names} | {f"{name}_12.webp" for name in traversals} <= figures
 
 
 def test_metrics_while_training_are_logged_and_shift_nothing(tmp_path):

@@ -35,8 +35,8 @@ $ train logger=wanb
 logger=wanb is not known; did you mean wandb? (all: csv, many, none, tensorboard, wandb, *
 $ train experiment=beta_vae/dsprite
 experiment=beta_vae/dsprite is not known*
-$ train +experiment=quick
-experiment is not a key of the config; write it without +
+$ train experiment=quick
+experiment=quick is not known; *
 $ train model=network/conv
 model=vae_zoo.nets.Conv is none of that group; choose one that `python train.py --help` lists
 $ train model/network=mpl
@@ -137,6 +137,12 @@ $ train model.latent_dim=2.5
 model.latent_dim=2.5 is not allowed; give a whole number >= 1
 $ train data.batch_size=0
 data.batch_size=0 is not allowed; give a whole number >= 1
+$ train data.group_size=[8,1]
+data.group_size=[8, 1] is not allowed; give a whole number >= 1, or a range of them such as [1, 8]
+$ train data.group_size=0
+data.group_size=0 is not allowed; give a whole number >= 1, or a range of them such as [1, 8]
+$ train model=ml_vae model.evidence=sum
+model.evidence=sum is not allowed; give product, product_with_prior, mean or mean_precision
 $ train data.batch_size=true
 data.batch_size=true is not allowed; give a whole number >= 1
 $ train trainer.compile=maybe
@@ -179,6 +185,10 @@ $ train data=digits data.group_by=lable
 data.group_by=lable is not a grouping of these data; did you mean label?
 $ train data=digits data.group_by=label data.group_size=128
 data.group_size=128 exceeds data.batch_size=64; lower *
+$ train model=ml_vae data=digits data.group_size=[2,128]
+data.group_size=[2, 128] exceeds data.batch_size=64; lower *
+$ train model=ml_vae data=digits trainer=ddp_cpu data.num_groups=9
+data.num_groups=9 cannot be shared by 2 processes, groups staying whole; choose a multiple *
 
 # files of data
 $ train data=image_folder

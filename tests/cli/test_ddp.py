@@ -32,7 +32,7 @@ def test_sweep_of_ddp_jobs_keeps_one_folder_one_log_one_checkpoint_and_one_wandb
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0]), "the seeds differ"
 
 
-@pytest.mark.parametrize("model", ["beta_vae", "factor_vae"])
+@pytest.mark.parametrize("model", ["beta_vae", "factor_vae", "ml_vae"])
 def test_validation_of_two_processes_equals_that_of_one(tmp_path, model):
     """With learning rates that move no weight, only the split of the work between ranks differs."""
     words = [*TINY, f"model={model}", "model.optimizer.lr=1e-30", "trainer.max_steps=20"]

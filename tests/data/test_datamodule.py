@@ -231,6 +231,153 @@ def test_default_grouping_is_used_and_logged_when_the_model_needs_groups(caplog)
     assert "group" not in toy().train_batch(0)
 
 
+# ---- sizes and choice of groups -------------------------------------------------------------------------------------
+
+OWN = np.where(np.arange(N) < 300, 0, np.arange(N) // 8)  # a group of some 240 training images, and many of 8 at most
+
+
+def ranged(**settings):
+    settings = {"group_size": [1, 4], "num_groups": 10, "group_by": "own", "arrays": {"groups": {"own": OWN}}} | settings
+    return toy(**settings)
+
+
+def groups_in(batches):
+    """The images of each group, in order."""
+    return [batch["index"][batch["group"] == g].tolist() for batch in batches for g in range(batch["num_groups"])]
+
+
+either_pick = pytest.mark.parametrize("pick", ["images", "balanced"])
+
+
+@either_pick
+@pytest.mark.parametrize("size", [3, [1, 4], [2, 5], [4, 4], [1, 100]])
+def test_groups_are_of_the_sizes_asked_for_and_of_one_content(pick, size):
+    data = ranged(group_size=size, group_pick=pick)
+    least, most = (size, size) if isinstance(size, int) else size
+    available = torch.from_numpy(OWN)[data.indices["train"]].bincount()
+    for e in range(4):
+        batches = epoch(data, e)
+        assert len(batches) == data.batches_per_epoch and all(batch["num_groups"] == 10 for batch in batches)
+        for images in groups_in(batches):
+            assert len(images) == len(set(images)) and len({OWN[i] for i in images}) == 1
+            assert least <= len(images) <= min(most, available[OWN[images[0]]])
+    assert {len(images) for images in groups_in(batches)} >= {least}
+
+
+@either_pick
+def test_sizes_and_members_are_a_function_of_seed_and_step(pick):
+    first, second, other = (ranged(group_pick=pick, seed=s) for s in (3, 3, 4))
+    last = 5 * first.batches_per_epoch + 1
+    later = second.train_batch(last)  # asked for out of order
+    assert all(same(a, b) for a, b in zip(epoch(first), epoch(second)))
+    assert same(first.train_batch(last), later)
+    assert flat(epoch(first)) != flat(epoch(first, 1)) and flat(epoch(first)) != flat(epoch(other))
+    assert {tuple(first.group_sizes(step).tolist()) for step in range(6)} != {tuple(first.group_sizes(0).tolist())}
+
+
+@either_pick
+def test_sizes_are_uniform_on_the_range(pick):
+    data = ranged(group_pick=pick, arrays={"groups": {"own": np.arange(N) % 3}})
+    count = torch.cat([data.group_sizes(step) for step in range(40)]).bincount(minlength=5)
+    assert count[0] == 0 and (count[1:] - 100).abs().max() < 4 * (100 * 0.75) ** 0.5
+
+
+@either_pick
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_ranks_get_equally_many_whole_groups(pick, world_size):
+    data = ranged(group_pick=pick)
+    for step in (0, 3, 70):
+        parts = [data.train_batch(step, rank, world_size) for rank in range(world_size)]
+        assert {part["num_groups"] for part in parts} == {10 // world_size}
+        assert groups_in(parts) == groups_in([data.train_batch(step)])
+
+
+@pytest.mark.parametrize("size", [[1, 4], [2, 5], 3])
+def test_picked_by_images_each_comes_at_most_once_an_epoch(size):
+    data = ranged(group_size=size)
+    shown = [flat(epoch(data, e)) for e in range(60)]
+    assert all(len(images) == len(set(images)) for images in shown)
+    missed = set(data.indices["train"].tolist()) - set(sum(shown, []))
+    small = {g for g, n in enumerate(np.bincount(OWN[data.indices["train"]])) if n < 3}
+    assert {OWN[i] for i in missed} <= small  # those whose group never has enough images
+
+
+def test_picked_balanced_every_group_comes_equally_often_however_large():
+    data = ranged(group_size=[2, 4], num_groups=1, group_pick="balanced")
+    available = np.bincount(OWN[data.indices["train"]])
+    usable = {g for g, n in enumerate(available) if n >= 2}
+    groups = groups_in(epoch(data))
+    owners = [OWN[images[0]] for images in groups]
+    for start in range(0, len(owners), len(usable)):  # round after round
+        assert set(owners[start : start + len(usable)]) == usable
+    assert len(owners) % len(usable) == 0 and owners[: len(usable)] != sorted(usable)
+    assert sum(map(len, groups)) == pytest.approx(400, rel=0.15)
+    by_images = [OWN[images[0]] for images in groups_in(epoch(ranged(group_size=[2, 4], num_groups=1)))]
+    assert owners.count(0) / len(owners) < 0.1 < 0.4 < by_images.count(0) / len(by_images)
+
+
+@pytest.mark.parametrize("size", [4, [2, 5]])
+def test_picked_balanced_the_images_of_a_group_come_equally_often(size):
+    own = np.where(np.arange(N) % 2, 0, 1 + np.arange(N) % 3)
+    data = ranged(group_size=size, group_pick="balanced", num_groups=1, arrays={"groups": {"own": own}})
+    shown = np.bincount(flat(epoch(data, 2)), minlength=N)
+    for g in range(4):
+        times = shown[[i for i in data.indices["train"].tolist() if own[i] == g]]
+        assert times.max() - times.min() <= 1
+
+
+def test_number_of_groups_follows_the_batch_size_and_the_middle_of_the_range():
+    assert toy(batch_size=64, group_by="label", group_size=[1, 7]).train_batch(0)["num_groups"] == 16
+    assert toy(batch_size=4, group_by="label", group_size=[10, 20]).train_batch(0)["num_groups"] == 1
+
+
+@pytest.mark.parametrize(("size", "fixed"), [(3, 3), ([1, 4], 4), ([1, 100], 100)])
+def test_evaluation_shows_whole_groups_of_one_size_and_leaves_out_the_rest(size, fixed):
+    data = ranged(group_size=size, val_size=100)
+    batches = list(EvalBatches(data, "val", batch_size=32))
+    groups = groups_in(batches)
+    available = {g: n for g, n in enumerate(np.bincount(OWN[data.indices["val"]])) if n}
+    assert {len(images) for images in groups} == {min(fixed, n) for n in available.values()}
+    shown = [OWN[images[0]] for images in groups]
+    assert {g: shown.count(g) for g in available} == {g: n // min(fixed, n) for g, n in available.items()}
+    assert all(len({OWN[i] for i in images}) == 1 for images in groups)
+    assert len(flat(batches)) == len(set(flat(batches))) and set(flat(batches)) <= set(data.indices["val"].tolist())
+    assert all(len(batch["index"]) <= max(32, fixed) for batch in batches)
+    assert len(set(shown[: len(available)])) == len(available)  # one of each before the second of any
+    assert all(
+        same(a, b) for a, b in zip(batches, EvalBatches(ranged(group_size=size, val_size=100, seed=5), "val", None, 32))
+    )
+
+
+@either_pick
+def test_groups_of_training_and_of_evaluation_may_be_others(pick):
+    """As when whole identities are kept for the test; some of theirs have the first, some the last numbers."""
+    own = np.arange(N) // 10
+    split = np.where(own % 5 == 0, 2, np.where(own >= 45, 1, 0))
+    data = ranged(group_pick=pick, arrays={"groups": {"own": own}, "split": split})
+    trained = {own[i] for i in flat(epoch(data))}
+    assert trained == {g for g in range(45) if g % 5}
+    for name, wanted in (("test", {g for g in range(50) if g % 5 == 0}), ("val", {46, 47, 48, 49})):
+        groups = groups_in(EvalBatches(data, name))
+        assert {own[images[0]] for images in groups} == wanted and {len(images) for images in groups} == {4}
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_evaluation_never_splits_a_group_between_ranks_or_batches(world_size):
+    data = ranged(group_size=3, val_size=100)
+    whole = groups_in(EvalBatches(data, "val"))
+    for size in (7, 64):
+        ranks = [EvalBatches(data, "val", {"rank": r, "world_size": world_size}, size) for r in range(world_size)]
+        assert all(len(rank) == len(list(rank)) > 0 for rank in ranks)
+        assert sorted(sum((groups_in(rank) for rank in ranks), [])) == sorted(whole)
+
+
+def test_more_ranks_than_groups_to_evaluate_are_refused():
+    data = toy(group_by="label", group_size=40, val_size=50)
+    with pytest.raises(UserError, match="5 processes cannot share 4 groups; lower data.group_size"):
+        EvalBatches(data, "val", {"rank": 0, "world_size": 5})
+
+
 # ---- splits ---------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from vae_zoo.nets import MLP
 from vae_zoo.trainer import Trainer
 
 SMALL = {"factor_vae": {"discriminator_hidden": (16, 16)}}
+DIMS = {name: ("content_dim", "style_dim") for name in ("group_vae", "ml_vae")}  # others have latent_dim
 MODELS = sorted(path.stem for path in (config_dir() / "model").glob("[!_]*.yaml"))
 
 
@@ -21,10 +22,11 @@ def model_class(name):
 
 
 def build(name, image_shape=(1, 6, 6), latent_dim=3, network=None, likelihood=None, **options):
-    """With weights that depend on nothing but the sizes."""
+    """With weights that depend on nothing but the sizes. latent_dim: of every block."""
     torch.manual_seed(0)
-    network, likelihood = network or MLP(hidden=(16,)), likelihood or Bernoulli()
-    return model_class(name)(image_shape, latent_dim, network, likelihood, **SMALL.get(name, {}) | options)
+    options = SMALL.get(name, {}) | dict.fromkeys(DIMS.get(name, ["latent_dim"]), latent_dim) | options
+    options |= {"network": network or MLP(hidden=(16,)), "likelihood": likelihood or Bernoulli()}
+    return model_class(name)(image_shape, **options)
 
 
 def images(batch_size=8, image_shape=(1, 6, 6), seed=0):
@@ -36,9 +38,20 @@ def images(batch_size=8, image_shape=(1, 6, 6), seed=0):
     }
 
 
+def batch_for(name, batch_size=8, **options):
+    """A batch of binary noise with all that this model needs; groups are of 1, 3, 5, ... images."""
+    batch = images(batch_size, **options)
+    if "group" in model_class(name).needs:
+        batch["group"] = torch.arange(batch_size).sqrt().long()
+        batch["num_groups"] = int(batch["group"].max()) + 1
+    return batch
+
+
 def fit(model, max_steps, batch_size=32, val_check_interval=10_000, **options):
     """The trainer after so many steps on 8x8 digits."""
     options = {"logger": False, "accelerator": "cpu", "limit_val_batches": 1.0} | options
     trainer = Trainer(max_steps=max_steps, val_check_interval=val_check_interval, **options)
-    trainer.fit(model, datamodule=Digits(size=8, batch_size=batch_size))
+    data = Digits(size=8, batch_size=batch_size)
+    data.needs = model.needs
+    trainer.fit(model, datamodule=data)
     return trainer

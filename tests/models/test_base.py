@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.builders import MODELS, build, fit, images, model_class
+from tests.models.builders import MODELS, batch_for, build, fit, images, model_class
 from vae_zoo import noise
 from vae_zoo.data.digits import Digits
 from vae_zoo.distributions import Bernoulli, DiscretisedLogistic, Gaussian, Normal, kl_standard
@@ -18,7 +18,7 @@ from vae_zoo.schedules import Constant, Cosine, Cyclic, Linear
 
 every_model = pytest.mark.parametrize("name", MODELS)
 SCHEDULES = [2.5, Constant(2.5), Linear(0.0, 4.0, 100), Cosine(4.0, 0.5, 100, begin=10), Cyclic(0.0, 3.0, 40)]
-SCHEDULED = [("annealed_vae", "capacity"), ("beta_vae", "beta")]
+SCHEDULED = [("annealed_vae", "capacity"), ("beta_vae", "beta"), ("ml_vae", "beta_style"), ("ml_vae", "beta_content")]
 WEIGHTS = [  # model, constructor's argument, the term it is the weight of
     ("beta_vae", "beta", "kl_z"),
     ("annealed_vae", "gamma", "capacity_gap"),
@@ -28,7 +28,14 @@ WEIGHTS = [  # model, constructor's argument, the term it is the weight of
     ("dip_vae", "lambda_off", "dip_off_diagonal"),
     ("dip_vae", "lambda_diagonal", "dip_diagonal"),
     ("factor_vae", "gamma", "tc"),
+    ("ml_vae", "beta_style", "kl_style"),
+    ("ml_vae", "beta_content", "kl_content"),
 ]
+
+
+def side_by_side(posterior):
+    """The posteriors of all blocks as one Gaussian [B, D]."""
+    return Normal(*(torch.cat([getattr(q, name) for q in posterior.values()], dim=-1) for name in ("mu", "logvar")))
 
 
 def log_mean_exp(log_w):
@@ -49,7 +56,7 @@ def test_codes_and_images_have_the_shapes_and_ranges_of_the_contract(name, netwo
     for block, q in posterior.items():
         size = model.blocks[block].size
         assert q.mean.shape == q.rsample().shape == (4, size) and model.sample_prior(7)[block].shape == (7, size)
-    assert model.blocks["z"].size == 5
+    assert {block.size for block in model.blocks.values()} == {5}
     decoded = [
         model.decode({b: 3 * q.rsample() for b, q in posterior.items()}),
         model.reconstruct(batch),
@@ -64,25 +71,26 @@ def test_codes_and_images_have_the_shapes_and_ranges_of_the_contract(name, netwo
 @every_model
 def test_bare_tensors_and_batches_are_encoded_alike_and_reconstruction_decodes_the_means(name):
     model, batch = build(name), images()
-    q, bare = model.encode(batch)["z"], model.encode(batch["image"])["z"]
+    posterior, bare = model.encode(batch), side_by_side(model.encode(batch["image"]))
+    q = side_by_side(posterior)
     assert torch.equal(q.mu, bare.mu) and torch.equal(q.logvar, bare.logvar)
-    expected = model.decode({"z": q.mu})
+    expected = model.decode({block: q.mean for block, q in posterior.items()})
     assert torch.equal(model.reconstruct(batch), expected) and torch.equal(model.reconstruct(batch["image"]), expected)
 
 
 @every_model
 def test_images_are_encoded_independently_of_their_batch(name):
     model, x = build(name), images()["image"]
-    alone = torch.cat([model.encode(image[None])["z"].mu for image in x])
-    torch.testing.assert_close(model.encode(x)["z"].mu, alone)
+    alone = torch.cat([side_by_side(model.encode(image[None])).mu for image in x])
+    torch.testing.assert_close(side_by_side(model.encode(x)).mu, alone)
 
 
 @every_model
 def test_prior_is_standard_normal(name):
     torch.manual_seed(0)
-    z = build(name).sample_prior(50_000)["z"]
-    torch.testing.assert_close(z.mean(0), torch.zeros(3), rtol=0, atol=0.02)
-    torch.testing.assert_close(z.T.cov(), torch.eye(3), rtol=0, atol=0.03)
+    z = torch.cat([*build(name).sample_prior(50_000).values()], dim=1)
+    torch.testing.assert_close(z.mean(0), torch.zeros(z.shape[1]), rtol=0, atol=0.02)
+    torch.testing.assert_close(z.T.cov(), torch.eye(z.shape[1]), rtol=0, atol=0.03)
 
 
 # ---- a person's own tensors -----------------------------------------------------------------------------------------
@@ -113,29 +121,37 @@ def test_wrong_images_are_refused_with_what_was_got_and_what_is_allowed(name, wr
 
 @every_model
 @pytest.mark.parametrize(
-    ("codes", "message"),
+    ("wrong", "message"),
     [
-        ({}, r"a code \[B, 3\] for block 'z', got only \[\]"),
-        ({"content": torch.zeros(2, 3)}, r"for block 'z', got only \['content'\]"),
-        ({"z": torch.zeros(2, 4)}, r"for block 'z', got \[2, 4\]"),
-        ({"z": torch.zeros(3)}, r"for block 'z', got \[3\]"),
-        ({"z": torch.zeros(5, 2, 3)}, r"for block 'z', got \[5, 2, 3\]"),
+        (None, r"got only \["),
+        (torch.zeros(2, 4), r"got \[2, 4\]"),
+        (torch.zeros(3), r"got \[3\]"),
+        (torch.zeros(5, 2, 3), r"got \[5, 2, 3\]"),
     ],
-    ids=["none", "other_block", "size", "1d", "3d"],
+    ids=["none", "size", "1d", "3d"],
 )
-def test_wrong_codes_are_refused_with_what_was_got_and_what_is_allowed(name, codes, message):
-    with pytest.raises(ValueError, match=message):
-        build(name).decode(codes)
+def test_wrong_codes_are_refused_with_what_was_got_and_what_is_allowed(name, wrong, message):
+    model = build(name)
+    for block in model.blocks:
+        codes = {b: torch.zeros(2, 3) for b in model.blocks} | {block: wrong}
+        codes = {b: code for b, code in codes.items() if code is not None} | {"other": torch.zeros(2, 3)}
+        with pytest.raises(ValueError, match=rf"a code \[B, 3\] for block '{block}', {message}"):
+            model.decode(codes)
 
 
 # ---- the objective --------------------------------------------------------------------------------------------------
 
 
+def in_loss(model, terms, term):
+    """A term's part of the loss, but for its weight: the mean, or the sum over units such as groups by their number."""
+    return terms[term].mean() if model.unit is None else terms[term].sum() / len(terms[model.unit])
+
+
 def assert_loss_is_the_weighted_sum(model, batch):
     terms, weights = model.objective(batch), model.weights()
     assert terms["loss"].shape == () and terms["loss"].isfinite()
-    assert all(value.shape in ((), (len(batch["image"]),)) for value in terms.values())
-    expected = sum(weight * terms[term].mean() for term, weight in weights.items())
+    assert all(value.shape in ((), (len(batch["image"]),), (batch.get("num_groups"),)) for value in terms.values())
+    expected = sum(weight * in_loss(model, terms, term) for term, weight in weights.items())
     torch.testing.assert_close(terms["loss"], expected)
     named = model.named_values(terms, model.weights())
     torch.testing.assert_close(sum(named[f"weighted/{term}"] for term in weights), terms["loss"])
@@ -150,7 +166,7 @@ def test_loss_is_the_sum_of_the_weighted_terms(name, batch_size, likelihood):
     model = build(name, likelihood=likelihood)
     for num_train in (None, 1, 1000):  # 1: an epoch smaller than the batch must not break the estimates of q(z)
         model.num_train = num_train
-        assert_loss_is_the_weighted_sum(model, images(batch_size))
+        assert_loss_is_the_weighted_sum(model, batch_for(name, batch_size))
 
 
 @pytest.mark.parametrize(("name", "key"), SCHEDULED)
@@ -160,7 +176,7 @@ def test_loss_is_the_sum_of_the_weighted_terms_at_every_step_of_a_schedule(name,
     for step in (0, 1, 25, 60, 100, 101, 1000):
         model.trained_steps = step
         assert model.step == step
-        assert_loss_is_the_weighted_sum(model, images())
+        assert_loss_is_the_weighted_sum(model, batch_for(name))
         assert getattr(model, key)(step) == (schedule if isinstance(schedule, float) else schedule(step))
 
 
@@ -178,15 +194,16 @@ def test_a_weight_reaches_its_own_term_and_no_other(name, argument, term):
         with torch.no_grad():
             model.encoder[-1].weight[:3] *= 8  # means that vary, so that no term is nearly zero
         torch.manual_seed(1)
-        terms = model.objective(images())
+        terms = model.objective(batch_for(name))
         parameters = list(model.parameters())
         graph = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
-        gradients = {t: torch.autograd.grad(terms[t].mean(), parameters, **graph) for t in ("loss", term)}
-        return terms, gradients, model.weights()
+        parts = {"loss": terms["loss"], term: in_loss(model, terms, term)}
+        gradients = {t: torch.autograd.grad(part, parameters, **graph) for t, part in parts.items()}
+        return terms, parts, gradients, model.weights()
 
-    (off, off_gradients, off_weights), (on, on_gradients, on_weights) = run(0.0), run(2.5)
+    (off, _, off_gradients, off_weights), (on, parts, on_gradients, on_weights) = run(0.0), run(2.5)
     assert all(torch.equal(off[t], on[t]) for t in off if t != "loss")
-    torch.testing.assert_close(on["loss"] - off["loss"], 2.5 * on[term].mean(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(on["loss"] - off["loss"], 2.5 * parts[term], rtol=1e-3, atol=1e-4)
     for with_weight, without, of_term in zip(on_gradients["loss"], off_gradients["loss"], on_gradients[term]):
         torch.testing.assert_close(with_weight - without, 2.5 * of_term, rtol=1e-3, atol=1e-4)
     assert max(g.abs().max() for g in on_gradients[term]) > 0.01  # else the comparison would be of zeros
@@ -200,17 +217,19 @@ def test_reconstruction_and_kl_are_those_of_likelihood_and_posterior(name):
     torch.manual_seed(1)
     terms = model.objective(batch)
     torch.manual_seed(1)
-    q = model.encode(batch)["z"]
-    z = q.mu + torch.randn_like(q.mu) * (q.logvar / 2).exp()
-    p = model.decode({"z": z})
+    posterior = model.encode(batch)
+    z = {block: q.mu + torch.randn_like(q.mu) * (q.logvar / 2).exp() for block, q in posterior.items()}
+    p = model.decode(z)
     rec = nn.functional.binary_cross_entropy(p, batch["image"], reduction="none").flatten(1).sum(1)
     torch.testing.assert_close(terms["rec"], rec)
-    if name == "beta_tc_vae":  # estimated from the same draw
-        standard = Normal(torch.zeros_like(z), torch.zeros_like(z))
-        torch.testing.assert_close(terms["kl_z"], q.log_prob(z) - standard.log_prob(z), atol=1e-4, rtol=1e-4)
-    else:
-        torch.testing.assert_close(terms["kl_z"], kl_standard(q))
-    torch.testing.assert_close(model.kl_per_dim({"z": q})["z"].sum(-1), kl_standard(q))
+    for block, q in posterior.items():
+        if name == "beta_tc_vae":  # estimated from the same draw
+            standard = Normal(torch.zeros_like(q.mu), torch.zeros_like(q.mu))
+            expected, tolerance = q.log_prob(z[block]) - standard.log_prob(z[block]), {"atol": 1e-4, "rtol": 1e-4}
+            torch.testing.assert_close(terms[f"kl_{block}"], expected, **tolerance)
+        else:
+            torch.testing.assert_close(terms[f"kl_{block}"], kl_standard(q))
+        torch.testing.assert_close(model.kl_per_dim(posterior)[block].sum(-1), kl_standard(q))
 
 
 # ---- bounds ---------------------------------------------------------------------------------------------------------
@@ -226,7 +245,8 @@ def test_mean_of_one_draw_bounds_is_minus_reconstruction_and_kl(name):
         many = {"image": one["image"].expand(draws // 10, -1, -1, -1)}
         torch.manual_seed(0)
         bound = model.log_weights(one, draws)[:, 0]
-        kl, rec = kl_standard(model.encode(one)["z"]), torch.cat([model.objective(many)["rec"] for _ in range(10)])
+        kl = kl_standard(side_by_side(model.encode(one)))
+        rec = torch.cat([model.objective(many)["rec"] for _ in range(10)])
     error = ((bound.var() + rec.var()) / draws).sqrt()
     assert abs(bound.mean() + rec.mean() + kl) < 4 * error
     assert 4 * error < 0.2 * kl  # losing the KL, or a fifth of it, would be seen
@@ -265,18 +285,19 @@ def linear_gaussian(name, exact_posterior, sigma=0.4):
     """
     model = build(name, (1, 2, 3), latent_dim=2, network=Affine(), likelihood=Gaussian(sigma))
     x = torch.rand(4, 1, 2, 3, generator=torch.Generator().manual_seed(3))
-    W = torch.linalg.qr(torch.randn(6, 2, generator=torch.Generator().manual_seed(4)))[0] * torch.tensor([0.9, 0.5])
+    D = 2 * len(model.blocks)
+    W = torch.linalg.qr(torch.randn(6, D, generator=torch.Generator().manual_seed(4)))[0] * torch.linspace(0.9, 0.5, D)
     b = torch.linspace(0.2, 0.7, 6)
     variance = 1 / (1 + W.square().sum(0) / sigma**2)
     to_mean = variance[:, None] * W.T / sigma**2
     with torch.no_grad():
         model.decoder[0].weight.copy_(W), model.decoder[0].bias.copy_(b)
-        model.encoder[1].weight.copy_(torch.cat([to_mean, torch.zeros(2, 6)]))
+        model.encoder[1].weight.copy_(torch.cat([to_mean, torch.zeros(D, 6)]))
         model.encoder[1].bias.copy_(torch.cat([-to_mean @ b, variance.log()]))
         if not exact_posterior:
-            model.encoder[1].bias.add_(torch.tensor([0.3, -0.3, 0.5, 0.2]))
+            model.encoder[1].bias.add_(torch.tensor([0.3, -0.3, 0.5, 0.2]).repeat_interleave(D // 2))
     p_x = torch.distributions.MultivariateNormal(b, W @ W.T + sigma**2 * torch.eye(6))
-    q = model.encode(x)["z"].map(torch.detach)
+    q = side_by_side(model.encode(x)).map(torch.detach)
     at_mean = torch.distributions.Normal(q.mu @ W.T + b, sigma).log_prob(x.flatten(1)).sum(1)
     elbo = at_mean - (q.logvar.exp() * W.square().sum(0)).sum(1) / (2 * sigma**2) - kl_standard(q)
     return model, {"image": x}, p_x.log_prob(x.flatten(1)), elbo
@@ -320,6 +341,7 @@ def test_trainer_takes_the_steps_of_a_bare_loop(name):
     schedule, clip = Linear(1.0, 0.2, 4), 0.5
     bare = build(name, (1, 8, 8))
     data = Digits(size=8, batch_size=32)
+    data.needs = bare.needs
     data.setup()
     bare.num_train = data.num_train
     players = [[p for n, p in bare.named_parameters() if n.startswith("discriminator.") == other] for other in (False, True)]

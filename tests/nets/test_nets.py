@@ -41,6 +41,12 @@ def test_every_layer_but_the_last_is_followed_by_a_relu(family):
         assert all(isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) for m in steps[::2])
 
 
+def test_mlp_can_have_another_activation():
+    for network in (MLP((8, 4), "tanh").encoder((1, 3, 3), 2), MLP((8, 4), "tanh").decoder(2, (1, 3, 3))):
+        assert [type(m) for m in network if not hasattr(m, "weight")].count(nn.Tanh) == 2
+        assert not any(isinstance(m, nn.ReLU) for m in network)
+
+
 def test_conv_has_the_parameters_of_the_papers_table():
     # Locatello et al. (2019) with kernels of 4 throughout; 64x64x1, 10 latents; weights + biases of each layer
     convolutions = (4 * 4 * 1 * 32 + 32) + (4 * 4 * 32 * 32 + 32) + (4 * 4 * 32 * 64 + 64) + (4 * 4 * 64 * 64 + 64)

@@ -94,17 +94,22 @@ def check_together(cfg: dict[str, Any]) -> None:
                 f"model.network, which halve them each; give images of {least} pixels, fewer model.network.channels, "
                 f"or model/network=mlp"
             )
-    _check_processes(data, trainer)
-    schema = SCHEMAS.get(data["_target_"])
+    needs, schema = needs_of(model), SCHEMAS.get(data["_target_"])
     if schema is not None:
-        _check_groups(needs_of(model), data, schema)
+        _check_groups(needs, data, schema)
+    _check_processes(data, trainer, grouped="group" in needs or data.get("group_by") is not None)
 
 
-def _check_processes(data: dict[str, Any], trainer: dict[str, Any]) -> None:
+def _check_processes(data: dict[str, Any], trainer: dict[str, Any], grouped: bool) -> None:
     """A step's images, or groups, are shared out evenly."""
     devices = trainer.get("devices")
     ranks = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) and devices > 0 else 1
     ranks *= trainer.get("num_nodes", 1)
+    if grouped and (data.get("num_groups") or ranks) % ranks:
+        raise UserError(
+            f"data.num_groups={data['num_groups']} cannot be shared by {ranks} processes, groups staying whole; "
+            f"choose a multiple of {ranks} or set trainer.devices"
+        )
     if data.get("batch_size", ranks) % ranks:
         raise UserError(
             f"data.batch_size={data['batch_size']} cannot be shared by {ranks} processes; "
@@ -120,10 +125,11 @@ def _check_groups(needs: Iterable[str], data: dict[str, Any], schema: type[schem
         raise UserError("this model needs groups and these data have none; choose data with labels or known factors")
     if data["labelled"] is not None and schema.labels is False:
         raise UserError(f"data.labelled={data['labelled']}, but these data have no labels; drop it or choose others")
-    if by is not None and data["group_size"] > data["batch_size"] and data["num_groups"] is None:
+    size = data["group_size"]
+    most = size if isinstance(size, int) else size[1]
+    if (by is not None or "group" in needs) and most > data["batch_size"] and data["num_groups"] is None:
         raise UserError(
-            f"data.group_size={data['group_size']} exceeds data.batch_size={data['batch_size']}; "
-            f"lower it or set data.num_groups"
+            f"data.group_size={shown(size)} exceeds data.batch_size={data['batch_size']}; lower it or set data.num_groups"
         )
 
 

@@ -7,7 +7,7 @@ person is told to give instead of a wrong value, where the type alone does not s
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 OPTIONAL: Any = Field(default=None)  # may be left out, and then the constructor's own default holds
 
@@ -19,6 +19,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Size = Annotated[float, Field(gt=0, description="a number of images, or a share of them between 0 and 1")]
 Widths = Annotated[list[Count], Field(min_length=1, description="a list of whole numbers >= 1, such as [32, 64]")]
+Range = Annotated[list[Count], Field(min_length=2, max_length=2), AfterValidator(lambda pair: _ordered(*pair))]
+GroupSize = Annotated[Count | Range, Field(description="a whole number >= 1, or a range of them such as [1, 8]")]
 Shape = Annotated[list[Count], Field(min_length=3, max_length=3, description="[channels, height, width]")]
 Betas = Annotated[
     list[Annotated[float, Field(ge=0, lt=1)]],
@@ -30,6 +32,12 @@ Schedule = Annotated[
     dict[str, Any],
     Field(description="a schedule such as {_target_: vae_zoo.schedules.Linear, start: 0, end: 4, steps: 1000}"),
 ]
+
+
+def _ordered(least: int, most: int) -> list[int]:
+    if least > most:
+        raise ValueError  # the field's description is what a person is told
+    return [least, most]
 
 
 class Schema(BaseModel):
@@ -78,6 +86,7 @@ class Conv(Schema):
 
 class MLP(Schema):
     hidden: Widths
+    activation: Literal["relu", "tanh"]
 
 
 class Bernoulli(Schema): ...
@@ -139,6 +148,22 @@ class FactorVAE(VAE):
     discriminator_optimizer: Component
 
 
+class MLVAE(Model):
+    needs = frozenset({"group"})
+
+    content_dim: Count
+    style_dim: Count
+    network: Component
+    likelihood: Component
+    beta_style: NonNegative | Schedule
+    beta_content: NonNegative | Schedule
+    evidence: Literal["product", "product_with_prior", "mean", "mean_precision"]
+    content_sampling: Literal["per_image", "per_group"]
+
+
+class GroupVAE(MLVAE): ...
+
+
 # ---- data -----------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +182,8 @@ class Data(Schema):
     labelled: Count | None
     label_pick: Literal["balanced", "random", "first_n"]
     group_by: str | None
-    group_size: Count
+    group_size: GroupSize
+    group_pick: Literal["images", "balanced"]
     num_groups: Count | None
 
 
@@ -326,6 +352,8 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.models.beta_tc_vae.BetaTCVAE": BetaTCVAE,
     "vae_zoo.models.dip_vae.DIPVAE": DIPVAE,
     "vae_zoo.models.factor_vae.FactorVAE": FactorVAE,
+    "vae_zoo.models.ml_vae.MLVAE": MLVAE,
+    "vae_zoo.models.group_vae.GroupVAE": GroupVAE,
     "vae_zoo.data.dsprites.DSprites": DSprites,
     "vae_zoo.data.digits.Digits": Digits,
     "vae_zoo.data.mnist.MNIST": MNIST,

@@ -58,7 +58,9 @@ class DataModule(L.LightningDataModule):
     images. val_size, test_size: images, or when below 1 a share of the images that the set itself puts in no split;
     split_seed cuts them. subset: only so many training images. labelled: how many labels training may see, picked by
     `label_pick`. group_by: `label`, a factor or a grouping of the set; then a batch is num_groups groups of group_size
-    images, and two of its groups may show the same class.
+    images, and two of its groups may show the same class. group_size: a number, or [least, most], from which each group's
+    is drawn. group_pick: `images`, so that each comes at most once an epoch, or `balanced`, so that all groups of the set
+    come equally often however many images they have.
     """
 
     default_label: str = "label"  # what the label of this set is
@@ -76,7 +78,8 @@ class DataModule(L.LightningDataModule):
         labelled: int | None = None,
         label_pick: Literal["balanced", "random", "first_n"] = "balanced",
         group_by: str | None = None,
-        group_size: int = 2,
+        group_size: int | Sequence[int] = 2,
+        group_pick: Literal["images", "balanced"] = "images",
         num_groups: int | None = None,
     ):
         super().__init__()
@@ -84,11 +87,12 @@ class DataModule(L.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.val_size, self.test_size, self.split_seed = val_size, test_size, split_seed
         self.subset, self.labelled, self.label_pick = subset, labelled, label_pick
-        self.group_by, self.group_size = group_by, group_size
-        self.num_groups = num_groups or max(1, batch_size // group_size)
+        self.group_by, self.group_pick = group_by, group_pick
+        self.group_size = (group_size, group_size) if isinstance(group_size, int) else tuple(group_size)  # least, most
+        self.num_groups = num_groups or max(1, 2 * batch_size // sum(self.group_size))
         self.needs: frozenset[str] = frozenset()  # what the model needs of a batch, set before `setup`
         self.indices: dict[str, Tensor] = {}
-        self._cached_order: dict[str, tuple[int, Tensor]] = {}
+        self._cached_order: dict[str, tuple[int, Sequence[Tensor], Tensor | None]] = {}
 
     def load(self) -> Arrays:
         """Reads or draws the data. Raises UserError for what the user can mend."""
@@ -129,6 +133,11 @@ class DataModule(L.LightningDataModule):
     @property
     def num_train(self) -> int:
         return len(self.indices["train"])
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether batches have `group`."""
+        return self._groups is not None
 
     @property
     def factor_names(self) -> tuple[str, ...]:
@@ -227,33 +236,91 @@ class DataModule(L.LightningDataModule):
 
     # ---- training batches -----------------------------------------------------------------------------------------
 
-    def epoch_order(self, epoch: int, stream: Literal["main", "supervised"] = "main") -> Tensor:
-        """The batches of an epoch, places in the arrays [batches, B]: a function of (seed, epoch)."""
+    def epoch_order(self, epoch: int, stream: Literal["main", "supervised"] = "main") -> Sequence[Tensor]:
+        """The batches of an epoch, places in the arrays [batches, B]: a function of (seed, epoch).
+
+        Grouped: one tensor for each batch, its groups one after the other, of the sizes that `group_sizes` gives.
+        """
         if self._cached_order.get(stream, (None,))[0] != epoch:
             generator = torch.Generator().manual_seed((2 * self.seed + (stream == "supervised")) * 1_000_003 + epoch)
             images = self.indices["train"] if stream == "main" else self.labelled_indices
-            order, size = images[torch.randperm(len(images), generator=generator)], self.batch_size
+            order, sizes = images[torch.randperm(len(images), generator=generator)], None
             if stream == "main" and self._groups is not None:
-                order, size = self._chunks(order, generator), self.num_groups * self.group_size
-            size = min(size, len(order))
-            self._cached_order[stream] = (epoch, order[: len(order) // size * size].view(-1, size))
+                order, sizes = self._grouped(order, generator)
+            else:
+                size = min(self.batch_size, len(order))
+                order = order[: len(order) // size * size].view(-1, size)
+            self._cached_order[stream] = (epoch, order, sizes)
         return self._cached_order[stream][1]
 
-    def _chunks(self, shuffled: Tensor, generator: torch.Generator) -> Tensor:
-        """`group_size` images of one group, then of another, ...: every image at most once, groups in random order."""
+    def group_sizes(self, step: int) -> Tensor:
+        """Images of each group of a training step, [num_groups]: a function of (seed, step)."""
+        epoch, position = divmod(step, self.batches_per_epoch)
+        self.epoch_order(epoch)
+        return self._cached_order["main"][2][position]
+
+    def _grouped(self, shuffled: Tensor, generator: torch.Generator) -> tuple[Sequence[Tensor], Tensor]:
+        """Batches of whole groups, and the sizes of their groups [batches, num_groups]. shuffled: the images, in any order.
+
+        A group of a batch is some images of one group of the set: `size` from `start` on, going round and round.
+        """
         group = self._groups[shuffled]
-        by_group = group.argsort(stable=True)
-        sizes = torch.bincount(group)
-        start = sizes.cumsum(0) - sizes
-        rank = torch.arange(len(group)) - start[group[by_group]]  # place of each image within its group
-        whole = rank < (sizes // self.group_size * self.group_size)[group[by_group]]
-        chunks = shuffled[by_group][whole].view(-1, self.group_size)
-        if len(chunks) == 0:
+        by_group, count = shuffled[group.argsort(stable=True)], torch.bincount(group)
+        pick = self._all_images if self.group_pick == "images" else self._rounds
+        owner, start, size = pick(count, generator)  # [chunks] each
+        if len(owner) == 0:
             raise UserError(
-                f"data.group_size={self.group_size}, but the largest group has {sizes.max()} training images; lower it "
+                f"data.group_size={self.group_size[0]}, but the largest group has {count.max()} training images; lower it "
                 f"or choose another data.group_by"
             )
-        return chunks[torch.randperm(len(chunks), generator=generator)].flatten()
+        num_groups = min(self.num_groups, len(owner))
+        kept = len(owner) // num_groups * num_groups
+        owner, start, size = owner[:kept], start[:kept], size[:kept]
+        within = torch.arange(int(size.sum())) - (size.cumsum(0) - size).repeat_interleave(size)
+        within = (within + start.repeat_interleave(size)) % count[owner].repeat_interleave(size)
+        order = by_group[(count.cumsum(0) - count)[owner].repeat_interleave(size) + within]
+        sizes = size.view(-1, num_groups)
+        return order.split(sizes.sum(1).tolist()), sizes
+
+    def _all_images(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Cuts groups of `count` images into runs, in random order: (group, start, size) of each.
+
+        The last run of a group takes what is left, or nothing when that is too little. An epoch has as many runs as if all
+        were of the largest size, so that its length does not depend on what is drawn.
+        """
+        least, most = self.group_size
+        drawn = (count + least - 1) // least  # enough for every group
+        owner = torch.arange(len(count)).repeat_interleave(drawn)
+        size = self._draw_sizes(count[owner], generator)
+        start = size.cumsum(0) - size
+        start -= start[drawn.cumsum(0) - drawn].repeat_interleave(drawn)  # within the group
+        size = torch.minimum(size, count[owner] - start)
+        runs = (size >= least).nonzero()[:, 0]
+        runs = runs[torch.randperm(len(runs), generator=generator)]
+        runs = runs[: int((count // most + (count % most >= least)).sum())]
+        return owner[runs], start[runs], size[runs]
+
+    def _rounds(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Rounds in which every group with enough images comes once, in random order: (group, start, size) of each.
+
+        As many rounds as make an epoch about as many images as there are.
+        """
+        least, most = self.group_size
+        owner = (count >= least).nonzero()[:, 0]
+        if len(owner) == 0:
+            return owner, owner, owner
+        round_of_images = (least + count[owner].clamp(max=most)).sum() / 2
+        rounds = max(1, round(int(count.sum()) / float(round_of_images)))
+        size = self._draw_sizes(count[owner].expand(rounds, -1), generator)
+        start = (size.cumsum(0) - size) % count[owner]  # goes on where the round before ended
+        turn = torch.rand(size.shape, generator=generator).argsort(1)
+        return owner[turn].flatten(), start.gather(1, turn).flatten(), size.gather(1, turn).flatten()
+
+    def _draw_sizes(self, count: Tensor, generator: torch.Generator) -> Tensor:
+        """Sizes, uniform from the least to the most of the range, or to the `count` images that there are."""
+        least, most = self.group_size
+        choices = count.clamp(least, most) - least + 1
+        return least + (torch.rand(count.shape, generator=generator, dtype=torch.float64) * choices).long()
 
     def train_indices(self, step: int, stream: Literal["main", "supervised"] = "main") -> Tensor:
         """The images of a training step over all ranks: a function of (seed, step)."""
@@ -262,29 +329,58 @@ class DataModule(L.LightningDataModule):
         return self.epoch_order(epoch, stream)[position]
 
     def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device="cpu") -> Batch:
-        """This rank's share of a training step, with what training may know of it; groups stay whole."""
-        size = 1 if self._groups is None else self.group_size
-        index = _share(self.train_indices(step), size, rank, world_size)
-        batch = self._gather(index, device, self.train_label, self.train_factors)
-        if self._groups is not None:
-            batch["num_groups"] = len(index) // size
-            batch["group"] = torch.arange(len(index), device=device) // size
+        """This rank's share of a training step, with what training may know of it: equally many images, or whole groups."""
+        index = self.train_indices(step)
+        if self._groups is None:
+            batch = self._gather(_share(index, rank, world_size), device, self.train_label, self.train_factors)
+        else:
+            sizes = self.group_sizes(step)
+            mine = _share(sizes, rank, world_size, "groups", "data.num_groups")
+            first = int(sizes[: rank * len(mine)].sum())
+            index = index[first : first + int(mine.sum())]
+            batch = self._gather(index, device, self.train_label, self.train_factors) | _groups_in_turn(mine, device)
         if "supervised" in self.needs:
-            index = _share(self.train_indices(step, "supervised"), 1, rank, world_size)
+            index = _share(self.train_indices(step, "supervised"), rank, world_size)
             batch["supervised"] = self._gather(index, device, self.train_label, self.train_factors)
         return batch
 
-    def batch(self, index: Tensor, device="cpu") -> Batch:
-        """The images at these places [B], with all that is known of them; whatever shares content is one group."""
+    def batch(self, index: Tensor, device="cpu", group_sizes: Tensor | None = None) -> Batch:
+        """The images at these places [B], with all that is known of them.
+
+        Of grouped data: whatever shares content is one group, or the images are groups of these sizes one after the other.
+        """
         batch = self._gather(index, device, self.label, self.factors)
-        if self._groups is not None:
+        if group_sizes is not None:
+            batch |= _groups_in_turn(group_sizes, device)
+        elif self._groups is not None:
             groups, group = self._groups[index].unique(return_inverse=True)
-            batch["num_groups"], batch["group"] = len(groups), group.to(device)
+            batch |= {"num_groups": len(groups), "group": group.to(device)}
         return batch
 
     def single(self, index: Tensor, device="cpu") -> Batch:
         """As `batch`, every image a group of its own: what is said of one image must not come from others."""
         return self._gather(index, device, self.label, self.factors)
+
+    def group_of(self, index: Tensor) -> Tensor:
+        """The group of the set that each of these images of grouped data is of, [B]."""
+        return self._groups[index]
+
+    def evaluation_groups(self, split: str) -> list[Tensor]:
+        """A split in groups of one size, `group_size` or the most of its range: the images of each, in order.
+
+        A bound on log p of a group depends on its size, so this one is fixed; a smaller group of the set is one group, and
+        what is left over of a larger one is left out. Of each group of the set first one, then a second, ...
+        """
+        group = self._groups[self.indices[split]]
+        by_group, count = self.indices[split][group.argsort(stable=True)], torch.bincount(group)
+        size = count.clamp(max=self.group_size[1])  # [groups of the set]
+        owner = torch.arange(len(count)).repeat_interleave(count)
+        rank = torch.arange(len(group)) - (count.cumsum(0) - count)[owner]  # place of each image within its group
+        turn = rank // size[owner]
+        whole = turn < (count // size.clamp(min=1))[owner]
+        key, order = (turn * len(count) + owner)[whole].sort(stable=True)
+        sizes = key.unique_consecutive(return_counts=True)[1]
+        return list(by_group[whole][order].split(sizes.tolist()))
 
     def _gather(self, index: Tensor, device, label: Tensor | None, factors: Tensor | None) -> Batch:
         batch: Batch = {"image": self.to_float(_rows(self.images, index, device)), "index": index.to(device)}
@@ -347,7 +443,8 @@ class TrainStream:
 class EvalBatches:
     """A split in order, once; ranks take every world_size-th image, so that none is left without a batch.
 
-    most: only so many images, spread over the split.
+    Of grouped data the same with whole groups, those of `evaluation_groups`. most: only about so many images, spread over
+    the split.
     """
 
     def __init__(
@@ -361,30 +458,49 @@ class EvalBatches:
         self.data, self.batch_size = data, batch_size or max(data.batch_size, 64)
         self.placement = {"rank": 0, "world_size": 1, "device": "cpu"} | (placement or {})
         rank, world_size = self.placement["rank"], self.placement["world_size"]
-        index = data.indices[split]
-        if most is not None and most < len(index):
-            index = index[torch.linspace(0, len(index) - 1, most).long()]
-        if len(index) < world_size:
-            raise UserError(f"{world_size} processes cannot share {len(index)} images; raise data.{split}_size")
-        self.batches = index[rank::world_size].split(self.batch_size)
+        grouped = data.is_grouped
+        units = data.evaluation_groups(split) if grouped else data.indices[split]
+        count = len(units) if most is None else min(len(units), max(1, most // (data.group_size[1] if grouped else 1)))
+        if count < len(units):
+            spread = torch.linspace(0, len(units) - 1, count).long()
+            units = [units[i] for i in spread.tolist()] if grouped else units[spread]
+        if len(units) < world_size:
+            what, setting = ("groups", "lower data.group_size") if grouped else ("images", f"raise data.{split}_size")
+            raise UserError(f"{world_size} processes cannot share {len(units)} {what}; {setting}")
+        units = units[rank::world_size]
+        if not grouped:
+            self.batches, self.group_sizes = units.split(self.batch_size), None
+            return
+        number = max(1, self.batch_size // data.group_size[1])
+        parts = [units[i : i + number] for i in range(0, len(units), number)]
+        self.batches = tuple(torch.cat(part) for part in parts)
+        self.group_sizes = [torch.tensor([len(group) for group in part]) for part in parts]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self.data.batch(index, self.placement["device"]) for index in self.batches)
+        sizes = self.group_sizes or [None] * len(self.batches)
+        return (self.data.batch(index, self.placement["device"], s) for index, s in zip(self.batches, sizes))
 
 
-def _share(index: Tensor, unit: int, rank: int, world_size: int) -> Tensor:
-    """The rank-th of world_size equal runs of whole units."""
-    share, rest = divmod(len(index), unit * world_size)
+def _share(
+    units: Tensor, rank: int, world_size: int, what: str = "images", setting: str = "data.batch_size (labelled, subset)"
+) -> Tensor:
+    """The rank-th of world_size equal runs of images, or of groups."""
+    share, rest = divmod(len(units), world_size)
     if rest:
-        number = len(index) // unit
-        what, setting = ("groups", "data.num_groups") if unit > 1 else ("images", "data.batch_size (labelled, subset)")
         raise UserError(
-            f"{world_size} processes cannot share the {number} {what} of a step; set {setting} to a multiple of {world_size}"
+            f"{world_size} processes cannot share the {len(units)} {what} of a step; set {setting} to a multiple of "
+            f"{world_size}"
         )
-    return index[rank * share * unit : (rank + 1) * share * unit]
+    return units[rank * share : (rank + 1) * share]
+
+
+def _groups_in_turn(sizes: Tensor, device) -> Batch:
+    """What a batch says of groups that follow on each other."""
+    group = torch.arange(len(sizes)).repeat_interleave(sizes)
+    return {"num_groups": len(sizes), "group": group.to(device)}
 
 
 def _rows(array: Tensor, index: Tensor, device) -> Tensor:

@@ -1,6 +1,6 @@
 """One protocol for every method: what the data know and which blocks the model has decide which numbers there are.
 
-level   basic   bounds, active units; MIG, SAP, modularity, IRS            seconds; at the end of every run
+level   basic   bounds, active units; MIG, SAP, modularity, IRS; of grouped data, what the evidence of a group is worth
         quick   + block-factor matrix, linear probes, importance-weighted bound, clusters
         full    + DCI, explicitness, FactorVAE and BetaVAE scores, aggregate posterior, swaps between blocks, FID and KID
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from vae_zoo.data.datamodule import DataModule, EvalBatches, Factor
+from vae_zoo.evaluation.evidence import evidence
 from vae_zoo.evaluation.pictures import central
 from vae_zoo.metrics import clustering, disentanglement, generation, judge, likelihood, probes
 from vae_zoo.models.base import LatentVariableModel
@@ -327,6 +328,7 @@ def _samples(e: Evaluation) -> Numbers:
 STEPS = (
     ("basic", "bounds", _bounds),
     ("basic", "disentanglement", _disentanglement),
+    ("basic", "evidence of groups", evidence),
     ("quick", "importance-weighted bound", _importance_weighted),
     ("quick", "block-factor matrix", _blocks),
     ("quick", "clusters", _clusters),

@@ -48,6 +48,7 @@ class LatentVariableModel(L.LightningModule):
     """
 
     needs: frozenset[str] = frozenset()  # keys of the batch without which the model cannot train, such as "group"
+    unit: str | None = None  # of the loss, if not the image: a term with one value for each, such as a group's KL
     blocks: dict[str, Block]
 
     def __init__(
@@ -81,7 +82,8 @@ class LatentVariableModel(L.LightningModule):
     def objective(self, batch: Batch) -> Terms:
         """{"loss": scalar, term: [B], [G] or []}: nats, cost is positive, summed over dimensions, unweighted.
 
-        loss = sum over terms of weights()[term] * term.mean(); terms without a weight are shown, not trained on.
+        loss = sum over terms of weights()[term] * term.mean(), or where `unit` names a term * term.sum() / its length: the
+        loss of a group is a sum over its images. Terms without a weight are shown, not trained on.
         """
         raise NotImplementedError  # pragma: contract
 
@@ -90,7 +92,10 @@ class LatentVariableModel(L.LightningModule):
         raise NotImplementedError  # pragma: contract
 
     def log_weights(self, batch: Batch, k: int) -> Tensor:
-        """log p(x, z) - log q(z | x) for k draws, nats: [k, B]. The only source of test/elbo and test/nll_iw<K>."""
+        """log p(x, z) - log q(z | x) for k draws, nats: [k, B], or [k, G] where a group shares part of z.
+
+        The only source of test/elbo and test/nll_iw<K>, which are nats per image all the same.
+        """
         raise NotImplementedError  # pragma: contract
 
     def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Tensor]:
@@ -166,9 +171,10 @@ class LatentVariableModel(L.LightningModule):
             torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
 
     def named_values(self, terms: Terms, weights: dict[str, float]) -> dict[str, Tensor]:
-        """What is logged of the terms: each mean, and weighted/<term> of those that are in the loss."""
+        """What is logged of the terms: each mean, and weighted/<term>, which add up to the loss, of those that are in it."""
         means = {name: value.mean() for name, value in terms.items()}
-        return means | {f"weighted/{name}": weight * means[name] for name, weight in weights.items()}
+        in_loss = means if self.unit is None else {t: terms[t].sum() / len(terms[self.unit]) for t in weights}
+        return means | {f"weighted/{name}": weight * in_loss[name] for name, weight in weights.items()}
 
     def on_validation_epoch_start(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -178,21 +184,26 @@ class LatentVariableModel(L.LightningModule):
             terms = self.objective(batch)
             posterior = self.encode(batch)
         size = len(batch["image"])
-        sums = {f"term/{name}": value * size for name, value in self.named_values(terms, self.weights()).items()}
+        units = size if self.unit is None else len(terms[self.unit])
+        sums = {"count": torch.tensor(float(size), device=self.device)}
+        for name, value in self.named_values(terms, self.weights()).items():
+            items = len(terms[name]) if name in terms and terms[name].ndim else units
+            sums |= {f"term/{name}": value * items, f"items/{name}": torch.tensor(float(items), device=self.device)}
         for name, q in posterior.items():
             if self.blocks[name].kind == "gaussian":
                 sums |= {f"mean/{name}": q.mean.sum(0), f"square/{name}": q.mean.square().sum(0)}
-        for name, value in (sums | {"count": torch.tensor(float(size), device=self.device)}).items():
+        for name, value in sums.items():
             self._sums[name] = self._sums.get(name, 0) + value.to(noise.widest_float(self.device))
 
     def on_validation_epoch_end(self) -> None:
-        """Averages over the validation images of all ranks; active units: dimensions whose posterior mean moves.
+        """Averages over the validation images (or groups) of all ranks; active units: dimensions whose mean moves.
 
         Source of the threshold, variance of the mean > 0.01: Burda et al. (2016), section 5.
         """
         sums = {name: self.trainer.strategy.reduce(value, reduce_op="sum") for name, value in self._sums.items()}
         count = sums["count"]
-        values = {f"val/{n.removeprefix('term/')}": v / count for n, v in sums.items() if n.startswith("term/")}
+        names = [n.removeprefix("term/") for n in sums if n.startswith("term/")]
+        values = {f"val/{name}": sums[f"term/{name}"] / sums[f"items/{name}"] for name in names}
         for name in (n.removeprefix("mean/") for n in sums if n.startswith("mean/")):
             variance = sums[f"square/{name}"] / count - (sums[f"mean/{name}"] / count).square()
             values[f"val/active_units_{name}"] = (variance > 0.01).sum()

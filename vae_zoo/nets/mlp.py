@@ -1,27 +1,30 @@
-"""Fully connected encoder and decoder, mirror images of each other, ReLU between layers."""
+"""Fully connected encoder and decoder, mirror images of each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 from torch import nn
 
 
 @dataclass(frozen=True)
 class MLP:
-    """hidden: units of the encoder's layers from the image inwards; the decoder has them reversed."""
+    """hidden: units of the encoder's layers from the image inwards, the decoder has them reversed; activation: between."""
 
     hidden: Sequence[int] = (512, 256)
+    activation: Literal["relu", "tanh"] = "relu"
 
     def encoder(self, image_shape: Sequence[int], num_outputs: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), *dense([prod(image_shape), *self.hidden, num_outputs]))
+        return nn.Sequential(nn.Flatten(), *dense([prod(image_shape), *self.hidden, num_outputs], self.activation))
 
     def decoder(self, num_inputs: int, image_shape: Sequence[int]) -> nn.Module:
-        layers = dense([num_inputs, *reversed(self.hidden), prod(image_shape)])
+        layers = dense([num_inputs, *reversed(self.hidden), prod(image_shape)], self.activation)
         return nn.Sequential(*layers, nn.Unflatten(1, tuple(image_shape)))
 
 
-def dense(units: Sequence[int]) -> list[nn.Module]:
-    """Linear layers through these widths with a ReLU between, none at the end."""
-    layers = [m for i, o in zip(units, units[1:]) for m in (nn.Linear(i, o), nn.ReLU())]
+def dense(units: Sequence[int], activation: Literal["relu", "tanh"] = "relu") -> list[nn.Module]:
+    """Linear layers through these widths with an activation between, none at the end."""
+    kind = {"relu": nn.ReLU, "tanh": nn.Tanh}[activation]
+    layers = [m for i, o in zip(units, units[1:]) for m in (nn.Linear(i, o), kind())]
     return layers[:-1]

@@ -1,0 +1,125 @@
+"""Evidence of a group, on models whose codes are known: what is in the content, and what more images add."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.metrics.test_judge import CLASSES, COLOURS, QUICK, Painted, paint
+from vae_zoo.distributions import Normal
+from vae_zoo.evaluation import evidence as ev
+from vae_zoo.evaluation.protocol import rows
+from vae_zoo.metrics.judge import train_judge
+from vae_zoo.models.base import Block
+
+
+class Oracle:
+    """Content says the shape and style the colour, or the other way round; `noise` is added to what an image says."""
+
+    needs, device, evidence = frozenset({"group"}), torch.device("cpu"), "product"
+
+    def __init__(self, content="shape", noise=0.0):
+        self.blocks = {"content": Block(CLASSES, "gaussian", ""), "style": Block(CLASSES, "gaussian", "")}
+        self.content, self.noise = content, noise
+
+    def encode_images(self, batch):
+        shape, colour = (F.one_hot(column.long(), CLASSES).float() for column in batch["factors"].T)
+        pair = (shape, colour) if self.content == "shape" else (colour, shape)
+        eps = torch.stack([torch.randn(CLASSES, generator=torch.Generator().manual_seed(int(i))) for i in batch["index"]])
+        logvar = torch.full_like(shape, -2.0)
+        return {"content": Normal(pair[0] + self.noise * eps, logvar), "style": Normal(pair[1], logvar - 4)}
+
+    encode = encode_images
+
+    def decode(self, codes):
+        shape, colour = codes["content"].argmax(1), codes["style"].argmax(1)
+        if self.content != "shape":
+            shape, colour = colour, shape
+        return paint(shape, colour.clamp(max=COLOURS - 1))
+
+
+@pytest.fixture(scope="module")
+def data():
+    data = Painted((3, 9, 9), batch_size=50, val_size=100, test_size=200, group_by="label")
+    data.setup()
+    return data
+
+
+def images(data, model, split="test"):
+    return ev.Evidence(model, data, rows(data, split, 5000, 0))
+
+
+def test_evidence_is_the_image_and_others_of_its_group_each_once(data):
+    some = images(data, Oracle())
+    for k in (1, 5, 10):
+        found = some.of(k)
+        assert torch.equal(found[:, 0], torch.arange(200))
+        assert (some.group[found] == some.group[:, None]).all()
+        assert all(len(set(row)) == k for row in found.tolist())
+    joint = torch.cat([some.of(5), some.of(5, skip=5)], 1)
+    assert all(len(set(row)) == 10 for row in joint.tolist()), "disjoint sets"
+    shares = some.of(2)[:, 1].bincount(minlength=200)
+    assert shares.max() == 1, "every image is once the other's evidence"
+
+
+def test_donors_of_styles_are_never_among_the_evidence_and_otherwise_uniform(data):
+    some = images(data, Oracle())
+    found = some.of(10)
+    donors = torch.stack([ev._others(found, seed) for seed in range(200)])
+    assert not (found[None] == donors[..., None]).any()
+    assert donors.flatten().bincount(minlength=200).double().std() < 3 * 200**0.5
+
+
+def test_swaps_and_probes_tell_where_the_class_is(data):
+    judge = train_judge(data, **QUICK)
+    for content, in_content, in_style in (("shape", 1.0, 1 / CLASSES), ("colour", 1 / CLASSES, 1.0)):
+        test, train = (images(data, Oracle(content), split) for split in ("test", "train"))
+        numbers = dict(ev.swaps(test, judge)) | dict(ev.probes(train, test))
+        assert numbers["swap_accuracy_k1"] == pytest.approx(in_content, abs=0.12)
+        assert numbers["swap_accuracy_k10"] == pytest.approx(in_content, abs=0.12)
+        assert numbers["style_shown"] == pytest.approx(in_style, abs=0.12)
+        assert numbers["probe/content_k1"] == pytest.approx(in_content, abs=0.15)
+        assert numbers["probe/style"] == pytest.approx(in_style, abs=0.15)
+
+
+def test_more_evidence_is_worth_more_where_images_are_doubtful(data):
+    test, train = (images(data, Oracle(noise=1.0), split) for split in ("test", "train"))
+    numbers = dict(ev.probes(train, test)) | dict(ev.held_out(test)) | dict(ev.verification(test))
+    numbers |= dict(ev.identification(test))
+    for rising in ("probe/content", "verification_auc", "identification"):
+        values = [numbers[f"{rising}_k{k}"] for k in (1, 5, 10)]
+        assert values[0] + 0.05 < values[1] < values[2] + 0.02, rising
+    assert numbers["held_out_error_k1"] > 1.3 * numbers["held_out_error_k10"]
+    assert numbers["content_std_k1"] == pytest.approx(np.exp(-1))
+    assert numbers["content_std_k10"] == pytest.approx(np.exp(-1) / 10**0.5), "equal precisions add up"
+
+
+def test_verification_is_one_for_exact_codes_and_chance_for_codes_that_say_nothing(data):
+    exact, nothing = dict(ev.verification(images(data, Oracle()))), dict(ev.verification(images(data, Oracle("colour"))))
+    assert exact["verification_auc_k1"] == exact["verification_auc_cosine_k5"] == 1
+    assert nothing["verification_auc_k1"] == pytest.approx(0.5, abs=0.08)
+    assert 0.6 < exact["verification_auc_pixels_k1"] < 1, "the colour hides the shape, but not wholly"
+
+
+def test_numbers_need_groups_that_are_large_enough(data):
+    some = images(data, Oracle())
+    few = int(some.count.min())
+    assert some.counts() == [1, 2, 5, 10] and some.counts(times=few) == [1] and some.counts(times=few + 1) == []
+
+
+def test_poisoned_test_labels_change_no_probe(data):
+    test, train = (images(data, Oracle(noise=0.3), split) for split in ("test", "train"))
+    fitted = dict(ev.probes(train, test))["probe/style_mean"]
+    poisoned = images(data, Oracle(noise=0.3))
+    poisoned.label = (test.label + 1) % CLASSES
+    assert dict(ev.probes(train, poisoned))["probe/style_mean"] != fitted
+    train.label = np.full_like(train.label, 0)
+    train.label[:5] = np.arange(5) % CLASSES
+    assert dict(ev.probes(train, test))["probe/content_k1"] < 0.6, (
+        "a probe that learns from training labels alone fails here"
+    )
+
+
+def test_pictures_have_a_row_for_each_group(data):
+    some = images(data, Oracle())
+    assert ev.group_reconstructions(some).dtype == np.uint8 and ev.interpolation(some).ndim == 3
