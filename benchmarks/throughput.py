@@ -5,7 +5,8 @@ ours   what `python train.py` runs, default callbacks and csv on, timed from ste
 
 Both run in this process, interleaved, with one thread unless OMP_NUM_THREADS says otherwise; medians over the rounds. Extra
 words: rounds=5, steps=<timed steps a round; by default some 4 s of the bare loop>. The bare loss is written out for vae
-and beta_vae; other models lend their `objective`. Last line: one JSON object.
+and beta_vae; other models lend their `objective`, and where they learn from groups the bare loop's are made once. Last line:
+one JSON object.
 """
 
 import copy
@@ -32,10 +33,10 @@ from vae_zoo.models.vae import VAE
 WARM_UP = 50
 
 
-def bare_loss(model, x):
+def bare_loss(model, x, groups):
     """Nothing of ours where the loss is short enough to write out."""
     if type(model) not in (VAE, BetaVAE):
-        return model.objective({"image": x})["loss"]
+        return model.objective({"image": x} | groups)["loss"]
     mu, logvar = model.encoder(x).chunk(2, -1)
     z = mu + torch.randn_like(mu) * (0.5 * logvar).exp()
     rec = F.binary_cross_entropy_with_logits(model.decoder(z), x, reduction="none").flatten(1).sum(1)
@@ -43,7 +44,13 @@ def bare_loss(model, x):
     return (rec + (model.beta(0) if isinstance(model, BetaVAE) else 1.0) * kl).mean()
 
 
-def bare(model, images, batch_size, steps):
+def groups_of(data):
+    """Which images of every batch share their content: those of the first step."""
+    batch = data.train_batch(0)
+    return {key: batch[key] for key in ("group", "num_groups") if key in batch}
+
+
+def bare(model, images, batch_size, steps, groups):
     """Seconds of `steps` steps after the warm-up, from the same first weights and in the same memory format as ours (a
     network that has learnt to answer with nearly 0 is slower on a CPU)."""
     model = copy.deepcopy(model)
@@ -54,7 +61,7 @@ def bare(model, images, batch_size, steps):
             start = time.perf_counter()
         i = step * batch_size % (len(images) - batch_size + 1)
         x = images[perm[i : i + batch_size]].float().div_(255)
-        loss = bare_loss(model, x)
+        loss = bare_loss(model, x, groups)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -107,10 +114,11 @@ def main(words):
     batch_size = len(data.train_indices(0))
     some = data.indices["train"][:50_000]
     images = (torch.cat([data.batch(part)["image"] for part in some.split(1000)]) * 255).byte()
-    steps = int(own.get("steps") or max(50, 4 / (bare(model, images, batch_size, 20) / 20)))
+    groups = groups_of(data)
+    steps = int(own.get("steps") or max(50, 4 / (bare(model, images, batch_size, 20, groups) / 20)))
     seconds = {"bare": [], "ours": []}
     for round_ in range(int(own.get("rounds", 5))):
-        seconds["bare"].append(bare(model, images, batch_size, steps))
+        seconds["bare"].append(bare(model, images, batch_size, steps, groups))
         seconds["ours"].append(ours(cfg, data, steps))
         print(f"round {round_}: bare {seconds['bare'][-1]:.3f} s, ours {seconds['ours'][-1]:.3f} s for {steps} steps")
     rate = {name: steps * batch_size / statistics.median(values) for name, values in seconds.items()}
