@@ -62,7 +62,7 @@ def test_roots_draw_other_people_in_other_styles():
 def test_factors_are_uniform_in_their_ranges_and_independent():
     factors = cartoon.factors(np.arange(4000), np.zeros(4000, int))
     for name, values in zip(NAMES, factors.T):
-        low, high = RANGES[name].low, RANGES[name].high
+        low, high = (0, 1) if RANGES[name].kind == "circular" else (RANGES[name].low, RANGES[name].high)
         assert values.min() >= low and values.max() <= high
         if RANGES[name].kind == "categorical":
             share = np.bincount(values.astype(int), minlength=int(high)) / 4000
@@ -90,8 +90,11 @@ def test_style_strength_shrinks_every_style_factor_around_its_neutral_value_and_
     assert np.array_equal(whole[:, :19], half[:, :19]) and np.array_equal(whole[:, :19], none[:, :19])
     for name in STYLE_FACTORS:
         middle = RANGES[name].neutral
-        assert (column(none, name) == middle).all()
-        if RANGES[name].kind != "categorical":
+        assert np.allclose(column(none, name), middle)
+        if RANGES[name].kind == "circular":  # the way round the circle that is shorter
+            ways = [(column(values, name) - middle + 0.5) % 1 - 0.5 for values in (half, whole)]
+            assert np.allclose(ways[0], ways[1] / 2, atol=1e-5)
+        elif RANGES[name].kind == "continuous":
             assert np.allclose(column(half, name) - middle, (column(whole, name) - middle) / 2, atol=1e-5)
 
 
@@ -180,6 +183,7 @@ def scores(factors, names):
     return found
 
 
+@pytest.mark.slow
 def test_identity_factors_are_read_from_pixels():
     """Of people who look straight ahead. Saturation is no linear function of pixels: see the next test."""
     found = scores(cartoon.factors(np.arange(1600), np.zeros(1600, int), strength=0.0), IDENTITY_FACTORS)
@@ -202,7 +206,7 @@ def test_style_factors_are_read_from_pixels(names):
 def test_the_crown_has_the_hue_saturation_and_brightness_of_the_hair():
     """Saturation is no linear function of pixels, so it is computed here."""
     images, factors = faces(np.arange(300), 0, strength=0.0)
-    crown = images[:, :, 14:16, 31:33].mean((2, 3)) / 255  # [300, 3]
+    crown = images[:, :, 12:14, 31:33].mean((2, 3)) / 255  # [300, 3]
     dim = crown.max(1) < 0.95  # else the light has cut its colour off
     crown, factors = crown[dim], factors[dim]
     saturation = 1 - crown.min(1) / crown.max(1)

@@ -5,7 +5,8 @@ image can be drawn by itself, adding identities or images changes none, and a ba
 How factors become pixels: vae_zoo.data.cartoon_drawing.
 
     u[k]      = hash(root, stream, i, j, k) in [0, 1);  identity factors have a stream of their own, and j = 0
-    factor[k] = neutral + strength * (low + (high - low) * u[k] - neutral);  strength = 1 for identity factors
+    factor[k] = neutral + strength * (low + (high - low) * u[k] - neutral);  strength = 1 for identity factors,
+                                                                             turns modulo 1, classes rounded down
 """
 
 from dataclasses import dataclass
@@ -39,21 +40,21 @@ def _classes(name: str, size: int) -> tuple[Range]:
 
 
 def _turns(name: str, neutral: float = 0.0) -> tuple[Range]:
-    """An angle, or a hue, in turns of its circle."""
-    return (Range(name, 0, "circular", 1.0, 0, 1, neutral),)
+    """An angle, or a hue, in turns of its circle: all of it, on both sides of the neutral value."""
+    return (Range(name, 0, "circular", 1.0, neutral - 0.5, neutral + 0.5, neutral),)
 
 
-# Lengths are shares of the head's height, or pixels (px) of a head of scale 1, 38 px high.
+# Lengths are shares of the head's height, or pixels (px) of a head of scale 1, 42 px high.
 IDENTITY_RANGES = (
     *_reals("id", head_aspect=(0.72, 1.0), jaw=(1.7, 3.2), skin_tone=(0, 1)),  # width / height, exponent, light to dark
     *_turns("id_hair_hue"),
     *_reals("id", hair_saturation=(0.25, 0.9), hair_value=(0.25, 0.95)),
     *_classes("id_hair_style", len(HAIR_STYLES)),
-    *_reals("id", eye_spacing=(0.34, 0.52), eye_size=(0.07, 0.12), eye_aspect=(0.45, 0.9)),  # of head width; height / width
+    *_reals("id", eye_spacing=(0.38, 0.54), eye_size=(0.07, 0.12), eye_aspect=(0.45, 1.0)),  # of head width; height / width
     *_turns("id_iris_hue"),
-    *_reals("id", brow_thickness=(1, 4), brow_slant=(-15, 15)),  # px; degrees, positive: outer end up
-    *_reals("id", nose_length=(0.14, 0.26), nose_width=(0.05, 0.12)),
-    *_reals("id", mouth_width=(0.22, 0.42), lip_thickness=(1, 4), lip_hue=(-0.08, 0.04)),  # ..., px, turns from red
+    *_reals("id", brow_thickness=(1, 4), brow_slant=(-20, 20)),  # px; degrees, positive: outer end up
+    *_reals("id", nose_length=(0.14, 0.26), nose_width=(0.05, 0.13)),
+    *_reals("id", mouth_width=(0.22, 0.46), lip_thickness=(1, 4), lip_hue=(-0.2, 0.08)),  # ..., px, turns from red
     *_classes("id_beard", 2),
 )
 STYLE_RANGES = (
@@ -115,8 +116,9 @@ def render(factors: np.ndarray, noise_key: np.ndarray | None = None) -> np.ndarr
 def _values(u: np.ndarray, ranges: tuple[Range, ...], strength: float) -> np.ndarray:
     low, high, neutral = (np.array([getattr(r, name) for r in ranges]) for name in ("low", "high", "neutral"))
     values = neutral + strength * (low + (high - low) * u - neutral)
-    whole = [r.kind == "categorical" for r in ranges]
+    whole, turns = ([r.kind == kind for r in ranges] for kind in ("categorical", "circular"))
     values[:, whole] = np.floor(values[:, whole])
+    values[:, turns] %= 1
     return values.astype(np.float32)
 
 

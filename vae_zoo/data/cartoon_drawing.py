@@ -45,7 +45,7 @@ HAIR = {
 HAIR_STYLES, TEXTURES = tuple(HAIR), ("plain", "stripes", "checks", "dots")
 _SKIN = np.float32([[255, 226, 202], [243, 199, 158], [212, 154, 108], [158, 100, 64], [98, 60, 42]]) / 255  # light to dark
 _WHITE, _BLACK, _SHIRT = (np.float32(c).reshape(1, 3, 1, 1) for c in ([0.98] * 3, [0.06] * 3, [0.36, 0.4, 0.48]))
-HEAD = 38.0  # pixels of a head's height at scale 1
+HEAD = 42.0  # pixels of a head's height at scale 1
 EYES, MOUTH = -0.05, 0.29  # their v
 _X = (np.arange(SIDE, dtype=np.float32) + 0.5 - SIDE / 2)[None, None, :]  # pixels from the centre of the picture
 _Y = (np.arange(SIDE, dtype=np.float32) + 0.5 - SIDE / 2)[None, :, None]
@@ -157,8 +157,8 @@ class _Face:
         f = self.f
         u, v, squeeze = self.on_face(side * f["id_eye_spacing"] * self.a, EYES)
         u, v = (self.u - u) / squeeze, self.v - v
-        width = 1.1 * f["id_eye_size"]
-        height = width * f["id_eye_aspect"] * f["style_eye_open"]
+        width = 1.2 * f["id_eye_size"]
+        height = width * f["id_eye_aspect"]
         rim = 0.9 / self.size
         inside = self.cover(_ellipse(u, v, width, height))
         self.put(self.cover(_ellipse(u, v + 0.4 * rim, width + rim, height + rim)), 0.35 * self.skin)
@@ -168,10 +168,12 @@ class _Face:
         self.put(inside * self.cover(away - iris), _hsv(f["id_iris_hue"], np.float32(0.75), np.float32(0.75)))
         self.put(inside * self.cover(away - 0.45 * iris), _BLACK)
         self.put(inside * self.cover(np.sqrt((u + 0.35 * iris) ** 2 + (v + 0.35 * iris) ** 2) - 0.25 * iris), _WHITE)
+        # the lid comes down over the eye, whose outline stays seen
+        self.put(np.minimum(inside, self.cover(v - height * (1 - 2 * f["style_eye_open"]))), 0.75 * self.skin)
         # the brow: a line of some thickness, outer end up where the slant is positive
         slant = side * np.tan(np.deg2rad(f["id_brow_slant"]))
-        lift = v + 0.155 + 0.045 * f["style_brow_raise"] + slant * u
-        d = np.maximum(np.abs(lift) - f["id_brow_thickness"] / HEAD / 2, np.abs(u) - 0.125)
+        lift = v + 0.175 + 0.05 * f["style_brow_raise"] + slant * u
+        d = np.maximum(np.abs(lift) - f["id_brow_thickness"] / HEAD / 2, np.abs(u) - 0.14)
         self.put(self.cover(d), 0.55 * self.hair)
 
     def _nose(self) -> None:
@@ -192,7 +194,7 @@ class _Face:
         width = f["id_mouth_width"] / 2
         t = (self.u - u) / squeeze / width  # -1 and 1 in the corners
         t2 = np.minimum(t * t, 1)
-        v = self.v - v - 0.12 * (f["style_smile"] + 0.15) * (0.4 - t2)
+        v = self.v - v - 0.18 * (f["style_smile"] + 0.1) * (0.4 - t2)
         gap = 0.06 * f["style_mouth_open"] * (1 - t2)
         lip = f["id_lip_thickness"] / HEAD / 2 * (1 - 0.8 * t2 * t2)
         end = (np.abs(t) - 1) * width
