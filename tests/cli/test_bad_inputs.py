@@ -181,6 +181,16 @@ $ train data=digits data.size=8
 images of 8 pixels are too small for the 4 convolutions of model.network, *
 $ train trainer=ddp_cpu data.batch_size=63
 data.batch_size=63 cannot be shared by 2 processes; choose a multiple *
+$ train data=faces data.source=drawn
+data.source=drawn is not allowed; give cartoon, folder, olivetti, lfw or celeba
+$ train data=faces data.confound=1.5
+data.confound=1.5 is not allowed; give a number >= 0 and <= 1
+$ train data=celeba data.size=[218,178]
+model.image_shape=[3, [218, 178], [218, 178]] is not allowed; give [channels, height, width]
+$ train data=celeba data.crop=200
+data.crop=200 is not allowed; give a whole number >= 8 and <= 178, or null
+$ train data=faces data.group_by=id_beart
+data.group_by=id_beart is not a grouping of these data; did you mean id_beard?
 $ train data=digits data.group_by=lable
 data.group_by=lable is not a grouping of these data; did you mean label?
 $ train data=digits data.group_by=label data.group_size=128
@@ -205,6 +215,22 @@ $ train data=mnist data.root=nowhere data.download=false
 nowhere/MNIST/raw lacks *; put them there or set data.*
 $ train data=mnist data.root={truncated_mnist} data.download=false
 *train-images* is damaged (*); delete it and *
+$ train data=celeba
+CelebA could not be downloaded (*); put img_align_celeba/ *, * into data/celeba by hand, or use data=faces*
+$ train data=celeba data.root=nowhere data.download=false
+nowhere/celeba lacks img_align_celeba/ (the unpacked *.zip), *; put * into nowhere/celeba by hand, *, or use data=faces*
+$ train data=celeba data.root={damaged_celeba}
+*identity_CelebA.txt is damaged (*); delete it and fetch it again
+$ train data=faces data.source=olivetti data.download=false
+data lacks olivetti_py3.pkz; put * into data, set data.download=true, or use data.source=cartoon*
+$ train data=faces data.source=lfw
+lfw could not be downloaded (*); put lfw_home/lfw_funneled, * into data by hand, or use data.source=cartoon*
+$ train data=faces data.source=celeba data.download=false
+data/celeba lacks *; put *
+$ train data=faces data.source=folder
+data.source=folder needs a folder with one folder of images a person; set data.path to it
+$ train data=faces data.source=folder data.path={pictures}
+data.path={pictures} holds images but no folders; give each person one folder of images
 
 # what the data turn out to be
 $ train TINY data.labelled=5000
@@ -332,6 +358,17 @@ class Makers:
             Image.new("RGB", (8, 8)).save(folder / f"{i}.png")
         (folder / "notes.txt").write_text("taken in May")
         return folder
+
+    def pictures(self) -> Path:
+        folder = self.pictures_and_text()
+        (folder / "notes.txt").unlink()
+        return folder
+
+    def damaged_celeba(self) -> Path:
+        (self.folder / "celeba" / "img_align_celeba").mkdir(parents=True)
+        for name in ("list_attr_celeba.txt", "identity_CelebA.txt", "list_eval_partition.txt"):
+            (self.folder / "celeba" / name).write_text("000001.jpg 0\n" if "partition" in name else "<html>404</html>\n")
+        return self.folder
 
     def damaged_npz(self) -> Path:
         path = self.folder / "damaged.npz"

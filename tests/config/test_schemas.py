@@ -172,6 +172,13 @@ def test_groupings_and_labels_are_those_of_the_arrays():
     assert not arrays.factor_info and not arrays.groups
 
 
+def test_groupings_of_faces_are_the_identity_and_what_has_classes(tmp_path):
+    words = ["data.num_identities=9", "data.images_per_identity=1", f"paths.cache={tmp_path}"]
+    arrays = build(composed("data=faces", *words)["data"]).load()
+    classes = [f.name for f in arrays.factor_info if f.kind == "categorical"]
+    assert SCHEMAS["vae_zoo.data.faces.Faces"].groupings == ("label", *arrays.groups, *classes)
+
+
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 

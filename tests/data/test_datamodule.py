@@ -421,6 +421,66 @@ def test_subset_takes_training_images_only():
     assert all(torch.equal(data.indices[name], whole.indices[name]) for name in ("val", "test"))
 
 
+# ---- identities -----------------------------------------------------------------------------------------------------
+
+PEOPLE = np.random.default_rng(0).integers(100, 140, N)  # 40 of them, in no order
+
+
+def people(**settings):
+    return toy(**{"arrays": {"groups": {"identity": PEOPLE}}} | settings)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({}, (32, 4, 4)),
+        ({"val_size": 5, "test_size": 7}, (28, 5, 7)),
+        ({"val_size": 0.25, "test_size": 0.5}, (10, 10, 20)),
+    ],
+)
+def test_identities_go_whole_to_one_split_and_sizes_count_them(sizes, expected):
+    indices = people(**sizes).indices
+    who = [set(PEOPLE[indices[name]]) for name in ("train", "val", "test")]
+    assert tuple(map(len, who)) == expected and len(set.union(*who)) == 40
+    assert sorted(torch.cat(list(indices.values())).tolist()) == list(range(N))
+
+
+def test_split_by_identity_depends_on_split_seed_alone():
+    first = people().indices
+    others = [people(seed=9, group_by="identity").indices, people(split_seed=1).indices]
+    assert [torch.equal(first["test"], other["test"]) for other in others] == [True, False]
+
+
+def test_images_of_unknown_identity_are_split_one_by_one():
+    indices = toy(arrays={"groups": {"identity": np.full(N, -1)}}).indices
+    assert [len(indices[name]) for name in ("train", "val", "test")] == [400, 50, 50]
+
+
+def test_validation_is_cut_by_identity_from_what_an_official_split_leaves():
+    split = np.where(PEOPLE < 110, 2, 0)
+    indices = people(arrays={"groups": {"identity": PEOPLE}, "split": split}, val_size=3, test_size=1).indices
+    assert indices["test"].tolist() == np.flatnonzero(PEOPLE < 110).tolist()
+    train, val = (set(PEOPLE[indices[name]]) for name in ("train", "val"))
+    assert (len(train), len(val)) == (27, 3) and not train & val
+
+
+def test_an_identity_in_two_official_splits_is_refused():
+    split = np.where(PEOPLE < 110, 2, 0)
+    split[np.flatnonzero(PEOPLE == 105)[0]] = 1
+    with pytest.raises(UserError, match="identity 105 of these data lies in both val and test of their official split"):
+        people(arrays={"groups": {"identity": PEOPLE}, "split": split})
+
+
+def test_further_test_sets_are_kept_apart():
+    split = np.where(PEOPLE < 110, 3, 0)
+    arrays = {"groups": {"identity": PEOPLE}, "split": split, "extra_splits": ("test_odd",)}
+    data = people(arrays=arrays)
+    assert [*data.indices] == ["train", "val", "test", "test_odd"]
+    assert data.indices["test_odd"].tolist() == np.flatnonzero(PEOPLE < 110).tolist()
+    assert len(set(PEOPLE[data.indices["test"]])) == 3 and (PEOPLE[data.indices["test"]] >= 110).all()
+    assert flat(EvalBatches(data, "test_odd")) == data.indices["test_odd"].tolist()
+
+
 # ---- labels ---------------------------------------------------------------------------------------------------------
 
 
@@ -558,6 +618,11 @@ def test_a_batch_knows_what_the_set_knows():
     assert toy(arrays=bare).train_batch(0).keys() == {"image", "index"}
 
 
+def test_label_variables_are_named():
+    label = np.stack([np.arange(N) % 3, np.arange(N) % 2], 1)
+    assert toy(arrays={"label": label, "label_names": ["a", "b"]}).label_names == ("a", "b")
+
+
 def test_factors_are_described():
     data = toy()
     assert data.factor_names == ("parity", "hundred")
@@ -575,6 +640,11 @@ UNLABELLED = {"label": None, "factors": None, "factor_info": ()}
         ([], {"test_size": 500}, "data.test_size=500 takes 500 of 500 images"),
         ([], {"val_size": 0.0001}, "data.val_size=0.0001 takes 0 of 450 images"),
         ([], {"val_size": 0.6, "test_size": 0.5}, "data.val_size=0.6 takes 300 of 250 images"),
+        (
+            [],
+            {"test_size": 40, "arrays": {"groups": {"identity": PEOPLE}}},
+            "data.test_size=40 takes 40 of 40 identities; give a number of identities from 1 to 39",
+        ),
         ([], {"subset": 401}, "data.subset=401 exceeds the 400 training images"),
         ([], {"labelled": 401}, "data.labelled=401 exceeds the 400 labelled training images"),
         ([], {"labelled": 5, "arrays": UNLABELLED}, "data.labelled=5, but this set has no labels"),

@@ -17,6 +17,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[float, Field(gt=0, description="a number of images, or a share of them between 0 and 1")]
 Widths = Annotated[list[Count], Field(min_length=1, description="a list of whole numbers >= 1, such as [32, 64]")]
 Range = Annotated[list[Count], Field(min_length=2, max_length=2), AfterValidator(lambda pair: _ordered(*pair))]
@@ -221,6 +222,38 @@ class ImageFolder(Data):
     channels: Literal[1, 3]
 
 
+class CelebA(Data):
+    groupings = ("label", "identity")
+    default_group = "identity"
+    labels = True
+
+    root: str
+    download: bool
+    crop: Annotated[int, Field(ge=8, le=178)] | None
+    size: Annotated[int, Field(ge=8)]
+    split: Literal["official", "identity"]
+    cache: str
+
+
+class Faces(Data):
+    groupings = ("label", "identity", "id_hair_style", "id_beard", "style_background_texture")
+    default_group = "identity"
+    labels = True
+
+    source: Literal["cartoon", "folder", "olivetti", "lfw", "celeba"]
+    path: str | None
+    root: str
+    download: bool
+    size: Annotated[int, Field(ge=8)]
+    channels: Literal[1, 3]
+    min_images: Count
+    num_identities: Count
+    images_per_identity: Count
+    style_strength: Probability
+    confound: Probability
+    cache: str
+
+
 # ---- the rest -------------------------------------------------------------------------------------------------------
 
 
@@ -359,6 +392,8 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.data.mnist.MNIST": MNIST,
     "vae_zoo.data.mnist.FashionMNIST": FashionMNIST,
     "vae_zoo.data.image_folder.ImageFolder": ImageFolder,
+    "vae_zoo.data.celeba.CelebA": CelebA,
+    "vae_zoo.data.faces.Faces": Faces,
     "vae_zoo.trainer.Trainer": Trainer,
     "vae_zoo.callbacks.Figures": Figures,
     "vae_zoo.callbacks.Metrics": Metrics,

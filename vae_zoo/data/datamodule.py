@@ -30,11 +30,13 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Factor:
-    """A known ground-truth factor. size: number of values, 0 when continuous."""
+    """A known ground-truth factor. size: number of values, 0 when continuous. period: of a circular one, in its own unit;
+    None: as `vae_zoo.metrics.probes.period_of` says."""
 
     name: str
     size: int
     kind: Kind
+    period: float | None = None
 
 
 @dataclass
@@ -48,6 +50,8 @@ class Arrays:
     factor_info: Sequence[Factor] = ()
     groups: dict[str, np.ndarray] = field(default_factory=dict)  # groupings beside label and factors: int [N], -1 alone
     split: np.ndarray | None = None  # official split, [N] of 0 train, 1 val, 2 test; without val it is cut from train
+    extra_splits: Sequence[str] = ()  # names of the further test sets 3, 4, ... in `split`
+    label_names: Sequence[str] = ()  # of V label variables
     packed: bool = False
 
 
@@ -61,10 +65,15 @@ class DataModule(L.LightningDataModule):
     images, and two of its groups may show the same class. group_size: a number, or [least, most], from which each group's
     is drawn. group_pick: `images`, so that each comes at most once an epoch, or `balanced`, so that all groups of the set
     come equally often however many images they have.
+
+    Where a set has the grouping `identity`, whole identities go to train, val or test, so that those of val and test are
+    unseen in training: val_size and test_size then count identities, or are shares of them.
     """
 
     default_label: str = "label"  # what the label of this set is
     default_group: str | None = None  # grouping used when a model needs one and none is chosen
+    identity_factors: tuple[str, ...] = ()  # names of the factors that all images of an identity share,
+    style_factors: tuple[str, ...] = ()  # and of those that differ between them
 
     def __init__(
         self,
@@ -106,6 +115,7 @@ class DataModule(L.LightningDataModule):
         arrays = self.load()
         self.num_classes = arrays.num_classes
         self.factor_info = tuple(arrays.factor_info)
+        self.label_names = tuple(arrays.label_names)
         self.packed = arrays.packed
         images = np.ascontiguousarray(arrays.images)  # each image in one piece, for `_rows`
         wanted = (math.prod(self.image_shape) // 8,) if arrays.packed else self.image_shape
@@ -164,18 +174,26 @@ class DataModule(L.LightningDataModule):
         """Disjoint train, val, test, by `split_seed` alone; what the set itself fixes stays as it is."""
         official = np.zeros(len(arrays.images), dtype=np.int64) if arrays.split is None else arrays.split
         rng = np.random.default_rng(self.split_seed)
-        parts = {name: np.flatnonzero(official == code) for code, name in enumerate(SPLITS)}
-        total = len(parts["train"])
+        names = (*SPLITS, *arrays.extra_splits)
+        parts = {name: np.flatnonzero(official == code) for code, name in enumerate(names)}
+        identity = arrays.groups.get("identity")
+        if identity is not None:
+            identity = _alone_where_unknown(identity)
+            _check_unseen(identity, official, names)
+        total = len(_units(parts["train"], identity))
         for name, size in (("test", self.test_size), ("val", self.val_size)):
             if len(parts[name]) == 0:
-                count, left = round(size * total) if size < 1 else int(size), len(parts["train"])
+                units = _units(parts["train"], identity)
+                count, left = round(size * total) if size < 1 else int(size), len(units)
                 if not 1 <= count < left:
+                    kind = "images" if identity is None else "identities"
                     raise UserError(
-                        f"data.{name}_size={size} takes {count} of {left} images; "
-                        f"give a number of images from 1 to {left - 1}, or a share of them such as 0.1"
+                        f"data.{name}_size={size} takes {count} of {left} {kind}; "
+                        f"give a number of {kind} from 1 to {left - 1}, or a share of them such as 0.1"
                     )
-                shuffled = rng.permutation(parts["train"])
-                parts[name], parts["train"] = np.sort(shuffled[:count]), np.sort(shuffled[count:])
+                unit = parts["train"] if identity is None else identity[parts["train"]]
+                taken = np.isin(unit, rng.permutation(units)[:count])
+                parts[name], parts["train"] = parts["train"][taken], parts["train"][~taken]
         if self.subset is not None:
             if self.subset > len(parts["train"]):
                 raise UserError(f"data.subset={self.subset} exceeds the {len(parts['train'])} training images; lower it")
@@ -231,7 +249,7 @@ class DataModule(L.LightningDataModule):
             raise UserError(f"data.group_by={by} is not a grouping of these data; {remedy}")
         value = choices[by]
         if by not in self.factor_names:  # what is unknown is a group of its own
-            value = np.where(value < 0, -1 - np.arange(len(value)), value)
+            value = _alone_where_unknown(value)
         return torch.from_numpy(np.unique(value, return_inverse=True)[1].astype(np.int64))
 
     # ---- training batches -----------------------------------------------------------------------------------------
@@ -482,6 +500,28 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         sizes = self.group_sizes or [None] * len(self.batches)
         return (self.data.batch(index, self.placement["device"], s) for index, s in zip(self.batches, sizes))
+
+
+def _units(images: np.ndarray, identity: np.ndarray | None) -> np.ndarray:
+    """What a split is made of: the images at these places, or their identities, each once and in order."""
+    return images if identity is None else np.unique(identity[images])
+
+
+def _alone_where_unknown(group: np.ndarray) -> np.ndarray:
+    """Groups [N] in which every -1 has become a group of its own."""
+    return np.where(group < 0, -1 - np.arange(len(group)), group)
+
+
+def _check_unseen(identity: np.ndarray, split: np.ndarray, names: Sequence[str]) -> None:
+    """Raises UserError if an identity lies in two of the splits that the set itself fixes, [N] of places in `names`."""
+    pairs = np.unique(np.stack([identity, split]), axis=1)  # [2, pairs], identities in order
+    twice = np.flatnonzero(pairs[0, 1:] == pairs[0, :-1])
+    if len(twice):
+        who, first, second = pairs[0, twice[0]], pairs[1, twice[0]], pairs[1, twice[0] + 1]
+        raise UserError(
+            f"identity {who} of these data lies in both {names[first]} and {names[second]} of their official split; "
+            f"correct the files, or set data.split=identity where the set offers it"
+        )
 
 
 def _share(

@@ -4,7 +4,6 @@ torchvision downloads them; the files are read here, so that a damaged one is na
 """
 
 import gzip
-import tempfile
 from math import prod
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torchvision
 
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.data.digits import resize
+from vae_zoo.data.download import arriving_whole, reason
 from vae_zoo.errors import UserError
 
 
@@ -41,7 +41,7 @@ class MNIST(DataModule):
         return Arrays(images, label=label, num_classes=10, split=split)
 
     def _fetch(self) -> None:
-        """Downloads beside the folder and moves what is missing into it when all is complete."""
+        """Downloads what is missing."""
         missing = [file for file in self.files if not (file.is_file() or _gzipped(file).is_file())]
         names = ", ".join(f"{file.name}.gz" for file in missing)
         if missing and not self.download:
@@ -49,14 +49,11 @@ class MNIST(DataModule):
         if not missing:
             return
         try:
-            self.raw.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.root) as folder:
+            with arriving_whole(self.root, [file.relative_to(self.root) for file in missing]) as folder:
                 self.source(folder, download=True)
-                for file in missing:
-                    (Path(folder) / file.relative_to(self.root)).replace(file)
         except Exception as error:  # torchvision raises many kinds
             raise UserError(
-                f"{self.source.__name__} could not be downloaded ({_one_line(error)}); put {names} into {self.raw} "
+                f"{self.source.__name__} could not be downloaded ({reason(error)}); put {names} into {self.raw} "
                 f"by hand, or use data=digits, the nearest set that needs no download"
             ) from error
 
@@ -65,7 +62,7 @@ class MNIST(DataModule):
         try:
             return read_idx(file, ndim=3 if "images" in file.name else 1)
         except Exception as error:  # a damaged gzip raises many kinds
-            raise UserError(f"{file} is damaged ({_one_line(error)}); delete it and fetch it again") from error
+            raise UserError(f"{file} is damaged ({reason(error)}); delete it and fetch it again") from error
 
 
 class FashionMNIST(MNIST):
@@ -90,7 +87,3 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
 
 def _gzipped(file: Path) -> Path:
     return file.with_name(f"{file.name}.gz")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
