@@ -108,6 +108,23 @@ def test_training_stream_begins_at_the_trainers_step():
     assert all(same(next(stream), data.train_batch(step)) for step in range(11, 25))
 
 
+@pytest.mark.parametrize("folds", [2, 3, 7])
+def test_folds_test_every_image_once_and_whole_identities_where_there_are_any(folds):
+    for arrays in ({}, {"groups": {"identity": np.arange(N) // 20}}):
+        parts = [toy(folds=folds, fold=fold, val_size=2, arrays=arrays).indices for fold in range(folds)]
+        assert sorted(torch.cat([part["test"] for part in parts]).tolist()) == list(range(N))
+        assert max(len(part["test"]) for part in parts) - min(len(part["test"]) for part in parts) <= (20 if arrays else 1)
+        for part in parts:
+            assert sorted(torch.cat(list(part.values())).tolist()) == list(range(N))
+            if arrays:
+                assert not {*(part["test"] // 20).tolist()} & {*(part["train"] // 20).tolist()}
+
+
+def test_folds_need_a_set_without_test_images_of_its_own():
+    with pytest.raises(UserError, match="test images of their own"):
+        toy(folds=3, arrays={"split": np.repeat([0, 2], N // 2)})
+
+
 # ---- ranks ----------------------------------------------------------------------------------------------------------
 
 

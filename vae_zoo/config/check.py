@@ -97,6 +97,8 @@ def check_together(cfg: dict[str, Any]) -> None:
     needs, schema = needs_of(model), SCHEMAS.get(data["_target_"])
     if schema is not None:
         _check_groups(needs, data, schema)
+        if data["folds"] is not None and data["fold"] >= data["folds"]:
+            raise UserError(f"data.fold={data['fold']} is none of data.folds={data['folds']}; give 0 to {data['folds'] - 1}")
     _check_processes(data, trainer, grouped="group" in needs or data.get("group_by") is not None)
 
 

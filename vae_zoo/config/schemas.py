@@ -179,6 +179,8 @@ class Data(Schema):
     val_size: Size
     test_size: Size
     split_seed: Index
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: Index
     subset: Count | None
     labelled: Count | None
     label_pick: Literal["balanced", "random", "first_n"]

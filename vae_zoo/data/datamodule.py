@@ -66,6 +66,8 @@ class DataModule(L.LightningDataModule):
     is drawn. group_pick: `images`, so that each comes at most once an epoch, or `balanced`, so that all groups of the set
     come equally often however many images they have.
 
+    folds, fold: cross-validation; test is part `fold` of `folds` equal ones, whatever test_size says.
+
     Where a set has the grouping `identity`, whole identities go to train, val or test, so that those of val and test are
     unseen in training: val_size and test_size then count identities, or are shares of them.
     """
@@ -83,6 +85,8 @@ class DataModule(L.LightningDataModule):
         val_size: float = 0.1,
         test_size: float = 0.1,
         split_seed: int = 0,
+        folds: int | None = None,
+        fold: int = 0,
         subset: int | None = None,
         labelled: int | None = None,
         label_pick: Literal["balanced", "random", "first_n"] = "balanced",
@@ -95,6 +99,7 @@ class DataModule(L.LightningDataModule):
         self.image_shape = tuple(image_shape)
         self.batch_size, self.seed = batch_size, seed
         self.val_size, self.test_size, self.split_seed = val_size, test_size, split_seed
+        self.folds, self.fold = folds, fold
         self.subset, self.labelled, self.label_pick = subset, labelled, label_pick
         self.group_by, self.group_pick = group_by, group_pick
         self.group_size = (group_size, group_size) if isinstance(group_size, int) else tuple(group_size)  # least, most
@@ -181,10 +186,16 @@ class DataModule(L.LightningDataModule):
             identity = _alone_where_unknown(identity)
             _check_unseen(identity, official, names)
         total = len(_units(parts["train"], identity))
+        if self.folds is not None and len(parts["test"]):
+            raise UserError(f"data.folds={self.folds}, but these data come with test images of their own; drop it")
         for name, size in (("test", self.test_size), ("val", self.val_size)):
             if len(parts[name]) == 0:
                 units = _units(parts["train"], identity)
                 count, left = round(size * total) if size < 1 else int(size), len(units)
+                first = 0
+                if name == "test" and self.folds is not None:
+                    first, end = (part * left // self.folds for part in (self.fold, self.fold + 1))
+                    count = end - first
                 if not 1 <= count < left:
                     kind = "images" if identity is None else "identities"
                     raise UserError(
@@ -192,7 +203,7 @@ class DataModule(L.LightningDataModule):
                         f"give a number of {kind} from 1 to {left - 1}, or a share of them such as 0.1"
                     )
                 unit = parts["train"] if identity is None else identity[parts["train"]]
-                taken = np.isin(unit, rng.permutation(units)[:count])
+                taken = np.isin(unit, rng.permutation(units)[first : first + count])
                 parts[name], parts["train"] = parts["train"][taken], parts["train"][~taken]
         if self.subset is not None:
             if self.subset > len(parts["train"]):

@@ -69,7 +69,7 @@ def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable 
     if not has_bound(model):
         log.warning("no test/elbo: %s does not write log_weights", type(model).__name__)
     evaluation, step = protocol.evaluate(model, data, **options), model.step
-    shown, spans = data.single(evaluation.to_show(16), model.device), spans_of(evaluation.gaussian_codes)
+    shown, spans = data.single(evaluation.to_show(16), model.device), evaluation.gaussian_codes and spans_of(evaluation.gaussian_codes)
     for name, image in stills(model, shown, spans):
         log_image(loggers, figures, name, image, step)
     for name, frames in animations(model, shown, spans):

@@ -13,6 +13,8 @@ from vae_zoo.models.base import Batch, Codes, LatentVariableModel
 
 SPAN = np.linspace(-2, 2, 9)  # prior standard deviations that a traversal walks through
 
+NEAR = 100  # images, or a twentieth of all if that is more, among which a walk stays
+
 Spans = dict[str, np.ndarray]  # {block: [D, len(SPAN)]}: the codes that each dimension walks through instead
 
 
@@ -47,9 +49,18 @@ def traversable(model: LatentVariableModel) -> list[str]:
 
 
 def spans_of(codes: dict[str, np.ndarray]) -> Spans:
-    """Where the codes {block: [N, D]} are as far out as SPAN is in a Gaussian: their quantiles, so that walks neither stop
-    short of the images nor leave them where a code is not distributed as the prior."""
-    return {name: np.quantile(values, norm.cdf(SPAN), axis=0).T for name, values in codes.items()}
+    """What each dimension of the codes {block: [N, D]} goes through while the others stay near those of the central image:
+    quantiles, as far out as SPAN is in a Gaussian, over the images with the nearest other codes. A walk through the prior
+    leaves the images wherever codes are not independent, and then shows what no image has.
+    """
+    joint = np.hstack(list(codes.values()))  # [N, sum of D]
+    squares = (joint - joint[np.square(joint).sum(1).argmin()]) ** 2
+    near = min(len(joint), max(NEAR, len(joint) // 20))
+    found = []
+    for d, column in enumerate(joint.T):
+        others = squares.sum(1) - squares[:, d]
+        found.append(np.quantile(column[np.argpartition(others, near - 1)[:near]], norm.cdf(SPAN)))
+    return dict(zip(codes, np.split(np.array(found), np.cumsum([part.shape[1] for part in codes.values()])[:-1])))
 
 
 def traverse(
