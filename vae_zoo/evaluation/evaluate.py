@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 def evaluate_trained(trainer: L.Trainer, model: LatentVariableModel, data, folder: Path) -> dict[str, float]:
     """Final numbers of a run that has just been trained; its figures go to the run folder and to the loggers."""
     model.to(trainer.strategy.root_device).eval()
-    evaluation = evaluate(model, data, folder / "figures", trainer.loggers)
+    untrained = first_weights(runs.read_config(folder), model.device)
+    evaluation = evaluate(model, data, folder / "figures", trainer.loggers, untrained=untrained)
     monitor = next(c for c in trainer.callbacks if isinstance(c, Monitor))
     steps, images = trainer.global_step, len(data.train_indices(0))
     results = evaluation.numbers | {"train/steps": steps, "train/seconds": monitor.seconds}
@@ -52,9 +53,8 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     data = build(config["data"])
     data.needs = model.needs
     data.setup()
-    torch.manual_seed(config["seed"])
-    untrained = build(config["model"]).to(model.device).eval()
     out = Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation"
+    untrained = first_weights(config, model.device)
     options = {"level": cfg["metrics"], "untrained": untrained, "inception": cfg["inception"]}
     metrics = finite(evaluate(model, data, out / "figures", **options).numbers)
     write_json(out / "metrics.json", metrics)
@@ -69,7 +69,10 @@ def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable 
     if not has_bound(model):
         log.warning("no test/elbo: %s does not write log_weights", type(model).__name__)
     evaluation, step = protocol.evaluate(model, data, **options), model.step
-    shown, spans = data.single(evaluation.to_show(16), model.device), evaluation.gaussian_codes and spans_of(evaluation.gaussian_codes)
+    shown, spans = (
+        data.single(evaluation.to_show(16), model.device),
+        evaluation.gaussian_codes and spans_of(evaluation.gaussian_codes),
+    )
     for name, image in stills(model, shown, spans):
         log_image(loggers, figures, name, image, step)
     for name, frames in animations(model, shown, spans):
@@ -81,6 +84,13 @@ def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable 
     for name, (title, values, row_names, column_names) in evaluation.tables.items():
         log_image(loggers, figures, name, heat_map(values, row_names, column_names, title=title), step)
     return evaluation
+
+
+def first_weights(config: dict[str, Any], device: torch.device) -> LatentVariableModel:
+    """The model of a run before its first step: what an architecture tells without any training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config["seed"])
+        return build(config["model"]).to(device).eval()
 
 
 def finite(values: dict[str, float]) -> dict[str, float]:
