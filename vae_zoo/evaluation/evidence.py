@@ -121,7 +121,7 @@ def evidence(e):
     parts = [verification(scored), identification(scored)]
     if scored.style is not None:
         parts.append(held_out(scored))
-    if e.data.label is not None and np.isin(scored.label, e.data.first_label[e.train].numpy()).all():
+    if e.has_known_labels:
         train = Evidence(e.model, e.data, e.train, e.seed)
         parts.append(probes(train, scored))
         if e.untrained is not None:

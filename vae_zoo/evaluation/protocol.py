@@ -111,10 +111,18 @@ class Evaluation:
             self._judges[target] = judge.train_judge(self.data, target=target, seed=self.seed, device=self.model.device)
         return self._judges[target]
 
+    @cached_property
+    def has_known_labels(self) -> bool:
+        """Whether the training images show every label of the split; identities of unseen people they do not."""
+        if self.data.label is None:
+            return False
+        train, scored = (self.data.first_label[self.data.indices[split]] for split in ("train", self.split))
+        return bool(torch.isin(scored, train).all())
+
     def judged(self) -> list[str]:
         """The categorical factors, or where none are known the label."""
         names = [factor.name for factor in self.data.factor_info if factor.kind == "categorical"]
-        return names or (["label"] if self.data.label is not None else [])
+        return names or (["label"] if self.has_known_labels else [])
 
     @cached_property
     def gaussian_codes(self) -> dict[str, np.ndarray]:
@@ -237,7 +245,7 @@ def _blocks(e: Evaluation) -> Numbers:
     """The block-factor matrix: what a probe reads of each factor from each block, an untrained encoder and the pixels;
     and the same by a linear probe, of the blocks alone."""
     (train_targets, factors), (test_targets, _) = targets(e.data, e.train), targets(e.data, e.scored)
-    if not factors:
+    if not factors or (e.data.factors is None and not e.has_known_labels):
         return
     sources = [e.codes.blocks]
     if e.untrained is not None:
@@ -287,7 +295,7 @@ def _pixels(data: DataModule, index: np.ndarray) -> np.ndarray:
 
 def _clusters(e: Evaluation) -> Numbers:
     """Agreement of each categorical block's arg max with the labels; maps fitted on train, applied to the split."""
-    if e.data.label is None:
+    if not e.has_known_labels:
         return
     names = [name for name, block in e.model.blocks.items() if block.kind == "categorical"]
     index = e.train, e.data.indices[e.split].numpy()
