@@ -16,9 +16,11 @@ from vae_zoo.callbacks import NotFinite
 from vae_zoo.callbacks.figures import log_image
 from vae_zoo.cli import register_resolvers
 from vae_zoo.config.check import check_train
+from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.evaluate import evaluate_trained
 from vae_zoo.job import prepare, quiet
 from vae_zoo.loggers import MetricsCSV
+from vae_zoo.metrics import judge
 from vae_zoo.trainer import AtomicCheckpointIO
 
 MODELS = ("vae", "beta_vae", "annealed_vae", "beta_tc_vae", "factor_vae", "dip_vae", "ml_vae", "group_vae")
@@ -60,9 +62,18 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def small_evaluation(monkeypatch):
+    """Judges and probes that see few images: what they say is tested elsewhere."""
+    monkeypatch.setattr(
+        judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | {"steps": 8, "max_images": 200}
+    )
+    monkeypatch.setattr(protocol, "NUM_TRAIN", 200)
+
+
 @pytest.mark.parametrize("data", ["dsprites", "digits", "image_folder"])
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, model, data):
+def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, small_evaluation, model, data):
     words = [f"model={model}", f"data={data}", "data.batch_size=4", "model.network.channels=[4,4,4,4]"]
     words += ["model.discriminator_hidden=[8]"] if model == "factor_vae" else []
     words += [f"data.path={pictures}", "data.channels=3"] if data == "image_folder" else []
