@@ -49,6 +49,15 @@ def images(data, model, split="test"):
     return ev.Evidence(model, data, rows(data, split, 5000, 0))
 
 
+@pytest.mark.parametrize("count", [80, 150, 5000])
+def test_images_are_drawn_in_groups_that_are_large_enough(data, count):
+    index = ev.whole_groups(data, "test", 0, count)
+    sizes = data.group_of(torch.from_numpy(index)).bincount()
+    assert len(set(index)) == len(index) <= max(count, 20) and set(index) <= set(data.indices["test"].tolist())
+    assert sizes[sizes > 0].min() >= 20 and (count < 5000 or len(index) == 200)
+    assert len(index) > count - 20 or count == 5000
+
+
 def test_evidence_is_the_image_and_others_of_its_group_each_once(data):
     some = images(data, Oracle())
     for k in (1, 5, 10):

@@ -39,8 +39,23 @@ from vae_zoo.metrics.judge import Judge, partners
 from vae_zoo.models.base import LatentVariableModel
 
 COUNTS = (1, 2, 5, 10)  # images of evidence
+NUM_IMAGES = 5_000  # of a split, about
 CHUNK = 256  # images encoded or decoded at once
 SHOWN = 6  # groups in the figure of reconstructions
+
+
+def whole_groups(data, split: str, seed: int, count: int = NUM_IMAGES) -> np.ndarray:
+    """Places of about `count` images of a split, drawn so that groups stay large enough for evidence: of as many groups as
+    can have twice the most evidence (or all their images), as many images each."""
+    index = np.random.default_rng(seed).permutation(data.indices[split].numpy())
+    group = np.unique(data.group_of(torch.from_numpy(index)).numpy(), return_inverse=True)[1]
+    size = np.bincount(group)
+    per_group = max(2 * max(COUNTS), count // len(size))
+    order = np.argsort(group, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(group)) - (np.cumsum(size) - size)[group[order]]  # of each image within its group
+    kept = np.cumsum(np.minimum(size, per_group)) <= max(count, per_group)  # group numbers are in no order that matters
+    return index[kept[group] & (place < per_group)]
 
 
 class Evidence:
@@ -117,15 +132,17 @@ def evidence(e):
     """The numbers and pictures; a step of vae_zoo.evaluation.protocol. e: its Evaluation."""
     if not e.data.is_grouped:
         return
-    scored, curves = Evidence(e.model, e.data, e.scored, e.seed), defaultdict(dict)
+    test, curves = whole_groups(e.data, e.split, e.seed), defaultdict(dict)
+    scored = Evidence(e.model, e.data, test, e.seed)
     parts = [verification(scored), identification(scored)]
     if scored.style is not None:
         parts.append(held_out(scored))
     if e.has_known_labels:
-        train = Evidence(e.model, e.data, e.train, e.seed)
+        fitted = whole_groups(e.data, "train", e.seed, 2 * NUM_IMAGES)
+        train = Evidence(e.model, e.data, fitted, e.seed)
         parts.append(probes(train, scored))
         if e.untrained is not None:
-            fresh = (Evidence(e.untrained, e.data, index, e.seed) for index in (e.train, e.scored))
+            fresh = (Evidence(e.untrained, e.data, index, e.seed) for index in (fitted, test))
             parts.append((name.replace("probe/", "probe/untrained_"), value) for name, value in probes(*fresh))
         if scored.style is not None:
             parts.append(swaps(scored, e.judge_of("label")))

@@ -47,7 +47,7 @@ METRICS = (
 )
 LIKELIHOOD = r"elbo|nll.*|bits_per_dim.*|loss|(rec|distortion)(_.*)?"  # under two likelihoods these do not compare
 # Of the data's config, what does not choose the test images:
-TRAINING_ONLY = "batch_size val_size subset labelled label_pick group_by group_size num_groups".split()
+TRAINING_ONLY = "batch_size val_size subset labelled label_pick group_pick num_groups".split()
 PAIRS = 3  # seeds that two groups must share to be compared
 ALL_PAIRS = 10  # groups of a table that are all compared with each other; of more, the best with each
 
