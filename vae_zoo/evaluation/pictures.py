@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vae_zoo import noise
+from vae_zoo.evaluation import classes
 from vae_zoo.figures import reconstructions, samples, swap_grid, traversal_animation, traversals
 from vae_zoo.models.base import Batch, Codes, LatentVariableModel
 
@@ -26,6 +27,7 @@ def stills(model: LatentVariableModel, batch: Batch) -> Iterator[tuple[str, np.n
         if len(model.blocks) > 1:
             for name in model.blocks:
                 yield f"swap_{name}", swap(model, batch, name)
+        yield from classes.pictures(model, batch)
 
 
 def animations(model: LatentVariableModel, batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
@@ -40,7 +42,8 @@ def means(model: LatentVariableModel, batch: Batch) -> Codes:
 
 
 def traversable(model: LatentVariableModel) -> list[str]:
-    return [name for name, block in model.blocks.items() if block.kind in ("gaussian", "categorical")]
+    kinds = ("gaussian",) if hasattr(model, "with_class") else ("gaussian", "categorical")  # it has a picture of its own
+    return [name for name, block in model.blocks.items() if block.kind in kinds]
 
 
 def traverse(model: LatentVariableModel, batch: Batch, block: str, num_rows: int = 10) -> tuple[np.ndarray, list[str]]:

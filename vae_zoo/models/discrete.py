@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from math import log
 
+import torch
 from torch import Tensor
 
 from vae_zoo.distributions import Categorical, CategoricalVariables
@@ -38,8 +39,7 @@ class DiscreteLatentModel(LatentVariableModel):
         raise NotImplementedError  # pragma: contract
 
     def sample_prior(self, n: int) -> Codes:
-        log_probs = self.classes.probs.log().expand(n, -1)
-        return self.sample_class(self.classes.padded(self.classes.draw(log_probs), -1.0).argmax(-1))
+        return self.sample_class(torch.multinomial(self.classes.padded(self.classes.probs, 0.0), n, True).T)
 
     def with_class(self, codes: Codes, classes: Tensor) -> Codes:
         """The same codes, but of other classes [B, J]."""

@@ -166,7 +166,8 @@ class PartedVAE(DiscreteLatentModel):
     def sample_class(self, classes: Tensor) -> Codes:
         z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
         p_u = self.u_prior()[classes + self.classes.first]  # [n, J, d]
-        return {"z": z, "u": p_u.rsample().flatten(1)} | self.classes.split(self.classes.code(classes))
+        u = p_u.mu + torch.randn_like(p_u.mu) * (0.5 * p_u.logvar).exp()
+        return {"z": z, "u": u.flatten(1)} | self.classes.split(self.classes.code(classes))
 
     def with_class(self, codes: Codes, classes: Tensor) -> Codes:
         """z is kept, and each u_j keeps its place in its component: as many deviations from the mean, of the new one."""
@@ -175,6 +176,29 @@ class PartedVAE(DiscreteLatentModel):
         u = codes["u"].view_as(a.mu)
         moved = b.mu + (u - a.mu) * (0.5 * (b.logvar - a.logvar)).exp()
         return super().with_class(codes, classes) | {"u": moved.flatten(1)}
+
+    def class_means(self, classes: Tensor) -> Codes:
+        """u at the means of the components of these classes [n, J]."""
+        return {"u": self.u_prior.mu[classes + self.classes.first].flatten(1)}
+
+    def walk_in_class(self, j: int, classes: Tensor, most: int = 2) -> tuple[Codes, list[str]]:
+        """From the mean of each component of variable j, 2 deviations either way along its `most` widest dimensions; z at
+        0, the other variables at `classes` [J]. Codes [rows x 9, D], and a label for each row.
+        """
+        mu, logvar = self.u_prior.mu, self.u_prior().logvar
+        first, size, d = int(self.classes.first[j]), self.classes.sizes[j], mu.shape[1]
+        dims = logvar[first : first + size].topk(min(most, d), dim=1).indices  # [K, most]
+        rows = torch.arange(size, device=mu.device).repeat_interleave(dims.shape[1])
+        to = classes.repeat(len(rows), 1)
+        to[:, j] = rows
+        steps, dims = torch.linspace(-2, 2, 9, device=mu.device), dims.flatten()
+        u = self.class_means(to)["u"][:, None].repeat(1, len(steps), 1)  # [R, 9, J d]
+        deviation = (0.5 * logvar[first + rows, dims]).exp()[:, None] * steps  # [R, 9]
+        u[torch.arange(len(rows)), :, j * d + dims] += deviation
+        codes = self.classes.split(self.classes.code(to.repeat_interleave(len(steps), 0)))
+        codes |= {"z": mu.new_zeros(len(rows) * len(steps), self.blocks["z"].size), "u": u.flatten(0, 1)}
+        names = self.classes.names()
+        return codes, [f"{names[j]} = {k}, u[{j * d + i}]" for k, i in zip(rows.tolist(), dims.tolist())]
 
     # ---- objective ------------------------------------------------------------------------------------------------
 
