@@ -59,9 +59,10 @@ class DataModule(L.LightningDataModule):
     image_shape: [C, H, W] of the images served. batch_size: images a step, over all ranks. seed: order of the training
     images. val_size, test_size: images, or when below 1 a share of the images that the set itself puts in no split;
     split_seed cuts them. subset: only so many training images. labelled: how many labels training may see, picked by
-    `label_pick`. labels_from: a CSV file whose labels stand in for the set's own (vae_zoo.data.labels). num_classes: of the
-    label, for models that are built before the data are read; checked against them. group_by: `label`, a factor or a grouping of the set; then a batch is num_groups groups of group_size
-    images, and two of its groups may show the same class.
+    `label_pick`; None: all. labels_from: a CSV file whose labels stand in for the set's own (vae_zoo.data.labels).
+    num_classes: of the label, for models that are built before the data are read. group_by: `label`, a factor or a
+    grouping of the set; then a batch is num_groups groups of group_size images, and two of its groups may show the same
+    class.
     """
 
     default_label: str = "label"  # what the label of this set is

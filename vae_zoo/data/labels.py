@@ -19,7 +19,7 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None =
     path = Path(path).expanduser()
     try:
         with path.open(newline="") as file:
-            header, *lines = [line for line in csv.reader(file) if line]
+            header, *lines = list(csv.reader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"data.labels_from={path} cannot be read ({error}); name a CSV file") from error
     if len(header) < 2 or header[0].strip() != "image":
@@ -27,6 +27,8 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None =
     place = None if names is None else {name: i for i, name in enumerate(names)}
     label = np.full((num_images, len(header) - 1), -1, dtype=np.int64)
     for number, line in enumerate(lines, start=2):
+        if not line:
+            continue
         image, *values = (value.strip() for value in line)
         index = place.get(image) if place is not None and image in place else _whole(image)
         if index is None or index >= num_images:
