@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from vae_zoo import config_dir, noise
 from vae_zoo.cli import register_resolvers
 from vae_zoo.config.check import check_train
-from vae_zoo.evaluation.protocol import evaluate
+from vae_zoo.evaluation import classes, protocol
 from vae_zoo.job import prepare, quiet
 from vae_zoo.memory import keep_freed_memory
 
@@ -59,7 +59,7 @@ def run(words: list[str], only_labels: bool) -> dict[str, float]:
         trainer.limit_val_batches = 0
         trainer.fit(model, datamodule=data)
         results = {"accuracy": accuracy(model, data)}
-        numbers = evaluate(model, data, "quick").numbers
+        numbers = dict(classes.separation(protocol.Evaluation(model, data, "quick")))
     keys = (
         "swap_follows_u",
         "swap_follows_z",
@@ -67,9 +67,8 @@ def run(words: list[str], only_labels: bool) -> dict[str, float]:
         "probe/u",
         "conditional_accuracy",
         "conditional_accuracy_mean",
-        "ece",
     )
-    return results | {key: numbers[f"test/{key}"] for key in keys if f"test/{key}" in numbers}
+    return results | {key: numbers[key] for key in keys}
 
 
 def main(words: list[str]) -> None:

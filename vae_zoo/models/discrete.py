@@ -7,11 +7,14 @@ from math import log
 import torch
 from torch import Tensor
 
+from vae_zoo import noise
 from vae_zoo.distributions import Categorical, CategoricalVariables
 from vae_zoo.errors import UserError
 from vae_zoo.models.base import Batch, Codes, LatentVariableModel
 
 logger = logging.getLogger(__name__)
+
+LEAK = 0.1  # slope below 0 of the ReLU behind the hidden vector h
 
 
 class DiscreteLatentModel(LatentVariableModel):
@@ -82,7 +85,7 @@ class DiscreteLatentModel(LatentVariableModel):
             right = (self.classes.hard(log_c) * self.classes.code(labels)).sum()
             sums |= {"right": right, "known": (labels >= 0).sum().float()}
         for name, value in sums.items():
-            self._sums[name] = self._sums.get(name, 0) + value.double()
+            self._sums[name] = self._sums.get(name, 0) + value.to(noise.widest_float(self.device))
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

@@ -32,10 +32,8 @@ from vae_zoo.distributions import ComponentTable, Likelihood, Normal, bhattachar
 from vae_zoo.distributions.mixture import kl_normal_per_dim
 from vae_zoo.distributions.normal import kl_standard_per_dim, log_standard_normal
 from vae_zoo.models.base import Batch, Block, Codes, Terms
-from vae_zoo.models.discrete import DiscreteLatentModel
+from vae_zoo.models.discrete import LEAK, DiscreteLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
-
-LEAK = 0.1  # slope of the hidden layer's ReLU below 0
 
 
 class PartedVAE(DiscreteLatentModel):

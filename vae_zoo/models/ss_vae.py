@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from vae_zoo.distributions import Likelihood, Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.base import Batch, Block, Codes, Terms
-from vae_zoo.models.discrete import DiscreteLatentModel
-from vae_zoo.models.parted_vae import LEAK
+from vae_zoo.models.discrete import LEAK, DiscreteLatentModel
 
 
 class SSVAE(DiscreteLatentModel):
