@@ -70,6 +70,8 @@ def separation(e: "Evaluation") -> Numbers:
     names = _blocks(e.model)
     if not names or e.data.label is None:
         return
+    if not all((_labels(e, index.numpy(), 0) >= 0).any() for index in e.data.indices.values()):
+        return  # hand-made labels of training images alone
     train, test = (_labels(e, index, 0) for index in (e.train, e.scored))
     train_codes, test_codes = e.codes.blocks(e.train), e.codes.blocks(e.scored)
     gaussian = [name for name, block in e.model.blocks.items() if block.kind == "gaussian"]
