@@ -5,8 +5,9 @@ ours   what `python train.py` runs, default callbacks and csv on, timed from ste
 
 Both run in this process, interleaved, with one thread unless OMP_NUM_THREADS says otherwise; medians over the rounds. Extra
 words: rounds=5, steps=<timed steps a round; by default some 4 s of the bare loop>. The bare loss is written out for vae
-and beta_vae; other models lend their `objective`, and where they learn from groups the bare loop's are made once. Last line:
-one JSON object.
+and beta_vae; other models lend their `objective`. Models that learn from labels get a second batch, read in the same way,
+and where they have a step of its own, that; images a second count the main batch. The groups of models that need them are
+made once. Last line: one JSON object.
 """
 
 import copy
@@ -33,10 +34,10 @@ from vae_zoo.models.vae import VAE
 WARM_UP = 50
 
 
-def bare_loss(model, x, groups):
+def bare_loss(model, x, extra):
     """Nothing of ours where the loss is short enough to write out."""
     if type(model) not in (VAE, BetaVAE):
-        return model.objective({"image": x} | groups)["loss"]
+        return model.objective({"image": x} | extra)["loss"]
     mu, logvar = model.encoder(x).chunk(2, -1)
     z = mu + torch.randn_like(mu) * (0.5 * logvar).exp()
     rec = F.binary_cross_entropy_with_logits(model.decoder(z), x, reduction="none").flatten(1).sum(1)
@@ -50,18 +51,30 @@ def groups_of(data):
     return {key: batch[key] for key in ("group", "num_groups") if key in batch}
 
 
-def bare(model, images, batch_size, steps, groups):
+def bare(model, images, batch_size, steps, groups, labelled=None):
     """Seconds of `steps` steps after the warm-up, from the same first weights and in the same memory format as ours (a
     network that has learnt to answer with nearly 0 is slower on a CPU)."""
     model = copy.deepcopy(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-4, fused=True)
+    own_step = hasattr(model, "supervised_terms")
+    if own_step:
+        class_optimizer = torch.optim.Adam(model.class_parameters(), lr=5e-4, fused=True)
+    extra = groups
     perm = torch.randperm(len(images))
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
             start = time.perf_counter()
         i = step * batch_size % (len(images) - batch_size + 1)
         x = images[perm[i : i + batch_size]].float().div_(255)
-        loss = bare_loss(model, x, groups)
+        if labelled is not None:
+            rows = torch.randperm(len(labelled[0]))[:batch_size]
+            extra = groups | {"supervised": {"image": labelled[0][rows].float().div_(255), "label": labelled[1][rows]}}
+        if own_step:
+            class_loss = model.supervised_terms({"image": x} | extra)["ce"].mean()
+            class_optimizer.zero_grad(set_to_none=True)
+            class_loss.backward()
+            class_optimizer.step()
+        loss = bare_loss(model, x, extra)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -115,10 +128,14 @@ def main(words):
     some = data.indices["train"][:50_000]
     images = (torch.cat([data.batch(part)["image"] for part in some.split(1000)]) * 255).byte()
     groups = groups_of(data)
-    steps = int(own.get("steps") or max(50, 4 / (bare(model, images, batch_size, 20, groups) / 20)))
+    labelled = None
+    if "supervised" in model.needs:
+        index = data.labelled_indices[:50_000]
+        labelled = (data.batch(index)["image"] * 255).byte(), data.label[index]
+    steps = int(own.get("steps") or max(50, 4 / (bare(model, images, batch_size, 20, groups, labelled) / 20)))
     seconds = {"bare": [], "ours": []}
     for round_ in range(int(own.get("rounds", 5))):
-        seconds["bare"].append(bare(model, images, batch_size, steps, groups))
+        seconds["bare"].append(bare(model, images, batch_size, steps, groups, labelled))
         seconds["ours"].append(ours(cfg, data, steps))
         print(f"round {round_}: bare {seconds['bare'][-1]:.3f} s, ours {seconds['ours'][-1]:.3f} s for {steps} steps")
     rate = {name: steps * batch_size / statistics.median(values) for name, values in seconds.items()}

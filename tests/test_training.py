@@ -23,7 +23,9 @@ from vae_zoo.loggers import MetricsCSV
 from vae_zoo.metrics import judge
 from vae_zoo.trainer import AtomicCheckpointIO
 
-MODELS = ("vae", "beta_vae", "annealed_vae", "beta_tc_vae", "factor_vae", "dip_vae", "ml_vae", "group_vae")
+DISCRETE = ("joint_vae", "parted_vae", "ss_vae")
+GROUPED = ("ml_vae", "group_vae")
+MODELS = ("vae", "beta_vae", "annealed_vae", "beta_tc_vae", "factor_vae", "dip_vae", *DISCRETE, *GROUPED)
 SMALL = "data=digits model/network=mlp model.network.hidden=[32] trainer.max_steps=20 trainer.log_every_n_steps=5".split()
 
 
@@ -76,7 +78,7 @@ def small_evaluation(monkeypatch):
 def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, small_evaluation, model, data):
     words = [f"model={model}", f"data={data}", "data.batch_size=4", "model.network.channels=[4,4,4,4]"]
     words += ["model.discriminator_hidden=[8]"] if model == "factor_vae" else []
-    words += [f"data.path={pictures}", "data.channels=3"] if data == "image_folder" else []
+    words += [f"data.path={pictures}", "data.channels=3", "data.num_classes=2"] if data == "image_folder" else []
     words += ["data.val_size=8", "data.test_size=8"] if data == "dsprites" else []
     count = Count()
     trainer, module, loaded = train(tmp_path, *words, "trainer.max_steps=12", callback=count)

@@ -40,7 +40,7 @@ experiment=quick is not known; *
 $ train model=network/conv
 model=vae_zoo.nets.Conv is none of that group; choose one that `python train.py --help` lists
 $ train model/network=mpl
-model/network=mpl is not known; did you mean mlp? (all: conv, mlp)
+model/network=mpl is not known; did you mean mlp? (all: conv, mlp, parted218, parted32, parted64)
 $ train model.network=mlp
 model.network=mlp is not allowed; it is a group of its own, so write model/network=mlp
 $ train model=null

@@ -574,6 +574,63 @@ def test_several_label_variables_are_shown_and_hidden_together():
     assert torch.equal(batch["label"][known], torch.from_numpy(label)[batch["index"][known]])
 
 
+def test_an_image_of_which_one_label_is_known_may_be_picked():
+    label = np.full((N, 2), -1)
+    label[:60:2, 0], label[:60:3, 1] = 1, 0
+    data = toy(["supervised"], labelled=None, arrays={"label": label}, batch_size=16)
+    known = (data.label[data.indices["train"]] >= 0).any(1)
+    assert data.labelled_indices.tolist() == data.indices["train"][known].tolist() != []
+    assert set(data.train_batch(0)["supervised"]["index"].tolist()) <= set(data.labelled_indices.tolist())
+
+
+def test_without_a_budget_all_labels_are_supervised():
+    data = toy(["supervised"], batch_size=16)
+    assert torch.equal(data.labelled_indices, data.indices["train"])
+    shown = flat([data.train_batch(step)["supervised"] for step in range(data.num_train // 16)])
+    assert len(set(shown)) == len(shown) == data.num_train // 16 * 16
+
+
+def test_hand_made_labels_stand_in_for_those_of_the_set(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("image,hair,hat\n3,2,\n7,,1\n\n11,0,0\n")
+    data = toy(["supervised"], labels_from=str(path), test_size=1, val_size=1)
+    wanted = torch.full((N, 2), -1)
+    wanted[3, 0], wanted[7, 1], wanted[11] = 2, 1, 0
+    assert torch.equal(data.label, wanted) and data.num_classes == 3
+    assert set(data.labelled_indices.tolist()) <= {3, 7, 11}
+    batch = data.train_batch(0)["supervised"]
+    assert torch.equal(batch["label"], wanted[batch["index"]])
+    path.write_text("image,hair\n3,2\n")
+    assert toy(labels_from=str(path)).label.shape == (N,)
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("", "cannot be read"),
+        ("name,hair\n3,2\n", "must be image,<label>"),
+        ("image\n3\n", "must be image,<label>"),
+        ("image,hair\n500,1\n", "line 2: there is no image '500'; give a number from 0 to 499"),
+        ("image,hair\nme.png,1\n", "there is no image 'me.png'"),
+        ("image,hair\n3,1\n4,blond\n", "line 3: .* must be the image and 1 labels"),
+        ("image,hair\n3,1,2\n", "must be the image and 1 labels"),
+        ("image,hair\n3,-1\n", "must be the image and 1 labels"),
+        ("image,hair\n3,\n", "has no labels"),
+    ],
+)
+def test_a_mistake_in_hand_made_labels_is_told(tmp_path, text, sentence):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        toy(labels_from=str(tmp_path / "labels.csv"))
+
+
+def test_hand_made_labels_may_name_the_images(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,hair\nb/2.png,1\n0,0\n")
+    names = [f"b/{i}.png" for i in range(N)]
+    data = toy(labels_from=str(tmp_path / "labels.csv"), arrays={"names": names})
+    assert data.label[2] == 1 and data.label[0] == 0 and (data.label >= 0).sum() == 2
+
+
 def test_images_of_unknown_label_are_never_picked():
     label = np.where(np.arange(N) % 2, np.arange(N) % 5, -1)
     data = toy(labelled=60, arrays={"label": label})
@@ -669,7 +726,7 @@ UNLABELLED = {"label": None, "factors": None, "factor_info": ()}
         ([], {"group_by": "label", "arrays": UNLABELLED}, "data.group_by=label .* they have none"),
         (["group"], {"arrays": UNLABELLED}, "choose data with labels or known factors"),
         ([], {"group_by": "label", "group_size": 200}, "data.group_size=200, but the largest group has 1.. training"),
-        (["supervised"], {}, "set data.labelled to their number"),
+        ([], {"num_classes": 7}, "data.num_classes=7, but these data have 4 classes; set data.num_classes=4"),
         (["supervised"], {"arrays": UNLABELLED}, "these data have none; choose data with labels"),
         (["label"], {"arrays": UNLABELLED}, "these data have none; choose data with labels"),
         ([], {"arrays": {"images": np.zeros((N, 3, 4, 4), np.uint8)}}, r"\[1, 4, 4\] .* uint8 \[3, 4, 4\]; set"),

@@ -4,11 +4,13 @@ import torch
 from scipy import stats
 from torch.autograd import gradcheck
 
-from vae_zoo.distributions import Bernoulli, DiscretisedLogistic, Gaussian
+from vae_zoo.distributions import Bernoulli, DiscretisedLogistic, Gaussian, Laplace
 from vae_zoo.distributions.likelihoods import discretised_logistic
 
-LIKELIHOODS = [Bernoulli(), Gaussian(0.3), Gaussian(0.3, learn=True), DiscretisedLogistic(0.05)]
-every = pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=["bernoulli", "gaussian", "gaussian_learned", "logistic"])
+LIKELIHOODS = [Bernoulli(), Gaussian(0.3), Gaussian(0.3, learn=True), DiscretisedLogistic(0.05), Laplace(0.2)]
+every = pytest.mark.parametrize(
+    "likelihood", LIKELIHOODS, ids=["bernoulli", "gaussian", "gaussian_learned", "logistic", "laplace"]
+)
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 
 
@@ -192,6 +194,15 @@ def test_log_scale_is_bounded_below():
         likelihood.log_scale.fill_(-1000.0)  # exp(1000) would be infinite
     assert likelihood.log_prob(x, params) == at_bound
     assert at_bound.exp().item() == pytest.approx(0.97, abs=0.005)  # as its docstring says
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0])
+def test_laplace_equals_torch_distributions(scale):
+    x, params = torch.rand(4, 1, 3, 3), torch.randn(4, 1, 3, 3)
+    wanted = torch.distributions.Laplace(params.sigmoid(), scale).log_prob(x).flatten(1).sum(1)
+    torch.testing.assert_close(Laplace(scale).log_prob(x, params), wanted)
+    with pytest.raises(ValueError, match="scale must be > 0, got 0"):
+        Laplace(0)
 
 
 # ---- construction ---------------------------------------------------------------------------------------------------

@@ -80,3 +80,27 @@ def test_images_too_small_for_the_convolutions_are_refused(shape):
         with pytest.raises(ValueError, match=f"4 halvings need images of 16 pixels a side or more, got {side}"):
             build()
     assert Conv(channels=(8,)).encoder((1, 15, 15), 20)(torch.rand(2, 1, 15, 15)).shape == (2, 20)
+
+
+def test_decoder_may_differ_from_the_mirrored_encoder():
+    network = Conv(channels=[8, 16, 16], hidden=[], decoder_channels=[16, 8, 4], decoder_hidden=[32], leak=0.1)
+    encoder, decoder = network.encoder((1, 32, 32), 20), network.decoder(10, (1, 32, 32))
+    assert [m.out_channels for m in decoder if isinstance(m, nn.ConvTranspose2d)] == [8, 4, 1]
+    assert [m.out_features for m in decoder if isinstance(m, nn.Linear)] == [32, 16 * 4 * 4]
+    assert [m.out_features for m in encoder if isinstance(m, nn.Linear)] == [20]
+    assert [m.negative_slope for m in encoder if isinstance(m, nn.LeakyReLU)] == [0.1]
+    assert isinstance(encoder[-3], nn.LeakyReLU) and isinstance(encoder[1], nn.ReLU)
+    assert not any(isinstance(m, nn.LeakyReLU) for m in decoder)
+
+
+@pytest.mark.parametrize("shape", [(3, 218, 178), (1, 64, 64), (1, 61, 50)], ids=str)
+def test_padding_of_each_convolution_is_undone_by_the_decoder(shape):
+    network = Conv(channels=[4] * 4, padding=[(0, 2), (1, 2), (0, 2), (0, 1)])
+    assert network.decoder(5, shape)(torch.randn(2, 5)).shape == (2, *shape)
+    assert network.encoder(shape, 5)(torch.rand(2, *shape)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("option", [{"padding": [(1, 1)]}, {"decoder_channels": [8, 8]}], ids=str)
+def test_lists_that_do_not_fit_the_convolutions_are_refused(option):
+    with pytest.raises(ValueError, match=f"{[*option][0]} needs an entry for each of the 3 channels"):
+        Conv(channels=[8, 8, 8], **option)

@@ -22,6 +22,16 @@ Size = Annotated[float, Field(gt=0, description="a number of images, or a share 
 Widths = Annotated[list[Count], Field(min_length=1, description="a list of whole numbers >= 1, such as [32, 64]")]
 Range = Annotated[list[Count], Field(min_length=2, max_length=2), AfterValidator(lambda pair: _ordered(*pair))]
 GroupSize = Annotated[Count | Range, Field(description="a whole number >= 1, or a range of them such as [1, 8]")]
+Hidden = Annotated[list[Count], Field(description="a list of whole numbers >= 1, such as [256], or [] for none")]
+Paddings = Annotated[
+    list[Annotated[list[Index], Field(min_length=2, max_length=2)]],
+    Field(description="[height, width] for each convolution, such as [[0, 2], [1, 1]]"),
+]
+Classes = Annotated[int, Field(ge=2)]
+NumClasses = Annotated[
+    Classes | Annotated[list[Classes], Field(min_length=1)],
+    Field(description="a whole number >= 2, or a list of them for several variables; the data's is data.num_classes"),
+]
 Shape = Annotated[list[Count], Field(min_length=3, max_length=3, description="[channels, height, width]")]
 Betas = Annotated[
     list[Annotated[float, Field(ge=0, lt=1)]],
@@ -82,7 +92,11 @@ class Cyclic(Schema):
 
 class Conv(Schema):
     channels: Widths
-    hidden: Widths
+    hidden: Hidden
+    decoder_channels: Widths | None = OPTIONAL
+    decoder_hidden: Hidden | None = OPTIONAL
+    padding: Paddings | None = OPTIONAL
+    leak: NonNegative = OPTIONAL
 
 
 class MLP(Schema):
@@ -90,7 +104,18 @@ class MLP(Schema):
     activation: Literal["relu", "tanh"]
 
 
+class RandomAffine(Schema):
+    rotate: NonNegative = OPTIONAL
+    scale: Annotated[float, Field(ge=0, lt=1)] = OPTIONAL
+    shear: NonNegative = OPTIONAL
+    shift: NonNegative = OPTIONAL
+
+
 class Bernoulli(Schema): ...
+
+
+class Laplace(Schema):
+    scale: Positive
 
 
 class Gaussian(Schema):
@@ -165,6 +190,61 @@ class MLVAE(Model):
 class GroupVAE(MLVAE): ...
 
 
+class Discrete(Model):
+    """Models with categorical variables."""
+
+    network: Component
+    likelihood: Component
+    num_classes: NumClasses
+    class_probs: Annotated[list[NonNegative], Field(min_length=2)] | None
+    feature_dim: Count
+
+
+class PartedVAE(Discrete):
+    needs = frozenset({"supervised"})
+
+    z_dim: Count
+    u_dim: Count
+    z_capacity: NonNegative | Schedule
+    z_gamma: NonNegative
+    u_capacity: NonNegative | Schedule
+    u_gamma: NonNegative
+    prior_weight: NonNegative
+    entropy_weight: NonNegative
+    overlap_weight: NonNegative
+    overlap_threshold: Annotated[float, Field(ge=0, le=1)]
+    temperature: Positive
+    gate: bool
+    gate_slope: NonNegative | Schedule
+    eval_slope: NonNegative | None
+    init: Literal["official", "per_variable"]
+    u_kl: Literal["sampled", "exact"]
+    detach_c: bool
+    c_momentum: Annotated[float, Field(ge=0, lt=1)]
+    prior_lr: Positive | None
+    supervised: bool
+    supervised_optimizer: Component
+    augment: Component | None
+    consistency_weight: NonNegative
+    consistency_threshold: Annotated[float, Field(ge=0, le=1)]
+
+
+class JointVAE(Discrete):
+    z_dim: Count
+    z_capacity: NonNegative | Schedule
+    c_capacity: NonNegative | Schedule
+    gamma: NonNegative
+    temperature: Positive
+
+
+class SSVAE(Discrete):
+    needs = frozenset({"supervised"})
+
+    z_dim: Count
+    labelled_weight: NonNegative
+    ce_weight: NonNegative
+
+
 # ---- data -----------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +264,8 @@ class Data(Schema):
     subset: Count | None
     labelled: Count | None
     label_pick: Literal["balanced", "random", "first_n"]
+    labels_from: str | None
+    num_classes: Count | None
     group_by: str | None
     group_size: GroupSize
     group_pick: Literal["images", "balanced"]
@@ -378,7 +460,9 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.schedules.Cyclic": Cyclic,
     "vae_zoo.nets.Conv": Conv,
     "vae_zoo.nets.MLP": MLP,
+    "vae_zoo.nets.RandomAffine": RandomAffine,
     "vae_zoo.distributions.Bernoulli": Bernoulli,
+    "vae_zoo.distributions.Laplace": Laplace,
     "vae_zoo.distributions.Gaussian": Gaussian,
     "vae_zoo.distributions.DiscretisedLogistic": DiscretisedLogistic,
     "vae_zoo.models.vae.VAE": VAE,
@@ -389,6 +473,9 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.models.factor_vae.FactorVAE": FactorVAE,
     "vae_zoo.models.ml_vae.MLVAE": MLVAE,
     "vae_zoo.models.group_vae.GroupVAE": GroupVAE,
+    "vae_zoo.models.joint_vae.JointVAE": JointVAE,
+    "vae_zoo.models.parted_vae.PartedVAE": PartedVAE,
+    "vae_zoo.models.ss_vae.SSVAE": SSVAE,
     "vae_zoo.data.dsprites.DSprites": DSprites,
     "vae_zoo.data.digits.Digits": Digits,
     "vae_zoo.data.mnist.MNIST": MNIST,

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae_zoo.data.labels import read_labels
 from vae_zoo.errors import UserError
 from vae_zoo.models.base import Batch
 
@@ -53,6 +54,7 @@ class Arrays:
     extra_splits: Sequence[str] = ()  # names of the further test sets 3, 4, ... in `split`
     label_names: Sequence[str] = ()  # of V label variables
     packed: bool = False
+    names: Sequence[str] | None = None  # of the images, for files that speak of them
 
 
 class DataModule(L.LightningDataModule):
@@ -61,10 +63,12 @@ class DataModule(L.LightningDataModule):
     image_shape: [C, H, W] of the images served. batch_size: images a step, over all ranks. seed: order of the training
     images. val_size, test_size: images, or when below 1 a share of the images that the set itself puts in no split;
     split_seed cuts them. subset: only so many training images. labelled: how many labels training may see, picked by
-    `label_pick`. group_by: `label`, a factor or a grouping of the set; then a batch is num_groups groups of group_size
-    images, and two of its groups may show the same class. group_size: a number, or [least, most], from which each group's
-    is drawn. group_pick: `images`, so that each comes at most once an epoch, or `balanced`, so that all groups of the set
-    come equally often however many images they have.
+    `label_pick`; None: all. labels_from: a CSV file whose labels stand in for the set's own (vae_zoo.data.labels).
+    num_classes: of the label, for models that are built before the data are read. group_by: `label`, a factor or a
+    grouping of the set; then a batch is num_groups groups of group_size images, and two of its groups may show the same
+    class. group_size: a number, or [least, most], from which each group's is drawn. group_pick: `images`, so that each
+    comes at most once an epoch, or `balanced`, so that all groups of the set come equally often however many images they
+    have.
 
     folds, fold: cross-validation; test is part `fold` of `folds` equal ones, whatever test_size says.
 
@@ -90,6 +94,8 @@ class DataModule(L.LightningDataModule):
         subset: int | None = None,
         labelled: int | None = None,
         label_pick: Literal["balanced", "random", "first_n"] = "balanced",
+        labels_from: str | None = None,
+        num_classes: int | None = None,
         group_by: str | None = None,
         group_size: int | Sequence[int] = 2,
         group_pick: Literal["images", "balanced"] = "images",
@@ -101,6 +107,7 @@ class DataModule(L.LightningDataModule):
         self.val_size, self.test_size, self.split_seed = val_size, test_size, split_seed
         self.folds, self.fold = folds, fold
         self.subset, self.labelled, self.label_pick = subset, labelled, label_pick
+        self.labels_from, self.num_classes = labels_from, num_classes
         self.group_by, self.group_pick = group_by, group_pick
         self.group_size = (group_size, group_size) if isinstance(group_size, int) else tuple(group_size)  # least, most
         self.num_groups = num_groups or max(1, 2 * batch_size // sum(self.group_size))
@@ -118,6 +125,14 @@ class DataModule(L.LightningDataModule):
         if self.indices:
             return
         arrays = self.load()
+        if self.labels_from is not None:
+            label = read_labels(self.labels_from, len(arrays.images), arrays.names)
+            arrays.label, arrays.num_classes = label[:, 0] if label.shape[1] == 1 else label, int(label.max()) + 1
+        elif None not in (self.num_classes, arrays.num_classes) and self.num_classes != arrays.num_classes:
+            raise UserError(
+                f"data.num_classes={self.num_classes}, but these data have {arrays.num_classes} classes; set "
+                f"data.num_classes={arrays.num_classes}"
+            )
         self.num_classes = arrays.num_classes
         self.factor_info = tuple(arrays.factor_info)
         self.label_names = tuple(arrays.label_names)
@@ -137,9 +152,8 @@ class DataModule(L.LightningDataModule):
         if {"label", "supervised"} & self.needs:
             if self.label is None:
                 raise UserError("this model learns from labels and these data have none; choose data with labels")
-            if "supervised" in self.needs and self.labelled is None:
-                raise UserError("this model learns from labelled images: set data.labelled to their number")
-            log.info("the model learns from labels: %s", self.default_label)
+            budget = "all of them" if self.labelled is None else f"{self.labelled} of them"
+            log.info("the model learns from labels: %s, %s (data.labelled)", self.default_label, budget)
         self.train_label = self._hide_labels()
         self.train_factors = self.factors if self.labelled is None else None  # one of them may be the label
         self._groups = self._grouping(arrays)
@@ -213,12 +227,17 @@ class DataModule(L.LightningDataModule):
 
     def _hide_labels(self) -> Tensor | None:
         """Labels as training sees them: -1 wherever `labelled` does not allow one."""
-        if self.label is None or self.labelled is None:
+        if self.label is None:
             if self.labelled is not None:
                 raise UserError(f"data.labelled={self.labelled}, but this set has no labels; drop it")
-            return self.label
+            return None
         train = self.indices["train"]
-        known = train[self.first_label[train] >= 0]
+        known = train[(self.label[train].view(len(train), -1) >= 0).any(1)]
+        self.labelled_indices = known
+        if self.labelled is None:
+            if "supervised" in self.needs and not len(known):
+                raise UserError("this model learns from labels and no training image has one; label some")
+            return self.label
         if self.labelled > len(known):
             raise UserError(
                 f"data.labelled={self.labelled} exceeds the {len(known)} labelled training images; lower it, or drop it "
@@ -353,7 +372,7 @@ class DataModule(L.LightningDataModule):
 
     def train_indices(self, step: int, stream: Literal["main", "supervised"] = "main") -> Tensor:
         """The images of a training step over all ranks: a function of (seed, step)."""
-        per_epoch = self.batches_per_epoch if stream == "main" else max(1, self.labelled // self.batch_size)
+        per_epoch = self.batches_per_epoch if stream == "main" else max(1, len(self.labelled_indices) // self.batch_size)
         epoch, position = divmod(step, per_epoch)
         return self.epoch_order(epoch, stream)[position]
 

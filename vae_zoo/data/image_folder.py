@@ -41,10 +41,11 @@ class ImageFolder(DataModule):
         with ThreadPoolExecutor() as pool:
             for place, image in enumerate(pool.map(self._read_image, paths)):
                 images[place] = image
+        names = [str(path.relative_to(self.path)) for path in paths]
         if not classes:
-            return Arrays(images)
+            return Arrays(images, names=names)
         label = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes])
-        return Arrays(images, label=label, num_classes=len(classes))
+        return Arrays(images, label=label, num_classes=len(classes), names=names)
 
     def _read_image(self, path: Path) -> np.ndarray:
         """[C, H, W] uint8. Raises UserError for a file that is no picture."""

@@ -1,5 +1,21 @@
-from vae_zoo.distributions.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
+from vae_zoo.distributions.categorical import Categorical, CategoricalVariables
+from vae_zoo.distributions.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Laplace, Likelihood
+from vae_zoo.distributions.mixture import ComponentTable, bhattacharyya, kl_normal
 from vae_zoo.distributions.normal import Normal, kl_standard
 from vae_zoo.distributions.pooling import pool
 
-__all__ = ["Bernoulli", "DiscretisedLogistic", "Gaussian", "Likelihood", "Normal", "kl_standard", "pool"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "CategoricalVariables",
+    "ComponentTable",
+    "DiscretisedLogistic",
+    "Gaussian",
+    "Laplace",
+    "Likelihood",
+    "Normal",
+    "bhattacharyya",
+    "kl_normal",
+    "kl_standard",
+    "pool",
+]

@@ -50,6 +50,25 @@ class Gaussian(Likelihood):
         return params.float().clamp(0, 1)
 
 
+class Laplace(Likelihood):
+    """params are logits of the location; with scale 1 the gradient is that of the L1 distance. The constant is included.
+
+    scale: mean absolute deviation in units of the pixel range [0, 1].
+    """
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        if scale <= 0:
+            raise ValueError(f"scale must be > 0, got {scale}")
+        self.scale = scale
+
+    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+        return -((x - params.float().sigmoid()).abs() / self.scale + log(2 * self.scale)).flatten(1).sum(1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return params.float().sigmoid()
+
+
 class DiscretisedLogistic(Likelihood):
     """A logistic density integrated over the bins of 256 grey levels; the outermost bins reach to infinity.
 

@@ -8,6 +8,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from vae_zoo import noise
+from vae_zoo.evaluation import classes
 from vae_zoo.figures import reconstructions, samples, swap_grid, traversal_animation, traversals
 from vae_zoo.models.base import Batch, Codes, LatentVariableModel
 
@@ -31,6 +32,7 @@ def stills(model: LatentVariableModel, batch: Batch, spans: Spans | None = None)
         if len(model.blocks) > 1:
             for name in model.blocks:
                 yield f"swap_{name}", swap(model, batch, name)
+        yield from classes.pictures(model, batch)
 
 
 def animations(model: LatentVariableModel, batch: Batch, spans: Spans | None = None) -> Iterator[tuple[str, np.ndarray]]:
@@ -45,7 +47,8 @@ def means(model: LatentVariableModel, batch: Batch) -> Codes:
 
 
 def traversable(model: LatentVariableModel) -> list[str]:
-    return [name for name, block in model.blocks.items() if block.kind in ("gaussian", "categorical")]
+    kinds = ("gaussian",) if hasattr(model, "with_class") else ("gaussian", "categorical")  # it has a picture of its own
+    return [name for name, block in model.blocks.items() if block.kind in kinds]
 
 
 def spans_of(codes: dict[str, np.ndarray]) -> Spans:

@@ -1,6 +1,6 @@
 """One protocol for every method: what the data know and which blocks the model has decide which numbers there are.
 
-level   basic   bounds, active units; MIG, SAP, modularity, IRS; of grouped data, what the evidence of a group is worth
+level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of classes; what the evidence of a group is worth
         quick   + block-factor matrix, linear probes, importance-weighted bound, clusters
         full    + DCI, explicitness, FactorVAE and BetaVAE scores, aggregate posterior, swaps between blocks, FID and KID
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from vae_zoo.data.datamodule import DataModule, EvalBatches, Factor
+from vae_zoo.evaluation import classes
 from vae_zoo.evaluation.evidence import evidence
 from vae_zoo.evaluation.pictures import central
 from vae_zoo.metrics import clustering, disentanglement, generation, judge, likelihood, probes
@@ -337,6 +338,8 @@ STEPS = (
     ("basic", "bounds", _bounds),
     ("basic", "disentanglement", _disentanglement),
     ("basic", "evidence of groups", evidence),
+    ("basic", "accuracy of the classes", classes.accuracy),
+    ("quick", "classes in the blocks", classes.separation),
     ("quick", "importance-weighted bound", _importance_weighted),
     ("quick", "block-factor matrix", _blocks),
     ("quick", "clusters", _clusters),

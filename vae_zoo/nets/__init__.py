@@ -4,7 +4,8 @@ A network family is any object with `encoder(image_shape, num_outputs)` and `dec
 giving an `nn.Module`: images [B, C, H, W] -> [B, num_outputs] and codes [B, num_inputs] -> [B, C, H, W].
 """
 
+from vae_zoo.nets.augment import RandomAffine
 from vae_zoo.nets.conv import Conv
 from vae_zoo.nets.mlp import MLP
 
-__all__ = ["Conv", "MLP"]
+__all__ = ["Conv", "MLP", "RandomAffine"]

@@ -2,7 +2,8 @@
 
 Four convolutions of kernel 4 and stride 2, one hidden layer, and the same reversed; every layer but the last is
 followed by a ReLU. Channels and hidden layer are those of Locatello et al. (2019), whose code has kernels of 2 in the
-encoder's last two convolutions. Conv(channels=[32] * 4, hidden=[256, 256]) is Burgess et al. (2018), appendix A.
+encoder's last two convolutions. Conv(channels=[32] * 4, hidden=[256, 256]) is Burgess et al. (2018), appendix A. The
+networks of JointVAE and PartedVAE are in conf/model/network/parted*.yaml.
 """
 
 from collections.abc import Sequence
@@ -16,36 +17,57 @@ from vae_zoo.nets.mlp import dense
 
 @dataclass(frozen=True)
 class Conv:
-    """channels: of the convolutions, from the image inwards; hidden: units of the layers between them and the code."""
+    """channels: of the convolutions, from the image inwards; hidden: units of the layers between them and the code.
+
+    decoder_channels, decoder_hidden: in the decoder's own order, where it does not mirror the encoder; the first of the
+    channels are those of its innermost images. padding: [height, width] of each convolution, where it is not 1. leak: slope
+    below 0 after the encoder's last convolution, elsewhere it is 0.
+    """
 
     channels: Sequence[int] = (32, 32, 64, 64)
     hidden: Sequence[int] = (256,)
+    decoder_channels: Sequence[int] | None = None
+    decoder_hidden: Sequence[int] | None = None
+    padding: Sequence[Sequence[int]] | None = None
+    leak: float = 0.0
+
+    def __post_init__(self):
+        for name, value in (("decoder_channels", self.decoder_channels), ("padding", self.padding)):
+            if value is not None and len(value) != len(self.channels):
+                raise ValueError(f"{name} needs an entry for each of the {len(self.channels)} channels, got {len(value)}")
 
     def encoder(self, image_shape: Sequence[int], num_outputs: int) -> nn.Module:
         widths = [image_shape[0], *self.channels]
-        layers = [m for i, o in zip(widths, widths[1:]) for m in (nn.Conv2d(i, o, 4, 2, 1), nn.ReLU())]
-        units = [prod(self._inner_shape(image_shape)), *self.hidden]
+        layers = []
+        for i, o, padding in zip(widths, widths[1:], self._padding()):
+            layers += [nn.Conv2d(i, o, 4, 2, padding), nn.ReLU()]
+        if self.leak:
+            layers[-1] = nn.LeakyReLU(self.leak)
+        units = [self.channels[-1] * prod(self._sizes(image_shape)[-1]), *self.hidden]
         return nn.Sequential(*layers, nn.Flatten(), *dense([*units, num_outputs]))
 
     def decoder(self, num_inputs: int, image_shape: Sequence[int]) -> nn.Module:
-        inner = self._inner_shape(image_shape)
-        units = [num_inputs, *reversed(self.hidden), prod(inner)]
-        widths = [*reversed(self.channels), image_shape[0]]
-        heights, lengths = (self._sizes(side)[::-1] for side in image_shape[1:])
+        sizes, paddings = self._sizes(image_shape)[::-1], self._padding()[::-1]
+        channels = self.decoder_channels or [*reversed(self.channels)]
+        hidden = [*reversed(self.hidden)] if self.decoder_hidden is None else self.decoder_hidden
+        inner = (channels[0], *sizes[0])
+        widths = [*channels, image_shape[0]]
         layers = []
-        for i, o, *sizes in zip(widths, widths[1:], zip(heights, heights[1:]), zip(lengths, lengths[1:])):
-            odd = tuple(after - 2 * before for before, after in sizes)  # what a convolution of stride 2 rounded away
-            layers += [nn.ConvTranspose2d(i, o, 4, 2, 1, output_padding=odd), nn.ReLU()]
-        return nn.Sequential(*dense(units), nn.ReLU(), nn.Unflatten(1, inner), *layers[:-1])
+        for i, o, before, after, padding in zip(widths, widths[1:], sizes, sizes[1:], paddings):
+            # what a convolution of stride 2 rounded away
+            odd = tuple(a + 2 * p - 2 - 2 * b for b, a, p in zip(before, after, padding))
+            layers += [nn.ConvTranspose2d(i, o, 4, 2, padding, output_padding=odd), nn.ReLU()]
+        return nn.Sequential(*dense([num_inputs, *hidden, prod(inner)]), nn.ReLU(), nn.Unflatten(1, inner), *layers[:-1])
 
-    def _sizes(self, side: int) -> list[int]:
-        sizes = [side]
-        for _ in self.channels:
-            sizes.append(sizes[-1] // 2)
-        if sizes[-1] < 1:
-            least = 2 ** len(self.channels)
+    def _padding(self) -> list[tuple[int, int]]:
+        return [(1, 1)] * len(self.channels) if self.padding is None else [tuple(pair) for pair in self.padding]
+
+    def _sizes(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
+        """(height, width) of the images and after each convolution."""
+        sizes = [tuple(image_shape[1:])]
+        for padding in self._padding():
+            sizes.append(tuple((side + 2 * p) // 2 - 1 for side, p in zip(sizes[-1], padding)))
+        if min(sizes[-1]) < 1:
+            least, side = 2 ** len(self.channels), min(image_shape[1:])
             raise ValueError(f"{len(self.channels)} halvings need images of {least} pixels a side or more, got {side}")
         return sizes
-
-    def _inner_shape(self, image_shape: Sequence[int]) -> tuple[int, int, int]:
-        return self.channels[-1], *(self._sizes(side)[-1] for side in image_shape[1:])

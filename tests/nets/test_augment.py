@@ -1,0 +1,47 @@
+import torch
+
+from vae_zoo import noise
+from vae_zoo.nets import RandomAffine
+
+NONE = {"rotate": 0.0, "scale": 0.0, "shear": 0.0, "shift": 0.0}
+
+
+def blob(B=400, side=33):
+    """A bright square right of the middle of each image."""
+    x = torch.zeros(B, 1, side, side)
+    x[:, :, 15:18, 23:26] = 1
+    return x
+
+
+def centres(x):
+    """(x, y) of the mass of each image, from the middle, in units of its side: [B, 2]."""
+    axis = (torch.arange(x.shape[-1]) - (x.shape[-1] - 1) / 2) / x.shape[-1]
+    mass = x.sum((1, 2, 3))
+    return torch.stack([(x.sum((1, 2)) * axis).sum(1), (x.sum((1, 3)) * axis).sum(1)], 1) / mass[:, None]
+
+
+def test_without_a_distortion_images_stay():
+    x = torch.rand(4, 3, 8, 10)
+    torch.testing.assert_close(RandomAffine(**NONE)(x), x, rtol=0, atol=1e-5)
+
+
+def test_each_distortion_stays_within_its_range():
+    torch.manual_seed(0)
+    start = centres(blob(1))[0]
+    moved = centres(RandomAffine(**NONE | {"shift": 0.1})(blob())) - start
+    assert moved.abs().max() < 0.105 and (moved.amax(0) > 0.09).all() and (moved.amin(0) < -0.09).all()
+    turned = centres(RandomAffine(**NONE | {"rotate": 20.0})(blob()))
+    angle = torch.atan2(turned[:, 1], turned[:, 0]).rad2deg()
+    assert 18 < angle.max() < 20.5 and -20.5 < angle.min() < -18
+    torch.testing.assert_close(turned.norm(dim=1), start.norm().expand(400), rtol=0.02, atol=0)
+    scaled = centres(RandomAffine(**NONE | {"scale": 0.2})(blob()))[:, 0] / start[0]
+    assert 1.17 < scaled.max() < 1.22 and 0.78 < scaled.min() < 0.83
+
+
+def test_noise_belongs_to_the_image():
+    x, distort = torch.rand(6, 1, 8, 8), RandomAffine()
+    with noise.per_image(torch.arange(6)):
+        together = distort(x)
+    with noise.per_image(torch.arange(6)[2:3]):
+        assert torch.equal(distort(x[2:3]), together[2:3])
+    assert 0 <= together.min() and together.max() <= 1

@@ -1,0 +1,97 @@
+"""JointVAE: continuous and categorical codes side by side, without labels (Dupont, 2018, arXiv:1804.00104, equation 7).
+
+Generative story:  z ~ N(0, I)    c_j ~ Cat(1 / K_j)    x ~ p(x | z, c)
+Inference:         h = f(x)    q(z | x) = N(mu(h), diag exp(logvar(h)))    q(c_j | x) = softmax(logits_j(h))
+Minimised, in nats per image:  loss = rec + gamma * |C_z(t) - kl_z| + gamma * |min(C_c(t), sum_j log K_j) - kl_c|
+c is drawn from the Gumbel-softmax in training and is the arg max in evaluation; t counts steps from 1.
+
+Deviations: network and leaky slopes are those of PartedVAE here, so that differences are the method's. The official code
+(Schlumberger/joint-vae) divides the whole loss by the pixels, which Adam does not notice, and its cross-entropy by the
+colour channels too; ours sums over both.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_zoo.distributions import Likelihood, Normal, kl_standard
+from vae_zoo.distributions.normal import log_standard_normal
+from vae_zoo.models.base import Batch, Block, Codes, Terms
+from vae_zoo.models.discrete import LEAK, DiscreteLatentModel
+from vae_zoo.schedules import Schedule, as_schedule
+
+
+class JointVAE(DiscreteLatentModel):
+    """z_dim: dimensions of z; feature_dim: of h; temperature: of the Gumbel-softmax. The rest: see above."""
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        z_dim: int,
+        num_classes: int | Sequence[int],
+        network,
+        likelihood: Likelihood,
+        class_probs: Sequence[float] | None = None,
+        feature_dim: int = 256,
+        z_capacity: float | Schedule = 5.0,
+        c_capacity: float | Schedule = 5.0,
+        gamma: float = 30.0,
+        temperature: float = 0.67,
+        **training,
+    ):
+        super().__init__(image_shape, num_classes, class_probs, **training)
+        self.blocks = {"z": Block(z_dim, "gaussian", "what varies within the classes")}
+        for name, size in zip(self.classes.names(), self.classes.sizes):
+            self.blocks[name] = Block(size, "categorical", "a class found without labels")
+        S = self.classes.num_values
+        self.encoder = network.encoder(self.image_shape, feature_dim)
+        self.decoder = network.decoder(z_dim + S, self.image_shape)
+        self.z_head, self.c_head = nn.Linear(feature_dim, 2 * z_dim), nn.Linear(feature_dim, S)
+        self.likelihood, self.gamma, self.temperature = likelihood, gamma, temperature
+        self.z_capacity, self.c_capacity = as_schedule(z_capacity), as_schedule(c_capacity)
+        self.largest_kl_c = sum(torch.tensor(self.classes.sizes).log().tolist())
+
+    def infer(self, x: Tensor) -> tuple[Normal, Tensor]:
+        """q(z | x) [B, D] and log q(c | x) [B, S]."""
+        h = F.leaky_relu(self.encoder(x), LEAK)
+        return Normal.from_params(self.z_head(h)), self.classes.log_softmax(self.c_head(h))
+
+    def class_log_probs(self, x: Tensor) -> Tensor:
+        return self.infer(x)[1]
+
+    def encode(self, batch: Batch | Tensor) -> dict:
+        q_z, log_c = self.infer(self.image(batch))
+        return {"z": q_z} | self.class_codes(log_c)
+
+    def decode(self, codes: Codes) -> Tensor:
+        return self.likelihood.mean(self.decoder(self.join(codes)))
+
+    def sample_class(self, classes: Tensor) -> Codes:
+        z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
+        return {"z": z} | self.classes.split(self.classes.code(classes))
+
+    def objective(self, batch: Batch) -> Terms:
+        q_z, log_c = self.infer(batch["image"])
+        c = self.classes.relaxed(log_c, self.temperature) if self.training else self.classes.hard(log_c)
+        rec = -self.likelihood.log_prob(batch["image"], self.decoder(torch.cat([q_z.rsample(), c], dim=1)))
+        kl_z, kl_c = kl_standard(q_z), self.classes.kl(log_c).sum(1)
+        z_gap = (self.z_capacity(self.step + 1) - kl_z.mean()).abs()
+        c_gap = (min(self.c_capacity(self.step + 1), self.largest_kl_c) - kl_c.mean()).abs()
+        loss = rec.mean() + self.gamma * z_gap + self.gamma * c_gap
+        return {"loss": loss, "rec": rec, "z_gap": z_gap, "c_gap": c_gap, "kl_z": kl_z, "kl_c": kl_c}
+
+    def weights(self) -> dict[str, float]:
+        return {"rec": 1.0, "z_gap": self.gamma, "c_gap": self.gamma}
+
+    def log_weights(self, batch: Batch, k: int) -> Tensor:
+        """c is summed out: every z is decoded with every combination of classes."""
+        x, q_z = batch["image"], self.infer(batch["image"])[0]
+        z, codes = q_z.rsample((k,)), self.classes.combinations()  # [k, B, D], [M, S]
+        pairs = z[:, :, None].expand(-1, -1, len(codes), -1), codes.expand(k, len(x), -1, -1)
+        params = self.decoder(torch.cat(pairs, dim=-1).flatten(0, 2))  # [k B M, C, H, W]
+        x_repeated = x.repeat_interleave(len(codes), 0).repeat(k, 1, 1, 1)
+        log_px = self.likelihood.log_prob(x_repeated, params).view(k, len(x), len(codes))
+        log_p_c = codes @ self.classes.probs.log()  # [M]
+        return (log_px + log_p_c).logsumexp(2) + log_standard_normal(z) - q_z.log_prob(z)

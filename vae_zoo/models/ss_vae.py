@@ -1,0 +1,137 @@
+"""M2: the label is a latent variable that is sometimes seen (Kingma et al., 2014, arXiv:1406.5298, equations 6 to 9).
+
+Generative story:  z ~ N(0, I)    c ~ Cat(pi)    x ~ p(x | z, c)
+Inference:         h = f(x)    q(c | x) = softmax(logits(h))    q(z | x, c) = N(mu(h, c), diag exp(logvar(h, c)))
+Minimised, in nats per image:
+    loss = rec + kl_z + kl_c + labelled_weight * labelled + ce_weight * ce
+    rec = sum_k q(c = k | x) E[-log p(x | z, k)]    kl_z = sum_k q(c = k | x) KL(q(z | x, k) || N(0, I))
+    kl_c = KL(q(c | x) || pi)                       the first three are minus the ELBO of the unlabelled batch
+    labelled = -log p(x | z, y) + KL(q(z | x, y) || N(0, I)) - log pi_y    ce = -log q(y | x)    of the labelled batch
+The sum over classes is exact: a step decodes the batch once for each combination of classes.
+
+The paper's weight of ce is 0.1 N for N training images over the sum of all images' bounds; for a labelled image among
+ten unlabelled ones or so that is about 50 times the bound of one image, which is the default here.
+Deviations: network of PartedVAE, so that differences are the method's; every step has a labelled batch of its own.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_zoo.distributions import Likelihood, Normal, kl_standard
+from vae_zoo.distributions.normal import log_standard_normal
+from vae_zoo.models.base import Batch, Block, Codes, Terms
+from vae_zoo.models.discrete import LEAK, DiscreteLatentModel
+
+
+class SSVAE(DiscreteLatentModel):
+    """z_dim: dimensions of z; feature_dim: of h. The weights: see above."""
+
+    needs = frozenset({"supervised"})
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        z_dim: int,
+        num_classes: int | Sequence[int],
+        network,
+        likelihood: Likelihood,
+        class_probs: Sequence[float] | None = None,
+        feature_dim: int = 256,
+        labelled_weight: float = 1.0,
+        ce_weight: float = 50.0,
+        **training,
+    ):
+        super().__init__(image_shape, num_classes, class_probs, **training)
+        self.blocks = {"z": Block(z_dim, "gaussian", "what varies within the classes")}
+        for name, size in zip(self.classes.names(), self.classes.sizes):
+            self.blocks[name] = Block(size, "categorical", "the class, as the labels name it")
+        S = self.classes.num_values
+        self.encoder = network.encoder(self.image_shape, feature_dim)
+        self.decoder = network.decoder(z_dim + S, self.image_shape)
+        self.z_head, self.c_head = nn.Linear(feature_dim + S, 2 * z_dim), nn.Linear(feature_dim, S)
+        self.likelihood, self.labelled_weight, self.ce_weight = likelihood, labelled_weight, ce_weight
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.encoder(x), LEAK)  # [B, F]
+
+    def class_log_probs(self, x: Tensor) -> Tensor:
+        return self.classes.log_softmax(self.c_head(self.features(x)))
+
+    def posterior_z(self, h: Tensor, c: Tensor) -> Normal:
+        """q(z | x, c): h [..., F], c [..., S] -> [..., D]."""
+        return Normal.from_params(self.z_head(torch.cat([h, c], dim=-1)))
+
+    def encode(self, batch: Batch | Tensor) -> dict:
+        h = self.features(self.image(batch))
+        log_c = self.classes.log_softmax(self.c_head(h))
+        return {"z": self.posterior_z(h, self.classes.hard(log_c))} | self.class_codes(log_c)
+
+    def decode(self, codes: Codes) -> Tensor:
+        return self.likelihood.mean(self.decoder(self.join(codes)))
+
+    def sample_class(self, classes: Tensor) -> Codes:
+        z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
+        return {"z": z} | self.classes.split(self.classes.code(classes))
+
+    def of_each_class(self, h: Tensor) -> tuple[Tensor, Normal]:
+        """The M combinations of classes [B, M, S] and q(z | x, c) under each [B, M, D]."""
+        codes = self.classes.combinations().expand(len(h), -1, -1)
+        return codes, self.posterior_z(h[:, None].expand(-1, codes.shape[1], -1), codes)
+
+    def reconstruct_each(self, x: Tensor, z: Tensor, codes: Tensor) -> Tensor:
+        """log p(x | z, c): x [B, C, H, W], z [..., B, M, D], codes [B, M, S] -> [..., B, M] nats."""
+        inputs = torch.cat([z, codes.expand(*z.shape[:-1], -1)], dim=-1)
+        repeats = inputs.shape[:-1].numel() // (len(x) * codes.shape[1])
+        x = x.repeat_interleave(codes.shape[1], 0).repeat(repeats, 1, 1, 1)
+        return self.likelihood.log_prob(x, self.decoder(inputs.flatten(0, -2))).view(inputs.shape[:-1])
+
+    def objective(self, batch: Batch) -> Terms:
+        x = batch["image"]
+        h = self.features(x)
+        log_c = self.classes.log_softmax(self.c_head(h))
+        codes, q_z = self.of_each_class(h)
+        probs = (log_c[:, None] * codes).sum(-1).exp()  # [B, M]
+        rec = -(probs * self.reconstruct_each(x, q_z.rsample(), codes)).sum(1)
+        kl_z = (probs * kl_standard(q_z)).sum(1)
+        kl_c = self.classes.kl(log_c).sum(1)
+        terms = {"rec": rec, "kl_z": kl_z, "kl_c": kl_c}
+        loss = (rec + kl_z + kl_c).mean()
+        if "supervised" in batch:
+            labelled, ce = self.labelled_terms(batch["supervised"])
+            loss = loss + self.labelled_weight * labelled.mean() + self.ce_weight * ce.mean()
+            terms |= {"labelled": labelled, "ce": ce}
+        return {"loss": loss} | terms
+
+    def labelled_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`labelled` and `ce`, [B] nats each. Variables whose label is unknown take their most probable value."""
+        x, y = batch["image"], self.labels(batch)
+        h = self.features(x)
+        log_c = self.classes.log_softmax(self.c_head(h))
+        guess = self.classes.padded(log_c, -torch.inf).argmax(-1)
+        c = self.classes.code(torch.where(y >= 0, y, guess))  # [B, S]
+        q_z = self.posterior_z(h, c)
+        rec = -self.likelihood.log_prob(x, self.decoder(torch.cat([q_z.rsample(), c], dim=1)))
+        return rec + kl_standard(q_z) - c @ self.classes.probs.log(), self.classes.cross_entropy(log_c, y)
+
+    def weights(self) -> dict[str, float]:
+        weights = {"rec": 1.0, "kl_z": 1.0, "kl_c": 1.0}
+        if self.training:  # there are no labelled batches in validation
+            weights |= {"labelled": self.labelled_weight, "ce": self.ce_weight}
+        return weights
+
+    def log_weights(self, batch: Batch, k: int) -> Tensor:
+        """c is summed out: z is drawn from, and weighed under, the mixture over classes, and decoded with every one."""
+        x, h = batch["image"], self.features(batch["image"])
+        log_c = self.classes.log_softmax(self.c_head(h))
+        codes, q_z = self.of_each_class(h)
+        each = q_z.rsample((k,))  # [k, B, M, D]
+        drawn = self.classes.draw(log_c, (k,))  # [k, B, S]
+        place = (drawn[:, :, None] == codes).all(-1).float()  # [k, B, M]: which of the combinations it is
+        z = (place[..., None] * each).sum(2, keepdim=True)  # [k, B, 1, D]
+        log_q = ((log_c[:, None] * codes).sum(-1) + q_z.log_prob(z)).logsumexp(2)  # [k, B]
+        log_px = self.reconstruct_each(x, z.expand_as(each), codes)  # [k, B, M]
+        log_p = (log_px + codes @ self.classes.probs.log()).logsumexp(2)
+        return log_p + log_standard_normal(z[:, :, 0]) - log_q

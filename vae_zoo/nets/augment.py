@@ -1,0 +1,33 @@
+"""Distorted copies of images, for what must not depend on place, angle and size."""
+
+from dataclasses import dataclass
+from math import pi
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vae_zoo import noise
+
+
+@dataclass(frozen=True)
+class RandomAffine:
+    """Each image by itself is turned, enlarged, sheared and moved; what comes in from outside is 0.
+
+    All uniform: rotate: up to so many degrees either way; scale, shear: up to these shares; shift: of the image's side.
+    """
+
+    rotate: float = 15.0
+    scale: float = 0.1
+    shear: float = 0.2
+    shift: float = 0.1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
+        u = 2 * noise.uniform(x.new_empty(len(x), 6)) - 1  # [B, 6] in (-1, 1)
+        angle, shear = self.rotate * pi / 180 * u[:, 0], self.shear * u[:, 1]
+        cos, sin = angle.cos(), angle.sin()
+        stretch = 1 / (1 + self.scale * u[:, 2:4])  # the grid says where from a pixel is taken
+        turned = torch.stack([cos, shear * cos - sin, sin, shear * sin + cos], 1).view(-1, 2, 2)
+        theta = torch.cat([turned * stretch[:, None], 2 * self.shift * u[:, 4:, None]], dim=2)  # [B, 2, 3]
+        return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
