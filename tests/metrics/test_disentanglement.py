@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from joblib import Parallel, delayed
 from scipy.stats import entropy
 from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -256,6 +257,12 @@ def test_dci_in_parallel_is_bit_equal():
     factors, test = draw(num=100)
     rows = {"codes": mixed(factors), "factors": factors, "test": (mixed(test), test)}
     assert dci(**rows, jobs=2) == dci(**rows, jobs=1)
+
+
+def test_dci_in_parallel_leaves_joblib_usable():
+    factors = sample_factors([2, 3], 60, np.random.RandomState(0))
+    dci(factors, factors, test=(factors, factors), jobs=2)
+    assert Parallel(n_jobs=2)(delayed(abs)(x) for x in (-1, -2)) == [1, 2]
 
 
 def test_dci_takes_another_estimator():

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from joblib import effective_n_jobs
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor
 from scipy.stats import entropy, rankdata
 from sklearn.base import ClassifierMixin, clone
 from sklearn.ensemble import GradientBoostingClassifier
@@ -249,16 +249,17 @@ def _fit(models: list, codes: Array, factors: Array, work: list[int], slices: li
     jobs = min(effective_n_jobs(jobs), len(models))
     if jobs == 1:
         return [m.fit(codes, f) for m, f in zip(models, factors.T, strict=True)]
-    pool, running, waiting = get_reusable_executor(max_workers=jobs), {}, dict.fromkeys(range(len(models)), slices)
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            j = max(waiting, key=lambda j: work[j] * len(waiting[j]))
-            (end, *rest) = waiting.pop(j)
-            running[pool.submit(_fit_slice, models[j], codes, factors[:, j], end)] = j, rest
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            j, rest = running.pop(future)
-            models[j] = future.result()
-            waiting |= {j: rest} if rest else {}
+    running, waiting = {}, dict.fromkeys(range(len(models)), slices)
+    with ProcessPoolExecutor(max_workers=jobs) as pool:  # its own: joblib's Parallel cannot use one that it did not make
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                j = max(waiting, key=lambda j: work[j] * len(waiting[j]))
+                (end, *rest) = waiting.pop(j)
+                running[pool.submit(_fit_slice, models[j], codes, factors[:, j], end)] = j, rest
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                j, rest = running.pop(future)
+                models[j] = future.result()
+                waiting |= {j: rest} if rest else {}
     return models
 
 
