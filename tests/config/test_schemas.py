@@ -20,7 +20,10 @@ from vae_zoo.loading import build
 
 GIVEN_BY_RUN = {"folder", "logger", "callbacks", "default_root_dir"}  # not in the config
 NOT_OURS = {"torch.optim.Adam", "torch.optim.AdamW"}  # the schema offers some of the arguments, and OPTIONAL ones
-NEEDED = {"image_folder": ["data.path=somewhere"]}  # by a choice that does not go alone
+NEEDED = {  # by a choice that does not go alone
+    "image_folder": ["data.path=somewhere"],
+    "parted_vae/celeba": ["data.labels_from=labels.csv"],
+}
 
 
 def choices(group: str) -> list[str]:
@@ -57,9 +60,7 @@ EXPERIMENTS = [
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_passes_the_check(experiment):
-    if experiment == "ml_vae/faces" and "faces" not in choices("data"):
-        pytest.skip("data=faces is not there yet")
-    composed(f"experiment={experiment}")
+    composed(f"experiment={experiment}", *NEEDED.get(experiment, []))
 
 
 @pytest.mark.parametrize("choice", choices("model"))

@@ -63,6 +63,7 @@ class CelebA(DataModule):
         label_names = tuple((self.folder / ATTRIBUTES).read_text().splitlines()[1].split())
         return Arrays(
             self._images(names),
+            names=names,
             label=(tables[ATTRIBUTES] > 0).astype(np.int64),  # [N, 40]
             label_names=label_names,
             num_classes=2,
