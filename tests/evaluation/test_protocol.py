@@ -114,6 +114,14 @@ def test_full_adds_swaps_aggregates_and_distances(halves, monkeypatch):
     )
 
 
+def test_full_of_a_model_of_one_block_has_distances_and_no_swaps(digits, monkeypatch):
+    model, data = digits
+    monkeypatch.setattr(judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | {"steps": 20})
+    results = protocol.evaluate(model, data, "full")
+    assert {"test/kid_judge", "test/aggregate/z/kl"} <= set(results.numbers)
+    assert not [name for name in results.numbers if "swap" in name]
+
+
 def test_numbers_of_the_validation_split_have_its_name_and_its_images(halves):
     model, data = halves
     numbers = protocol.evaluate(model, data, "quick", split="val").numbers

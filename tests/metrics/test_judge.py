@@ -92,6 +92,11 @@ def test_training_is_a_function_of_the_seed_and_touches_no_generator(data, judge
     assert not torch.equal(again.head.weight, train_judge(data, **QUICK | {"seed": 1, "steps": 4}).head.weight)
 
 
+def test_a_judge_is_trained_in_evaluations_too(data, judges):
+    with torch.no_grad():
+        assert_equal(train_judge(data, **QUICK), judges["label"])
+
+
 def assert_equal(judge, other):
     torch.testing.assert_close(judge.state_dict(), other.state_dict(), rtol=0, atol=0)
 

@@ -95,7 +95,8 @@ def train_judge(
     for stretch in order[: steps * batch_size].split(batch_size * ceil(steps / checks)):
         judge.train()
         for rows in stretch.split(batch_size):
-            loss = F.cross_entropy(judge(_to_float(x[rows].to(device))), y[rows].to(device))
+            with torch.enable_grad():  # evaluations run without
+                loss = F.cross_entropy(judge(_to_float(x[rows].to(device))), y[rows].to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
