@@ -18,6 +18,7 @@ from vae_zoo.cli import register_resolvers
 from vae_zoo.config.check import check_train
 from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.evaluate import evaluate_trained
+from vae_zoo.evaluation.pictures import traversable
 from vae_zoo.job import prepare, quiet
 from vae_zoo.loggers import MetricsCSV
 from vae_zoo.metrics import judge
@@ -88,7 +89,7 @@ def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, small_ev
     assert {"test/elbo", "test/rec", "train/images_per_second"} <= numbers.keys()
     assert all(math.isfinite(value) for value in numbers.values()) and numbers["test/rec"] > 0
     figures = {p.name for p in (tmp_path / "figures").iterdir()}
-    traversals = {f"traversals_{block}" for block in module.blocks}
+    traversals = {f"traversals_{block}" for block in traversable(module)}
     names = {"reconstructions", "samples", "kl_per_dimension"} | traversals
     assert {f"{name}_12.png" for name in names} | {f"{name}_12.webp" for name in traversals} <= figures
 

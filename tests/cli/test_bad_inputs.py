@@ -110,7 +110,7 @@ model has no _target_; choose one of the model group that `python train.py --hel
 $ train --config-dir {conf} model=reference
 model.latent_dim cannot be worked out (Interpolation key 'data.latent_dim' not found); set it or correct the name
 $ train --config-dir {conf} model=base
-model=_vea is not known; did you mean _vae? (all: _common, _vae)
+model=_vea is not known; did you mean _vae? (all: _common, _discrete, _vae)
 $ train --config-dir {conf} model=no_list
 model/no_list.yaml has a defaults list that is none; write `defaults: [_common]`, or `- group: choice` line by line
 $ train --config-dir {conf} experiment=no_package
