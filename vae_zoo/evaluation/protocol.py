@@ -339,7 +339,7 @@ STEPS = (
     ("basic", "disentanglement", _disentanglement),
     ("basic", "evidence of groups", evidence),
     ("basic", "accuracy of the classes", classes.accuracy),
-    ("quick", "classes in the blocks", classes.separation),
+    ("basic", "classes in the blocks", classes.separation),
     ("quick", "importance-weighted bound", _importance_weighted),
     ("quick", "block-factor matrix", _blocks),
     ("quick", "clusters", _clusters),
