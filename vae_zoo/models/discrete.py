@@ -115,8 +115,10 @@ class DiscreteLatentModel(LatentVariableModel):
 class ClassConditionalModel(DiscreteLatentModel):
     """x ~ p(x | z, c): what models share whose decoder sees the classes, joined to z ~ N(0, I).
 
-    z_dim: dimensions of z; feature_dim: of h, the encoder's output; class_holds: what the classes mean, for people.
+    z_dim: dimensions of z; feature_dim: of h, the encoder's output.
     """
+
+    class_holds: str  # what the classes mean, for people
 
     def __init__(
         self,
@@ -127,12 +129,13 @@ class ClassConditionalModel(DiscreteLatentModel):
         likelihood: Likelihood,
         class_probs: Sequence[float] | None,
         feature_dim: int,
-        class_holds: str,
         **training,
     ):
         super().__init__(image_shape, num_classes, class_probs, **training)
         self.blocks = {"z": Block(z_dim, "gaussian", "what varies within the classes")}
-        self.blocks |= {n: Block(k, "categorical", class_holds) for n, k in zip(self.classes.names(), self.classes.sizes)}
+        self.blocks |= {
+            n: Block(k, "categorical", self.class_holds) for n, k in zip(self.classes.names(), self.classes.sizes)
+        }
         self.encoder = network.encoder(self.image_shape, feature_dim)
         self.decoder = network.decoder(z_dim + self.classes.num_values, self.image_shape)
         self.c_head = nn.Linear(feature_dim, self.classes.num_values)

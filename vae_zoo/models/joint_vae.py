@@ -26,6 +26,8 @@ from vae_zoo.schedules import Schedule, as_schedule
 class JointVAE(ClassConditionalModel):
     """z_dim: dimensions of z; feature_dim: of h; temperature: of the Gumbel-softmax. The rest: see above."""
 
+    class_holds = "a class found without labels"
+
     def __init__(
         self,
         image_shape: Sequence[int],
@@ -41,8 +43,7 @@ class JointVAE(ClassConditionalModel):
         temperature: float = 0.67,
         **training,
     ):
-        holds = "a class found without labels"
-        super().__init__(image_shape, z_dim, num_classes, network, likelihood, class_probs, feature_dim, holds, **training)
+        super().__init__(image_shape, z_dim, num_classes, network, likelihood, class_probs, feature_dim, **training)
         self.z_head = nn.Linear(feature_dim, 2 * z_dim)
         self.gamma, self.temperature = gamma, temperature
         self.z_capacity, self.c_capacity = as_schedule(z_capacity), as_schedule(c_capacity)

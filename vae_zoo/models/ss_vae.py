@@ -29,6 +29,7 @@ from vae_zoo.models.discrete import LEAK, ClassConditionalModel
 class SSVAE(ClassConditionalModel):
     """z_dim: dimensions of z; feature_dim: of h. The weights: see above."""
 
+    class_holds = "the class, as the labels name it"
     needs = frozenset({"supervised"})
 
     def __init__(
@@ -44,8 +45,7 @@ class SSVAE(ClassConditionalModel):
         ce_weight: float = 50.0,
         **training,
     ):
-        holds = "the class, as the labels name it"
-        super().__init__(image_shape, z_dim, num_classes, network, likelihood, class_probs, feature_dim, holds, **training)
+        super().__init__(image_shape, z_dim, num_classes, network, likelihood, class_probs, feature_dim, **training)
         self.z_head = nn.Linear(feature_dim + self.classes.num_values, 2 * z_dim)
         self.labelled_weight, self.ce_weight = labelled_weight, ce_weight
 
