@@ -189,6 +189,24 @@ $ train data=celeba data.size=[218,178]
 model.image_shape=[3, [218, 178], [218, 178]] is not allowed; give [channels, height, width]
 $ train data=celeba data.crop=200
 data.crop=200 is not allowed; give a whole number >= 8 and <= 178, or null
+$ train data=shapes3d data.factors.flor_hue=[0]
+data.factors.flor_hue is not a key of the config; did you mean data.factors.floor_hue?
+$ train data=shapes3d +data.factors.flor_hue=[0]
+data.factors.flor_hue is not a key of data.factors; did you mean data.factors.floor_hue?
+$ train data=shapes3d data.factors.floor_hue=[10]
+data.factors.floor_hue=[10] is not allowed; give a list of different whole numbers from 0 to 9, such as *, or null for all
+$ train data=shapes3d data.factors.shape=[1,1]
+data.factors.shape=[1, 1] is not allowed; give a list of different whole numbers from 0 to 3, such as *, or null for all
+$ train data=shapes3d data.factors.scale=2
+data.factors.scale=2 is not allowed; give a list of different whole numbers from 0 to 7, such as *, or null for all
+$ train data=shapes3d data.factors.scale=[]
+data.factors.scale=[] is not allowed; give a list of different whole numbers from 0 to 7, such as *, or null for all
+$ train data=shapes3d data.factors=null
+data.factors=null is not allowed; give the values in use of some factors, such as *
+$ train data=shapes3d data.size=48
+data.size=48 is not allowed; give 32 or 64
+$ train data=shapes3d data.group_by=flor_hue
+data.group_by=flor_hue is not a grouping of these data; did you mean floor_hue?
 $ train data=faces data.group_by=id_beart
 data.group_by=id_beart is not a grouping of these data; did you mean id_beard?
 $ train data=digits data.group_by=lable
@@ -215,6 +233,12 @@ $ train data=mnist data.root=nowhere data.download=false
 nowhere/MNIST/raw lacks *; put them there or set data.*
 $ train data=mnist data.root={truncated_mnist} data.download=false
 *train-images* is damaged (*); delete it and *
+$ train data=shapes3d data.path=missing.h5
+cannot read missing.h5 as 3DShapes (*No such file*): it must hold images*; download 3dshapes.h5 again, or drop data.path *
+$ train data=svhn
+SVHN could not be downloaded from http*train_32x32.mat (*); put train_32x32.mat, test_32x32.mat into data by hand, or use *
+$ train data=svhn data.root=nowhere data.download=false data.extra=true
+nowhere lacks train_32x32.mat, extra_32x32.mat, test_32x32.mat; put them there or set data.download=true
 $ train data=celeba
 CelebA could not be downloaded (*); put img_align_celeba/ *, * into data/celeba by hand, or use data=faces*
 $ train data=celeba data.root=nowhere data.download=false

@@ -66,7 +66,8 @@ def check_component(node: Any, path: str) -> None:
     target = node["_target_"]
     if target in SCHEMAS:
         check(node, SCHEMAS[target], path)
-        components = [k for k, field in SCHEMAS[target].model_fields.items() if isinstance(node.get(k), dict)]
+        fields = SCHEMAS[target].model_fields.items()
+        components = [k for k, field in fields if isinstance(node.get(k), dict) and not inspect.isclass(field.annotation)]
     else:
         _check_signature(node, path)
         components = [k for k, value in node.items() if isinstance(value, dict) and "_target_" in value]

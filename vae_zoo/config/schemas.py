@@ -51,6 +51,19 @@ def _ordered(least: int, most: int) -> list[int]:
     return [least, most]
 
 
+def _values_below(size: int) -> Any:
+    """Places among the `size` values of a factor, or null for all of them."""
+    words = f"a list of different whole numbers from 0 to {size - 1}, such as [0] or [0, {size - 1}], or null for all"
+    values = Annotated[list[Annotated[int, Field(ge=0, lt=size)]], Field(min_length=1), AfterValidator(_different)]
+    return Annotated[values | None, Field(description=words)]
+
+
+def _different(values: list[int]) -> list[int]:
+    if len({*values}) < len(values):
+        raise ValueError  # the field's description is what a person is told
+    return values
+
+
 class Schema(BaseModel):
     """Strict: unknown keys, strings for numbers and booleans for integers are mistakes."""
 
@@ -281,6 +294,28 @@ class DSprites(Data):
     cache: str
 
 
+class FactorValues(Schema):
+    """Which values of each factor of 3DShapes are used; null: all of them."""
+
+    floor_hue: _values_below(10)
+    wall_hue: _values_below(10)
+    object_hue: _values_below(10)
+    scale: _values_below(8)
+    shape: _values_below(4)
+    orientation: _values_below(15)
+
+
+class Shapes3D(Data):
+    groupings = ("label", "floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
+    default_group = "shape"
+    labels = True
+
+    path: str | None
+    factors: Annotated[FactorValues, Field(description="the values in use of some factors, such as {floor_hue: [0]}")]
+    size: Literal[32, 64]
+    cache: str
+
+
 class Digits(Data):
     groupings = ("label",)
     default_group = "label"
@@ -295,6 +330,17 @@ class MNIST(Digits):
 
 
 class FashionMNIST(MNIST): ...
+
+
+class SVHN(Data):
+    groupings = ("label",)
+    default_group = "label"
+    labels = True
+
+    root: str
+    download: bool
+    extra: bool
+    size: Annotated[int, Field(ge=8)]
 
 
 class ImageFolder(Data):
@@ -477,9 +523,11 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.models.parted_vae.PartedVAE": PartedVAE,
     "vae_zoo.models.ss_vae.SSVAE": SSVAE,
     "vae_zoo.data.dsprites.DSprites": DSprites,
+    "vae_zoo.data.shapes3d.Shapes3D": Shapes3D,
     "vae_zoo.data.digits.Digits": Digits,
     "vae_zoo.data.mnist.MNIST": MNIST,
     "vae_zoo.data.mnist.FashionMNIST": FashionMNIST,
+    "vae_zoo.data.svhn.SVHN": SVHN,
     "vae_zoo.data.image_folder.ImageFolder": ImageFolder,
     "vae_zoo.data.celeba.CelebA": CelebA,
     "vae_zoo.data.faces.Faces": Faces,
