@@ -291,6 +291,7 @@ class LadderVAE(Model):
     network: Component
     likelihood: Component
     schedule: Component | None
+    data_init: bool
 
 
 class MFCVAE(LadderVAE):
@@ -299,6 +300,10 @@ class MFCVAE(LadderVAE):
     weights: Literal["fixed", "learned"]
     variance: Annotated[float, Field(gt=1e-6, allow_inf_nan=False)]
     estimator: Literal["sample", "analytic"]
+    prior_init: Literal["none", "means", "means+vars+weights"]
+    prior_init_at: Literal["start", "entry"]
+    init_images: Count | None
+    calibrate_norm: bool
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------

@@ -121,16 +121,10 @@ class MixturePrior(nn.Module):
 
     @torch.no_grad()
     def init_from_codes(self, codes: Tensor, mode: Literal["means", "means+vars+weights"], seed: int = 0) -> None:
-        """Takes over a mixture of diagonal Gaussians that EM fits to codes [N, D], or only its means.
+        """Takes over a mixture of diagonal Gaussians that EM fits to codes [N, D], N >= K, or only its means."""
+        from sklearn.mixture import GaussianMixture  # whose import takes a second
 
-        Raises: ValueError when there are fewer codes than components.
-        """
-        from sklearn.mixture import GaussianMixture  # a second, for runs that fit one
-
-        K = len(self.mu)
-        if len(codes) < K:
-            raise ValueError(f"a mixture of {K} components cannot be fitted to {len(codes)} codes")
-        fitted = GaussianMixture(K, covariance_type="diag", random_state=seed).fit(codes.double().cpu().numpy())
+        fitted = GaussianMixture(len(self.mu), covariance_type="diag", random_state=seed).fit(codes.double().cpu().numpy())
         means, variances, weights = (
             torch.from_numpy(a).to(self.mu) for a in (fitted.means_, fitted.covariances_, fitted.weights_)
         )

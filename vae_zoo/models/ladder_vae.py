@@ -18,15 +18,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vae_zoo import noise
 from vae_zoo.distributions import Likelihood, Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.base import Batch, Block, Codes, LatentVariableModel, Terms
+from vae_zoo.nets.ladder import init_from_batch
 from vae_zoo.schedules import FacetWeights, Progressive
 
 
 class LadderVAE(LatentVariableModel):
     """facet_dims: dimensions of each facet, the shallowest first; network: a ladder of as many facets (vae_zoo.nets.ladder);
-    likelihood: p(x | z); schedule: None trains all facets from the first update."""
+    likelihood: p(x | z); schedule: None trains all facets from the first update; data_init: first weights from the first
+    batch, so that each channel of a layer has mean 0 and standard deviation 0.1 on it (Salimans and Kingma, 2016)."""
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class LadderVAE(LatentVariableModel):
         network,
         likelihood: Likelihood,
         schedule: Progressive | None = None,
+        data_init: bool = False,
         **training,
     ):
         super().__init__(image_shape, **training)
@@ -52,7 +56,7 @@ class LadderVAE(LatentVariableModel):
         }
         self.encoder = network.encoder(self.image_shape, [2 * D for D in facet_dims])
         self.decoder = network.decoder(facet_dims, self.image_shape)
-        self.likelihood, self.schedule = likelihood, schedule
+        self.likelihood, self.schedule, self.data_init = likelihood, schedule, data_init
 
     def coefficients(self, step: int) -> dict[str, FacetWeights]:
         """alpha, gamma_z and gamma_c of each facet at a step."""
@@ -113,3 +117,23 @@ class LadderVAE(LatentVariableModel):
         params = self.decode_params({name: draws.flatten(0, 1) for name, draws in z.items()})
         log_px_z = self.likelihood.log_prob(x_repeated, params).view(k, len(x))
         return log_px_z + sum(self.log_prior(name, z[name]) - q[name].log_prob(z[name]) for name in z)
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Values that come from images are set before the update of a certain step, whatever came before: a checkpoint holds
+        them, or the resumed run sets them anew."""
+        if self.initialise(batch) and self.trainer.world_size > 1:  # each process saw other images
+            self.load_state_dict(self.trainer.strategy.broadcast(self.state_dict()))
+
+    def initialise(self, batch: Batch) -> bool:
+        """What is due at the present step; whether anything was."""
+        if not self.data_init or self.step > 0:
+            return False
+        noise.seed_step(self.trainer.seed, self.step, device=self.device)
+        everything_in = torch.ones(len(self.blocks), device=self.device)
+        init_from_batch(
+            (self.encoder, self.decoder),
+            lambda: self.decoder([q.rsample() for q in self.encode(batch).values()], everything_in),
+        )
+        return True

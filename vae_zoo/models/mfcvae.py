@@ -25,13 +25,23 @@ import torch
 from torch import Tensor, nn
 
 from vae_zoo.distributions import Likelihood, MixturePrior, Normal
-from vae_zoo.models.base import Codes, Terms
+from vae_zoo.errors import UserError
+from vae_zoo.models.base import Batch, Codes, Terms
 from vae_zoo.models.ladder_vae import LadderVAE
+from vae_zoo.nets.ladder import calibrate_batch_norm
+
+NORM_BATCHES = 50
 
 
 class MFCVAE(LadderVAE):
-    """facet_dims, network, likelihood, schedule: as in LadderVAE; num_clusters: of each facet; covariance, weights: of the
-    mixtures."""
+    """facet_dims, network, likelihood, schedule, data_init: as in LadderVAE; num_clusters: of each facet; covariance,
+    weights, variance: of the mixtures; estimator: see above.
+
+    prior_init: what a mixture takes over from one that EM fits to the posterior means of `init_images` training images
+    (None: all): its means, all of it, or nothing. prior_init_at: `start`, all facets before the first update, or `entry`,
+    each when it enters, since until then the layers below it have moved. calibrate_norm: the encoder's batch normalisation
+    takes its averages over 50 batches before; else the means are those of a network that evaluation would not use.
+    """
 
     facets: tuple[str, ...]  # blocks that cluster, the shallowest first
 
@@ -46,6 +56,10 @@ class MFCVAE(LadderVAE):
         weights: Literal["fixed", "learned"] = "learned",
         variance: float = 0.01,
         estimator: Literal["sample", "analytic"] = "sample",
+        prior_init: Literal["none", "means", "means+vars+weights"] = "means",
+        prior_init_at: Literal["start", "entry"] = "start",
+        init_images: int | None = 10_000,
+        calibrate_norm: bool = True,
         **ladder,
     ):
         super().__init__(image_shape, facet_dims, network, likelihood, **ladder)
@@ -59,6 +73,8 @@ class MFCVAE(LadderVAE):
             }
         )
         self.estimator = estimator
+        self.prior_init, self.prior_init_at = prior_init, prior_init_at
+        self.init_images, self.calibrate_norm = init_images, calibrate_norm
 
     def clusters(self, q: dict[str, Normal]) -> dict[str, Tensor]:
         """q(c_j | x) of each facet [B, K], the closed form above, from posteriors [B, D]."""
@@ -112,3 +128,44 @@ class MFCVAE(LadderVAE):
             given_c = log_q[:, None] - self.priors[name].expected_log_prob_per_dim(q)  # [B, K, D]
             found[name] = (clusters[name][..., None] * given_c).sum(1)
         return found
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Raises UserError when there are fewer images than clusters."""
+        super().setup(stage)
+        most = max(len(prior.mu) for prior in self.priors.values())
+        if self.prior_init != "none" and self.num_train is not None and self.num_train < most:
+            raise UserError(
+                f"model.num_clusters asks for {most} clusters of {self.num_train} training images; give fewer, or set "
+                f"model.prior_init=none"
+            )
+
+    def prior_init_steps(self) -> dict[str, int]:
+        """The step before whose update each mixture takes its first values from images."""
+        if self.prior_init == "none":
+            return {}
+        if self.prior_init_at == "start" or self.schedule is None:
+            return dict.fromkeys(self.facets, 0)
+        return dict(zip(self.facets, self.schedule.entries(len(self.facets))))
+
+    def initialise(self, batch: Batch) -> bool:
+        changed = super().initialise(batch)
+        due = [name for name, step in self.prior_init_steps().items() if step == self.step]
+        if not due:
+            return changed
+        if self.calibrate_norm:
+            batches = (self.trainer.datamodule.train_batch(step, device=self.device) for step in range(NORM_BATCHES))
+            calibrate_batch_norm(self.encoder, (batch["image"] for batch in batches))
+        codes = self.posterior_means(due)
+        for name in due:
+            self.priors[name].init_from_codes(codes[name], self.prior_init, self.trainer.seed)
+        return True
+
+    @torch.no_grad()
+    def posterior_means(self, names: Sequence[str]) -> Codes:
+        """Of `init_images` training images, [N, D] for each facet."""
+        self.eval()
+        parts = [self.encode(batch) for batch in self.training_images(self.init_images)]
+        self.train()
+        return {name: torch.cat([q[name].mu for q in parts]) for name in names}

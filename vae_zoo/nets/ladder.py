@@ -204,6 +204,27 @@ def _transposed(inputs: int, outputs: int, before: tuple[int, int], after: tuple
 
 
 @torch.no_grad()
+def calibrate_batch_norm(network: nn.Module, inputs: Iterable[Tensor]) -> None:
+    """Running means and variances become the averages over these batches, what evaluation then uses of the present weights.
+
+    While training they lag behind: after one batch nine tenths of them are still their first values, 0 and 1.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    if not norms:
+        return
+    was_training, momenta = network.training, [norm.momentum for norm in norms]
+    network.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative
+    for x in inputs:
+        network(x)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    network.train(was_training)
+
+
+@torch.no_grad()
 def init_from_batch(networks: Iterable[nn.Module], run: Callable[[], object], std: float = 0.1) -> None:
     """New weights for every linear and convolutional layer of the networks, in the order in which `run()` calls them: each
     channel of the output has mean 0 and this standard deviation on what the layer is given there.
