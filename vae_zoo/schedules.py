@@ -4,7 +4,9 @@ A weight in a config is a number or one of these, e.g.
 `model.beta={_target_: vae_zoo.schedules.Linear, start: 0, end: 4, steps: 1000}`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import cos, pi
 
 
@@ -56,6 +58,77 @@ class Cyclic:
 
     def __call__(self, step: int) -> float:
         return self.start + (self.end - self.start) * _fraction(step % self.steps, self.rise * self.steps)
+
+
+@dataclass(frozen=True)
+class FacetWeights:
+    """Of one facet at one step: alpha, of its rung in the decoder; gamma_z, gamma_c, of KL(q(z) || p(z | c)) and KL(q(c) ||
+    p(c)), of which only their sum is a divergence where the prior has no clusters."""
+
+    alpha: float
+    gamma_z: float
+    gamma_c: float
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """Facets enter one after the other, the deepest first: those in are trained in full, one fades in, the others wait.
+
+    total: updates in all. stages: length of each stage, that of the deepest facet first, in updates or, below 1, as a share
+    of `total`; None: equal shares. The facet that enters has alpha rise from 0 to 1 in a straight line over `fade_steps`
+    updates or `fade_fraction` of its stage, and its gammas from `gamma_start_z` and `gamma_start_c`, where they stand while
+    it waits, over `gamma_fade_steps` or `gamma_fade_fraction`, or if neither is given together with alpha. The deepest
+    enters at once, and a fade ends where the next stage begins.  Source: FabianFalck/mfcvae; Li et al. (2020).
+    """
+
+    total: int
+    stages: Sequence[float] | None = None
+    fade_steps: int | None = None
+    fade_fraction: float | None = None
+    gamma_fade_steps: int | None = None
+    gamma_fade_fraction: float | None = None
+    gamma_start_z: float = 0.0
+    gamma_start_c: float = 0.0
+
+    def __post_init__(self):
+        if (self.fade_steps is None) == (self.fade_fraction is None):
+            raise ValueError(f"give either fade_steps or fade_fraction, got {self.fade_steps} and {self.fade_fraction}")
+        if self.gamma_fade_steps is not None and self.gamma_fade_fraction is not None:
+            raise ValueError("give gamma_fade_steps or gamma_fade_fraction, or neither, not both")
+
+    def __call__(self, step: int, num_facets: int) -> list[FacetWeights]:
+        """The weights of each facet at this step, the shallowest first."""
+        entries = self.entries(num_facets)
+        present = max(j for j, entry in enumerate(entries[::-1]) if step >= entry)  # its stage, from 0
+        weights = []
+        for stage in reversed(range(num_facets)):
+            if stage > present:
+                weights.append(FacetWeights(0.0, self.gamma_start_z, self.gamma_start_c))
+            elif stage < present or stage == 0:
+                weights.append(FacetWeights(1.0, 1.0, 1.0))
+            else:
+                weights.append(self._fading(step - entries[num_facets - 1 - stage], self._lengths(num_facets)[stage]))
+        return weights
+
+    def entries(self, num_facets: int) -> list[int]:
+        """The step at which each facet enters, the shallowest first."""
+        return [0, *accumulate(self._lengths(num_facets)[:-1])][::-1]
+
+    def _lengths(self, num_facets: int) -> list[int]:
+        """Updates of each stage."""
+        stages = [1 / num_facets] * num_facets if self.stages is None else self.stages
+        if len(stages) != num_facets:
+            raise ValueError(f"stages needs a length for each of the {num_facets} facets, got {len(stages)}")
+        return [round(length * self.total) if length < 1 else int(length) for length in stages]
+
+    def _fading(self, n: int, length: int) -> FacetWeights:
+        fade = length * self.fade_fraction if self.fade_steps is None else self.fade_steps
+        gamma_fade = fade if self.gamma_fade_steps is None else self.gamma_fade_steps
+        if self.gamma_fade_fraction is not None:
+            gamma_fade = length * self.gamma_fade_fraction
+        f = _fraction(n, gamma_fade)
+        gammas = (start + (1 - start) * f for start in (self.gamma_start_z, self.gamma_start_c))
+        return FacetWeights(_fraction(n, fade), *gammas)
 
 
 Schedule = Constant | Linear | Cosine | Cyclic

@@ -23,6 +23,17 @@ Widths = Annotated[list[Count], Field(min_length=1, description="a list of whole
 Range = Annotated[list[Count], Field(min_length=2, max_length=2), AfterValidator(lambda pair: _ordered(*pair))]
 GroupSize = Annotated[Count | Range, Field(description="a whole number >= 1, or a range of them such as [1, 8]")]
 Hidden = Annotated[list[Count], Field(description="a list of whole numbers >= 1, such as [256], or [] for none")]
+FacetWidths = Annotated[
+    list[Widths],
+    Field(min_length=1, description="a list of layers for each facet, the shallowest first, such as [[500], [2000]]"),
+]
+FacetCounts = Annotated[
+    list[Count], Field(min_length=1, description="a whole number >= 1 for each facet, the shallowest first, such as [5, 5]")
+]
+Stages = Annotated[
+    list[Positive],
+    Field(min_length=1, description="the length of each stage, in updates or as a share of all below 1, such as [0.4, 0.6]"),
+]
 Paddings = Annotated[
     list[Annotated[list[Index], Field(min_length=2, max_length=2)]],
     Field(description="[height, width] for each convolution, such as [[0, 2], [1, 1]]"),
@@ -103,6 +114,17 @@ class Cyclic(Schema):
     rise: Annotated[float, Field(gt=0, le=1)] = OPTIONAL
 
 
+class Progressive(Schema):
+    total: Count
+    stages: Stages | None
+    fade_steps: Index | None
+    fade_fraction: Probability | None
+    gamma_fade_steps: Index | None
+    gamma_fade_fraction: Probability | None
+    gamma_start_z: NonNegative
+    gamma_start_c: NonNegative
+
+
 class Conv(Schema):
     channels: Widths
     hidden: Hidden
@@ -115,6 +137,25 @@ class Conv(Schema):
 class MLP(Schema):
     hidden: Widths
     activation: Literal["relu", "tanh"]
+
+
+class Ladder(Schema):
+    """Networks with one code for each facet."""
+
+
+class LadderMLP(Ladder):
+    hidden: FacetWidths
+    decoder_hidden: FacetWidths | None
+    activation: Literal["relu", "elu"]
+    batch_norm: bool
+    gate: NonNegative
+
+
+class LadderConv(Ladder):
+    channels: Widths
+    activation: Literal["relu", "elu"]
+    weight_norm: Literal["encoder", "none"]
+    output: Literal["plain", "normalised"]
 
 
 class RandomAffine(Schema):
@@ -256,6 +297,26 @@ class SSVAE(Discrete):
     z_dim: Count
     labelled_weight: NonNegative
     ce_weight: NonNegative
+
+
+class LadderVAE(Model):
+    facet_dims: FacetCounts
+    network: Component
+    likelihood: Component
+    schedule: Component | None
+    data_init: bool
+
+
+class MFCVAE(LadderVAE):
+    num_clusters: FacetCounts
+    covariance: Literal["diagonal", "full"]
+    weights: Literal["fixed", "learned"]
+    variance: Annotated[float, Field(gt=1e-6, allow_inf_nan=False)]
+    estimator: Literal["sample", "analytic"]
+    prior_init: Literal["none", "means", "means+vars+weights"]
+    prior_init_at: Literal["start", "entry"]
+    init_images: Count | None
+    calibrate_norm: bool
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
@@ -504,7 +565,10 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.schedules.Linear": Linear,
     "vae_zoo.schedules.Cosine": Cosine,
     "vae_zoo.schedules.Cyclic": Cyclic,
+    "vae_zoo.schedules.Progressive": Progressive,
     "vae_zoo.nets.Conv": Conv,
+    "vae_zoo.nets.LadderConv": LadderConv,
+    "vae_zoo.nets.LadderMLP": LadderMLP,
     "vae_zoo.nets.MLP": MLP,
     "vae_zoo.nets.RandomAffine": RandomAffine,
     "vae_zoo.distributions.Bernoulli": Bernoulli,
@@ -522,6 +586,8 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.models.joint_vae.JointVAE": JointVAE,
     "vae_zoo.models.parted_vae.PartedVAE": PartedVAE,
     "vae_zoo.models.ss_vae.SSVAE": SSVAE,
+    "vae_zoo.models.ladder_vae.LadderVAE": LadderVAE,
+    "vae_zoo.models.mfcvae.MFCVAE": MFCVAE,
     "vae_zoo.data.dsprites.DSprites": DSprites,
     "vae_zoo.data.shapes3d.Shapes3D": Shapes3D,
     "vae_zoo.data.digits.Digits": Digits,
