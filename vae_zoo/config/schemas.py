@@ -310,13 +310,18 @@ class LadderVAE(Model):
 class MFCVAE(LadderVAE):
     num_clusters: FacetCounts
     covariance: Literal["diagonal", "full"]
-    weights: Literal["fixed", "learned"]
+    weights: Literal["fixed", "learned"] | Annotated[list[Literal["fixed", "learned"]], Field(min_length=1)]
     variance: Annotated[float, Field(gt=1e-6, allow_inf_nan=False)]
     estimator: Literal["sample", "analytic"]
     prior_init: Literal["none", "means", "means+vars+weights"]
     prior_init_at: Literal["start", "entry"]
     init_images: Count | None
     calibrate_norm: bool
+
+
+class VaDE(MFCVAE):
+    total: Count
+    pretrain: NonNegative
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
@@ -588,6 +593,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.models.ss_vae.SSVAE": SSVAE,
     "vae_zoo.models.ladder_vae.LadderVAE": LadderVAE,
     "vae_zoo.models.mfcvae.MFCVAE": MFCVAE,
+    "vae_zoo.models.vade.VaDE": VaDE,
     "vae_zoo.data.dsprites.DSprites": DSprites,
     "vae_zoo.data.shapes3d.Shapes3D": Shapes3D,
     "vae_zoo.data.digits.Digits": Digits,

@@ -93,7 +93,7 @@ class MixturePrior(nn.Module):
             return Normal(self.mu, self._variances().log()).log_prob_per_dim(z[..., None, :])
         scale, inverse = self._cholesky()
         with torch.autocast(z.device.type, enabled=False):
-            whitened = torch.einsum("...d,ked->...ke", z.float(), inverse) - torch.einsum("kd,ked->ke", self.mu, inverse)
+            whitened = torch.einsum("...d,ked->...ke", z, inverse) - torch.einsum("kd,ked->ke", self.mu, inverse)
         return -0.5 * (log(2 * pi) + whitened.square()) - scale.diagonal(dim1=1, dim2=2).log()
 
     def expected_log_prob_per_dim(self, q: Normal) -> Tensor:
@@ -109,14 +109,14 @@ class MixturePrior(nn.Module):
     def _cholesky(self) -> tuple[Tensor, Tensor]:
         """L and its inverse, [K, D, D]: one matrix product with it is faster than to solve for every z."""
         scale = self.scale_tril()
-        identity = torch.eye(scale.shape[-1], device=scale.device).expand_as(scale)
+        identity = torch.eye(scale.shape[-1], device=scale.device, dtype=scale.dtype).expand_as(scale)
         return scale, torch.linalg.solve_triangular(scale, identity, upper=False)
 
     # ---- draws, first values, overlap ---------------------------------------------------------------------------------
 
     def sample(self, c: Tensor, temperature: float = 1.0) -> Tensor:
         """Draws of the components c [n] int64 -> [n, D]; temperature: factor on the standard deviations."""
-        eps = torch.randn(len(c), self.mu.shape[1], device=self.mu.device)
+        eps = torch.randn_like(self.mu[c])
         return self.mu[c] + temperature * torch.einsum("ned,nd->ne", self.scale_tril()[c], eps)
 
     @torch.no_grad()

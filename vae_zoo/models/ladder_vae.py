@@ -13,6 +13,7 @@ Deviation from the progressive ladder's own code: the encoder's rungs are not fa
 through all stages, both as in MFCVAE's code.
 """
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -24,6 +25,10 @@ from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.base import Batch, Block, Codes, LatentVariableModel, Terms
 from vae_zoo.nets.ladder import init_from_batch
 from vae_zoo.schedules import FacetWeights, Progressive
+
+log = logging.getLogger(__name__)
+
+COLLAPSED, AFTER = 0.5, 1000  # nats of a facet's KL, and updates since it entered
 
 
 class LadderVAE(LatentVariableModel):
@@ -57,6 +62,13 @@ class LadderVAE(LatentVariableModel):
         self.encoder = network.encoder(self.image_shape, [2 * D for D in facet_dims])
         self.decoder = network.decoder(facet_dims, self.image_shape)
         self.likelihood, self.schedule, self.data_init = likelihood, schedule, data_init
+        self._warned: set[str] = set()
+
+    def entries(self) -> dict[str, int]:
+        """The step at which each facet enters."""
+        if self.schedule is None:
+            return dict.fromkeys(self.blocks, 0)
+        return dict(zip(self.blocks, self.schedule.entries(len(self.blocks))))
 
     def coefficients(self, step: int) -> dict[str, FacetWeights]:
         """alpha, gamma_z and gamma_c of each facet at a step."""
@@ -137,3 +149,20 @@ class LadderVAE(LatentVariableModel):
             lambda: self.decoder([q.rsample() for q in self.encode(batch).values()], everything_in),
         )
         return True
+
+    def on_validation_epoch_end(self) -> None:
+        """Warns, once, of a facet that holds nothing though its KL has its full weight since long."""
+        super().on_validation_epoch_end()
+        weights = self.weights()
+        for name, entry in self.entries().items():
+            if self.step < entry + AFTER or weights.get(f"kl_{name}", 0) < 1 or name in self._warned:
+                continue
+            total, count = (self.trainer.strategy.reduce(self._sums[f"{key}/kl_{name}"], "sum") for key in ("term", "items"))
+            if total < COLLAPSED * count:
+                log.warning(
+                    "%s collapses: its KL is %.2f nats; fade its KL in more slowly (model.schedule.gamma_fade_steps), or "
+                    "let it weigh more in the decoder (model.network.gate)",
+                    name,
+                    total / count,
+                )
+                self._warned.add(name)

@@ -32,10 +32,12 @@ from vae_zoo.nets.ladder import calibrate_batch_norm
 
 NORM_BATCHES = 50
 
+Weights = Literal["fixed", "learned"]
+
 
 class MFCVAE(LadderVAE):
     """facet_dims, network, likelihood, schedule, data_init: as in LadderVAE; num_clusters: of each facet; covariance,
-    weights, variance: of the mixtures; estimator: see above.
+    weights, variance: of the mixtures, weights being p(c) of all or of each; estimator: see above.
 
     prior_init: what a mixture takes over from one that EM fits to the posterior means of `init_images` training images
     (None: all): its means, all of it, or nothing. prior_init_at: `start`, all facets before the first update, or `entry`,
@@ -53,7 +55,7 @@ class MFCVAE(LadderVAE):
         network,
         likelihood: Likelihood,
         covariance: Literal["diagonal", "full"] = "diagonal",
-        weights: Literal["fixed", "learned"] = "learned",
+        weights: Weights | Sequence[Weights] = "learned",
         variance: float = 0.01,
         estimator: Literal["sample", "analytic"] = "sample",
         prior_init: Literal["none", "means", "means+vars+weights"] = "means",
@@ -65,13 +67,12 @@ class MFCVAE(LadderVAE):
         super().__init__(image_shape, facet_dims, network, likelihood, **ladder)
         if len(num_clusters) != len(facet_dims):
             raise ValueError(f"num_clusters needs a number for each of the {len(facet_dims)} facets, got {[*num_clusters]}")
+        each = [weights] * len(facet_dims) if isinstance(weights, str) else weights
+        if len(each) != len(facet_dims):
+            raise ValueError(f"weights needs fixed or learned for each of the {len(facet_dims)} facets, got {[*weights]}")
         self.facets = tuple(self.blocks)
-        self.priors = nn.ModuleDict(
-            {
-                name: MixturePrior(K, block.size, covariance, weights, variance)
-                for K, (name, block) in zip(num_clusters, self.blocks.items())
-            }
-        )
+        priors = [MixturePrior(K, D, covariance, w, variance) for K, D, w in zip(num_clusters, facet_dims, each)]
+        self.priors = nn.ModuleDict(zip(self.facets, priors))
         self.estimator = estimator
         self.prior_init, self.prior_init_at = prior_init, prior_init_at
         self.init_images, self.calibrate_norm = init_images, calibrate_norm
@@ -145,9 +146,7 @@ class MFCVAE(LadderVAE):
         """The step before whose update each mixture takes its first values from images."""
         if self.prior_init == "none":
             return {}
-        if self.prior_init_at == "start" or self.schedule is None:
-            return dict.fromkeys(self.facets, 0)
-        return dict(zip(self.facets, self.schedule.entries(len(self.facets))))
+        return dict.fromkeys(self.facets, 0) if self.prior_init_at == "start" else self.entries()
 
     def initialise(self, batch: Batch) -> bool:
         changed = super().initialise(batch)
