@@ -317,6 +317,12 @@ $ evaluate run={run_with_truncated_checkpoint}
 */last.ckpt is damaged, or no checkpoint of vae_zoo; restore *
 $ evaluate run={run_of_a_stranger}
 the run's config imports 'stranger.Model'; if you trust it, add trust=[stranger]
+$ evaluate runs={empty} predict=pictures
+predict= asks one model about images; give run=<run folder> in place of runs=
+$ evaluate predict=pictures
+say what to evaluate: run=<run folder>, or runs=<folder of runs>
+$ evaluate run={run} predict=nowhere
+predict=nowhere needs a model that clusters, and * has neither facets nor categorical blocks; give the run of one *
 $ evaluate run={run} data.root=x
 data.root means nothing to this run, whose data has no root; drop it
 $ evaluate run={run} out={file}/out

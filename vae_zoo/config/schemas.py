@@ -555,6 +555,7 @@ class Evaluate(Schema):
 
     run: str | None
     runs: str | None
+    predict: str | None
     metrics: Literal["quick", "full"]
     inception: str | None
     out: str | None

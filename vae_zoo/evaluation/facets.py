@@ -2,7 +2,7 @@
 
 From the contract and three things more: `facets`, names of Gaussian blocks; `clusters(q)`, q(c | x) [B, K] of each from the
 posteriors; `priors[facet]`, a mixture with `log_weights()` [K] and `sample(c, temperature)`. The cluster of an image is the
-arg max. Labels are the set's own, and each known factor with few values.
+arg max; facet<j> is the j-th of them. Labels are the set's own, and each known factor with few values.
 
 facet<j>/<label>/...     clusters of facet j as names of the label: cluster_accuracy_majority, _hungarian and
                          cluster_balanced_accuracy, clusters named on training images; cluster_purity, named on the scored
@@ -69,17 +69,17 @@ def facets(e: "Evaluation") -> Iterator[tuple[str, float]]:
     if not names:
         return
     scored = Clusters(e.model, e.data, e.data.indices[e.split].numpy())
-    for name in names:
-        yield f"{name}/clusters_used", clustering.used(scored.assigned(name), USED)
-        yield f"{name}/clusters_present", len(np.unique(scored.assigned(name)))
-        yield f"{name}/clusters_effective", clustering.effective_number(scored.probs[name])
-        yield f"{name}/confidence", scored.probs[name].max(1).mean()
+    for j, name in enumerate(names):
+        yield f"facet{j}/clusters_used", clustering.used(scored.assigned(name), USED)
+        yield f"facet{j}/clusters_present", len(np.unique(scored.assigned(name)))
+        yield f"facet{j}/clusters_effective", clustering.effective_number(scored.probs[name])
+        yield f"facet{j}/confidence", scored.probs[name].max(1).mean()
         if (kl := e.numbers.get(f"{e.split}/kl_{name}")) is not None:
-            yield f"{name}/kl", kl
-    for one, other in combinations(names, 2):
-        pair = scored.assigned(one), scored.assigned(other)
-        yield f"{one}/{other}/mutual_information", clustering.mutual_information(*pair)
-        yield f"{one}/{other}/ami", clustering.ami(*pair)
+            yield f"facet{j}/kl", kl
+    for i, j in combinations(range(len(names)), 2):
+        pair = scored.assigned(names[i]), scored.assigned(names[j])
+        yield f"facet{i}/facet{j}/mutual_information", clustering.mutual_information(*pair)
+        yield f"facet{i}/facet{j}/ami", clustering.ami(*pair)
     yield from _against_labels(e, scored)
     e.pictures["cluster_sizes"] = cluster_sizes({name: scored.shares(name) for name in names}, USED)
     e.pictures |= pictures(e.model, e.data, scored)
@@ -116,9 +116,9 @@ def _against_labels(e: "Evaluation", scored: Clusters) -> Iterator[tuple[str, fl
     for label, values in known.items():
         fits = {name: (train.assigned(name), values[e.train]) for name in names}
         scores = {name: clustering.scores(scored.assigned(name), values[scored.index], fit=fits[name]) for name in names}
-        for name, row in scores.items():
-            for key, value in row.items():
-                yield f"{name}/{label}/{key}", value
+        for j, name in enumerate(names):
+            for key, value in scores[name].items():
+                yield f"facet{j}/{label}/{key}", value
         for key, columns in matrix.items():
             columns.append([row[key] for row in scores.values()])
         chosen = {
@@ -161,7 +161,8 @@ def pictures(model: LatentVariableModel, data: "DataModule", seen: Clusters) -> 
             clusters, members = (part[:ROWS] for part in clustering.most_confident(seen.probs[facet], MEMBERS))
             first[facet] = torch.from_numpy(members[:DONORS, 0])
             rows = [f"{facet} = {c}" for c in clusters.tolist()]
-            found[f"members_{facet}"] = grid(member_images(data, seen.index, members), rows, title="most confident members")
+            title = f"most confident members of the {len(rows)} clusters that are surest of theirs"
+            found[f"members_{facet}"] = grid(member_images(data, seen.index, members), rows, title=title)
             shown, columns = torch.from_numpy(clusters).to(model.device), []
             for t, count in TEMPERATURES.items():
                 codes = cluster_samples(model, facet, shown.repeat_interleave(count), t)

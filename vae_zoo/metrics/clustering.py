@@ -6,6 +6,8 @@ of clusters: the SPLIT and MFCVAE papers' "accuracy" is the majority vote on the
 the VaDE line of papers has the Hungarian one.
 """
 
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -128,6 +130,19 @@ def ari(clusters: Array, labels: Array) -> float:
     """
     clusters, labels = _checked(clusters, labels)
     return float(adjusted_rand_score(labels, clusters))
+
+
+def pairwise_ari(clusterings: Sequence[Array]) -> Array:
+    """ARI of every two of M clusterings [N] of the same images, [M, M]: do runs of other seeds find the same clusters?
+
+    >>> pairwise_ari([np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2])])
+    array([[1., 1.],
+           [1., 1.]])
+    """
+    table = np.eye(len(clusterings))
+    for i, j in combinations(range(len(clusterings)), 2):
+        table[i, j] = table[j, i] = adjusted_rand_score(clusterings[i], clusterings[j])
+    return table
 
 
 def contingency(clusters: Array, labels: Array) -> Array:
