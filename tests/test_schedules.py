@@ -81,7 +81,7 @@ WAITS, IN = FacetWeights(0.0, 0.0, 0.0), FacetWeights(1.0, 1.0, 1.0)
 
 def test_three_facets_enter_the_deepest_first():
     schedule, half = Progressive(300, fade_fraction=0.5), FacetWeights(*3 * [pytest.approx(0.5)])
-    assert schedule.entries(3) == [200, 100, 0]
+    assert schedule.begins(3) == [200, 100, 0]
     assert schedule(0, 3) == schedule(99, 3) == schedule(100, 3) == [WAITS, WAITS, IN]
     assert schedule(125, 3) == [WAITS, half, IN] and schedule(150, 3) == [WAITS, IN, IN]
     assert schedule(225, 3) == [half, IN, IN] and schedule(250, 3) == schedule(10**9, 3) == [IN, IN, IN]
@@ -104,6 +104,15 @@ def test_a_fade_of_no_steps_is_a_jump():
     schedule = Progressive(100, stages=[40, 60], fade_steps=0, gamma_fade_steps=20)
     assert schedule(39, 2)[0] == WAITS and schedule(40, 2)[0] == FacetWeights(1.0, 0.0, 0.0)
     assert schedule(50, 2)[0] == FacetWeights(1.0, 0.5, 0.5)
+
+
+def test_a_facet_may_go_without_its_kl_after_it_has_entered():
+    schedule = Progressive(1000, stages=[400, 600], pretrain=[0.25, 50], fade_steps=40, gamma_fade_steps=100)
+    assert schedule.begins(2) == [450, 100]
+    free = FacetWeights(1.0, 0.0, 0.0)
+    assert schedule(0, 2) == schedule(99, 2) == [WAITS, free] and schedule(100, 2) == [WAITS, IN]
+    assert schedule(420, 2) == [FacetWeights(0.5, 0.0, 0.0), IN] and schedule(450, 2) == [free, IN]
+    assert schedule(500, 2) == [FacetWeights(1.0, 0.5, 0.5), IN] and schedule(550, 2) == [IN, IN]
 
 
 @pytest.mark.parametrize(

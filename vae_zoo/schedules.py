@@ -77,8 +77,10 @@ class Progressive:
     total: updates in all. stages: length of each stage, that of the deepest facet first, in updates or, below 1, as a share
     of `total`; None: equal shares. The facet that enters has alpha rise from 0 to 1 in a straight line over `fade_steps`
     updates or `fade_fraction` of its stage, and its gammas from `gamma_start_z` and `gamma_start_c`, where they stand while
-    it waits, over `gamma_fade_steps` or `gamma_fade_fraction`, or if neither is given together with alpha. The deepest
-    enters at once, and a fade ends where the next stage begins.  Source: FabianFalck/mfcvae; Li et al. (2020).
+    it waits, over `gamma_fade_steps` or `gamma_fade_fraction`, or if neither is given over as many as alpha. pretrain: in
+    the form of `stages`, for how many updates, or which share of its stage, a facet that has entered still goes without
+    its KL, as in an autoencoder; None: 0. The deepest facet has alpha 1 at once, and gammas 1 as soon as they count. A fade
+    ends where the next stage begins.  Source: FabianFalck/mfcvae; Li et al. (2020); pretrain is ours.
     """
 
     total: int
@@ -89,6 +91,7 @@ class Progressive:
     gamma_fade_fraction: float | None = None
     gamma_start_z: float = 0.0
     gamma_start_c: float = 0.0
+    pretrain: Sequence[float] | None = None
 
     def __post_init__(self):
         if (self.fade_steps is None) == (self.fade_fraction is None):
@@ -98,35 +101,52 @@ class Progressive:
 
     def __call__(self, step: int, num_facets: int) -> list[FacetWeights]:
         """The weights of each facet at this step, the shallowest first."""
-        entries = self.entries(num_facets)
-        present = max(j for j, entry in enumerate(entries[::-1]) if step >= entry)  # its stage, from 0
+        entries = self._entries(num_facets)
+        present = max(stage for stage, entry in enumerate(entries) if step >= entry)
         weights = []
         for stage in reversed(range(num_facets)):
             if stage > present:
                 weights.append(FacetWeights(0.0, self.gamma_start_z, self.gamma_start_c))
-            elif stage < present or stage == 0:
+            elif stage < present:
                 weights.append(FacetWeights(1.0, 1.0, 1.0))
             else:
-                weights.append(self._fading(step - entries[num_facets - 1 - stage], self._lengths(num_facets)[stage]))
+                weights.append(self._entering(stage, step - entries[stage], num_facets))
         return weights
 
-    def entries(self, num_facets: int) -> list[int]:
-        """The step at which each facet enters, the shallowest first."""
-        return [0, *accumulate(self._lengths(num_facets)[:-1])][::-1]
+    def begins(self, num_facets: int) -> list[int]:
+        """The step from which the KL of each facet counts, the shallowest first: its entry and what `pretrain` adds."""
+        pretrained = (self._pretrained(stage, num_facets) for stage in range(num_facets))
+        return [entry + updates for entry, updates in zip(self._entries(num_facets), pretrained)][::-1]
+
+    def _entries(self, num_facets: int) -> list[int]:
+        """The first step of each stage."""
+        return [0, *accumulate(self._lengths(num_facets)[:-1])]
 
     def _lengths(self, num_facets: int) -> list[int]:
         """Updates of each stage."""
-        stages = [1 / num_facets] * num_facets if self.stages is None else self.stages
-        if len(stages) != num_facets:
-            raise ValueError(f"stages needs a length for each of the {num_facets} facets, got {len(stages)}")
-        return [round(length * self.total) if length < 1 else int(length) for length in stages]
+        stages = self._of_each_stage("stages", num_facets, 1 / num_facets if num_facets > 1 else self.total)
+        return [_updates(length, self.total) for length in stages]
 
-    def _fading(self, n: int, length: int) -> FacetWeights:
+    def _pretrained(self, stage: int, num_facets: int) -> int:
+        updates = self._of_each_stage("pretrain", num_facets, 0)[stage]
+        return _updates(updates, self._lengths(num_facets)[stage])
+
+    def _of_each_stage(self, name: str, num_facets: int, default: float) -> Sequence[float]:
+        values = getattr(self, name)
+        if values is not None and len(values) != num_facets:
+            raise ValueError(f"{name} needs a number for each of the {num_facets} facets, got {len(values)}")
+        return [default] * num_facets if values is None else values
+
+    def _entering(self, stage: int, n: int, num_facets: int) -> FacetWeights:
+        """Of the facet of this stage after n updates of it."""
+        length, pretrained = self._lengths(num_facets)[stage], self._pretrained(stage, num_facets)
         fade = length * self.fade_fraction if self.fade_steps is None else self.fade_steps
         gamma_fade = fade if self.gamma_fade_steps is None else self.gamma_fade_steps
         if self.gamma_fade_fraction is not None:
             gamma_fade = length * self.gamma_fade_fraction
-        f = _fraction(n, gamma_fade)
+        if stage == 0:
+            fade = gamma_fade = 0
+        f = _fraction(n - pretrained, gamma_fade)
         gammas = (start + (1 - start) * f for start in (self.gamma_start_z, self.gamma_start_c))
         return FacetWeights(_fraction(n, fade), *gammas)
 
@@ -137,6 +157,11 @@ Schedule = Constant | Linear | Cosine | Cyclic
 def as_schedule(weight: "float | Schedule") -> Schedule:
     """A number stands for the constant; anything callable with the step is taken as it is."""
     return weight if callable(weight) else Constant(float(weight))
+
+
+def _updates(length: float, total: int) -> int:
+    """A number of updates, or below 1 their share of `total`."""
+    return round(length * total) if length < 1 else int(length)
 
 
 def _fraction(step: float, steps: float) -> float:

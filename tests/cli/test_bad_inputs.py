@@ -40,7 +40,7 @@ experiment=quick is not known; *
 $ train model=network/conv
 model=vae_zoo.nets.Conv is none of that group; choose one that `python train.py --help` lists
 $ train model/network=mpl
-model/network=mpl is not known; did you mean mlp? (all: conv, mlp, parted218, parted32, parted64)
+model/network=mpl is not known; did you mean mlp? (all: conv, conv_vlae, fc_vlae, mlp, *)
 $ train model.network=mlp
 model.network=mlp is not allowed; it is a group of its own, so write model/network=mlp
 $ train model=null
@@ -179,6 +179,20 @@ device=gpu is not allowed; give cpu, mps, cuda or cuda:<number>
 # combinations
 $ train data=digits data.size=8
 images of 8 pixels are too small for the 4 convolutions of model.network, *
+$ train model=mfcvae model/network=mlp
+model.network=vae_zoo.nets.MLP is no ladder of facets, which this model needs; choose model/network=fc_vlae, *
+$ train model=vae model/network=fc_vlae
+model.network=vae_zoo.nets.LadderMLP is a ladder of facets, which this model does not have; choose model/network=conv or mlp
+$ train model=mfcvae model/network=conv_vlae data=digits data.size=16
+images of 16 pixels are too small for the convolutional ladder; give images of 28 pixels, or model/network=fc_vlae
+$ train model=mfcvae model.facet_dims=[5,5,5]
+vae_zoo.models.mfcvae.MFCVAE: facet_dims=[5, 5, 5] has 3 facets, the network 2; give as many to both
+$ train model=mfcvae model.schedule.stages=[10,20,30]
+vae_zoo.models.mfcvae.MFCVAE: stages needs a length for each of the 2 facets, got 3
+$ train model=mfcvae model.schedule.fade_steps=100
+*Progressive: give either fade_steps or fade_fraction, got 100 and 0.6
+$ train model=mfcvae trainer=ddp_cpu
+trainer.strategy=ddp waits for gradients of every weight, and facets that have not entered have none; set trainer.strategy=*
 $ train trainer=ddp_cpu data.batch_size=63
 data.batch_size=63 cannot be shared by 2 processes; choose a multiple *
 $ train data=faces data.source=drawn

@@ -1,5 +1,5 @@
-"""MFCVAE, VaDE and the ladder VAE: the official code's numbers on its own weights, closed forms, facets that enter, and the
-contract of models/base.py held by models of facets."""
+"""MFCVAE, VaDE, which is MFCVAE with other settings, and the ladder VAE: the official code's numbers on its own weights,
+closed forms, facets that enter, and the contract of models/base.py held by models of facets."""
 
 import json
 from functools import partial
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.models.builders import LADDERS, fit, images, model_class
+from tests.models.builders import LADDERS, fit, images
 from tests.test_training import configuration
 from vae_zoo import noise
 from vae_zoo.data.digits import Digits
@@ -20,6 +20,7 @@ from vae_zoo.distributions import Bernoulli, Gaussian, Normal, kl_standard
 from vae_zoo.distributions.mixture import FLOOR, _inverse_softplus, _softplus
 from vae_zoo.errors import UserError
 from vae_zoo.loading import build as build_node
+from vae_zoo.models.ladder_vae import LadderVAE
 from vae_zoo.models.mfcvae import MFCVAE
 from vae_zoo.models.vae import VAE
 from vae_zoo.nets import LadderConv, LadderMLP
@@ -40,8 +41,10 @@ def build(name="mfcvae", num_facets=2, image_shape=(1, 6, 6), step=None, **optio
     if name != "ladder_vae":
         options = {"num_clusters": [4 + j for j in range(num_facets)], "variance": 0.5} | options
     if name == "vade":
-        options = {"total": 100, "pretrain": 0} | options
-    model = model_class(name)(image_shape, [3] * num_facets, network=network, **options)
+        once = {"estimator": "analytic", "prior_init": "means+vars+weights", "prior_init_at": "entry"}
+        options = once | {"schedule": Progressive(100, fade_steps=0, pretrain=[0])} | options
+    kind = LadderVAE if name == "ladder_vae" else MFCVAE
+    model = kind(image_shape, [3] * num_facets, network=network, **options)
     with torch.no_grad():
         for head in model.encoder.heads:
             head.weight.mul_(4)
@@ -160,7 +163,7 @@ def test_the_mnist_preset_has_the_published_size_and_schedule():
     cfg = configuration("experiment=mfcvae/mnist")
     model = build_node(cfg["model"])
     assert sum(p.numel() for p in model.parameters()) == 3_078_854
-    assert cfg["trainer"]["max_steps"] == 47_318 and model.entries() == {"facet0": 23_600, "facet1": 0}
+    assert cfg["trainer"]["max_steps"] == 47_318 and model.begins() == {"facet0": 23_600, "facet1": 0}
     assert model.coefficients(23_600 + 1)["facet0"].alpha == pytest.approx(1 / 15_000)
 
 
@@ -446,7 +449,8 @@ def test_more_clusters_than_images_are_refused():
 @pytest.mark.parametrize("name", ["mfcvae", "vade"])
 def test_resume_is_exact_in_a_fade_and_at_the_step_of_first_values(tmp_path, name, at):
     """at: the step of the checkpoint; facet 0 enters, and VaDE's mixture begins, before the update of step 4."""
-    own = {"pretrain": 4} if name == "vade" else {"schedule": progressive(20, (4, 16)), "data_init": True}
+    vade = {"schedule": Progressive(20, fade_steps=0, pretrain=[4])}
+    own = vade if name == "vade" else {"schedule": progressive(20, (4, 16)), "data_init": True}
 
     def model():
         return build(name, image_shape=(1, 8, 8), init_images=200, prior_init_at="entry", **own)
@@ -477,20 +481,26 @@ def test_weights_of_clusters_can_be_fixed_for_each_facet():
 # ---- VaDE -----------------------------------------------------------------------------------------------------------
 
 
-def test_vade_is_an_autoencoder_first_and_mfcvae_with_one_facet_after():
-    batch = images()
-    model = build("vade", pretrain=10, step=9)
+def test_vade_is_an_autoencoder_first():
+    """And nothing is learned about the mixture until it starts from the codes."""
+    model, batch = build("vade", schedule=Progressive(100, fade_steps=0, pretrain=[0.25]), step=24), images()
+    assert model.begins() == model.prior_init_steps() == {"facet0": 25}
     terms = model.objective(batch)
     torch.testing.assert_close(terms["loss"], terms["rec"].mean())
-    mean = -model.likelihood.log_prob(batch["image"], model.decode_params({"facet0": model.encode(batch)["facet0"].mu}))
-    assert torch.equal(terms["rec"], mean) and model.weights() == {"rec": 1.0}
-    model.trained_steps = 10
-    mfcvae = build(num_facets=1)
-    mfcvae.load_state_dict(model.state_dict())
-    torch.testing.assert_close(with_noise(model, batch), with_noise(mfcvae, batch))
-    assert build("vade", pretrain=0.25).prior_init_steps() == {"facet0": 25}
-    with pytest.raises(ValueError, match="one facet, got 2"):
-        model_class("vade")((1, 6, 6), [3, 3], [4, 4], LadderMLP(hidden=[[8], [8]]), Bernoulli(), total=10)
+    found = gradients(model, terms["loss"])
+    assert model.weights() == {"rec": 1.0}
+    assert {name for name, gradient in found.items() if gradient is None} == {n for n in found if n.startswith("priors.")}
+    model.trained_steps = 25
+    terms = model.objective(batch)
+    torch.testing.assert_close(terms["loss"], (terms["rec"] + terms["kl_facet0"]).mean())
+
+
+def test_vade_has_the_layers_and_stages_of_its_file():
+    cfg = configuration("model=vade", "trainer.max_steps=400")
+    model = build_node(cfg["model"])
+    assert model.facets == ("facet0",) and model.begins() == {"facet0": 100}
+    widths = [m.out_features for m in (*model.encoder.modules(), *model.decoder.modules()) if isinstance(m, nn.Linear)]
+    assert widths == [500, 500, 2000, 20, 2000, 500, 500, 64 * 64]
 
 
 # ---- the contract ---------------------------------------------------------------------------------------------------
@@ -586,7 +596,8 @@ def test_bound_rises_to_the_likelihood_by_quadrature(name):
     torch.manual_seed(0)
     options = {"num_clusters": [3], "variance": 0.3} if name == "mfcvae" else {}
     network = LadderMLP(hidden=[[8]])
-    model = model_class(name)((1, 6, 6), [1], network=network, likelihood=Bernoulli(), **options)
+    kind = MFCVAE if name == "mfcvae" else LadderVAE
+    model = kind((1, 6, 6), [1], network=network, likelihood=Bernoulli(), **options)
     batch = images(3)
     line = torch.linspace(-8, 8, 4001)[:, None]
     with torch.no_grad():
@@ -623,8 +634,9 @@ class Flat:
 def test_trainer_takes_the_steps_of_a_bare_loop(name):
     """Batches and noise by (seed, step); a facet's own Adam begins when it enters."""
     own = {"prior_init": "none"} if name != "ladder_vae" else {}
-    schedule = None if name == "vade" else progressive(10, (2, 8), fade_steps=3)
-    bare, ours = (build(name, image_shape=(1, 8, 8), schedule=schedule, **own) for _ in "ab")
+    schedule = progressive(10, (2, 8), fade_steps=3)
+    own |= {} if name == "vade" else {"schedule": schedule}
+    bare, ours = (build(name, image_shape=(1, 8, 8), **own) for _ in "ab")
     data = digits()
     data.setup()
     optimizer = torch.optim.Adam(bare.parameters(), lr=1e-3)

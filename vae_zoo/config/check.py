@@ -122,7 +122,7 @@ def _check_ladder(model: dict[str, Any], data: dict[str, Any], trainer: dict[str
             f"images of {min(data['image_shape'][1:])} pixels are too small for the convolutional ladder; give images of 28 "
             f"pixels, or model/network=fc_vlae"
         )
-    if trainer["strategy"] == "ddp" and (model.get("schedule") is not None or schema is schemas.VaDE):
+    if trainer["strategy"] == "ddp" and has_facets and model["schedule"] is not None:
         raise UserError(
             "trainer.strategy=ddp waits for gradients of every weight, and facets that have not entered have none; set "
             "trainer.strategy=ddp_find_unused_parameters_true"

@@ -34,6 +34,10 @@ Stages = Annotated[
     list[Positive],
     Field(min_length=1, description="the length of each stage, in updates or as a share of all below 1, such as [0.4, 0.6]"),
 ]
+Pretrain = Annotated[
+    list[NonNegative],
+    Field(min_length=1, description="a number of updates for each stage, or below 1 a share of it, such as [0.5, 0]"),
+]
 Paddings = Annotated[
     list[Annotated[list[Index], Field(min_length=2, max_length=2)]],
     Field(description="[height, width] for each convolution, such as [[0, 2], [1, 1]]"),
@@ -123,6 +127,7 @@ class Progressive(Schema):
     gamma_fade_fraction: Probability | None
     gamma_start_z: NonNegative
     gamma_start_c: NonNegative
+    pretrain: Pretrain | None
 
 
 class Conv(Schema):
@@ -317,11 +322,6 @@ class MFCVAE(LadderVAE):
     prior_init_at: Literal["start", "entry"]
     init_images: Count | None
     calibrate_norm: bool
-
-
-class VaDE(MFCVAE):
-    total: Count
-    pretrain: NonNegative
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
@@ -594,7 +594,6 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.models.ss_vae.SSVAE": SSVAE,
     "vae_zoo.models.ladder_vae.LadderVAE": LadderVAE,
     "vae_zoo.models.mfcvae.MFCVAE": MFCVAE,
-    "vae_zoo.models.vade.VaDE": VaDE,
     "vae_zoo.data.dsprites.DSprites": DSprites,
     "vae_zoo.data.shapes3d.Shapes3D": Shapes3D,
     "vae_zoo.data.digits.Digits": Digits,

@@ -28,7 +28,7 @@ from vae_zoo.schedules import FacetWeights, Progressive
 
 log = logging.getLogger(__name__)
 
-COLLAPSED, AFTER = 0.5, 1000  # nats of a facet's KL, and updates since it entered
+COLLAPSED, AFTER = 0.5, 1000  # nats of a facet's KL, and updates since it counts
 
 
 class LadderVAE(LatentVariableModel):
@@ -53,7 +53,7 @@ class LadderVAE(LatentVariableModel):
                 f"facet_dims={[*facet_dims]} has {J} facets, the network {network.num_facets}; give as many to both"
             )
         if schedule is not None:
-            schedule.entries(J)  # raises where it is made for another number
+            schedule.begins(J)  # raises where it is made for another number
         where = {0: "the pixels", J - 1: "the code"} if J > 1 else {0: "nothing else"}
         self.blocks = {
             f"facet{j}": Block(D, "gaussian", f"what is seen at depth {j} of {J}, nearest to {where.get(j, 'neither end')}")
@@ -64,11 +64,11 @@ class LadderVAE(LatentVariableModel):
         self.likelihood, self.schedule, self.data_init = likelihood, schedule, data_init
         self._warned: set[str] = set()
 
-    def entries(self) -> dict[str, int]:
-        """The step at which each facet enters."""
+    def begins(self) -> dict[str, int]:
+        """The step from which the KL of each facet counts."""
         if self.schedule is None:
             return dict.fromkeys(self.blocks, 0)
-        return dict(zip(self.blocks, self.schedule.entries(len(self.blocks))))
+        return dict(zip(self.blocks, self.schedule.begins(len(self.blocks))))
 
     def coefficients(self, step: int) -> dict[str, FacetWeights]:
         """alpha, gamma_z and gamma_c of each facet at a step."""
@@ -99,15 +99,12 @@ class LadderVAE(LatentVariableModel):
     def objective(self, batch: Batch) -> Terms:
         q, weights = self.encode(batch), self.weights()
         in_loss = [name for name, w in self.coefficients(self.step).items() if w.alpha > 0 or w.gamma_z > 0 or w.gamma_c > 0]
-        z = {name: self.draw(q[name]) for name in in_loss}
+        z = {name: q[name].rsample() for name in in_loss}
         terms = {"rec": -self.likelihood.log_prob(batch["image"], self.decode_params(z))}
         for name in in_loss:
             terms |= self.kl_terms(name, q[name], z[name])
         loss = sum(weight * terms[term] for term, weight in weights.items() if weight > 0).mean()
         return {"loss": loss} | terms
-
-    def draw(self, q: Normal) -> Tensor:
-        return q.rsample()
 
     def kl_terms(self, name: str, q: Normal, z: Tensor) -> Terms:
         """The cost of a facet, [B] nats, from its posterior and a draw of it."""
@@ -154,8 +151,8 @@ class LadderVAE(LatentVariableModel):
         """Warns, once, of a facet that holds nothing though its KL has its full weight since long."""
         super().on_validation_epoch_end()
         weights = self.weights()
-        for name, entry in self.entries().items():
-            if self.step < entry + AFTER or weights.get(f"kl_{name}", 0) < 1 or name in self._warned:
+        for name, begin in self.begins().items():
+            if self.step < begin + AFTER or weights.get(f"kl_{name}", 0) < 1 or name in self._warned:
                 continue
             total, count = (self.trainer.strategy.reduce(self._sums[f"{key}/kl_{name}"], "sum") for key in ("term", "items"))
             if total < COLLAPSED * count:

@@ -12,7 +12,8 @@ The q(c | x) that is best for all of q(z | x) is the normalised geometric mean o
     q(c | x) ~ exp E_q(z | x) log p(c | z) ~ pi_c N(mu(x); mu_c, Sigma_c) exp(-1/2 tr(Sigma_c^-1 S)),  S = diag exp(logvar)
 It is what `clusters` gives, and `estimator="analytic"` is the bound with it: looser than the one with p(c | z) by
 E KL(q(c | x) || p(c | z)), but free of noise. (VaDE's E_q(z | x) p(c | z), the arithmetic mean, is not the optimum.)
-Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py.
+Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this with one facet: VaDE (Jiang et al., 2017,
+arXiv:1611.05148), first an autoencoder, from whose codes the mixture then starts.
 
 The body of the paper could not be read: equations and defaults are those of FabianFalck/mfcvae at 9f1eca4; the deviations
 are in docs/mfcvae.md.
@@ -41,8 +42,8 @@ class MFCVAE(LadderVAE):
 
     prior_init: what a mixture takes over from one that EM fits to the posterior means of `init_images` training images
     (None: all): its means, all of it, or nothing. prior_init_at: `start`, all facets before the first update, or `entry`,
-    each when it enters, since until then the layers below it have moved. calibrate_norm: the encoder's batch normalisation
-    takes its averages over 50 batches before; else the means are those of a network that evaluation would not use.
+    each when its KL begins to count, for until then the layers below it move. calibrate_norm: before, the encoder's batch
+    normalisation takes its averages over 50 batches; else the means are those of a network that evaluation would not use.
     """
 
     facets: tuple[str, ...]  # blocks that cluster, the shallowest first
@@ -146,7 +147,7 @@ class MFCVAE(LadderVAE):
         """The step before whose update each mixture takes its first values from images."""
         if self.prior_init == "none":
             return {}
-        return dict.fromkeys(self.facets, 0) if self.prior_init_at == "start" else self.entries()
+        return dict.fromkeys(self.facets, 0) if self.prior_init_at == "start" else self.begins()
 
     def initialise(self, batch: Batch) -> bool:
         changed = super().initialise(batch)
