@@ -81,8 +81,9 @@ def facets(e: "Evaluation") -> Iterator[tuple[str, float]]:
         yield f"facet{i}/facet{j}/mutual_information", clustering.mutual_information(*pair)
         yield f"facet{i}/facet{j}/ami", clustering.ami(*pair)
     yield from _against_labels(e, scored)
-    e.pictures["cluster_sizes"] = cluster_sizes({name: scored.shares(name) for name in names}, USED)
-    e.pictures |= pictures(e.model, e.data, scored)
+    if e.split != "val":  # while training only the numbers are kept
+        e.pictures["cluster_sizes"] = cluster_sizes({name: scored.shares(name) for name in names}, USED)
+        e.pictures |= pictures(e.model, e.data, scored)
 
 
 def labels(e: "Evaluation") -> dict[str, np.ndarray]:
@@ -101,8 +102,9 @@ def labels(e: "Evaluation") -> dict[str, np.ndarray]:
             found[factor.name] = data.factors[:, column].numpy().astype(np.int64)
 
     def known(values: np.ndarray) -> bool:
-        seen = [np.setdiff1d(values[index], [-1]) for index in (e.train, e.val, data.indices[e.split])]
-        return min(map(len, seen)) > 1 and np.isin(seen[2], seen[0]).all()
+        parts = e.train, e.val, data.indices[e.split], data.indices["train"]
+        seen = [np.setdiff1d(values[index], [-1]) for index in parts]
+        return min(map(len, seen)) > 1 and np.isin(seen[2], seen[3]).all()
 
     return {name: values for name, values in found.items() if known(values)}
 
