@@ -180,6 +180,7 @@ class Laplace(Schema):
 class Gaussian(Schema):
     sigma: Positive
     learn: bool
+    sigmoid: bool = OPTIONAL
 
 
 class DiscretisedLogistic(Schema):
