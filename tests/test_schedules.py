@@ -1,6 +1,6 @@
 import pytest
 
-from vae_zoo.schedules import Constant, Cosine, Cyclic, Linear, as_schedule
+from vae_zoo.schedules import Constant, Cosine, Cyclic, FacetWeights, Linear, Progressive, as_schedule
 
 
 @pytest.mark.parametrize("number", [0, 3, 0.25])
@@ -49,3 +49,80 @@ def test_cycles_repeat_and_rise_over_their_first_part():
 def test_cycles_may_rise_at_once_or_all_the_time(rise):
     cyclic = Cyclic(start=0, end=1, steps=10, rise=rise)
     assert [cyclic(step) for step in (0, 5, 9)] == pytest.approx([0, 0.5, 0.9] if rise else [1, 1, 1])
+
+
+# ---- facets that enter one after the other --------------------------------------------------------------------------
+
+
+def at(batches_per_epoch, epochs, fade, epoch, batch):
+    """The shallow facet's weights at a batch of the official code, whose epoch 0 does not train."""
+    schedule = Progressive(10**6, stages=[(epochs - 1) * batches_per_epoch, 10**5], fade_steps=fade)
+    return schedule((epoch - 1) * batches_per_epoch + batch, 2)[0]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "batch", "value"),
+    [(201, 0, 0.0), (201, 1, 1 / 15000), (250, 0, 0.385467), (264, 59, 0.499533), (328, 13, 0.999933), (328, 14, 1.0)],
+)
+def test_facets_fade_in_as_in_the_official_code_on_mnist(epoch, batch, value):
+    assert at(118, 201, 15000, epoch, batch) == FacetWeights(*3 * [pytest.approx(value, abs=1e-6)])
+
+
+@pytest.mark.parametrize(
+    ("setting", "epoch", "batch"), [((489, 101, 15000), 131, 330), ((26, 101, 2000), 177, 24)], ids=["svhn", "shapes3d"]
+)
+def test_facets_are_in_at_the_batch_of_the_official_code(setting, epoch, batch):
+    before = at(*setting, epoch, batch - 1)
+    assert 1 - 1.01 / setting[2] < before.alpha < 1 and at(*setting, epoch, batch) == FacetWeights(1.0, 1.0, 1.0)
+
+
+WAITS, IN = FacetWeights(0.0, 0.0, 0.0), FacetWeights(1.0, 1.0, 1.0)
+
+
+def test_three_facets_enter_the_deepest_first():
+    schedule, half = Progressive(300, fade_fraction=0.5), FacetWeights(*3 * [pytest.approx(0.5)])
+    assert schedule.begins(3) == [200, 100, 0]
+    assert schedule(0, 3) == schedule(99, 3) == schedule(100, 3) == [WAITS, WAITS, IN]
+    assert schedule(125, 3) == [WAITS, half, IN] and schedule(150, 3) == [WAITS, IN, IN]
+    assert schedule(225, 3) == [half, IN, IN] and schedule(250, 3) == schedule(10**9, 3) == [IN, IN, IN]
+    assert Progressive(300, fade_fraction=0.5)(0, 1) == [IN]
+
+
+def test_weights_of_facets_rise_and_stay():
+    schedule = Progressive(1000, stages=[0.2, 0.3, 0.5], fade_fraction=0.6, gamma_fade_steps=400, gamma_start_z=0.1)
+    rows = [schedule(step, 3) for step in range(1200)]
+    for name in ("alpha", "gamma_z", "gamma_c"):
+        values = [[getattr(weights, name) for weights in row] for row in rows]
+        assert all(a <= b <= 1 for before, after in zip(values, values[1:]) for a, b in zip(before, after))
+        assert values[-1] == [1, 1, 1]
+    assert [rows[199][1].gamma_z, rows[199][1].gamma_c] == [0.1, 0.0], "while it waits"
+    assert [rows[300][1].alpha, rows[300][1].gamma_z] == pytest.approx([100 / 180, 0.1 + 0.9 * 0.25])
+    assert rows[499][1].gamma_c < 1 and rows[500][1] == IN, "a fade ends where the next facet enters"
+
+
+def test_a_fade_of_no_steps_is_a_jump():
+    schedule = Progressive(100, stages=[40, 60], fade_steps=0, gamma_fade_steps=20)
+    assert schedule(39, 2)[0] == WAITS and schedule(40, 2)[0] == FacetWeights(1.0, 0.0, 0.0)
+    assert schedule(50, 2)[0] == FacetWeights(1.0, 0.5, 0.5)
+
+
+def test_a_facet_may_go_without_its_kl_after_it_has_entered():
+    schedule = Progressive(1000, stages=[400, 600], pretrain=[0.25, 50], fade_steps=40, gamma_fade_steps=100)
+    assert schedule.begins(2) == [450, 100]
+    free = FacetWeights(1.0, 0.0, 0.0)
+    assert schedule(0, 2) == schedule(99, 2) == [WAITS, free] and schedule(100, 2) == [WAITS, IN]
+    assert schedule(420, 2) == [FacetWeights(0.5, 0.0, 0.0), IN] and schedule(450, 2) == [free, IN]
+    assert schedule(500, 2) == [FacetWeights(1.0, 0.5, 0.5), IN] and schedule(550, 2) == [IN, IN]
+
+
+@pytest.mark.parametrize(
+    ("fades", "message"),
+    [
+        ({}, "either fade_steps or fade_fraction, got None and None"),
+        ({"fade_steps": 1, "fade_fraction": 0.5}, "got 1 and 0.5"),
+        ({"fade_steps": 1, "gamma_fade_steps": 1, "gamma_fade_fraction": 0.5}, "or neither, not both"),
+    ],
+)
+def test_fades_that_contradict_each_other_are_refused(fades, message):
+    with pytest.raises(ValueError, match=message):
+        Progressive(100, **fades)

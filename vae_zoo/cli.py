@@ -51,10 +51,16 @@ def evaluate() -> int:
         if (plain["run"] is None) == (plain["runs"] is None):
             raise UserError("say what to evaluate: run=<run folder>, or runs=<folder of runs>")
         if plain["runs"] is not None:
+            if plain["predict"] is not None:
+                raise UserError("predict= asks one model about images; give run=<run folder> in place of runs=")
             from vae_zoo.evaluation.leaderboard import leaderboard_command
 
             return leaderboard_command(plain)
         check.check_trust(runs.read_config(Path(plain["run"]).expanduser()), plain["trust"])  # before the imports
+        if plain["predict"] is not None:
+            from vae_zoo.evaluation.predict import predict_command
+
+            return predict_command(plain)
         from vae_zoo.evaluation.evaluate import evaluate_command
 
         evaluate_command(plain)

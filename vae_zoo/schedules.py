@@ -4,7 +4,9 @@ A weight in a config is a number or one of these, e.g.
 `model.beta={_target_: vae_zoo.schedules.Linear, start: 0, end: 4, steps: 1000}`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import cos, pi
 
 
@@ -58,12 +60,108 @@ class Cyclic:
         return self.start + (self.end - self.start) * _fraction(step % self.steps, self.rise * self.steps)
 
 
+@dataclass(frozen=True)
+class FacetWeights:
+    """Of one facet at one step: alpha, of its rung in the decoder; gamma_z, gamma_c, of KL(q(z) || p(z | c)) and KL(q(c) ||
+    p(c)), of which only their sum is a divergence where the prior has no clusters."""
+
+    alpha: float
+    gamma_z: float
+    gamma_c: float
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """Facets enter one after the other, the deepest first: those in are trained in full, one fades in, the others wait.
+
+    total: updates in all. stages: length of each stage, that of the deepest facet first, in updates or, below 1, as a share
+    of `total`; None: equal shares. The facet that enters has alpha rise from 0 to 1 in a straight line over `fade_steps`
+    updates or `fade_fraction` of its stage, and its gammas from `gamma_start_z` and `gamma_start_c`, where they stand while
+    it waits, over `gamma_fade_steps` or `gamma_fade_fraction`, or if neither is given over as many as alpha. pretrain: in
+    the form of `stages`, for how many updates, or which share of its stage, a facet that has entered still goes without
+    its KL, as in an autoencoder; None: 0. The deepest facet has alpha 1 at once, and gammas 1 as soon as they count. A fade
+    ends where the next stage begins.  Source: FabianFalck/mfcvae; Li et al. (2020); pretrain is ours.
+    """
+
+    total: int
+    stages: Sequence[float] | None = None
+    fade_steps: int | None = None
+    fade_fraction: float | None = None
+    gamma_fade_steps: int | None = None
+    gamma_fade_fraction: float | None = None
+    gamma_start_z: float = 0.0
+    gamma_start_c: float = 0.0
+    pretrain: Sequence[float] | None = None
+
+    def __post_init__(self):
+        if (self.fade_steps is None) == (self.fade_fraction is None):
+            raise ValueError(f"give either fade_steps or fade_fraction, got {self.fade_steps} and {self.fade_fraction}")
+        if self.gamma_fade_steps is not None and self.gamma_fade_fraction is not None:
+            raise ValueError("give gamma_fade_steps or gamma_fade_fraction, or neither, not both")
+
+    def __call__(self, step: int, num_facets: int) -> list[FacetWeights]:
+        """The weights of each facet at this step, the shallowest first."""
+        entries = self._entries(num_facets)
+        present = max(stage for stage, entry in enumerate(entries) if step >= entry)
+        weights = []
+        for stage in reversed(range(num_facets)):
+            if stage > present:
+                weights.append(FacetWeights(0.0, self.gamma_start_z, self.gamma_start_c))
+            elif stage < present:
+                weights.append(FacetWeights(1.0, 1.0, 1.0))
+            else:
+                weights.append(self._entering(stage, step - entries[stage], num_facets))
+        return weights
+
+    def begins(self, num_facets: int) -> list[int]:
+        """The step from which the KL of each facet counts, the shallowest first: its entry and what `pretrain` adds."""
+        pretrained = (self._pretrained(stage, num_facets) for stage in range(num_facets))
+        return [entry + updates for entry, updates in zip(self._entries(num_facets), pretrained)][::-1]
+
+    def _entries(self, num_facets: int) -> list[int]:
+        """The first step of each stage."""
+        return [0, *accumulate(self._lengths(num_facets)[:-1])]
+
+    def _lengths(self, num_facets: int) -> list[int]:
+        """Updates of each stage."""
+        stages = self._of_each_stage("stages", num_facets, 1 / num_facets if num_facets > 1 else self.total)
+        return [_updates(length, self.total) for length in stages]
+
+    def _pretrained(self, stage: int, num_facets: int) -> int:
+        updates = self._of_each_stage("pretrain", num_facets, 0)[stage]
+        return _updates(updates, self._lengths(num_facets)[stage])
+
+    def _of_each_stage(self, name: str, num_facets: int, default: float) -> Sequence[float]:
+        values = getattr(self, name)
+        if values is not None and len(values) != num_facets:
+            raise ValueError(f"{name} needs a number for each of the {num_facets} facets, got {len(values)}")
+        return [default] * num_facets if values is None else values
+
+    def _entering(self, stage: int, n: int, num_facets: int) -> FacetWeights:
+        """Of the facet of this stage after n updates of it."""
+        length, pretrained = self._lengths(num_facets)[stage], self._pretrained(stage, num_facets)
+        fade = length * self.fade_fraction if self.fade_steps is None else self.fade_steps
+        gamma_fade = fade if self.gamma_fade_steps is None else self.gamma_fade_steps
+        if self.gamma_fade_fraction is not None:
+            gamma_fade = length * self.gamma_fade_fraction
+        if stage == 0:
+            fade = gamma_fade = 0
+        f = _fraction(n - pretrained, gamma_fade)
+        gammas = (start + (1 - start) * f for start in (self.gamma_start_z, self.gamma_start_c))
+        return FacetWeights(_fraction(n, fade), *gammas)
+
+
 Schedule = Constant | Linear | Cosine | Cyclic
 
 
 def as_schedule(weight: "float | Schedule") -> Schedule:
     """A number stands for the constant; anything callable with the step is taken as it is."""
     return weight if callable(weight) else Constant(float(weight))
+
+
+def _updates(length: float, total: int) -> int:
+    """A number of updates, or below 1 their share of `total`."""
+    return round(length * total) if length < 1 else int(length)
 
 
 def _fraction(step: float, steps: float) -> float:

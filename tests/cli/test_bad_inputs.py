@@ -40,7 +40,7 @@ experiment=quick is not known; *
 $ train model=network/conv
 model=vae_zoo.nets.Conv is none of that group; choose one that `python train.py --help` lists
 $ train model/network=mpl
-model/network=mpl is not known; did you mean mlp? (all: conv, mlp, parted218, parted32, parted64)
+model/network=mpl is not known; did you mean mlp? (all: conv, conv_vlae, fc_vlae, mlp, *)
 $ train model.network=mlp
 model.network=mlp is not allowed; it is a group of its own, so write model/network=mlp
 $ train model=null
@@ -179,6 +179,20 @@ device=gpu is not allowed; give cpu, mps, cuda or cuda:<number>
 # combinations
 $ train data=digits data.size=8
 images of 8 pixels are too small for the 4 convolutions of model.network, *
+$ train model=mfcvae model/network=mlp
+model.network=vae_zoo.nets.MLP is no ladder of facets, which this model needs; choose model/network=fc_vlae, *
+$ train model=vae model/network=fc_vlae
+model.network=vae_zoo.nets.LadderMLP is a ladder of facets, which this model does not have; choose model/network=conv or mlp
+$ train model=mfcvae model/network=conv_vlae data=digits data.size=16
+images of 16 pixels are too small for the convolutional ladder; give images of 28 pixels, or model/network=fc_vlae
+$ train model=mfcvae model.facet_dims=[5,5,5]
+vae_zoo.models.mfcvae.MFCVAE: facet_dims=[5, 5, 5] has 3 facets, the network 2; give as many to both
+$ train model=mfcvae model.schedule.stages=[10,20,30]
+vae_zoo.models.mfcvae.MFCVAE: stages needs a length for each of the 2 facets, got 3
+$ train model=mfcvae model.schedule.fade_steps=100
+*Progressive: give either fade_steps or fade_fraction, got 100 and 0.6
+$ train model=mfcvae trainer=ddp_cpu
+trainer.strategy=ddp waits for gradients of every weight, and facets that have not entered have none; set trainer.strategy=*
 $ train trainer=ddp_cpu data.batch_size=63
 data.batch_size=63 cannot be shared by 2 processes; choose a multiple *
 $ train data=faces data.source=drawn
@@ -189,6 +203,24 @@ $ train data=celeba data.size=[218,178]
 model.image_shape=[3, [218, 178], [218, 178]] is not allowed; give [channels, height, width]
 $ train data=celeba data.crop=200
 data.crop=200 is not allowed; give a whole number >= 8 and <= 178, or null
+$ train data=shapes3d data.factors.flor_hue=[0]
+data.factors.flor_hue is not a key of the config; did you mean data.factors.floor_hue?
+$ train data=shapes3d +data.factors.flor_hue=[0]
+data.factors.flor_hue is not a key of data.factors; did you mean data.factors.floor_hue?
+$ train data=shapes3d data.factors.floor_hue=[10]
+data.factors.floor_hue=[10] is not allowed; give a list of different whole numbers from 0 to 9, such as *, or null for all
+$ train data=shapes3d data.factors.shape=[1,1]
+data.factors.shape=[1, 1] is not allowed; give a list of different whole numbers from 0 to 3, such as *, or null for all
+$ train data=shapes3d data.factors.scale=2
+data.factors.scale=2 is not allowed; give a list of different whole numbers from 0 to 7, such as *, or null for all
+$ train data=shapes3d data.factors.scale=[]
+data.factors.scale=[] is not allowed; give a list of different whole numbers from 0 to 7, such as *, or null for all
+$ train data=shapes3d data.factors=null
+data.factors=null is not allowed; give the values in use of some factors, such as *
+$ train data=shapes3d data.size=48
+data.size=48 is not allowed; give 32 or 64
+$ train data=shapes3d data.group_by=flor_hue
+data.group_by=flor_hue is not a grouping of these data; did you mean floor_hue?
 $ train data=faces data.group_by=id_beart
 data.group_by=id_beart is not a grouping of these data; did you mean id_beard?
 $ train data=digits data.group_by=lable
@@ -215,6 +247,12 @@ $ train data=mnist data.root=nowhere data.download=false
 nowhere/MNIST/raw lacks *; put them there or set data.*
 $ train data=mnist data.root={truncated_mnist} data.download=false
 *train-images* is damaged (*); delete it and *
+$ train data=shapes3d data.path=missing.h5
+cannot read missing.h5 as 3DShapes (*No such file*): it must hold images*; download 3dshapes.h5 again, or drop data.path *
+$ train data=svhn
+SVHN could not be downloaded from http*train_32x32.mat (*); put train_32x32.mat, test_32x32.mat into data by hand, or use *
+$ train data=svhn data.root=nowhere data.download=false data.extra=true
+nowhere lacks train_32x32.mat, extra_32x32.mat, test_32x32.mat; put them there or set data.download=true
 $ train data=celeba
 CelebA could not be downloaded (*); put img_align_celeba/ *, * into data/celeba by hand, or use data=faces*
 $ train data=celeba data.root=nowhere data.download=false
@@ -293,6 +331,12 @@ $ evaluate run={run_with_truncated_checkpoint}
 */last.ckpt is damaged, or no checkpoint of vae_zoo; restore *
 $ evaluate run={run_of_a_stranger}
 the run's config imports 'stranger.Model'; if you trust it, add trust=[stranger]
+$ evaluate runs={empty} predict=pictures
+predict= asks one model about images; give run=<run folder> in place of runs=
+$ evaluate predict=pictures
+say what to evaluate: run=<run folder>, or runs=<folder of runs>
+$ evaluate run={run} predict=nowhere
+predict=nowhere needs a model that clusters, and * has neither facets nor categorical blocks; give the run of one *
 $ evaluate run={run} data.root=x
 data.root means nothing to this run, whose data has no root; drop it
 $ evaluate run={run} out={file}/out

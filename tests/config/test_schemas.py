@@ -23,6 +23,9 @@ NOT_OURS = {"torch.optim.Adam", "torch.optim.AdamW"}  # the schema offers some o
 NEEDED = {  # by a choice that does not go alone
     "image_folder": ["data.path=somewhere"],
     "parted_vae/celeba": ["data.labels_from=labels.csv"],
+    "fc_vlae": ["model=mfcvae"],
+    "conv_vlae": ["model=mfcvae"],
+    "vade": ["model=vade"],
 }
 
 

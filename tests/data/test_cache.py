@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from vae_zoo.data.cache import cached_array
+from vae_zoo.data.cache import cached_array, cached_parts
+from vae_zoo.errors import UserError
 
 ARRAY = np.arange(3000, dtype=np.uint8).reshape(100, 30)
 
@@ -122,3 +123,40 @@ def test_simultaneous_builders_all_get_the_array_and_leave_a_good_file(cache, ca
         assert all(np.array_equal(array, ARRAY) for array in pool.map(open_, range(8)))
     cache.open()
     assert cache.builds == 0 and not caplog.records and len(list(cache.path.parent.iterdir())) == 2
+
+
+# ---- in parts -------------------------------------------------------------------------------------------------------
+
+
+def test_parts_are_one_array_in_the_file_and_built_once(cache, caplog):
+    built = []
+
+    def build():
+        built.append(1)
+        yield from np.array_split(ARRAY, 7)
+
+    for _ in range(2):
+        array = cached_parts(cache.path, build, shape=ARRAY.shape, dtype=ARRAY.dtype)
+        assert np.array_equal(array, ARRAY) and isinstance(array, np.memmap)
+    assert len(built) == 1 and not caplog.records
+    assert np.array_equal(np.load(cache.path), ARRAY) and len(list(cache.path.parent.iterdir())) == 2
+
+
+def test_parts_that_break_off_leave_nothing(cache):
+    def build():
+        yield ARRAY[:50]
+        raise UserError("the file ends here")
+
+    with pytest.raises(UserError, match="the file ends here"):
+        cached_parts(cache.path, build, shape=ARRAY.shape, dtype=ARRAY.dtype)
+    assert not list(cache.path.parent.iterdir())
+
+
+def test_parts_that_cannot_be_written_are_told_with_what_they_need(cache, monkeypatch):
+    def fail(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(UserError, match="array.npy cannot be written .No space left on device., 0.0 GB; set paths.cache to"):
+        cached_parts(cache.path, lambda: iter([ARRAY]), shape=ARRAY.shape, dtype=ARRAY.dtype)
+    assert not list(cache.path.parent.iterdir())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vae_zoo.data.image_folder import ImageFolder
+from vae_zoo.data.image_folder import ImageFolder, read_image
 from vae_zoo.errors import UserError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -29,7 +29,7 @@ def read(path, **settings):
 def one(tmp_path, name, pixels, size=8, channels=3, **options):
     """The picture as the data set gives it, uint8 [C, H, W]."""
     save(tmp_path / name, pixels, **options)
-    return ImageFolder(str(tmp_path), size=size, channels=channels)._read_image(tmp_path / name)
+    return read_image(tmp_path / name, (channels, size, size))
 
 
 def test_folders_are_classes_in_the_order_of_their_names(tmp_path):

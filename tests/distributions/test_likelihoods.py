@@ -115,6 +115,13 @@ def test_gaussian_density_integrates_to_one():
     assert torch.trapezoid(density, x.flatten()).item() == pytest.approx(1, abs=1e-5)
 
 
+def test_gaussian_may_take_logits_of_its_means():
+    x, params = torch.rand(2, 1, 3, 4), torch.randn(2, 1, 3, 4)
+    squashed, plain = Gaussian(0.3, sigmoid=True), Gaussian(0.3)
+    torch.testing.assert_close(squashed.log_prob(x, params), plain.log_prob(x, params.sigmoid()))
+    torch.testing.assert_close(squashed.mean(params), params.sigmoid())
+
+
 def test_learned_sigma_is_drawn_to_the_root_mean_squared_error():
     x = grey_images(8, 1, 8, 8)
     params = x + 0.1 * torch.randn(8, 1, 8, 8)

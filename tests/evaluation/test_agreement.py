@@ -1,6 +1,7 @@
-"""UDR of a sweep: from the trained models, in the leaderboard and nowhere else."""
+"""UDR of a sweep and the agreement of its facets: from the trained models, in the leaderboard and nowhere else."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from tests.cli.calls import TINY, call
 from tests.evaluation.test_leaderboard import read_csv
 from vae_zoo import load_model
 from vae_zoo.data.digits import Digits
+from vae_zoo.distributions import Normal
+from vae_zoo.evaluation import agreement
+from vae_zoo.evaluation.groups import Group, Run
 from vae_zoo.evaluation.protocol import rows
 from vae_zoo.metrics import udr
 
@@ -48,3 +52,37 @@ def test_runs_that_cannot_be_loaded_leave_the_table_as_it_is(sweep, caplog):
         assert "test/udr" not in read_csv(sweep / "outputs" / "leaderboard.csv")[0]
     finally:
         checkpoint.with_suffix(".away").rename(checkpoint)
+
+
+def test_facets_agree_as_far_as_their_clusters_do(monkeypatch):
+    """Three runs: the same clusters under other names, and of the last one none that the others know."""
+
+    class Facets(torch.nn.Module):
+        facets, needs, device = ("near", "far"), frozenset(), torch.device("cpu")
+
+        def __init__(self, names, seed):
+            super().__init__()
+            self.names, self.seed = torch.tensor(names), seed
+
+        def encode(self, batch):
+            return {"z": Normal(batch["index"][:, None].float(), torch.zeros(len(batch["index"]), 1))}
+
+        def kl_per_dim(self, q):
+            return {"z": q["z"].mu.square()}
+
+        def clusters(self, q):
+            index = q["z"].mu[:, 0].long()
+            noise = torch.randint(3, (10_000,), generator=torch.Generator().manual_seed(self.seed))[index]
+            found = {"near": self.names[index % 3] if self.seed < 2 else noise, "far": noise}
+            return {name: torch.nn.functional.one_hot(c, 3).float() for name, c in found.items()}
+
+    data = Digits(size=8)
+    models = {"a": Facets([0, 1, 2], 0), "b": Facets([2, 0, 1], 1), "c": Facets([0, 1, 2], 2)}
+    monkeypatch.setattr(agreement, "read_config", lambda folder: {"data": {}})
+    monkeypatch.setattr(agreement, "build", lambda node: data)
+    monkeypatch.setattr(agreement, "load_model", lambda folder, device, trust: models[str(folder)])
+    runs = tuple(Run(Path(name), "finished") for name in models)
+    scores = agreement.agreement(Group("facets", runs, 3))
+    assert scores["test/seed_ari_facet0"] == pytest.approx([0.5, 0.5, 0], abs=0.08)
+    assert scores["test/seed_ari_facet1"] == pytest.approx([0, 0, 0], abs=0.08)
+    assert (scores["test/udr"] > 0.85).all(), "one code for all, as far as the lasso lets it through"

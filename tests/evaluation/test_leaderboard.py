@@ -168,12 +168,25 @@ def test_evaluation_overrides_and_extends_the_final_numbers(sweep):
         "test/judge_accuracy": 0,
         "test/fid_judge": -1,
         "test/udr": 1,
+        "test/seed_ari_facet0": 1,
+        "test/facet0/facet1/mutual_information": 0,
+        "test/facet0/clusters_effective": 0,
+        "test/cluster_facet": 0,
         "test/probe/style": 0,
         "test/novelty": 0,
     }.items(),
 )
 def test_direction(metric, sign):
     assert direction(metric) == sign
+
+
+def test_single_facets_are_in_the_csv_and_not_in_the_tables_of_everything(tmp_path):
+    for seed in range(2):
+        add(tmp_path, config(seed=seed), {"test/facet0/shape/nmi": 0.5 + seed, "test/cluster_accuracy_majority": 0.25})
+    text = write_leaderboard(tmp_path)
+    assert "facet0" not in text and "cluster_accuracy_majority" in text
+    (line,) = read_csv(tmp_path / "leaderboard.csv")
+    assert float(line["test/facet0/shape/nmi_mean"]) == 1.0 and line["test/facet0/shape/nmi_n"] == "2"
 
 
 @pytest.mark.parametrize("metric, best", [("test/mig", "b"), ("test/nll_iw5", "a"), ("test/clusters_used", None)])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vae_zoo.figures import theme
-from vae_zoo.figures.charts import MAX_POINTS, curves, heat_map, kl_per_dimension
+from vae_zoo.figures.charts import MAX_POINTS, cluster_sizes, curves, heat_map, kl_per_dimension
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -49,6 +49,18 @@ def test_heat_map_colours_grow_with_the_value_and_nan_has_none():
     assert area(heat_map([[0.0, np.nan]], ["a"], ["x", "y"], ""), "#eef1ee") == pytest.approx(low / 2, rel=0.1)
     with pytest.raises(ValueError, match=r"\[1, 2\]"):
         heat_map([[0.0]], ["a"], ["x", "y"], "")
+
+
+def test_cluster_sizes_have_a_panel_for_each_facet_and_bars_as_high_as_their_share():
+    shares = {"facet0": np.array([0.1, 0.6, 0.3]), "facet1": np.array([0.25, 0.25, 0.25, 0.25])}
+    picture = cluster_sizes(shares, used=0.005)
+    columns = (picture == theme.rgb(theme.SERIES[0])).all(-1).sum(0)
+    heights = columns[columns > 0.9 * columns[columns > 0].min()]
+    assert (np.diff(heights[heights > 0]) <= 1).all(), "from the largest to the smallest"
+    assert heights.max() / heights.min() == pytest.approx(6, rel=0.1)
+    assert area(picture[:, : picture.shape[1] // 2], theme.SERIES[1]) == 0 < area(picture, theme.SERIES[1])
+    assert cluster_sizes({"z": np.array([1.0, 0.0])}, used=0.005).shape[1] < picture.shape[1]
+    assert cluster_sizes({f"facet{j}": np.ones(200) / 200 for j in range(8)}, used=0.005).dtype == np.uint8
 
 
 def test_curves_join_the_points_over_gaps():

@@ -110,6 +110,85 @@ def test_class_takes_settings_and_rows_to_fit_on():
     assert metric.compute().item() == cluster_accuracy(clusters, labels, mapping="majority", fit=fit)
 
 
+# ---- confusion, chance, numbers of clusters, members ----------------------------------------------------------------
+
+TABLE = [[8, 2, 0], [1, 3, 0], [0, 1, 5], [2, 0, 0]]  # images in each cluster (rows) of each class
+
+
+def expanded(table):
+    rows, columns = np.indices(np.shape(table))
+    counts = np.ravel(table)
+    return rows.ravel().repeat(counts), columns.ravel().repeat(counts)
+
+
+def test_scores_of_a_table_worked_by_hand():
+    clusters, labels = expanded(TABLE)
+    assert purity(clusters, labels) == pytest.approx(18 / 22)
+    assert clustering.confusion(clusters, labels).tolist() == [[10, 2, 0], [1, 3, 0], [0, 1, 5]]
+    assert balanced_accuracy(clusters, labels) == pytest.approx(0.80303, abs=1e-5)
+
+
+@pytest.mark.parametrize("num_clusters, num_classes", [(2, 5), (9, 3), (4, 4)])
+def test_confusion_is_that_of_scikit_learn_however_many_clusters_and_whatever_they_are_called(num_clusters, num_classes):
+    clusters, labels = draw(num_clusters, num_classes)
+    named = contingency(clusters, labels).argmax(1)[clusters]
+    table = clustering.confusion(clusters, labels)
+    np.testing.assert_array_equal(table, sklearn.metrics.confusion_matrix(named, labels, labels=range(num_classes)))
+    names = np.random.RandomState(3).permutation(50)
+    np.testing.assert_array_equal(clustering.confusion(names[clusters], labels), table)
+    assert np.trace(table) / table.sum() == pytest.approx(purity(clusters, labels))
+
+
+def test_confusion_with_classes_and_clusters_that_only_one_side_has():
+    fit, scored = ([0, 0, 1, 2], [0, 0, 2, 5]), ([0, 1, 1, 3], [0, 2, 4, 4])  # classes 0 2 4 5; cluster 3 has no name
+    table = [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert clustering.confusion(*scored, fit=fit).tolist() == table
+    poisoned = scored[0], [0, 2, 2, 2]
+    assert clustering.confusion(*poisoned, fit=fit).sum(1).tolist() == [1, 2, 0], "scored labels decide no name"
+
+
+@pytest.mark.parametrize(
+    "shares, num_clusters, chance",  # as simulated for the reference: MNIST, 3DShapes' shape and colour
+    [([0.1] * 10, 25, 0.126), ([0.25] * 4, 20, 0.32), ([0.25] * 4, 60, 0.38), ([0.1] * 10, 20, 0.17)],
+)
+def test_chance_of_purity_is_that_of_random_clusters(shares, num_clusters, chance):
+    count = 10_000 if num_clusters == 25 else 960
+    rng = np.random.default_rng(0)
+    labels = rng.choice(len(shares), p=shares, size=count)
+    random = [purity(rng.integers(num_clusters, size=count), labels) for _ in range(20)]
+    found = clustering.purity_chance(rng.integers(num_clusters, size=count), labels)
+    assert found == pytest.approx(np.mean(random), abs=0.01) and found == pytest.approx(chance, abs=0.012)
+    assert clustering.purity_chance(labels, labels) < 0.3, "however good the clusters are"
+
+
+def test_mutual_information_is_that_of_the_table():
+    a, b = draw(6, 4)
+    joint = contingency(a, b) / 300
+    independent = joint.sum(1, keepdims=True) * joint.sum(0)
+    by_hand = (joint * np.log(np.where(joint > 0, joint, 1) / independent)).sum()
+    assert clustering.mutual_information(a, b) == clustering.mutual_information(b, a) == pytest.approx(by_hand)
+
+
+def test_numbers_of_clusters():
+    assert clustering.used(np.repeat([3, 5, 9], [990, 6, 4])) == 2
+    probs = np.random.default_rng(0).dirichlet([0.3] * 7, size=500)
+    mean = probs.mean(0)
+    assert clustering.effective_number(probs) == pytest.approx(np.prod(mean**-mean))
+    assert clustering.effective_number(np.eye(5)[[2, 2]]) == 1
+
+
+@pytest.mark.parametrize("num_clusters, count", [(3, 4), (40, 10), (5, 200)])
+def test_most_confident_members_are_those_of_brute_force(num_clusters, count):
+    probs = np.random.default_rng(num_clusters).dirichlet([0.2] * num_clusters, size=150).round(2)  # ties too
+    clusters, members = clustering.most_confident(probs, count)
+    own, confidence = probs.argmax(1), probs.max(1)
+    means = {k: confidence[own == k].mean() for k in set(own.tolist())}
+    assert [means[k] for k in clusters] == pytest.approx(sorted(means.values(), reverse=True))
+    for k, row in zip(clusters, members, strict=True):
+        wanted = sorted(np.flatnonzero(own == k).tolist(), key=lambda n: (-confidence[n], n))[:count]
+        assert row.tolist() == wanted + [-1] * (count - len(wanted))
+
+
 def test_examples_in_the_docstrings():
     result = doctest.testmod(clustering)
     assert result.attempted > result.failed == 0

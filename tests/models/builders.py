@@ -14,7 +14,9 @@ from vae_zoo.trainer import Trainer
 SMALL = {"factor_vae": {"discriminator_hidden": (16, 16)}}
 DIMS = {name: ("content_dim", "style_dim") for name in ("group_vae", "ml_vae")}  # others have latent_dim
 DISCRETE = ("joint_vae", "parted_vae", "ss_vae")  # of categorical variables: tests/models/test_discrete.py
-MODELS = sorted(p.stem for p in (config_dir() / "model").glob("[!_]*.yaml") if p.stem not in DISCRETE)
+LADDERS = ("ladder_vae", "mfcvae", "vade")  # of facets: tests/models/test_mfcvae.py
+OTHERS = (*DISCRETE, *LADDERS)
+MODELS = sorted(p.stem for p in (config_dir() / "model").glob("[!_]*.yaml") if p.stem not in OTHERS)
 
 
 def model_class(name):

@@ -66,7 +66,8 @@ def check_component(node: Any, path: str) -> None:
     target = node["_target_"]
     if target in SCHEMAS:
         check(node, SCHEMAS[target], path)
-        components = [k for k, field in SCHEMAS[target].model_fields.items() if isinstance(node.get(k), dict)]
+        fields = SCHEMAS[target].model_fields.items()
+        components = [k for k, field in fields if isinstance(node.get(k), dict) and not inspect.isclass(field.annotation)]
     else:
         _check_signature(node, path)
         components = [k for k, value in node.items() if isinstance(value, dict) and "_target_" in value]
@@ -94,12 +95,38 @@ def check_together(cfg: dict[str, Any]) -> None:
                 f"model.network, which halve them each; give images of {least} pixels, fewer model.network.channels, "
                 f"or model/network=mlp"
             )
+    _check_ladder(model, data, trainer)
     needs, schema = needs_of(model), SCHEMAS.get(data["_target_"])
     if schema is not None:
         _check_groups(needs, data, schema)
         if data["folds"] is not None and data["fold"] >= data["folds"]:
             raise UserError(f"data.fold={data['fold']} is none of data.folds={data['folds']}; give 0 to {data['folds'] - 1}")
     _check_processes(data, trainer, grouped="group" in needs or data.get("group_by") is not None)
+
+
+def _check_ladder(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, Any]) -> None:
+    """Networks with one code for each facet go with models of facets, and these wait for each other."""
+    schema, network = SCHEMAS.get(model["_target_"]), model.get("network")
+    if schema is None or not isinstance(network, dict) or network["_target_"] not in SCHEMAS:
+        return
+    family = SCHEMAS[network["_target_"]]
+    has_facets, is_ladder = issubclass(schema, schemas.LadderVAE), issubclass(family, schemas.Ladder)
+    if has_facets != is_ladder:
+        choices = "fc_vlae, conv_vlae or vade" if has_facets else "conv or mlp"
+        raise UserError(
+            f"model.network={network['_target_']} is {'a' if is_ladder else 'no'} ladder of facets, which this model "
+            f"{'needs' if has_facets else 'does not have'}; choose model/network={choices}"
+        )
+    if family is schemas.LadderConv and min(data["image_shape"][1:]) < 28:
+        raise UserError(
+            f"images of {min(data['image_shape'][1:])} pixels are too small for the convolutional ladder; give images of 28 "
+            f"pixels, or model/network=fc_vlae"
+        )
+    if trainer["strategy"] == "ddp" and has_facets and model["schedule"] is not None:
+        raise UserError(
+            "trainer.strategy=ddp waits for gradients of every weight, and facets that have not entered have none; set "
+            "trainer.strategy=ddp_find_unused_parameters_true"
+        )
 
 
 def _check_processes(data: dict[str, Any], trainer: dict[str, Any], grouped: bool) -> None:

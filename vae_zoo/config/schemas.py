@@ -23,6 +23,21 @@ Widths = Annotated[list[Count], Field(min_length=1, description="a list of whole
 Range = Annotated[list[Count], Field(min_length=2, max_length=2), AfterValidator(lambda pair: _ordered(*pair))]
 GroupSize = Annotated[Count | Range, Field(description="a whole number >= 1, or a range of them such as [1, 8]")]
 Hidden = Annotated[list[Count], Field(description="a list of whole numbers >= 1, such as [256], or [] for none")]
+FacetWidths = Annotated[
+    list[Widths],
+    Field(min_length=1, description="a list of layers for each facet, the shallowest first, such as [[500], [2000]]"),
+]
+FacetCounts = Annotated[
+    list[Count], Field(min_length=1, description="a whole number >= 1 for each facet, the shallowest first, such as [5, 5]")
+]
+Stages = Annotated[
+    list[Positive],
+    Field(min_length=1, description="the length of each stage, in updates or as a share of all below 1, such as [0.4, 0.6]"),
+]
+Pretrain = Annotated[
+    list[NonNegative],
+    Field(min_length=1, description="a number of updates for each stage, or below 1 a share of it, such as [0.5, 0]"),
+]
 Paddings = Annotated[
     list[Annotated[list[Index], Field(min_length=2, max_length=2)]],
     Field(description="[height, width] for each convolution, such as [[0, 2], [1, 1]]"),
@@ -49,6 +64,19 @@ def _ordered(least: int, most: int) -> list[int]:
     if least > most:
         raise ValueError  # the field's description is what a person is told
     return [least, most]
+
+
+def _values_below(size: int) -> Any:
+    """Places among the `size` values of a factor, or null for all of them."""
+    words = f"a list of different whole numbers from 0 to {size - 1}, such as [0] or [0, {size - 1}], or null for all"
+    values = Annotated[list[Annotated[int, Field(ge=0, lt=size)]], Field(min_length=1), AfterValidator(_different)]
+    return Annotated[values | None, Field(description=words)]
+
+
+def _different(values: list[int]) -> list[int]:
+    if len({*values}) < len(values):
+        raise ValueError  # the field's description is what a person is told
+    return values
 
 
 class Schema(BaseModel):
@@ -90,6 +118,18 @@ class Cyclic(Schema):
     rise: Annotated[float, Field(gt=0, le=1)] = OPTIONAL
 
 
+class Progressive(Schema):
+    total: Count
+    stages: Stages | None
+    fade_steps: Index | None
+    fade_fraction: Probability | None
+    gamma_fade_steps: Index | None
+    gamma_fade_fraction: Probability | None
+    gamma_start_z: NonNegative
+    gamma_start_c: NonNegative
+    pretrain: Pretrain | None
+
+
 class Conv(Schema):
     channels: Widths
     hidden: Hidden
@@ -103,6 +143,25 @@ class Conv(Schema):
 class MLP(Schema):
     hidden: Widths
     activation: Literal["relu", "tanh"]
+
+
+class Ladder(Schema):
+    """Networks with one code for each facet."""
+
+
+class LadderMLP(Ladder):
+    hidden: FacetWidths
+    decoder_hidden: FacetWidths | None
+    activation: Literal["relu", "elu"]
+    batch_norm: bool
+    gate: NonNegative
+
+
+class LadderConv(Ladder):
+    channels: Widths
+    activation: Literal["relu", "elu"]
+    weight_norm: Literal["encoder", "none"]
+    output: Literal["plain", "normalised"]
 
 
 class RandomAffine(Schema):
@@ -122,6 +181,7 @@ class Laplace(Schema):
 class Gaussian(Schema):
     sigma: Positive
     learn: bool
+    sigmoid: bool = OPTIONAL
 
 
 class DiscretisedLogistic(Schema):
@@ -246,6 +306,26 @@ class SSVAE(Discrete):
     ce_weight: NonNegative
 
 
+class LadderVAE(Model):
+    facet_dims: FacetCounts
+    network: Component
+    likelihood: Component
+    schedule: Component | None
+    data_init: bool
+
+
+class MFCVAE(LadderVAE):
+    num_clusters: FacetCounts
+    covariance: Literal["diagonal", "full"]
+    weights: Literal["fixed", "learned"] | Annotated[list[Literal["fixed", "learned"]], Field(min_length=1)]
+    variance: Annotated[float, Field(gt=1e-6, allow_inf_nan=False)]
+    estimator: Literal["sample", "analytic"]
+    prior_init: Literal["none", "means", "means+vars+weights"]
+    prior_init_at: Literal["start", "entry"]
+    init_images: Count | None
+    calibrate_norm: bool
+
+
 # ---- data -----------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +362,28 @@ class DSprites(Data):
     cache: str
 
 
+class FactorValues(Schema):
+    """Which values of each factor of 3DShapes are used; null: all of them."""
+
+    floor_hue: _values_below(10)
+    wall_hue: _values_below(10)
+    object_hue: _values_below(10)
+    scale: _values_below(8)
+    shape: _values_below(4)
+    orientation: _values_below(15)
+
+
+class Shapes3D(Data):
+    groupings = ("label", "floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
+    default_group = "shape"
+    labels = True
+
+    path: str | None
+    factors: Annotated[FactorValues, Field(description="the values in use of some factors, such as {floor_hue: [0]}")]
+    size: Literal[32, 64]
+    cache: str
+
+
 class Digits(Data):
     groupings = ("label",)
     default_group = "label"
@@ -296,6 +398,17 @@ class MNIST(Digits):
 
 
 class FashionMNIST(MNIST): ...
+
+
+class SVHN(Data):
+    groupings = ("label",)
+    default_group = "label"
+    labels = True
+
+    root: str
+    download: bool
+    extra: bool
+    size: Annotated[int, Field(ge=8)]
 
 
 class ImageFolder(Data):
@@ -444,6 +557,7 @@ class Evaluate(Schema):
 
     run: str | None
     runs: str | None
+    predict: str | None
     metrics: Literal["quick", "full"]
     inception: str | None
     out: str | None
@@ -459,7 +573,10 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.schedules.Linear": Linear,
     "vae_zoo.schedules.Cosine": Cosine,
     "vae_zoo.schedules.Cyclic": Cyclic,
+    "vae_zoo.schedules.Progressive": Progressive,
     "vae_zoo.nets.Conv": Conv,
+    "vae_zoo.nets.LadderConv": LadderConv,
+    "vae_zoo.nets.LadderMLP": LadderMLP,
     "vae_zoo.nets.MLP": MLP,
     "vae_zoo.nets.RandomAffine": RandomAffine,
     "vae_zoo.distributions.Bernoulli": Bernoulli,
@@ -477,10 +594,14 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.models.joint_vae.JointVAE": JointVAE,
     "vae_zoo.models.parted_vae.PartedVAE": PartedVAE,
     "vae_zoo.models.ss_vae.SSVAE": SSVAE,
+    "vae_zoo.models.ladder_vae.LadderVAE": LadderVAE,
+    "vae_zoo.models.mfcvae.MFCVAE": MFCVAE,
     "vae_zoo.data.dsprites.DSprites": DSprites,
+    "vae_zoo.data.shapes3d.Shapes3D": Shapes3D,
     "vae_zoo.data.digits.Digits": Digits,
     "vae_zoo.data.mnist.MNIST": MNIST,
     "vae_zoo.data.mnist.FashionMNIST": FashionMNIST,
+    "vae_zoo.data.svhn.SVHN": SVHN,
     "vae_zoo.data.image_folder.ImageFolder": ImageFolder,
     "vae_zoo.data.celeba.CelebA": CelebA,
     "vae_zoo.data.faces.Faces": Faces,

@@ -1,16 +1,20 @@
 """Arrays that are expensive to make, kept on disk and shared between processes."""
 
 import logging
+import math
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import DTypeLike
+
+from vae_zoo.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -25,19 +29,44 @@ def cached_array(path: Path, build: Callable[[], np.ndarray], *, shape: tuple[in
 
     Raises ValueError if `build` returns another shape or dtype.
     """
-    try:
-        if path.exists():
-            return _open(path, shape, dtype)
-    except (OSError, ValueError) as error:
-        log.warning("%s is built anew: %s", path, error)
+    if (array := _kept(path, shape, dtype)) is not None:
+        return array
     array = build()
     _check(array, shape, dtype)
     try:
-        _save(path, array)
+        _save(path, [array], shape, dtype)
         return np.load(path, mmap_mode="c")
     except OSError as error:
         log.warning("%s cannot be kept, so every run and every process builds its own: %s", path, error)
         return array
+
+
+def cached_parts(
+    path: Path, build: Callable[[], Iterator[np.ndarray]], *, shape: tuple[int, ...], dtype: DTypeLike
+) -> np.ndarray:
+    """As `cached_array`, of an array that is too large to hold: `build` yields its parts, one after the other.
+
+    Raises UserError where the file cannot be written.
+    """
+    if (array := _kept(path, shape, dtype)) is not None:
+        return array
+    try:
+        _save(path, build(), shape, dtype)
+    except OSError as error:
+        size = math.prod(shape) * np.dtype(dtype).itemsize / 1e9
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}), {size:.1f} GB; set paths.cache to a folder with as much room"
+        ) from error
+    return np.load(path, mmap_mode="c")
+
+
+def _kept(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray | None:
+    """What lies at `path`, if it is whole."""
+    try:
+        return _open(path, shape, dtype) if path.exists() else None
+    except (OSError, ValueError) as error:
+        log.warning("%s is built anew: %s", path, error)
+        return None
 
 
 def _open(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
@@ -54,10 +83,13 @@ def _check(array: np.ndarray, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         raise ValueError(f"the array must be {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def _save(path: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...], dtype: DTypeLike) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _appearing_whole(path) as file:
-        np.save(file, array)
+        header = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        npy.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part).data)
         file.flush()
         with _appearing_whole(_sidecar(path)) as sidecar:  # first, so that no process finds an array without a checksum
             sidecar.write(_checksum(Path(file.name)).encode())

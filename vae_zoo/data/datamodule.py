@@ -55,6 +55,7 @@ class Arrays:
     label_names: Sequence[str] = ()  # of V label variables
     packed: bool = False
     names: Sequence[str] | None = None  # of the images, for files that speak of them
+    kept_as: tuple[int, ...] | None = None  # shape of what `images` has of each, if the set's own `to_float` draws it
 
 
 class DataModule(L.LightningDataModule):
@@ -138,7 +139,7 @@ class DataModule(L.LightningDataModule):
         self.label_names = tuple(arrays.label_names)
         self.packed = arrays.packed
         images = np.ascontiguousarray(arrays.images)  # each image in one piece, for `_rows`
-        wanted = (math.prod(self.image_shape) // 8,) if arrays.packed else self.image_shape
+        wanted = arrays.kept_as or ((math.prod(self.image_shape) // 8,) if arrays.packed else self.image_shape)
         if images.dtype != np.uint8 or images.shape[1:] != wanted:
             raise UserError(
                 f"data.image_shape={list(self.image_shape)} does not fit these images, which are {images.dtype} "

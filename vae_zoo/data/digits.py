@@ -27,3 +27,10 @@ def resize(images: np.ndarray, size) -> np.ndarray:
     if tuple(images.shape[-2:]) != tuple(size):
         images = F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True)
     return images.mul(255).round().clamp(0, 255).byte().numpy()
+
+
+def resize_bytes(images: np.ndarray, size) -> np.ndarray:
+    """uint8 [N, C, h, w] -> uint8 [N, C, *size], so many at a time that their reals take little memory."""
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    return np.concatenate([resize(part / 255, size) for part in np.array_split(images, len(images) // 2000 + 1)])

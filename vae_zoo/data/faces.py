@@ -16,7 +16,7 @@ from vae_zoo.data import cartoon
 from vae_zoo.data.cache import cached_array
 from vae_zoo.data.celeba import CelebA
 from vae_zoo.data.datamodule import Arrays, DataModule
-from vae_zoo.data.digits import resize
+from vae_zoo.data.digits import resize_bytes
 from vae_zoo.data.download import arriving_whole, reason
 from vae_zoo.data.image_folder import ImageFolder
 from vae_zoo.errors import UserError
@@ -169,15 +169,9 @@ def _fitted(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray
     """uint8 [N, C, H, W] in these channels and this size: grey ones repeated, coloured ones weighed as ITU-R 601 does."""
     channels, *size = image_shape
     if images.shape[1] > channels:
-        weights = np.float32([0.299, 0.587, 0.114])
+        weights, parts = np.float32([0.299, 0.587, 0.114]), np.array_split(images, len(images) // 2000 + 1)
         images = np.concatenate(
-            [np.rint(np.einsum("c,nchw->nhw", weights, part)).astype(np.uint8)[:, None] for part in _parts(images)]
+            [np.rint(np.einsum("c,nchw->nhw", weights, part)).astype(np.uint8)[:, None] for part in parts]
         )
-    if list(images.shape[2:]) != size:
-        images = np.concatenate([resize(part / 255, size) for part in _parts(images)])
+    images = resize_bytes(images, size)
     return images if images.shape[1] == channels else images.repeat(channels, axis=1)
-
-
-def _parts(images: np.ndarray) -> list[np.ndarray]:
-    """So many at a time that their reals take little memory."""
-    return np.array_split(images, len(images) // 2000 + 1)

@@ -1,5 +1,6 @@
 """The user's own pictures: a folder of images, or of one folder of images a class."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,40 +26,45 @@ class ImageFolder(DataModule):
         self.path = Path(path).expanduser()
 
     def load(self) -> Arrays:
-        if not self.path.is_dir():
-            raise UserError(f"data.path={self.path} is not a folder; name a folder of images or of one folder a class")
-        folders, files = _entries(self.path)
-        if folders and files:
-            raise UserError(
-                f"data.path={self.path} holds files ({files[0].name}) beside folders ({folders[0].name}); "
-                f"give either images alone or one folder of images a class"
-            )
-        classes = [_images_of_class(folder) for folder in folders]
-        paths = sum(classes, files)
-        if len(paths) < 3:
-            raise UserError(f"data.path={self.path} holds {len(paths)} images; give at least 3, one for each split")
-        images = np.empty((len(paths), *self.image_shape), dtype=np.uint8)
-        with ThreadPoolExecutor() as pool:
-            for place, image in enumerate(pool.map(self._read_image, paths)):
-                images[place] = image
-        names = [str(path.relative_to(self.path)) for path in paths]
-        if not classes:
-            return Arrays(images, names=names)
-        label = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes])
-        return Arrays(images, label=label, num_classes=len(classes), names=names)
+        arrays = read_images(self.path, self.image_shape, "data.path")
+        if len(arrays.images) < 3:
+            raise UserError(f"data.path={self.path} holds {len(arrays.images)} images; give at least 3, one for each split")
+        return arrays
 
-    def _read_image(self, path: Path) -> np.ndarray:
-        """[C, H, W] uint8. Raises UserError for a file that is no picture."""
-        channels, *size = self.image_shape
-        try:
-            with Image.open(path) as image:
-                image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
-                pixels = np.asarray(ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC))
-        except Exception as error:  # a damaged picture raises many kinds
-            raise UserError(
-                f"{path} cannot be read as an image of 8 or 16 bits; remove it or save it as PNG or JPEG"
-            ) from error
-        return pixels.reshape(*size, channels).transpose(2, 0, 1)
+
+def read_images(path: Path, image_shape: Sequence[int], setting: str) -> Arrays:
+    """The pictures of a folder as ImageFolder has them.  setting: where the folder was named, for what a person is told."""
+    if not path.is_dir():
+        raise UserError(f"{setting}={path} is not a folder; name a folder of images or of one folder a class")
+    folders, files = _entries(path)
+    if folders and files:
+        raise UserError(
+            f"{setting}={path} holds files ({files[0].name}) beside folders ({folders[0].name}); "
+            f"give either images alone or one folder of images a class"
+        )
+    classes = [_images_of_class(folder, setting) for folder in folders]
+    paths = sum(classes, files)
+    images = np.empty((len(paths), *image_shape), dtype=np.uint8)
+    with ThreadPoolExecutor() as pool:
+        for place, image in enumerate(pool.map(lambda file: read_image(file, image_shape), paths)):
+            images[place] = image
+    names = [str(file.relative_to(path)) for file in paths]
+    if not classes:
+        return Arrays(images, names=names)
+    label = np.repeat(np.arange(len(classes)), [len(files) for files in classes])
+    return Arrays(images, label=label, num_classes=len(classes), names=names)
+
+
+def read_image(path: Path, image_shape: Sequence[int]) -> np.ndarray:
+    """[C, H, W] uint8. Raises UserError for a file that is no picture."""
+    channels, *size = image_shape
+    try:
+        with Image.open(path) as image:
+            image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
+            pixels = np.asarray(ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC))
+    except Exception as error:  # a damaged picture raises many kinds
+        raise UserError(f"{path} cannot be read as an image of 8 or 16 bits; remove it or save it as PNG or JPEG") from error
+    return pixels.reshape(*size, channels).transpose(2, 0, 1)
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -67,11 +73,11 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     return [p for p in entries if p.is_dir()], [p for p in entries if not p.is_dir()]
 
 
-def _images_of_class(folder: Path) -> list[Path]:
+def _images_of_class(folder: Path, setting: str) -> list[Path]:
     folders, files = _entries(folder)
     if folders or not files:
         inside = f"a folder ({folders[0].name})" if folders else "no images"
-        raise UserError(f"{folder} is one class of data.path but holds {inside}; give each class one folder of images")
+        raise UserError(f"{folder} is one class of {setting} but holds {inside}; give each class one folder of images")
     return files
 
 

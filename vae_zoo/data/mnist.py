@@ -11,7 +11,7 @@ import numpy as np
 import torchvision
 
 from vae_zoo.data.datamodule import Arrays, DataModule
-from vae_zoo.data.digits import resize
+from vae_zoo.data.digits import resize_bytes
 from vae_zoo.data.download import arriving_whole, reason
 from vae_zoo.errors import UserError
 
@@ -32,8 +32,7 @@ class MNIST(DataModule):
         self._fetch()
         train_images, train_label, test_images, test_label = (self._read(file) for file in self.files)
         images = np.concatenate([train_images, test_images])[:, None]  # [N, 1, 28, 28]
-        if images.shape[2:] != self.image_shape[1:]:
-            images = np.concatenate([resize(part / 255, self.image_shape[1:]) for part in np.array_split(images, 10)])
+        images = resize_bytes(images, self.image_shape[1:])
         label = np.concatenate([train_label, test_label])
         if len(label) != len(images):
             raise UserError(f"{self.raw} has {len(images)} images and {len(label)} labels; fetch its four files again")

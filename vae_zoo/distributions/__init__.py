@@ -1,6 +1,6 @@
 from vae_zoo.distributions.categorical import Categorical, CategoricalVariables
 from vae_zoo.distributions.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Laplace, Likelihood
-from vae_zoo.distributions.mixture import ComponentTable, bhattacharyya, kl_normal
+from vae_zoo.distributions.mixture import ComponentTable, MixturePrior, bhattacharyya, kl_normal
 from vae_zoo.distributions.normal import Normal, kl_standard
 from vae_zoo.distributions.pooling import pool
 
@@ -13,6 +13,7 @@ __all__ = [
     "Gaussian",
     "Laplace",
     "Likelihood",
+    "MixturePrior",
     "Normal",
     "bhattacharyya",
     "kl_normal",

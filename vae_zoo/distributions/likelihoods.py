@@ -30,24 +30,29 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """params are means; one sigma for all pixels, fixed or learned. The constant of the density is included.
+    """params are means, or with `sigmoid` their logits; one sigma for all pixels, fixed or learned. The constant of the
+    density is included.
 
     sigma: standard deviation in units of the pixel range [0, 1]; `learn=True` makes it a parameter that starts there.
     """
 
-    def __init__(self, sigma: float = 1.0, learn: bool = False):
+    def __init__(self, sigma: float = 1.0, learn: bool = False, sigmoid: bool = False):
         super().__init__()
         if sigma <= 0:
             raise ValueError(f"sigma must be > 0, got {sigma}")
+        self.sigmoid = sigmoid
         logvar = torch.tensor(2 * log(sigma))
         self.logvar = nn.Parameter(logvar) if learn else nn.Buffer(logvar)
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        squared = (x - params.float()).square() * (-self.logvar).exp()
+        squared = (x - self._location(params)).square() * (-self.logvar).exp()
         return -0.5 * (squared + self.logvar + log(2 * pi)).flatten(1).sum(1)
 
     def mean(self, params: Tensor) -> Tensor:
-        return params.float().clamp(0, 1)
+        return self._location(params).clamp(0, 1)
+
+    def _location(self, params: Tensor) -> Tensor:
+        return params.float().sigmoid() if self.sigmoid else params.float()
 
 
 class Laplace(Likelihood):

@@ -1,11 +1,158 @@
-"""Mixtures of diagonal Gaussians: a table of components, what a posterior pays to each, and how far they overlap."""
+"""Mixtures of Gaussians: a prior p(z) = sum_c p(c) p(z | c), a table of components, and how far components overlap."""
 
-from math import log
+from math import log, pi
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_zoo.distributions.normal import Normal
+
+SHARPNESS = 10.0  # beta of the softplus that makes standard deviations and variances positive
+FLOOR = 1e-6  # of a variance: without one a component may shrink onto a point
+
+
+class MixturePrior(nn.Module):
+    """p(z) = sum_c p(c) N(z; mu_c, Sigma_c), K = num_components, z in `dim` dimensions D.
+
+    covariance: `diagonal`, softplus(raw) + 1e-6, or `full`, L L^T with softplus(raw) + 1e-3 on L's diagonal and raw below
+    it. weights: p(c), `learned` through a softmax that starts uniform, or `fixed` at what they start from. Means start at
+    N(0, 2 / (D + K)), variances at `variance`, covariances at 0; init_from_codes replaces them by those of codes.
+    All densities in float32, whatever the precision of the networks. Source: FabianFalck/mfcvae.
+    """
+
+    def __init__(
+        self,
+        num_components: int,
+        dim: int,
+        covariance: Literal["diagonal", "full"] = "diagonal",
+        weights: Literal["fixed", "learned"] = "learned",
+        variance: float = 0.01,
+    ):
+        super().__init__()
+        if variance <= FLOOR:
+            raise ValueError(f"the variance of a component must be > {FLOOR}, got {variance}")
+        K, D = num_components, dim
+        self.full = covariance == "full"
+        logits = torch.zeros(K)
+        self.logits = nn.Parameter(logits) if weights == "learned" else nn.Buffer(logits)
+        self.mu = nn.Parameter(torch.randn(K, D) * (2 / (D + K)) ** 0.5)
+        self.raw_scale = nn.Parameter(torch.empty(K, D, D) if self.full else torch.empty(K, D))
+        with torch.no_grad():
+            self._set_variances(torch.full((K, D), float(variance)))
+
+    # ---- components ---------------------------------------------------------------------------------------------------
+
+    def log_weights(self) -> Tensor:
+        """log p(c), [K]."""
+        return self.logits.log_softmax(0)
+
+    def scale_tril(self) -> Tensor:
+        """L of Sigma = L L^T, [K, D, D]."""
+        if not self.full:
+            return self._variances().sqrt().diag_embed()
+        diagonal = _softplus(self.raw_scale.diagonal(dim1=1, dim2=2)) + FLOOR**0.5
+        return self.raw_scale.tril(-1) + diagonal.diag_embed()
+
+    def _variances(self) -> Tensor:
+        return _softplus(self.raw_scale) + FLOOR  # [K, D], diagonal covariance
+
+    def _set_variances(self, variances: Tensor) -> None:
+        """variances [K, D] > FLOOR; correlations become 0."""
+        if self.full:
+            self.raw_scale.copy_(_inverse_softplus(variances.sqrt() - FLOOR**0.5).diag_embed())
+        else:
+            self.raw_scale.copy_(_inverse_softplus(variances - FLOOR))
+
+    # ---- densities ----------------------------------------------------------------------------------------------------
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """log p(c) + log N(z; mu_c, Sigma_c), nats: z [..., D] -> [..., K]."""
+        return self.log_weights() + self.log_prob_per_dim(z).sum(-1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z), nats: z [..., D] -> [...]."""
+        return self.log_joint(z).logsumexp(-1)
+
+    def responsibilities(self, z: Tensor) -> Tensor:
+        """p(c | z): z [..., D] -> [..., K]."""
+        return self.log_joint(z).softmax(-1)
+
+    def expected_log_joint(self, q: Normal) -> Tensor:
+        """E_q(z) [log p(c) + log N(z; mu_c, Sigma_c)], nats: q [..., D] -> [..., K].
+
+        = log_joint(m) - 1/2 tr(Sigma_c^-1 S) for q = N(m, S): softmax over c is the q(c) that minimises E_q(z) KL(q(c) ||
+        p(c | z)), and logsumexp is log p(z) in that bound.
+        """
+        return self.log_weights() + self.expected_log_prob_per_dim(q).sum(-1)
+
+    def log_prob_per_dim(self, z: Tensor) -> Tensor:
+        """log p(z_d | z_1 .. z_{d-1}, c), nats: z [..., D] -> [..., K, D]; their sum is log N(z; mu_c, Sigma_c)."""
+        if not self.full:
+            return Normal(self.mu, self._variances().log()).log_prob_per_dim(z[..., None, :])
+        scale, inverse = self._cholesky()
+        with torch.autocast(z.device.type, enabled=False):
+            whitened = torch.einsum("...d,ked->...ke", z, inverse) - torch.einsum("kd,ked->ke", self.mu, inverse)
+        return -0.5 * (log(2 * pi) + whitened.square()) - scale.diagonal(dim1=1, dim2=2).log()
+
+    def expected_log_prob_per_dim(self, q: Normal) -> Tensor:
+        """The expectation of `log_prob_per_dim` under q [..., D], nats: [..., K, D]."""
+        variances = q.logvar.exp()
+        if not self.full:
+            spread = variances[..., None, :] / self._variances()
+        else:
+            with torch.autocast(variances.device.type, enabled=False):
+                spread = torch.einsum("...d,ked->...ke", variances, self._cholesky()[1].square())
+        return self.log_prob_per_dim(q.mu) - 0.5 * spread
+
+    def _cholesky(self) -> tuple[Tensor, Tensor]:
+        """L and its inverse, [K, D, D]: one matrix product with it is faster than to solve for every z."""
+        scale = self.scale_tril()
+        identity = torch.eye(scale.shape[-1], device=scale.device, dtype=scale.dtype).expand_as(scale)
+        return scale, torch.linalg.solve_triangular(scale, identity, upper=False)
+
+    # ---- draws, first values, overlap ---------------------------------------------------------------------------------
+
+    def sample(self, c: Tensor, temperature: float = 1.0) -> Tensor:
+        """Draws of the components c [n] int64 -> [n, D]; temperature: factor on the standard deviations."""
+        eps = torch.randn_like(self.mu[c])
+        return self.mu[c] + temperature * torch.einsum("ned,nd->ne", self.scale_tril()[c], eps)
+
+    @torch.no_grad()
+    def init_from_codes(self, codes: Tensor, mode: Literal["means", "means+vars+weights"], seed: int = 0) -> None:
+        """Takes over a mixture of diagonal Gaussians that EM fits to codes [N, D], N >= K, or only its means."""
+        from sklearn.mixture import GaussianMixture  # whose import takes a second
+
+        fitted = GaussianMixture(len(self.mu), covariance_type="diag", random_state=seed).fit(codes.double().cpu().numpy())
+        means, variances, weights = (
+            torch.from_numpy(a).to(self.mu) for a in (fitted.means_, fitted.covariances_, fitted.weights_)
+        )
+        self.mu.copy_(means)
+        if mode == "means+vars+weights":
+            self._set_variances(variances.clamp(min=2 * FLOOR))
+            self.logits.copy_(weights.log())
+
+    def bhattacharyya(self) -> Tensor:
+        """The coefficient of every pair of components, [K, K] in (0, 1]: 1 where they are one."""
+        if not self.full:
+            p = Normal(self.mu, self._variances().log())
+            return bhattacharyya(p[:, None], p[None])
+        scale = self.scale_tril()
+        covariance = scale @ scale.mT
+        between = torch.linalg.cholesky(0.5 * (covariance[:, None] + covariance))  # [K, K, D, D]
+        apart = torch.linalg.solve_triangular(between, (self.mu[:, None] - self.mu)[..., None], upper=False)[..., 0]
+        half_log_det = scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # [K]
+        distance = 0.125 * apart.square().sum(-1) + between.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return (-(distance - 0.5 * (half_log_det[:, None] + half_log_det))).exp()
+
+
+def _softplus(raw: Tensor) -> Tensor:
+    return F.softplus(raw, beta=SHARPNESS)
+
+
+def _inverse_softplus(value: Tensor) -> Tensor:
+    return value + torch.log(-torch.expm1(-SHARPNESS * value)) / SHARPNESS  # never overflows, as log(exp(.) - 1) does
 
 
 class ComponentTable(nn.Module):

@@ -36,6 +36,10 @@ class Normal:
     def log_prob_per_dim(self, z: Tensor) -> Tensor:
         return -0.5 * (log(2 * pi) + self.logvar + (z - self.mu).square() * (-self.logvar).exp())
 
+    def entropy(self) -> Tensor:
+        """-E log q, nats: [...]."""
+        return 0.5 * (1 + log(2 * pi) + self.logvar).sum(-1)
+
     def __getitem__(self, rows) -> "Normal":
         return Normal(self.mu[rows], self.logvar[rows])
 

@@ -40,7 +40,7 @@ METRICS = (
     (r"mig|dci_disentanglement|factor_vae", 1, True),
     (r"dci_.*|sap(_.*)?|beta_vae|modularity|explicitness(_.*)?|irs|udr(_.*)?", 1, False),
     (r"accuracy|cluster_accuracy_(hungarian|majority)|count_accuracy|swap_accuracy(_k\d+)?", 1, True),
-    (r"(.*_)?(accuracy|purity)(_.*)?|nmi|ami|ari|(.*_)?(auc|iou|f1)(_k\d+)?", 1, False),
+    (r"(.*_)?(accuracy|purity)(_.*)?|nmi|ami|ari|seed_ari_.*|(.*_)?(auc|iou|f1)(_k\d+)?", 1, False),
     (r"map|ap50|ari_fg", 1, True),
     (r"ap\d*|precision|recall|psnr|ssim", 1, False),
     (r"(.*_)?(mae|mape|mse|rmse|l1|ece|fid|kid)(_.*)?", -1, False),
@@ -275,13 +275,19 @@ class Table:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """`test/...` and `test_unseen/...`, without probes and what only explains other numbers."""
-        return sorted(self._names(r"test(_unseen)?/(?!(block|linear|judge|judge_rec|aggregate)/)"), key=metric_order)
+        """`test/...` and `test_unseen/...`, without probes, single facets and what only explains other numbers."""
+        explains = r"(block|linear|judge|judge_rec|aggregate|facet\d+)/"
+        return sorted(self._names(rf"test(_unseen)?/(?!{explains})"), key=metric_order)
 
     @cached_property
     def probes(self) -> list[str]:
         """`test/block/<block>/<factor>`, in the runs' own order."""
         return self._names(r"test(_unseen)?/block/[^/]+/.")
+
+    @cached_property
+    def facets(self) -> list[str]:
+        """`test/facet<j>/...`, in the runs' own order."""
+        return self._names(r"test(_unseen)?/facet\d+/")
 
     @cached_property
     def likelihoods(self) -> list[str]:

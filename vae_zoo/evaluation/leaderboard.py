@@ -84,8 +84,9 @@ def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, 
 
 
 def groups_csv(tables: Sequence[Table]) -> str:
-    """A line a group: `<metric>_mean`, `_std` (sample deviation) and `_n` for each metric, blocks included."""
-    metrics = list(dict.fromkeys(metric for table in tables for metric in (*table.metrics, *table.probes)))
+    """A line a group: `<metric>_mean`, `_std` (sample deviation) and `_n` for each metric, blocks and facets included."""
+    every = (metric for table in tables for metric in (*table.metrics, *table.probes, *table.facets))
+    metrics = list(dict.fromkeys(every))
     lines = []
     for table in tables:
         for group in table.groups:

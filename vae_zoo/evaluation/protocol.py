@@ -1,6 +1,7 @@
 """One protocol for every method: what the data know and which blocks the model has decide which numbers there are.
 
-level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of classes; what the evidence of a group is worth
+level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of classes; what the evidence of a group is worth;
+                facets against labels
         quick   + block-factor matrix, linear probes, importance-weighted bound, clusters
         full    + DCI, explicitness, FactorVAE and BetaVAE scores, aggregate posterior, swaps between blocks, FID and KID
 
@@ -22,6 +23,7 @@ import torch
 from vae_zoo.data.datamodule import DataModule, EvalBatches, Factor
 from vae_zoo.evaluation import classes
 from vae_zoo.evaluation.evidence import evidence
+from vae_zoo.evaluation.facets import facets
 from vae_zoo.evaluation.pictures import central
 from vae_zoo.metrics import clustering, disentanglement, generation, judge, likelihood, probes
 from vae_zoo.models.base import LatentVariableModel
@@ -101,6 +103,11 @@ class Evaluation:
     def train(self) -> np.ndarray:
         """Training images that probes and maps are fitted on."""
         return rows(self.data, "train", NUM_TRAIN, self.seed)
+
+    @cached_property
+    def val(self) -> np.ndarray:
+        """Validation images on which a choice is made."""
+        return rows(self.data, "val", NUM_TEST, self.seed)
 
     @cached_property
     def scored(self) -> np.ndarray:
@@ -301,7 +308,7 @@ def _pixels(data: DataModule, index: np.ndarray) -> np.ndarray:
 
 def _clusters(e: Evaluation) -> Numbers:
     """Agreement of each categorical block's arg max with the labels; maps fitted on train, applied to the split."""
-    if not e.has_known_labels:
+    if not e.has_known_labels or hasattr(e.model, "facets"):  # whose numbers have these names
         return
     names = [name for name, block in e.model.blocks.items() if block.kind == "categorical"]
     index = e.train, e.data.indices[e.split].numpy()
@@ -310,15 +317,9 @@ def _clusters(e: Evaluation) -> Numbers:
         clusters = [e.codes.blocks(part)[name].argmax(1) for part in index]
         fit = clusters[0], labels[0]
         prefix = "" if len(names) == 1 else f"{name}/"
-        for mapping in ("majority", "hungarian"):
-            value = clustering.cluster_accuracy(clusters[1], labels[1], mapping=mapping, fit=fit)
-            yield f"{prefix}cluster_accuracy_{mapping}", value
-        yield f"{prefix}cluster_balanced_accuracy", clustering.balanced_accuracy(clusters[1], labels[1], fit=fit)
-        yield f"{prefix}cluster_purity", clustering.purity(clusters[1], labels[1])
-        yield f"{prefix}cluster_purity_chance", np.bincount(labels[1][labels[1] >= 0]).max() / (labels[1] >= 0).sum()
-        for metric in ("nmi", "ami", "ari"):
-            yield f"{prefix}{metric}", getattr(clustering, metric)(clusters[1], labels[1])
-        yield f"{prefix}clusters_used", (np.bincount(clusters[1]) >= 0.005 * len(index[1])).sum()
+        for key, value in clustering.scores(clusters[1], labels[1], fit).items():
+            yield f"{prefix}{key}", value
+        yield f"{prefix}clusters_used", clustering.used(clusters[1])
 
 
 @torch.no_grad()
@@ -345,6 +346,7 @@ STEPS = (
     ("basic", "evidence of groups", evidence),
     ("basic", "accuracy of the classes", classes.accuracy),
     ("basic", "classes in the blocks", classes.separation),
+    ("basic", "clusters of the facets", facets),
     ("quick", "importance-weighted bound", _importance_weighted),
     ("quick", "block-factor matrix", _blocks),
     ("quick", "clusters", _clusters),

@@ -77,6 +77,21 @@ def heat_map(
         return _pixels(axes.figure)
 
 
+def cluster_sizes(shares: Mapping[str, np.ndarray], used: float) -> np.ndarray:
+    """{facet: [K] share of the images in each cluster} as bars from the largest to the smallest, a panel for each facet.
+
+    A broken line marks the share from which on a cluster counts as `used`; the title of a panel says how many do.
+    """
+    with _chart(width=3.6 * len(shares) + 0.4, height=2.8, columns=len(shares)) as panels:
+        for (facet, values), axes, colour in zip(shares.items(), np.atleast_1d(panels), theme.SERIES * len(shares)):
+            values = np.sort(values)[::-1]
+            axes.bar(np.arange(len(values)), values, 0.85, color=colour)
+            axes.axhline(used, color=theme.MUTED, lw=0.8, ls=(0, (4, 3)))
+            axes.set(xlabel="cluster, by size", ylabel="share of the images", xlim=(-0.8, len(values) - 0.2))
+            axes.set_title(f"{facet}: {(values >= used).sum()} of {len(values)} used", loc="left")
+        return _pixels(np.atleast_1d(panels)[0].figure)
+
+
 def line_chart(
     lines: Mapping[str, Mapping[float, float]], xlabel: str, ylabel: str, title: str, ylim: tuple[float, float] | None = None
 ) -> np.ndarray:
@@ -95,8 +110,8 @@ def line_chart(
 
 
 @contextmanager
-def _chart(width: float, height: float) -> Iterator:
-    """The axes of a new figure of `width` x `height` inches; our look holds inside the `with` only."""
+def _chart(width: float, height: float, columns: int = 1) -> Iterator:
+    """The axes of a new figure of `width` x `height` inches, or an array of them; our look holds inside the `with` only."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -108,7 +123,7 @@ def _chart(width: float, height: float) -> Iterator:
     style |= dict.fromkeys(["figure.constrained_layout.w_pad", "figure.constrained_layout.h_pad"], 0.12)
     style |= {"font.size": 9, "axes.titlesize": 10.5, "text.parse_math": False}  # a block's name may hold a "$"
     with rc_context(style):
-        yield Figure(figsize=(width, height), dpi=120, layout="constrained").add_subplot()
+        yield Figure(figsize=(width, height), dpi=120, layout="constrained").subplots(1, columns)
 
 
 def _pixels(figure) -> np.ndarray:

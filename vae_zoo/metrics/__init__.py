@@ -5,7 +5,8 @@ from importlib import import_module
 _NAMES = {
     "disentanglement": "mig dci sap factor_vae_score beta_vae_score modularity explicitness irs udr "
     "unsupervised_scores sample_factors GridIndex CodeTable",
-    "clustering": "cluster_accuracy balanced_accuracy purity nmi ami ari contingency",
+    "clustering": "cluster_accuracy balanced_accuracy purity purity_chance nmi ami ari contingency confusion "
+    "mutual_information effective_number most_confident pairwise_ari",
     "calibration": "ece",
     "modules": "MIG DCI SAP FactorVAEScore BetaVAEScore Modularity Explicitness IRS UDR UnsupervisedScores "
     "ClusterAccuracy BalancedAccuracy Purity NMI AMI ARI Contingency",

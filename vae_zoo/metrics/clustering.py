@@ -6,11 +6,19 @@ of clusters: the SPLIT and MFCVAE papers' "accuracy" is the majority vote on the
 the VaDE line of papers has the Hungarian one.
 """
 
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
+from scipy.stats import entropy
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    adjusted_rand_score,
+    mutual_info_score,
+    normalized_mutual_info_score,
+)
 from sklearn.metrics.cluster import contingency_matrix
 
 from vae_zoo.metrics.arrays import to_numpy
@@ -63,6 +71,37 @@ def purity(clusters: Array, labels: Array) -> float:
     return cluster_accuracy(clusters, labels, mapping="majority")
 
 
+def purity_chance(clusters: Array, labels: Array, *, repeats: int = 20, seed: int = 0) -> float:
+    """Purity of clusters of these sizes that know nothing of the labels: mean over `repeats` shuffles of them.
+
+    At least the share of the largest class, and 1 for one image per cluster.
+
+    >>> purity_chance([0, 1, 2, 3], [5, 5, 7, 7]), purity_chance([0, 0, 0, 0], [5, 5, 5, 7])
+    (1.0, 0.75)
+    """
+    clusters, labels = (np.unique(numbers, return_inverse=True)[1] for numbers in _checked(clusters, labels))
+    num_clusters, num_classes = clusters.max() + 1, labels.max() + 1
+    rng, right = np.random.default_rng(seed), 0
+    for _ in range(repeats):
+        pairs = clusters * num_classes + rng.permutation(labels)
+        right += np.bincount(pairs, minlength=num_clusters * num_classes).reshape(num_clusters, -1).max(1).sum()
+    return float(right / (repeats * len(labels)))
+
+
+def scores(clusters: Array, labels: Array, fit: Pair) -> dict[str, float]:
+    """Every score by the name that a run has it under. fit: where clusters are named, but for `cluster_purity`."""
+    return {
+        "cluster_accuracy_majority": cluster_accuracy(clusters, labels, mapping="majority", fit=fit),
+        "cluster_accuracy_hungarian": cluster_accuracy(clusters, labels, mapping="hungarian", fit=fit),
+        "cluster_balanced_accuracy": balanced_accuracy(clusters, labels, fit=fit),
+        "cluster_purity": purity(clusters, labels),
+        "cluster_purity_chance": purity_chance(clusters, labels),
+        "nmi": nmi(clusters, labels),
+        "ami": ami(clusters, labels),
+        "ari": ari(clusters, labels),
+    }
+
+
 def nmi(clusters: Array, labels: Array) -> float:
     """Normalised mutual information, by the arithmetic mean of the entropies (older papers: geometric). 0..1, best 1.
 
@@ -93,6 +132,19 @@ def ari(clusters: Array, labels: Array) -> float:
     return float(adjusted_rand_score(labels, clusters))
 
 
+def pairwise_ari(clusterings: Sequence[Array]) -> Array:
+    """ARI of every two of M clusterings [N] of the same images, [M, M]: do runs of other seeds find the same clusters?
+
+    >>> pairwise_ari([np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2])])
+    array([[1., 1.],
+           [1., 1.]])
+    """
+    table = np.eye(len(clusterings))
+    for i, j in combinations(range(len(clusterings)), 2):
+        table[i, j] = table[j, i] = adjusted_rand_score(clusterings[i], clusterings[j])
+    return table
+
+
 def contingency(clusters: Array, labels: Array) -> Array:
     """Number of images [K, C] in each cluster that occurs, of each class that occurs, both in increasing order.
 
@@ -103,6 +155,77 @@ def contingency(clusters: Array, labels: Array) -> Array:
            [0, 1]])
     """
     return _table(*_checked(clusters, labels))[0]
+
+
+def confusion(clusters: Array, labels: Array, *, mapping: Mapping = "majority", fit: Pair | None = None) -> Array:
+    """Number of images [C, C] whose cluster is named by class r (rows) and whose label is class c (columns), the classes of
+    labels and fit in increasing order. Images of a cluster without a name are in no row. mapping, fit: `cluster_accuracy`.
+
+    Source: MFCVAE utils.py.
+
+    >>> confusion([4, 4, 4, 9, 6], [0, 0, 1, 1, 0])
+    array([[3, 1],
+           [0, 1]])
+    """
+    clusters, labels = _checked(clusters, labels)
+    fit = fit or (clusters, labels)
+    named, classes = _named(clusters, fit, mapping), np.union1d(labels, _checked(*fit)[1])
+    known = named >= 0
+    table = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(table, (np.searchsorted(classes, named[known]), np.searchsorted(classes, labels[known])), 1)
+    return table
+
+
+def mutual_information(clusters: Array, others: Array) -> float:
+    """Between two clusterings of the same images, nats; 0 when they are independent, but for a plug-in bias of about
+    (K - 1) (K' - 1) / (2 N): `ami` has none.
+
+    >>> round(mutual_information([0, 0, 1, 1], [7, 7, 3, 3]), 3)  # log 2
+    0.693
+    """
+    return float(mutual_info_score(clusters, others))
+
+
+def used(clusters: Array, share: float = 0.005) -> int:
+    """Number of clusters that hold at least this share of the images.
+
+    >>> used([0, 0, 0, 1, 7], share=0.4)
+    1
+    """
+    return int((np.unique(clusters, return_counts=True)[1] >= share * len(clusters)).sum())
+
+
+def effective_number(probs: Array) -> float:
+    """exp of the entropy of the mean of probabilities [N, K]: K when all clusters are equally large, 1 when one has all.
+
+    >>> round(effective_number(np.array([[1.0, 0], [0, 1]])), 6)
+    2.0
+    """
+    return float(np.exp(entropy(probs.mean(0, dtype=np.float64))))
+
+
+def most_confident(probs: Array, count: int) -> tuple[Array, Array]:
+    """(clusters [R], members [R, count]): which images the clusters are surest of, of probabilities [N, K].
+
+    An image belongs to its likeliest cluster, with that probability as confidence. Clusters without members are left out,
+    the others come by the mean confidence of their members, members by their own, the highest first (ties: the lower number
+    first); -1 where a cluster has fewer than `count` members. Source: MFCVAE train.py.
+
+    >>> most_confident(np.array([[0.6, 0.4, 0], [0.1, 0.9, 0], [0.9, 0.1, 0]]), count=3)
+    (array([1, 0]), array([[ 1, -1, -1],
+           [ 2,  0, -1]]))
+    """
+    cluster, confidence = probs.argmax(1), probs.max(1)
+    size = np.bincount(cluster, minlength=probs.shape[1])
+    order = np.lexsort((np.arange(len(probs)), -confidence, cluster))
+    rank = np.arange(len(probs)) - (np.cumsum(size) - size)[cluster[order]]
+    members = np.full((probs.shape[1], count), -1)
+    first = rank < count
+    members[cluster[order[first]], rank[first]] = order[first]
+    there = np.flatnonzero(size)
+    mean = np.bincount(cluster, confidence)[there] / size[there]
+    there = there[np.argsort(-mean, kind="stable")]
+    return there, members[there]
 
 
 def _table(clusters: Array, labels: Array) -> tuple[Array, Array, Array]:

@@ -3,7 +3,7 @@
 Figures, metrics, tables and resume use only this contract, so a new method gets all of them by being written.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -149,6 +149,13 @@ class LatentVariableModel(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         self.num_train = getattr(self.trainer.datamodule, "num_train", None)
+
+    def training_images(self, count: int | None = None, batch_size: int = 1000) -> Iterator[Batch]:
+        """So many of the training images, drawn by the run's seed, or all: for what is set from data within training."""
+        data = self.trainer.datamodule
+        index = data.indices["train"]
+        order = torch.randperm(len(index), generator=torch.Generator().manual_seed(self.trainer.seed))
+        return (data.single(part, self.device) for part in index[order[:count]].split(batch_size))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.begin_step()

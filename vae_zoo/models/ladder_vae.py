@@ -1,0 +1,165 @@
+"""Ladder VAE: one code for each depth of the network, independent a priori (Zhao et al., 2017, arXiv:1702.08396).
+
+Generative story:  z_j ~ N(0, I), j = 0 .. J-1 from the shallowest;  x ~ p(x | z_0 .. z_{J-1}), z_j entering at depth j
+Inference:         q(z_j | x) = N(mu_j(x), diag exp(logvar_j(x))), read at depth j of one encoder
+Minimised, in nats per image:
+    loss = rec + sum_j gamma_j * kl_j,   rec = -log p(x | z) at one draw,  kl_j = KL(q(z_j | x) || N(0, I))
+What a layer must compute to see something decides where it is kept: strokes and colours near the pixels, kinds of things
+deep. With a `schedule` the deepest facet is trained first and the others fade in one after the other, their rungs in the
+decoder by alpha_j and their KL by gamma_j (Li et al., 2020, arXiv:2002.10549). A facet that waits, both 0, is no part of the
+model: neither is it decoded nor does it count in any bound.
+
+Deviation from the progressive ladder's own code: the encoder's rungs are not faded, and one run with one optimiser passes
+through all stages, both as in MFCVAE's code.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vae_zoo import noise
+from vae_zoo.distributions import Likelihood, Normal, kl_standard
+from vae_zoo.distributions.normal import log_standard_normal
+from vae_zoo.models.base import Batch, Block, Codes, LatentVariableModel, Terms
+from vae_zoo.nets.ladder import init_from_batch
+from vae_zoo.schedules import FacetWeights, Progressive
+
+log = logging.getLogger(__name__)
+
+COLLAPSED, AFTER = 0.5, 1000  # nats of a facet's KL, and updates since it counts
+
+
+class LadderVAE(LatentVariableModel):
+    """facet_dims: dimensions of each facet, the shallowest first; network: a ladder of as many facets (vae_zoo.nets.ladder);
+    likelihood: p(x | z); schedule: None trains all facets from the first update; data_init: first weights from the first
+    batch, so that each channel of a layer has mean 0 and standard deviation 0.1 on it (Salimans and Kingma, 2016)."""
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        facet_dims: Sequence[int],
+        network,
+        likelihood: Likelihood,
+        schedule: Progressive | None = None,
+        data_init: bool = False,
+        **training,
+    ):
+        super().__init__(image_shape, **training)
+        J = len(facet_dims)
+        if network.num_facets != J:
+            raise ValueError(
+                f"facet_dims={[*facet_dims]} has {J} facets, the network {network.num_facets}; give as many to both"
+            )
+        if schedule is not None:
+            schedule.begins(J)  # raises where it is made for another number
+        where = {0: "the pixels", J - 1: "the code"} if J > 1 else {0: "nothing else"}
+        self.blocks = {
+            f"facet{j}": Block(D, "gaussian", f"what is seen at depth {j} of {J}, nearest to {where.get(j, 'neither end')}")
+            for j, D in enumerate(facet_dims)
+        }
+        self.encoder = network.encoder(self.image_shape, [2 * D for D in facet_dims])
+        self.decoder = network.decoder(facet_dims, self.image_shape)
+        self.likelihood, self.schedule, self.data_init = likelihood, schedule, data_init
+        self._warned: set[str] = set()
+
+    def begins(self) -> dict[str, int]:
+        """The step from which the KL of each facet counts."""
+        if self.schedule is None:
+            return dict.fromkeys(self.blocks, 0)
+        return dict(zip(self.blocks, self.schedule.begins(len(self.blocks))))
+
+    def coefficients(self, step: int) -> dict[str, FacetWeights]:
+        """alpha, gamma_z and gamma_c of each facet at a step."""
+        if self.schedule is None:
+            return dict.fromkeys(self.blocks, FacetWeights(1.0, 1.0, 1.0))
+        return dict(zip(self.blocks, self.schedule(step, len(self.blocks))))
+
+    def entered(self) -> list[str]:
+        """The facets that the decoder sees at the present step."""
+        return [name for name, weights in self.coefficients(self.step).items() if weights.alpha > 0]
+
+    def encode(self, batch: Batch | Tensor) -> dict[str, Normal]:
+        return dict(zip(self.blocks, map(Normal.from_params, self.encoder(self.image(batch)))))
+
+    def decode(self, codes: Codes) -> Tensor:
+        self.join(codes)  # raises where a code is missing or has another size
+        return self.likelihood.mean(self.decode_params(codes))
+
+    def decode_params(self, codes: Codes) -> Tensor:
+        """Parameters of p(x | z) [B, C, H, W]; of facets that wait the codes may be left out."""
+        alpha = [weights.alpha for weights in self.coefficients(self.step).values()]
+        z = [codes[name] if a > 0 else None for name, a in zip(self.blocks, alpha)]
+        return self.decoder(z, torch.tensor(alpha, device=self.device))
+
+    def sample_prior(self, n: int) -> Codes:
+        return {name: torch.randn(n, block.size, device=self.device) for name, block in self.blocks.items()}
+
+    def objective(self, batch: Batch) -> Terms:
+        q, weights = self.encode(batch), self.weights()
+        in_loss = [name for name, w in self.coefficients(self.step).items() if w.alpha > 0 or w.gamma_z > 0 or w.gamma_c > 0]
+        z = {name: q[name].rsample() for name in in_loss}
+        terms = {"rec": -self.likelihood.log_prob(batch["image"], self.decode_params(z))}
+        for name in in_loss:
+            terms |= self.kl_terms(name, q[name], z[name])
+        loss = sum(weight * terms[term] for term, weight in weights.items() if weight > 0).mean()
+        return {"loss": loss} | terms
+
+    def kl_terms(self, name: str, q: Normal, z: Tensor) -> Terms:
+        """The cost of a facet, [B] nats, from its posterior and a draw of it."""
+        return {f"kl_{name}": kl_standard(q)}
+
+    def log_prior(self, name: str, z: Tensor) -> Tensor:
+        """log p(z) of a facet, nats: [...]."""
+        return log_standard_normal(z)
+
+    def weights(self) -> dict[str, float]:
+        gammas = {name: weights.gamma_z for name, weights in self.coefficients(self.step).items()}
+        return {"rec": 1.0} | {f"kl_{name}": gamma for name, gamma in gammas.items() if gamma > 0}
+
+    def log_weights(self, batch: Batch, k: int) -> Tensor:
+        """Facets that wait are left out: the image does not depend on them, so their best posterior is the prior."""
+        x, q = batch["image"], self.encode(batch)
+        z = {name: q[name].rsample((k,)) for name in self.entered()}  # [k, B, D] each
+        x_repeated = x.expand(k, *x.shape).flatten(0, 1)  # [k B, C, H, W]
+        params = self.decode_params({name: draws.flatten(0, 1) for name, draws in z.items()})
+        log_px_z = self.likelihood.log_prob(x_repeated, params).view(k, len(x))
+        return log_px_z + sum(self.log_prior(name, z[name]) - q[name].log_prob(z[name]) for name in z)
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Values that come from images are set before the update of a certain step, whatever came before: a checkpoint holds
+        them, or the resumed run sets them anew."""
+        if self.initialise(batch) and self.trainer.world_size > 1:  # each process saw other images
+            self.load_state_dict(self.trainer.strategy.broadcast(self.state_dict()))
+
+    def initialise(self, batch: Batch) -> bool:
+        """What is due at the present step; whether anything was."""
+        if not self.data_init or self.step > 0:
+            return False
+        noise.seed_step(self.trainer.seed, self.step, device=self.device)
+        everything_in = torch.ones(len(self.blocks), device=self.device)
+        init_from_batch(
+            (self.encoder, self.decoder),
+            lambda: self.decoder([q.rsample() for q in self.encode(batch).values()], everything_in),
+        )
+        return True
+
+    def on_validation_epoch_end(self) -> None:
+        """Warns, once, of a facet that holds nothing though its KL has its full weight since long."""
+        super().on_validation_epoch_end()
+        weights = self.weights()
+        for name, begin in self.begins().items():
+            if self.step < begin + AFTER or weights.get(f"kl_{name}", 0) < 1 or name in self._warned:
+                continue
+            total, count = (self.trainer.strategy.reduce(self._sums[f"{key}/kl_{name}"], "sum") for key in ("term", "items"))
+            if total < COLLAPSED * count:
+                log.warning(
+                    "%s collapses: its KL is %.2f nats; fade its KL in more slowly (model.schedule.gamma_fade_steps), or "
+                    "let it weigh more in the decoder (model.network.gate)",
+                    name,
+                    total / count,
+                )
+                self._warned.add(name)

@@ -1,0 +1,171 @@
+"""MFCVAE: several clusterings of the images at once, one for each facet (Falck et al., 2021, arXiv:2106.05241).
+
+Generative story:  c_j ~ Cat(pi_j)    z_j | c_j = c ~ N(mu_jc, Sigma_jc),  j = 0 .. J-1    x ~ p(x | z_0 .. z_{J-1})
+Inference:         q(z_j | x) = N(mu_j(x), diag exp(logvar_j(x))), read at depth j of a ladder;  q(c_j | x) by Bayes' rule
+Minimised, in nats per image, with q(c_j | x) = p(c_j | z_j) at the one draw z_j of q(z_j | x):
+    loss = rec + sum_j [gamma_z_j * kl_z_j + gamma_c_j * kl_c_j],  rec = -log p(x | z)
+    kl_z_j = log q(z_j | x) - E_q(c) log p(z_j | c_j),  kl_c_j = KL(q(c_j | x) || p(c_j))
+Neither of the two is a divergence, their sum is one in expectation. Where gamma_z_j = gamma_c_j, as in all published
+settings, that sum is log q(z_j | x) - log p(z_j), the KL to the mixture with c summed out, and is computed so.
+
+The q(c | x) that is best for all of q(z | x) is the normalised geometric mean of p(c | z), in closed form for a Gaussian:
+    q(c | x) ~ exp E_q(z | x) log p(c | z) ~ pi_c N(mu(x); mu_c, Sigma_c) exp(-1/2 tr(Sigma_c^-1 S)),  S = diag exp(logvar)
+It is what `clusters` gives, and `estimator="analytic"` is the bound with it: looser than the one with p(c | z) by
+E KL(q(c | x) || p(c | z)), but free of noise. (VaDE's E_q(z | x) p(c | z), the arithmetic mean, is not the optimum.)
+Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this with one facet: VaDE (Jiang et al., 2017,
+arXiv:1611.05148), first an autoencoder, from whose codes the mixture then starts.
+
+The body of the paper could not be read: equations and defaults are those of FabianFalck/mfcvae at 9f1eca4; the deviations
+are in docs/mfcvae.md.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vae_zoo.distributions import Likelihood, MixturePrior, Normal
+from vae_zoo.errors import UserError
+from vae_zoo.models.base import Batch, Codes, Terms
+from vae_zoo.models.ladder_vae import LadderVAE
+from vae_zoo.nets.ladder import calibrate_batch_norm
+
+NORM_BATCHES = 50
+
+Weights = Literal["fixed", "learned"]
+
+
+class MFCVAE(LadderVAE):
+    """facet_dims, network, likelihood, schedule, data_init: as in LadderVAE; num_clusters: of each facet; covariance,
+    weights, variance: of the mixtures, weights being p(c) of all or of each; estimator: see above.
+
+    prior_init: what a mixture takes over from one that EM fits to the posterior means of `init_images` training images
+    (None: all): its means, all of it, or nothing. prior_init_at: `start`, all facets before the first update, or `entry`,
+    each when its KL begins to count, for until then the layers below it move. calibrate_norm: before, the encoder's batch
+    normalisation takes its averages over 50 batches; else the means are those of a network that evaluation would not use.
+    """
+
+    facets: tuple[str, ...]  # blocks that cluster, the shallowest first
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        facet_dims: Sequence[int],
+        num_clusters: Sequence[int],
+        network,
+        likelihood: Likelihood,
+        covariance: Literal["diagonal", "full"] = "diagonal",
+        weights: Weights | Sequence[Weights] = "learned",
+        variance: float = 0.01,
+        estimator: Literal["sample", "analytic"] = "sample",
+        prior_init: Literal["none", "means", "means+vars+weights"] = "means",
+        prior_init_at: Literal["start", "entry"] = "start",
+        init_images: int | None = 10_000,
+        calibrate_norm: bool = True,
+        **ladder,
+    ):
+        super().__init__(image_shape, facet_dims, network, likelihood, **ladder)
+        if len(num_clusters) != len(facet_dims):
+            raise ValueError(f"num_clusters needs a number for each of the {len(facet_dims)} facets, got {[*num_clusters]}")
+        each = [weights] * len(facet_dims) if isinstance(weights, str) else weights
+        if len(each) != len(facet_dims):
+            raise ValueError(f"weights needs fixed or learned for each of the {len(facet_dims)} facets, got {[*weights]}")
+        self.facets = tuple(self.blocks)
+        priors = [MixturePrior(K, D, covariance, w, variance) for K, D, w in zip(num_clusters, facet_dims, each)]
+        self.priors = nn.ModuleDict(zip(self.facets, priors))
+        self.estimator = estimator
+        self.prior_init, self.prior_init_at = prior_init, prior_init_at
+        self.init_images, self.calibrate_norm = init_images, calibrate_norm
+
+    def clusters(self, q: dict[str, Normal]) -> dict[str, Tensor]:
+        """q(c_j | x) of each facet [B, K], the closed form above, from posteriors [B, D]."""
+        return {name: self.priors[name].expected_log_joint(q[name]).softmax(-1) for name in self.facets}
+
+    def sample_prior(self, n: int) -> Codes:
+        codes = {}
+        for name, prior in self.priors.items():
+            c = torch.multinomial(prior.log_weights().exp(), n, replacement=True)
+            codes[name] = prior.sample(c)
+        return codes
+
+    def log_prior(self, name: str, z: Tensor) -> Tensor:
+        return self.priors[name].log_prob(z)
+
+    def kl_terms(self, name: str, q: Normal, z: Tensor) -> Terms:
+        """kl_z and kl_c, their sum `kl`, and the four expectations that they are made of."""
+        prior, weights = self.priors[name], self.coefficients(self.step)[name]
+        if self.estimator == "sample":
+            log_q, log_joint = q.log_prob(z), prior.log_joint(z)  # [B], [B, K]
+        else:
+            log_q, log_joint = -q.entropy(), prior.expected_log_joint(q)
+        terms = {f"kl_{name}": log_q - log_joint.logsumexp(-1)}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weights.gamma_z != weights.gamma_c):
+            log_p_c, log_q_c = prior.log_weights(), log_joint.log_softmax(-1)
+            c_probs = log_q_c.exp()
+            parts = {
+                "log_p_z": (c_probs * (log_joint - log_p_c)).sum(-1),
+                "log_p_c": (c_probs * log_p_c).sum(-1),
+                "log_q_z": log_q,
+                "log_q_c": (c_probs * log_q_c).sum(-1),
+            }
+            parts |= {"kl_z": log_q - parts["log_p_z"], "kl_c": parts["log_q_c"] - parts["log_p_c"]}
+        return terms | {f"{part}_{name}": value for part, value in parts.items()}
+
+    def weights(self) -> dict[str, float]:
+        weights = {"rec": 1.0}
+        for name, w in self.coefficients(self.step).items():
+            if w.gamma_z == w.gamma_c:
+                weights |= {f"kl_{name}": w.gamma_z} if w.gamma_z > 0 else {}
+            else:
+                weights |= {f"kl_z_{name}": w.gamma_z, f"kl_c_{name}": w.gamma_c}
+        return weights
+
+    def kl_per_dim(self, posterior: dict[str, Normal]) -> dict[str, Tensor]:
+        """Given the cluster, averaged over q(c | x); where dimensions are correlated, each given those before it. The KL of
+        the clusters, at most log K nats, belongs to no dimension."""
+        clusters, found = self.clusters(posterior), {}
+        for name, q in posterior.items():
+            log_q = q.log_prob_per_dim(q.mu) - 0.5  # [B, D], expected under q itself
+            given_c = log_q[:, None] - self.priors[name].expected_log_prob_per_dim(q)  # [B, K, D]
+            found[name] = (clusters[name][..., None] * given_c).sum(1)
+        return found
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Raises UserError when there are fewer images than clusters."""
+        super().setup(stage)
+        most = max(len(prior.mu) for prior in self.priors.values())
+        if self.prior_init != "none" and self.num_train is not None and self.num_train < most:
+            raise UserError(
+                f"model.num_clusters asks for {most} clusters of {self.num_train} training images; give fewer, or set "
+                f"model.prior_init=none"
+            )
+
+    def prior_init_steps(self) -> dict[str, int]:
+        """The step before whose update each mixture takes its first values from images."""
+        if self.prior_init == "none":
+            return {}
+        return dict.fromkeys(self.facets, 0) if self.prior_init_at == "start" else self.begins()
+
+    def initialise(self, batch: Batch) -> bool:
+        changed = super().initialise(batch)
+        due = [name for name, step in self.prior_init_steps().items() if step == self.step]
+        if not due:
+            return changed
+        if self.calibrate_norm:
+            batches = (self.trainer.datamodule.train_batch(step, device=self.device) for step in range(NORM_BATCHES))
+            calibrate_batch_norm(self.encoder, (batch["image"] for batch in batches))
+        codes = self.posterior_means(due)
+        for name in due:
+            self.priors[name].init_from_codes(codes[name], self.prior_init, self.trainer.seed)
+        return True
+
+    @torch.no_grad()
+    def posterior_means(self, names: Sequence[str]) -> Codes:
+        """Of `init_images` training images, [N, D] for each facet."""
+        self.eval()
+        parts = [self.encode(batch) for batch in self.training_images(self.init_images)]
+        self.train()
+        return {name: torch.cat([q[name].mu for q in parts]) for name in names}

@@ -1,0 +1,259 @@
+"""Ladders: encoder and decoder of J facets, one rung of the same network for each, the shallowest first.
+
+    encoder   h_j = backbone_j(h_{j-1}),  h_{-1} = x         parameters of q(z_j | x) = head_j(rung_j(h_j))
+    decoder   b_j = backbone_j(merge(alpha_j rung_j(z_j), b_{j+1})),  j = J-1 .. 0         image = output(b_0)
+A ladder family is any object with `num_facets`, `encoder(image_shape, num_outputs)` and `decoder(num_inputs, image_shape)`,
+whose sizes are lists, one for each facet. Every layer but heads and output is followed by an activation and, where there is
+one, batch normalisation, in this order. Sources: Zhao et al. (2017); Li et al. (2020); FabianFalck/mfcvae.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized
+
+Activation = Literal["relu", "elu"]
+ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU}
+
+
+class LadderEncoder(nn.Module):
+    """Images [B, C, H, W] -> one [B, num_outputs[j]] for each facet."""
+
+    def __init__(self, backbones: Iterable[nn.Module], rungs: Iterable[nn.Module], heads: Iterable[nn.Module]):
+        super().__init__()
+        self.backbones, self.rungs, self.heads = nn.ModuleList(backbones), nn.ModuleList(rungs), nn.ModuleList(heads)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        outputs = []
+        for backbone, rung, head in zip(self.backbones, self.rungs, self.heads):
+            x = backbone(x)
+            outputs.append(head(rung(x)))
+        return outputs
+
+
+class LadderDecoder(nn.Module):
+    """Codes z[j] [B, num_inputs[j]] and alpha [J] in [0, 1] -> [B, C, H, W].
+
+    z[j] is None where alpha[j] is 0: the facet has not entered, and neither its rung nor the optimiser hears of it. The
+    deepest is always there. merge: of (rung, backbone).
+    """
+
+    def __init__(
+        self,
+        rungs: Iterable[nn.Module],
+        backbones: Iterable[nn.Module],
+        output: nn.Module,
+        merge: Callable[[Tensor | None, Tensor], Tensor],
+    ):
+        super().__init__()
+        self.rungs, self.backbones, self.output, self.merge = nn.ModuleList(rungs), nn.ModuleList(backbones), output, merge
+
+    def forward(self, z: Sequence[Tensor | None], alpha: Tensor) -> Tensor:
+        b = None
+        for j in reversed(range(len(self.rungs))):
+            r = None if z[j] is None else alpha[j] * self.rungs[j](z[j])
+            b = self.backbones[j](r if b is None else self.merge(r, b))
+        return self.output(b)
+
+
+@dataclass(frozen=True)
+class GatedAdd:
+    gate: float
+
+    def __call__(self, r: Tensor | None, b: Tensor) -> Tensor:
+        return b if r is None else self.gate * r + b
+
+
+def concatenate(r: Tensor | None, b: Tensor) -> Tensor:
+    """Both have as many channels."""
+    return torch.cat([torch.zeros_like(b) if r is None else r, b], dim=1)
+
+
+@dataclass(frozen=True)
+class LadderMLP:
+    """hidden: units of each facet's layers, the shallowest facet first, from the image inwards; the decoder has them
+    reversed, or `decoder_hidden`, in the same order. A facet enters the decoder at the last of its widths, where
+    `gate` weighs it against what comes from below. The rungs of the encoder are identities.
+    """
+
+    hidden: Sequence[Sequence[int]] = ((500,), (2000,))
+    decoder_hidden: Sequence[Sequence[int]] | None = None
+    activation: Activation = "relu"
+    batch_norm: bool = False
+    gate: float = 0.1
+
+    def __post_init__(self):
+        if self.decoder_hidden is not None and len(self.decoder_hidden) != len(self.hidden):
+            raise ValueError(
+                f"decoder_hidden needs a list for each of the {len(self.hidden)} facets, got {len(self.decoder_hidden)}"
+            )
+
+    @property
+    def num_facets(self) -> int:
+        return len(self.hidden)
+
+    def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int]) -> LadderEncoder:
+        inputs = [prod(image_shape), *(widths[-1] for widths in self.hidden)]
+        backbones = [self._dense([width, *widths]) for width, widths in zip(inputs, self.hidden)]
+        backbones[0].insert(0, nn.Flatten())
+        heads = [nn.Linear(widths[-1], n) for widths, n in zip(self.hidden, num_outputs)]
+        return LadderEncoder(backbones, [nn.Identity() for _ in heads], heads)
+
+    def decoder(self, num_inputs: Sequence[int], image_shape: Sequence[int]) -> LadderDecoder:
+        widths = [[*reversed(w)] for w in self.decoder_hidden or self.hidden]  # of each facet, from its code outwards
+        rungs = [self._dense([n, w[0]]) for n, w in zip(num_inputs, widths)]
+        to = [[], *([w[0]] for w in widths)]  # where the next facet enters
+        backbones = [self._dense([*w, *next_width]) for w, next_width in zip(widths, to)]
+        output = nn.Sequential(nn.Linear(widths[0][-1], prod(image_shape)), nn.Unflatten(1, tuple(image_shape)))
+        return LadderDecoder(rungs, backbones, output, GatedAdd(self.gate))
+
+    def _dense(self, units: Sequence[int]) -> nn.Sequential:
+        return nn.Sequential(
+            *(m for i, o in zip(units, units[1:]) for m in dense_block(i, o, self.activation, self.batch_norm))
+        )
+
+
+@dataclass(frozen=True)
+class LadderConv:
+    """The convolutional ladder of MFCVAE, after proVLAE's, for any image of 28 pixels or more and any number of facets.
+
+    channels: of each facet's backbone, the shallowest first, which halves the image; where one pixel is left, kernels of 3
+    keep it. weight_norm: of the `encoder`'s convolutions, as in the official code, or `none`. output: `plain`, or
+    `normalised` by an ELU and batch normalisation of the image, as there.
+    """
+
+    channels: Sequence[int] = (64, 128)
+    activation: Activation = "elu"
+    weight_norm: Literal["encoder", "none"] = "none"
+    output: Literal["plain", "normalised"] = "plain"
+
+    @property
+    def num_facets(self) -> int:
+        return len(self.channels)
+
+    def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int]) -> LadderEncoder:
+        sizes, widths = self._sizes(image_shape), [image_shape[0], *self.channels]
+        backbones, rungs, heads = [], [], []
+        for j, n in enumerate(num_outputs):
+            c, size = self.channels[j], sizes[j + 1]
+            backbones.append(nn.Sequential(*self._conv(widths[j], c, sizes[j])))
+            half = _halved(size)
+            if j == 0:
+                last, stride, final = c, 1, tuple(side - 1 for side in half)
+            else:
+                last, stride, final = 2 * c, 2, _halved(half)
+            rungs.append(nn.Sequential(*self._conv(c, c, size), *self._conv(c, last, half, stride), nn.Flatten()))
+            heads.append(nn.Linear(last * prod(final), n))
+        return LadderEncoder(backbones, rungs, heads)
+
+    def decoder(self, num_inputs: Sequence[int], image_shape: Sequence[int]) -> LadderDecoder:
+        sizes, J = self._sizes(image_shape), self.num_facets
+        entry = [self.channels[0], *(2 * c for c in self.channels[1:])]  # channels of each facet where it enters
+        rungs, backbones = [], []
+        for j, n in enumerate(num_inputs):
+            inner = (entry[j], *sizes[j + 1])
+            rungs.append(nn.Sequential(*dense_block(n, prod(inner), self.activation, True), nn.Unflatten(1, inner)))
+            inputs = entry[j] * (1 if j == J - 1 else 2)  # the facet's and what comes from below
+            if j == 0:
+                up = _transposed(inputs, image_shape[0], sizes[1], sizes[0])
+                layers = [up] if self.output == "plain" else self._block(up, image_shape[0])
+            else:
+                layers = self._block(_transposed(inputs, 2 * entry[j - 1], sizes[j + 1], sizes[j]), 2 * entry[j - 1])
+                layers += self._block(nn.ConvTranspose2d(2 * entry[j - 1], entry[j - 1], 3, 1, 1), entry[j - 1])
+            backbones.append(nn.Sequential(*layers))
+        return LadderDecoder(rungs, backbones, nn.Identity(), concatenate)
+
+    def _conv(self, inputs: int, outputs: int, size: tuple[int, int], stride: int = 2) -> list[nn.Module]:
+        kernel, stride = (4, stride) if min(size) > 1 else (3, 1)
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=1)
+        return self._block(weight_norm(conv) if self.weight_norm == "encoder" else conv, outputs)
+
+    def _block(self, layer: nn.Module, channels: int) -> list[nn.Module]:
+        return [layer, ACTIVATIONS[self.activation](), nn.BatchNorm2d(channels)]
+
+    def _sizes(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
+        """(height, width) of the image and after each backbone."""
+        sizes = [tuple(image_shape[1:])]
+        if min(sizes[0]) < 28:
+            raise ValueError(f"this ladder needs images of 28 pixels a side or more, got {min(sizes[0])}")
+        for _ in self.channels:
+            sizes.append(_halved(sizes[-1]))
+        return sizes
+
+
+def dense_block(inputs: int, outputs: int, activation: Activation, batch_norm: bool) -> list[nn.Module]:
+    norm = [nn.BatchNorm1d(outputs)] if batch_norm else []
+    return [nn.Linear(inputs, outputs), ACTIVATIONS[activation](), *norm]
+
+
+def _halved(size: tuple[int, int]) -> tuple[int, int]:
+    """After a convolution of kernel 4, stride 2 and padding 1; one pixel stays one."""
+    return tuple(side // 2 for side in size) if min(size) > 1 else size
+
+
+def _transposed(inputs: int, outputs: int, before: tuple[int, int], after: tuple[int, int]) -> nn.ConvTranspose2d:
+    if before == after:
+        return nn.ConvTranspose2d(inputs, outputs, 3, 1, 1)
+    odd = tuple(a - 2 * b for b, a in zip(before, after))  # what halving rounded away
+    return nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, output_padding=odd)
+
+
+@torch.no_grad()
+def calibrate_batch_norm(network: nn.Module, inputs: Iterable[Tensor]) -> None:
+    """Running means and variances become the averages over these batches, what evaluation then uses of the present weights.
+
+    While training they lag behind: after one batch nine tenths of them are still their first values, 0 and 1.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    if not norms:
+        return
+    was_training, momenta = network.training, [norm.momentum for norm in norms]
+    network.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative
+    for x in inputs:
+        network(x)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    network.train(was_training)
+
+
+@torch.no_grad()
+def init_from_batch(networks: Iterable[nn.Module], run: Callable[[], object], std: float = 0.1) -> None:
+    """New weights for every linear and convolutional layer of the networks, in the order in which `run()` calls them: each
+    channel of the output has mean 0 and this standard deviation on what the layer is given there.
+
+    Directions of the weights are drawn (Kaiming, normal). Source: Salimans and Kingma (2016), section 3; addtt/boilr.
+    """
+
+    def rescale(layer: nn.Module, inputs: tuple[Tensor], _: Tensor) -> Tensor:
+        weight = nn.init.kaiming_normal_(torch.empty_like(layer.weight))
+        layer.bias.zero_()
+        _set_weight(layer, weight)
+        output = layer.forward(*inputs)  # without this hook
+        others = [d for d in range(output.ndim) if d != 1]
+        scale = std / output.std(others)  # [channels]
+        of_channels = (1, -1) if isinstance(layer, nn.ConvTranspose2d) else (-1,)
+        _set_weight(layer, weight * scale.view(*of_channels, *[1] * (weight.ndim - len(of_channels))))
+        layer.bias.copy_(-output.mean(others) * scale)
+        return layer.forward(*inputs)
+
+    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    layers = [m for network in networks for m in network.modules() if isinstance(m, kinds)]
+    hooks = [layer.register_forward_hook(rescale) for layer in layers]
+    run()
+    for hook in hooks:
+        hook.remove()
+
+
+def _set_weight(layer: nn.Module, weight: Tensor) -> None:
+    if is_parametrized(layer, "weight"):
+        layer.weight = weight  # gain and direction of weight normalisation
+    else:
+        layer.weight.copy_(weight)
