@@ -37,7 +37,7 @@ def scores(folder: str, model: str, fold: int, folds: int, seed: int) -> dict[st
     logging.disable(logging.INFO)
     register_resolvers()
     words = ["experiment=ml_vae/orl", f"data.path={folder}", f"data.folds={folds}", f"data.fold={fold}", f"seed={seed}"]
-    words += ["data.group_by=identity", "callbacks=none", "~callbacks.progress", "trainer.accelerator=cpu"]
+    words += ["data.group_by=identity", "callbacks=none", "callbacks.progress=null", "trainer.accelerator=cpu"]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = check_train(compose("train", words + (PLAIN if model == "vae" else [])))
     cfg["trainer"]["limit_val_batches"] = 0

@@ -55,7 +55,7 @@ def seen(data):
 
 def evaluation(model, data, seen):
     e = protocol.Evaluation(model.eval(), data, "quick")
-    e.judges = {"label": seen[0]}
+    e._judges["label"] = seen[0]
     return e
 
 

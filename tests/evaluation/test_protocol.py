@@ -1,10 +1,13 @@
 """Which numbers there are follows from the data and the blocks; each image is encoded once; the numbers repeat."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from tests.test_training import SMALL, train
+from vae_zoo.data.datamodule import Factor
 from vae_zoo.data.digits import Digits
 from vae_zoo.distributions import Bernoulli
 from vae_zoo.evaluation import protocol
@@ -69,6 +72,22 @@ def test_labels_are_probed_where_no_factors_are_known(digits):
     assert rows == ["z", "untrained", "pixels"] and columns == ["label"] and values.shape == (3, 1)
     again = protocol.evaluate(model, data, "quick", untrained=model)
     assert again.numbers == results.numbers
+
+
+def test_blocks_are_summed_up_where_the_data_say_which_factors_are_of_identities(monkeypatch):
+    label = torch.arange(600) % 3
+    factors = torch.stack([label, torch.arange(600) % 2, torch.rand(600)], dim=1)
+    codes = {"content": factors[:, :1].numpy(), "style": factors[:, 1:2].numpy()}
+    kinds = {"a": "categorical", "b": "categorical", "c": "continuous"}
+    data = SimpleNamespace(factors=factors, factor_info=[Factor(n, 0, k) for n, k in kinds.items()])
+    data.identity_factors, data.style_factors = ("a",), ("b", "c")
+    rows = {"train": np.arange(400), "scored": np.arange(400, 600), "untrained": None, "seed": 0, "tables": {}}
+    e = SimpleNamespace(data=data, codes=SimpleNamespace(blocks=lambda i: {k: v[i] for k, v in codes.items()}), **rows)
+    monkeypatch.setattr(protocol, "_pixels", lambda data, index: data.factors[index].numpy())
+    numbers = dict(protocol._blocks(e))
+    assert numbers["block_mean/content/identity"] == 1 and numbers["block_mean/content/style"] < 0.1
+    assert numbers["block_mean/style/style"] == pytest.approx((1 + numbers["block/style/c"]) / 2)
+    assert numbers["block_mean/style/identity"] == numbers["block/style/a"] < 0.1
 
 
 def test_no_test_label_decides_a_probe(digits):

@@ -14,6 +14,7 @@ from vae_zoo import config_dir
 from vae_zoo.cli import register_resolvers
 from vae_zoo.config.check import check_train
 from vae_zoo.distributions import Normal
+from vae_zoo.evaluation import protocol
 from vae_zoo.job import prepare, quiet
 from vae_zoo.models.ml_vae import MLVAE
 
@@ -107,3 +108,15 @@ def test_known_mistakes_make_the_style_carry_everything(tmp_path, kind):
     """So the tests above can fail."""
     got = scores(*train(tmp_path, kind=kind))
     assert got["swap_all"] <= 0.35 and got["style_shown"] >= 0.6, got
+
+
+@pytest.mark.slow
+def test_more_images_say_more(tmp_path):
+    """Check L4 of the reference: a content that does not pool its evidence is as unsure of ten images as of one."""
+    got = protocol.evaluate(*train(tmp_path), "basic").numbers
+    std, error, found = (
+        [got[f"test/{name}_k{k}"] for k in (1, 2, 5, 10)] for name in ("content_std", "held_out_error", "identification")
+    )
+    assert std == sorted(std, reverse=True) and 0.25 <= std[-1] / std[0] <= 0.5, std
+    assert error == sorted(error, reverse=True) and error[-1] < 0.85 * error[0], error
+    assert found[-1] > found[0] + 0.1, found

@@ -56,6 +56,18 @@ def test_conv_has_the_parameters_of_the_papers_table():
     assert num_parameters(Conv().decoder(10, (1, 64, 64))) == (10 * 256 + 256) + (256 * 1024 + 1024) + upwards == 381_313
 
 
+def test_conv_with_batch_norm_has_it_before_every_slope_and_no_image_sees_the_others_afterwards():
+    network = Conv(channels=[8, 16], hidden=[], batch_norm=True)
+    encoder, decoder = network.encoder((3, 16, 16), 10), network.decoder(5, (3, 16, 16))
+    for layers in (encoder, decoder):
+        normed = [(before, after) for before, after in zip(layers, layers[1:]) if isinstance(after, nn.ReLU)]
+        assert len(normed) == 2 and all(isinstance(before, nn.BatchNorm2d) for before, _ in normed)
+    x, z = torch.rand(6, 3, 16, 16), torch.randn(6, 5)
+    assert decoder(z).shape == x.shape
+    for layers, inputs in ((encoder.eval(), x), (decoder.eval(), z)):
+        torch.testing.assert_close(layers(inputs)[:2], layers(inputs[:2]))
+
+
 def test_conv_can_be_the_network_of_burgess():
     burgess = Conv(channels=[32] * 4, hidden=[256, 256])  # 4 x 4 x 32 = 512 inner units
     convolutions = (4 * 4 * 32 + 32) + 3 * (4 * 4 * 32 * 32 + 32)

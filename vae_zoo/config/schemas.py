@@ -137,6 +137,7 @@ class Conv(Schema):
     decoder_hidden: Hidden | None = OPTIONAL
     padding: Paddings | None = OPTIONAL
     leak: NonNegative = OPTIONAL
+    batch_norm: bool = OPTIONAL
 
 
 class MLP(Schema):

@@ -16,7 +16,7 @@ import numpy as np
 from vae_zoo.data.cartoon_drawing import HAIR_STYLES, SIDE, TEXTURES, draw
 from vae_zoo.data.datamodule import Factor
 
-VERSION = 1  # a new number whenever other pixels are drawn
+VERSION = 2  # a new number whenever other pixels are drawn
 IDENTITY, STYLE, CONFOUND, NOISE = range(4)  # streams of the hash
 CHUNK = 16  # images drawn at a time: what stays in the processor's cache
 
@@ -46,15 +46,15 @@ def _turns(name: str, neutral: float = 0.0) -> tuple[Range]:
 
 # Lengths are shares of the head's height, or pixels (px) of a head of scale 1, 42 px high.
 IDENTITY_RANGES = (
-    *_reals("id", head_aspect=(0.72, 1.0), jaw=(1.7, 3.2), skin_tone=(0, 1)),  # width / height, exponent, light to dark
+    *_reals("id", head_aspect=(0.72, 1.1), jaw=(1.4, 4.0), skin_tone=(0, 1)),  # width / height, exponent, light to dark
     *_turns("id_hair_hue"),
     *_reals("id", hair_saturation=(0.25, 0.9), hair_value=(0.25, 0.95)),
     *_classes("id_hair_style", len(HAIR_STYLES)),
-    *_reals("id", eye_spacing=(0.38, 0.54), eye_size=(0.07, 0.12), eye_aspect=(0.45, 1.0)),  # of head width; height / width
+    *_reals("id", eye_spacing=(0.38, 0.58), eye_size=(0.07, 0.15), eye_aspect=(0.5, 1.2)),  # of head width; height / width
     *_turns("id_iris_hue"),
-    *_reals("id", brow_thickness=(1, 4), brow_slant=(-20, 20)),  # px; degrees, positive: outer end up
-    *_reals("id", nose_length=(0.14, 0.26), nose_width=(0.05, 0.13)),
-    *_reals("id", mouth_width=(0.22, 0.46), lip_thickness=(1, 4), lip_hue=(-0.2, 0.08)),  # ..., px, turns from red
+    *_reals("id", brow_thickness=(1, 6), brow_slant=(-30, 30)),  # px; degrees, positive: outer end up
+    *_reals("id", nose_length=(0.1, 0.26), nose_width=(0.05, 0.16)),
+    *_reals("id", mouth_width=(0.2, 0.6), lip_thickness=(1, 7), lip_hue=(-0.3, 0.15)),  # ..., px, turns from red
     *_classes("id_beard", 2),
 )
 STYLE_RANGES = (

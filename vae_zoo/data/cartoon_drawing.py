@@ -184,9 +184,9 @@ class _Face:
         along = np.clip((self.v - root_v) / (tip_v - root_v), 0, 1)  # 0 at the root, 1 at the tip
         middle = self.u - root_u - along * (tip_u - root_u)
         ridge = np.maximum(np.abs(middle) - 0.35 * width * along, np.maximum(root_v - self.v, self.v - tip_v))
-        self.put(self.cover(ridge), 1.08 * self.skin)
-        self.put(self.cover(_ellipse(u, v, width, 0.05)), 0.55 * self.skin)
-        self.put(self.cover(_ellipse(u, v + 0.028, 0.8 * width, 0.045)), 1.08 * self.skin)
+        self.put(self.cover(ridge), 1.2 * self.skin)
+        self.put(self.cover(_ellipse(u, v, width, 0.07)), 0.4 * self.skin)
+        self.put(self.cover(_ellipse(u, v + 0.02, 0.8 * width, 0.055)), 1.2 * self.skin)
 
     def _mouth(self) -> None:
         f = self.f

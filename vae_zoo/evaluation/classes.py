@@ -81,7 +81,7 @@ def separation(e: "Evaluation") -> Numbers:
         yield f"probe/{name}", (probe.predict(test_codes[name]) == test)[test >= 0].mean()
     if len(np.unique(test[test >= 0])) < 2:
         return
-    one = _judge(e)
+    one = e.judge_of("label")
     yield "judge_accuracy", one.accuracy
     batches = [e.data.single(part, e.model.device) for part in torch.from_numpy(e.scored).split(256)]
     shares = judge.swap_consistency(e.model, batches, one, seed=e.seed)
@@ -160,10 +160,3 @@ def _to_label(e: "Evaluation", name: str, column: int) -> np.ndarray:
     rows, columns = linear_sum_assignment(-table)
     to_label[rows] = columns
     return to_label
-
-
-def _judge(e: "Evaluation") -> judge.Judge:
-    """Of the label; the one that other steps share, where labels are all that is known."""
-    if any(factor.kind == "categorical" for factor in e.data.factor_info):
-        return judge.train_judge(e.data, seed=e.seed, device=e.model.device)
-    return e.judges["label"]

@@ -251,7 +251,8 @@ def _disentanglement(e: Evaluation) -> Numbers:
 
 def _blocks(e: Evaluation) -> Numbers:
     """The block-factor matrix: what a probe reads of each factor from each block, an untrained encoder and the pixels;
-    and the same by a linear probe, of the blocks alone."""
+    and the same by a linear probe, of the blocks alone. block_mean/<block>/identity and style: its mean over the factors of
+    identities and of single images, where the data tell them apart."""
     (train_targets, factors), (test_targets, _) = targets(e.data, e.train), targets(e.data, e.scored)
     if not factors or (e.data.factors is None and not e.has_known_labels):
         return
@@ -272,6 +273,10 @@ def _blocks(e: Evaluation) -> Numbers:
         for block, values in zip(blocks, matrix):
             for column, value in zip(columns, values):
                 yield f"{key}/{block}/{column}", value
+            for kind in ("identity", "style"):  # where the data say which factors belong to whom
+                own = [column in getattr(e.data, f"{kind}_factors") for column in columns]
+                if any(own):
+                    yield f"{key}_mean/{block}/{kind}", np.nanmean(values[own])
 
 
 def _swaps(e: Evaluation) -> Numbers:
@@ -341,7 +346,7 @@ STEPS = (
     ("basic", "evidence of groups", evidence),
     ("basic", "accuracy of the classes", classes.accuracy),
     ("basic", "clusters of the facets", facets),
-    ("quick", "classes in the blocks", classes.separation),
+    ("basic", "classes in the blocks", classes.separation),
     ("quick", "importance-weighted bound", _importance_weighted),
     ("quick", "block-factor matrix", _blocks),
     ("quick", "clusters", _clusters),

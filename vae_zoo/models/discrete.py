@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from math import log
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae_zoo import noise
-from vae_zoo.distributions import Categorical, CategoricalVariables
+from vae_zoo.distributions import Categorical, CategoricalVariables, Likelihood
 from vae_zoo.errors import UserError
-from vae_zoo.models.base import Batch, Codes, LatentVariableModel
+from vae_zoo.models.base import Batch, Block, Codes, LatentVariableModel
 
 logger = logging.getLogger(__name__)
 
@@ -110,3 +110,40 @@ class DiscreteLatentModel(LatentVariableModel):
                 self.classes.num_values,
             )
             self._warned = True
+
+
+class ClassConditionalModel(DiscreteLatentModel):
+    """x ~ p(x | z, c): what models share whose decoder sees the classes, joined to z ~ N(0, I).
+
+    z_dim: dimensions of z; feature_dim: of h, the encoder's output.
+    """
+
+    class_holds: str  # what the classes mean, for people
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        z_dim: int,
+        num_classes: int | Sequence[int],
+        network,
+        likelihood: Likelihood,
+        class_probs: Sequence[float] | None,
+        feature_dim: int,
+        **training,
+    ):
+        super().__init__(image_shape, num_classes, class_probs, **training)
+        self.blocks = {"z": Block(z_dim, "gaussian", "what varies within the classes")}
+        self.blocks |= {
+            n: Block(k, "categorical", self.class_holds) for n, k in zip(self.classes.names(), self.classes.sizes)
+        }
+        self.encoder = network.encoder(self.image_shape, feature_dim)
+        self.decoder = network.decoder(z_dim + self.classes.num_values, self.image_shape)
+        self.c_head = nn.Linear(feature_dim, self.classes.num_values)
+        self.likelihood = likelihood
+
+    def decode(self, codes: Codes) -> Tensor:
+        return self.likelihood.mean(self.decoder(self.join(codes)))
+
+    def sample_class(self, classes: Tensor) -> Codes:
+        z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
+        return {"z": z} | self.classes.split(self.classes.code(classes))

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from vae_zoo.distributions import Likelihood, Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
-from vae_zoo.models.base import Batch, Block, Codes, Terms
-from vae_zoo.models.discrete import LEAK, DiscreteLatentModel
+from vae_zoo.models.base import Batch, Terms
+from vae_zoo.models.discrete import LEAK, ClassConditionalModel
 from vae_zoo.schedules import Schedule, as_schedule
 
 
-class JointVAE(DiscreteLatentModel):
+class JointVAE(ClassConditionalModel):
     """z_dim: dimensions of z; feature_dim: of h; temperature: of the Gumbel-softmax. The rest: see above."""
+
+    class_holds = "a class found without labels"
 
     def __init__(
         self,
@@ -41,15 +43,9 @@ class JointVAE(DiscreteLatentModel):
         temperature: float = 0.67,
         **training,
     ):
-        super().__init__(image_shape, num_classes, class_probs, **training)
-        self.blocks = {"z": Block(z_dim, "gaussian", "what varies within the classes")}
-        for name, size in zip(self.classes.names(), self.classes.sizes):
-            self.blocks[name] = Block(size, "categorical", "a class found without labels")
-        S = self.classes.num_values
-        self.encoder = network.encoder(self.image_shape, feature_dim)
-        self.decoder = network.decoder(z_dim + S, self.image_shape)
-        self.z_head, self.c_head = nn.Linear(feature_dim, 2 * z_dim), nn.Linear(feature_dim, S)
-        self.likelihood, self.gamma, self.temperature = likelihood, gamma, temperature
+        super().__init__(image_shape, z_dim, num_classes, network, likelihood, class_probs, feature_dim, **training)
+        self.z_head = nn.Linear(feature_dim, 2 * z_dim)
+        self.gamma, self.temperature = gamma, temperature
         self.z_capacity, self.c_capacity = as_schedule(z_capacity), as_schedule(c_capacity)
         self.largest_kl_c = sum(torch.tensor(self.classes.sizes).log().tolist())
 
@@ -64,13 +60,6 @@ class JointVAE(DiscreteLatentModel):
     def encode(self, batch: Batch | Tensor) -> dict:
         q_z, log_c = self.infer(self.image(batch))
         return {"z": q_z} | self.class_codes(log_c)
-
-    def decode(self, codes: Codes) -> Tensor:
-        return self.likelihood.mean(self.decoder(self.join(codes)))
-
-    def sample_class(self, classes: Tensor) -> Codes:
-        z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
-        return {"z": z} | self.classes.split(self.classes.code(classes))
 
     def objective(self, batch: Batch) -> Terms:
         q_z, log_c = self.infer(batch["image"])

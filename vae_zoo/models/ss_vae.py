@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from vae_zoo.distributions import Likelihood, Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
-from vae_zoo.models.base import Batch, Block, Codes, Terms
-from vae_zoo.models.discrete import LEAK, DiscreteLatentModel
+from vae_zoo.models.base import Batch, Terms
+from vae_zoo.models.discrete import LEAK, ClassConditionalModel
 
 
-class SSVAE(DiscreteLatentModel):
+class SSVAE(ClassConditionalModel):
     """z_dim: dimensions of z; feature_dim: of h. The weights: see above."""
 
+    class_holds = "the class, as the labels name it"
     needs = frozenset({"supervised"})
 
     def __init__(
@@ -44,15 +45,9 @@ class SSVAE(DiscreteLatentModel):
         ce_weight: float = 50.0,
         **training,
     ):
-        super().__init__(image_shape, num_classes, class_probs, **training)
-        self.blocks = {"z": Block(z_dim, "gaussian", "what varies within the classes")}
-        for name, size in zip(self.classes.names(), self.classes.sizes):
-            self.blocks[name] = Block(size, "categorical", "the class, as the labels name it")
-        S = self.classes.num_values
-        self.encoder = network.encoder(self.image_shape, feature_dim)
-        self.decoder = network.decoder(z_dim + S, self.image_shape)
-        self.z_head, self.c_head = nn.Linear(feature_dim + S, 2 * z_dim), nn.Linear(feature_dim, S)
-        self.likelihood, self.labelled_weight, self.ce_weight = likelihood, labelled_weight, ce_weight
+        super().__init__(image_shape, z_dim, num_classes, network, likelihood, class_probs, feature_dim, **training)
+        self.z_head = nn.Linear(feature_dim + self.classes.num_values, 2 * z_dim)
+        self.labelled_weight, self.ce_weight = labelled_weight, ce_weight
 
     def features(self, x: Tensor) -> Tensor:
         return F.leaky_relu(self.encoder(x), LEAK)  # [B, F]
@@ -68,13 +63,6 @@ class SSVAE(DiscreteLatentModel):
         h = self.features(self.image(batch))
         log_c = self.classes.log_softmax(self.c_head(h))
         return {"z": self.posterior_z(h, self.classes.hard(log_c))} | self.class_codes(log_c)
-
-    def decode(self, codes: Codes) -> Tensor:
-        return self.likelihood.mean(self.decoder(self.join(codes)))
-
-    def sample_class(self, classes: Tensor) -> Codes:
-        z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
-        return {"z": z} | self.classes.split(self.classes.code(classes))
 
     def of_each_class(self, h: Tensor) -> tuple[Tensor, Normal]:
         """The M combinations of classes [B, M, S] and q(z | x, c) under each [B, M, D]."""

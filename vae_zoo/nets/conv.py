@@ -21,7 +21,8 @@ class Conv:
 
     decoder_channels, decoder_hidden: in the decoder's own order, where it does not mirror the encoder; the first of the
     channels are those of its innermost images. padding: [height, width] of each convolution, where it is not 1. leak: slope
-    below 0 after the encoder's last convolution, elsewhere it is 0.
+    below 0 after the encoder's last convolution, elsewhere it is 0. batch_norm: before each of these slopes but those of the
+    hidden layers, with which coloured pictures of many parts are learned in a fraction of the steps.
     """
 
     channels: Sequence[int] = (32, 32, 64, 64)
@@ -30,6 +31,7 @@ class Conv:
     decoder_hidden: Sequence[int] | None = None
     padding: Sequence[Sequence[int]] | None = None
     leak: float = 0.0
+    batch_norm: bool = False
 
     def __post_init__(self):
         for name, value in (("decoder_channels", self.decoder_channels), ("padding", self.padding)):
@@ -40,7 +42,7 @@ class Conv:
         widths = [image_shape[0], *self.channels]
         layers = []
         for i, o, padding in zip(widths, widths[1:], self._padding()):
-            layers += [nn.Conv2d(i, o, 4, 2, padding), nn.ReLU()]
+            layers += [nn.Conv2d(i, o, 4, 2, padding), *self._norm(o), nn.ReLU()]
         if self.leak:
             layers[-1] = nn.LeakyReLU(self.leak)
         units = [self.channels[-1] * prod(self._sizes(image_shape)[-1]), *self.hidden]
@@ -56,8 +58,11 @@ class Conv:
         for i, o, before, after, padding in zip(widths, widths[1:], sizes, sizes[1:], paddings):
             # what a convolution of stride 2 rounded away
             odd = tuple(a + 2 * p - 2 - 2 * b for b, a, p in zip(before, after, padding))
-            layers += [nn.ConvTranspose2d(i, o, 4, 2, padding, output_padding=odd), nn.ReLU()]
-        return nn.Sequential(*dense([num_inputs, *hidden, prod(inner)]), nn.ReLU(), nn.Unflatten(1, inner), *layers[:-1])
+            layers += [*self._norm(i), nn.ReLU(), nn.ConvTranspose2d(i, o, 4, 2, padding, output_padding=odd)]
+        return nn.Sequential(*dense([num_inputs, *hidden, prod(inner)]), nn.Unflatten(1, inner), *layers)
+
+    def _norm(self, channels: int) -> list[nn.Module]:
+        return [nn.BatchNorm2d(channels)] if self.batch_norm else []
 
     def _padding(self) -> list[tuple[int, int]]:
         return [(1, 1)] * len(self.channels) if self.padding is None else [tuple(pair) for pair in self.padding]
