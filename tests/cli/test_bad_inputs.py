@@ -40,7 +40,7 @@ experiment=quick is not known; *
 $ train model=network/conv
 model=vae_zoo.nets.Conv is none of that group; choose one that `python train.py --help` lists
 $ train model/network=mpl
-model/network=mpl is not known; did you mean mlp? (all: conv, conv_vlae, fc_vlae, mlp, *)
+model/network=mpl is not known; did you mean mlp? (all: conv, *)
 $ train model.network=mlp
 model.network=mlp is not allowed; it is a group of its own, so write model/network=mlp
 $ train model=null
@@ -110,7 +110,7 @@ model has no _target_; choose one of the model group that `python train.py --hel
 $ train --config-dir {conf} model=reference
 model.latent_dim cannot be worked out (Interpolation key 'data.latent_dim' not found); set it or correct the name
 $ train --config-dir {conf} model=base
-model=_vea is not known; did you mean _vae? (all: _common, _discrete, _vae)
+model=_vea is not known; did you mean _vae? (all: _common, _discrete, _ladder, _vae)
 $ train --config-dir {conf} model=no_list
 model/no_list.yaml has a defaults list that is none; write `defaults: [_common]`, or `- group: choice` line by line
 $ train --config-dir {conf} experiment=no_package
@@ -188,9 +188,9 @@ images of 16 pixels are too small for the convolutional ladder; give images of 2
 $ train model=mfcvae model.facet_dims=[5,5,5]
 vae_zoo.models.mfcvae.MFCVAE: facet_dims=[5, 5, 5] has 3 facets, the network 2; give as many to both
 $ train model=mfcvae model.schedule.stages=[10,20,30]
-vae_zoo.models.mfcvae.MFCVAE: stages needs a length for each of the 2 facets, got 3
+vae_zoo.models.mfcvae.MFCVAE: stages needs a number for each of the 2 facets, got 3
 $ train model=mfcvae model.schedule.fade_steps=100
-*Progressive: give either fade_steps or fade_fraction, got 100 and 0.6
+*: give either fade_steps or fade_fraction, got 100 and 0.6
 $ train model=mfcvae trainer=ddp_cpu
 trainer.strategy=ddp waits for gradients of every weight, and facets that have not entered have none; set trainer.strategy=*
 $ train trainer=ddp_cpu data.batch_size=63
