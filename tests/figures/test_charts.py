@@ -56,7 +56,7 @@ def test_cluster_sizes_have_a_panel_for_each_facet_and_bars_as_high_as_their_sha
     picture = cluster_sizes(shares, used=0.005)
     columns = (picture == theme.rgb(theme.SERIES[0])).all(-1).sum(0)
     heights = columns[columns > 0.9 * columns[columns > 0].min()]
-    assert (np.diff(heights[heights > 0]) <= 1).all(), "from the largest to the smallest"
+    assert (np.diff(heights[heights > 0]) <= 2).all(), "from the largest to the smallest; the broken line hides two pixels"
     assert heights.max() / heights.min() == pytest.approx(6, rel=0.1)
     assert area(picture[:, : picture.shape[1] // 2], theme.SERIES[1]) == 0 < area(picture, theme.SERIES[1])
     assert cluster_sizes({"z": np.array([1.0, 0.0])}, used=0.005).shape[1] < picture.shape[1]
