@@ -472,7 +472,7 @@ def test_weights_of_clusters_can_be_fixed_for_each_facet():
         ({"weights": ["fixed"]}, "fixed or learned for each of the 2 facets"),
         ({"num_clusters": [3]}, "a number for each of the 2 facets"),
         ({"network": LadderMLP(hidden=[[8]])}, "has 2 facets, the network 1"),
-        ({"schedule": progressive(stages=(1, 1, 1))}, "a length for each of the 2 facets, got 3"),
+        ({"schedule": progressive(stages=(1, 1, 1))}, "a number for each of the 2 facets, got 3"),
     ):
         with pytest.raises(ValueError, match=message):
             build(**wrong)
@@ -657,7 +657,7 @@ def test_loss_falls_and_validation_does_not_shift_training(name):
     for interval in (5, 10_000):
         model = build(name, image_shape=(1, 8, 8), optimizer=partial(torch.optim.Adam, lr=3e-3))
         recs.append(model.objective(images(32, (1, 8, 8)))["rec"].mean())
-        fit(model, 40, val_check_interval=interval)
+        fit(model, 60, val_check_interval=interval)
         states.append(model.state_dict())
         recs.append(model.terms["rec"].mean())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
