@@ -185,8 +185,8 @@ def scores(factors, names):
 
 @pytest.mark.slow
 def test_identity_factors_are_read_from_pixels():
-    """Of people who look straight ahead. Saturation is no linear function of pixels: see the next test; nor is the thickness of
-    lips, which are lighter than the skin in one person and darker in another."""
+    """Of people who look straight ahead. Saturation is no linear function of pixels: see the next test; nor is the thickness
+    of lips, which are lighter than the skin in one person and darker in another."""
     found = scores(cartoon.factors(np.arange(1600), np.zeros(1600, int), strength=0.0), IDENTITY_FACTORS)
     assert {name for name, score in found.items() if score < 0.5} == {"id_hair_saturation", "id_lip_thickness"}
     assert found["id_lip_thickness"] > 0.25
