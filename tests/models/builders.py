@@ -5,7 +5,7 @@ from importlib import import_module
 import torch
 from omegaconf import OmegaConf
 
-from vae_zoo import config_dir
+from vae_zoo import config_dir, noise
 from vae_zoo.data.digits import Digits
 from vae_zoo.distributions import Bernoulli
 from vae_zoo.nets import MLP
@@ -48,6 +48,18 @@ def batch_for(name, batch_size=8, **options):
         batch["group"] = torch.arange(batch_size).sqrt().long()
         batch["num_groups"] = int(batch["group"].max()) + 1
     return batch
+
+
+def check_weights_belong_to_their_image_and_draw(model):
+    """Draws [k] and images [B] are folded into one axis on the way through the decoder: they must come apart again."""
+    batch = images(5)
+    with noise.per_image(batch["index"]):
+        together = model.log_weights(batch, 3)
+    assert together.shape == (3, 5) and len(together.flatten().unique()) == 15
+    for i in range(5):
+        with noise.per_image(batch["index"][[i]]):
+            alone = model.log_weights({"image": batch["image"][[i]]}, 3)
+        torch.testing.assert_close(together[:, [i]], alone)
 
 
 def fit(model, max_steps, batch_size=32, val_check_interval=10_000, data=None, **options):

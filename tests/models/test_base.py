@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.builders import MODELS, batch_for, build, fit, images, model_class
+from tests.models.builders import (
+    MODELS,
+    batch_for,
+    build,
+    check_weights_belong_to_their_image_and_draw,
+    fit,
+    images,
+    model_class,
+)
 from vae_zoo import noise
 from vae_zoo.data.digits import Digits
 from vae_zoo.distributions import Bernoulli, DiscretisedLogistic, Gaussian, Normal, kl_standard
@@ -254,16 +262,7 @@ def test_mean_of_one_draw_bounds_is_minus_reconstruction_and_kl(name):
 
 @every_model
 def test_weights_belong_to_their_image_and_draw(name):
-    """Draws [k] and images [B] are folded into one axis on the way through the decoder: they must come apart again."""
-    model, batch = build(name), images(5)
-    with noise.per_image(batch["index"]):
-        together = model.log_weights(batch, 3)
-    assert together.shape == (3, 5)
-    for i in range(5):
-        with noise.per_image(batch["index"][[i]]):
-            alone = model.log_weights({"image": batch["image"][[i]]}, 3)
-        torch.testing.assert_close(together[:, [i]], alone)
-    assert len(together.flatten().unique()) == 15
+    check_weights_belong_to_their_image_and_draw(build(name))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.models.builders import DISCRETE, fit, images, model_class
+from tests.models.builders import DISCRETE, check_weights_belong_to_their_image_and_draw, fit, images, model_class
 from vae_zoo import noise
 from vae_zoo.data.digits import Digits
 from vae_zoo.distributions import Bernoulli, CategoricalVariables, Normal, kl_standard
@@ -173,14 +173,7 @@ def test_loss_is_the_sum_of_the_weighted_terms(name, num_classes, training):
 @every_model
 @both
 def test_weights_belong_to_their_image_and_draw(name, num_classes):
-    model, batch = build(name, num_classes), images(5)
-    with noise.per_image(batch["index"]):
-        together = model.log_weights(batch, 3)
-    assert together.shape == (3, 5) and len(together.flatten().unique()) == 15
-    for i in range(5):
-        with noise.per_image(batch["index"][[i]]):
-            alone = model.log_weights({"image": batch["image"][[i]]}, 3)
-        torch.testing.assert_close(together[:, [i]], alone)
+    check_weights_belong_to_their_image_and_draw(build(name, num_classes))
 
 
 @every_model

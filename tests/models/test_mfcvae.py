@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.models.builders import LADDERS, fit, images
+from tests.models.builders import LADDERS, check_weights_belong_to_their_image_and_draw, fit, images
 from tests.test_training import configuration
 from vae_zoo import noise
 from vae_zoo.data.digits import Digits
@@ -564,14 +564,7 @@ def test_draws_of_the_prior_have_its_moments(name):
 
 @every_model
 def test_weights_belong_to_their_image_and_draw(name):
-    model, batch = build(name), images(5)
-    with noise.per_image(batch["index"]):
-        together = model.log_weights(batch, 3)
-    assert together.shape == (3, 5) and len(together.flatten().unique()) == 15
-    for i in range(5):
-        with noise.per_image(batch["index"][[i]]):
-            alone = model.log_weights({"image": batch["image"][[i]]}, 3)
-        torch.testing.assert_close(together[:, [i]], alone)
+    check_weights_belong_to_their_image_and_draw(build(name))
 
 
 @every_model

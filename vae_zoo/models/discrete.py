@@ -115,7 +115,7 @@ class DiscreteLatentModel(LatentVariableModel):
 class ClassConditionalModel(DiscreteLatentModel):
     """x ~ p(x | z, c): what models share whose decoder sees the classes, joined to z ~ N(0, I).
 
-    z_dim: dimensions of z; feature_dim: of h, the encoder's output.
+    z_dim: dimensions of z; feature_dim: of h, the encoder's output; the rest: as in DiscreteLatentModel and VAE.
     """
 
     class_holds: str  # what the classes mean, for people
@@ -127,8 +127,8 @@ class ClassConditionalModel(DiscreteLatentModel):
         num_classes: int | Sequence[int],
         network,
         likelihood: Likelihood,
-        class_probs: Sequence[float] | None,
-        feature_dim: int,
+        class_probs: Sequence[float] | None = None,
+        feature_dim: int = 256,
         **training,
     ):
         super().__init__(image_shape, num_classes, class_probs, **training)

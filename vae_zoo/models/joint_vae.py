@@ -10,13 +10,11 @@ Deviations: network and leaky slopes are those of PartedVAE here, so that differ
 colour channels too; ours sums over both.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_zoo.distributions import Likelihood, Normal, kl_standard
+from vae_zoo.distributions import Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.base import Batch, Terms
 from vae_zoo.models.discrete import LEAK, ClassConditionalModel
@@ -24,27 +22,21 @@ from vae_zoo.schedules import Schedule, as_schedule
 
 
 class JointVAE(ClassConditionalModel):
-    """z_dim: dimensions of z; feature_dim: of h; temperature: of the Gumbel-softmax. The rest: see above."""
+    """What is its own, see above; temperature: of the Gumbel-softmax. The rest: as in ClassConditionalModel."""
 
     class_holds = "a class found without labels"
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        z_dim: int,
-        num_classes: int | Sequence[int],
-        network,
-        likelihood: Likelihood,
-        class_probs: Sequence[float] | None = None,
-        feature_dim: int = 256,
+        *args,
         z_capacity: float | Schedule = 5.0,
         c_capacity: float | Schedule = 5.0,
         gamma: float = 30.0,
         temperature: float = 0.67,
-        **training,
+        **common,
     ):
-        super().__init__(image_shape, z_dim, num_classes, network, likelihood, class_probs, feature_dim, **training)
-        self.z_head = nn.Linear(feature_dim, 2 * z_dim)
+        super().__init__(*args, **common)
+        self.z_head = nn.Linear(self.c_head.in_features, 2 * self.blocks["z"].size)
         self.gamma, self.temperature = gamma, temperature
         self.z_capacity, self.c_capacity = as_schedule(z_capacity), as_schedule(c_capacity)
         self.largest_kl_c = sum(torch.tensor(self.classes.sizes).log().tolist())

@@ -14,39 +14,26 @@ ten unlabelled ones or so that is about 50 times the bound of one image, which i
 Deviations: network of PartedVAE, so that differences are the method's; every step has a labelled batch of its own.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_zoo.distributions import Likelihood, Normal, kl_standard
+from vae_zoo.distributions import Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.base import Batch, Terms
 from vae_zoo.models.discrete import LEAK, ClassConditionalModel
 
 
 class SSVAE(ClassConditionalModel):
-    """z_dim: dimensions of z; feature_dim: of h. The weights: see above."""
+    """The weights: see above. The rest: as in ClassConditionalModel."""
 
     class_holds = "the class, as the labels name it"
     needs = frozenset({"supervised"})
 
-    def __init__(
-        self,
-        image_shape: Sequence[int],
-        z_dim: int,
-        num_classes: int | Sequence[int],
-        network,
-        likelihood: Likelihood,
-        class_probs: Sequence[float] | None = None,
-        feature_dim: int = 256,
-        labelled_weight: float = 1.0,
-        ce_weight: float = 50.0,
-        **training,
-    ):
-        super().__init__(image_shape, z_dim, num_classes, network, likelihood, class_probs, feature_dim, **training)
-        self.z_head = nn.Linear(feature_dim + self.classes.num_values, 2 * z_dim)
+    def __init__(self, *args, labelled_weight: float = 1.0, ce_weight: float = 50.0, **common):
+        super().__init__(*args, **common)
+        inputs = self.c_head.in_features + self.classes.num_values
+        self.z_head = nn.Linear(inputs, 2 * self.blocks["z"].size)
         self.labelled_weight, self.ce_weight = labelled_weight, ce_weight
 
     def features(self, x: Tensor) -> Tensor:
