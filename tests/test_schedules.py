@@ -34,6 +34,12 @@ def test_linear_is_straight_and_cosine_is_flat_at_both_ends():
 
 
 @pytest.mark.parametrize("kind", [Linear, Cosine])
+def test_ramps_may_end_before_the_run_does(kind):
+    part, whole = kind(start=1, end=5, steps=200, begin=20, rise=0.25), kind(start=1, end=5, steps=50, begin=20)
+    assert [part(step) for step in range(0, 220, 5)] == pytest.approx([whole(step) for step in range(0, 220, 5)])
+
+
+@pytest.mark.parametrize("kind", [Linear, Cosine])
 def test_ramp_without_steps_jumps_at_its_begin(kind):
     assert [kind(start=1, end=5, steps=0, begin=10)(step) for step in (0, 9, 10, 11)] == pytest.approx([1, 1, 5, 5])
 
@@ -110,9 +116,17 @@ def test_a_facet_may_go_without_its_kl_after_it_has_entered():
     schedule = Progressive(1000, stages=[400, 600], pretrain=[0.25, 50], fade_steps=40, gamma_fade_steps=100)
     assert schedule.begins(2) == [450, 100]
     free = FacetWeights(1.0, 0.0, 0.0)
-    assert schedule(0, 2) == schedule(99, 2) == [WAITS, free] and schedule(100, 2) == [WAITS, IN]
+    assert schedule(0, 2) == schedule(99, 2) == schedule(100, 2) == [WAITS, free]
+    assert schedule(125, 2) == [WAITS, FacetWeights(1.0, 0.25, 0.25)] and schedule(200, 2) == [WAITS, IN]
     assert schedule(420, 2) == [FacetWeights(0.5, 0.0, 0.0), IN] and schedule(450, 2) == [free, IN]
     assert schedule(500, 2) == [FacetWeights(1.0, 0.5, 0.5), IN] and schedule(550, 2) == [IN, IN]
+
+
+@pytest.mark.parametrize("fades", [{"pretrain": [100, 0]}, {"gamma_fade_steps": 100}])
+def test_the_kl_of_the_deepest_facet_counts_in_full_unless_a_fade_after_pretraining_is_asked_for(fades):
+    schedule = Progressive(1000, fade_steps=40, **fades)
+    begin = schedule.begins(2)[1]
+    assert schedule(begin, 2) == [WAITS, IN] and begin == fades.get("pretrain", [0])[0]
 
 
 @pytest.mark.parametrize(

@@ -20,15 +20,16 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """`start` until step `begin`, then a straight line to `end` over `steps` steps, then `end`."""
+    """`start` until step `begin`, then a straight line to `end` over the first `rise` of `steps` steps, then `end`."""
 
     start: float
     end: float
     steps: int
     begin: int = 0
+    rise: float = 1.0
 
     def __call__(self, step: int) -> float:
-        return self.start + (self.end - self.start) * _fraction(step - self.begin, self.steps)
+        return self.start + (self.end - self.start) * _fraction(step - self.begin, self.rise * self.steps)
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ class Cosine:
     end: float
     steps: int
     begin: int = 0
+    rise: float = 1.0
 
     def __call__(self, step: int) -> float:
-        return self.end + (self.start - self.end) * (1 + cos(pi * _fraction(step - self.begin, self.steps))) / 2
+        done = _fraction(step - self.begin, self.rise * self.steps)
+        return self.end + (self.start - self.end) * (1 + cos(pi * done)) / 2
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class Progressive:
     updates or `fade_fraction` of its stage, and its gammas from `gamma_start_z` and `gamma_start_c`, where they stand while
     it waits, over `gamma_fade_steps` or `gamma_fade_fraction`, or if neither is given over as many as alpha. pretrain: in
     the form of `stages`, for how many updates, or which share of its stage, a facet that has entered still goes without
-    its KL, as in an autoencoder; None: 0. The deepest facet has alpha 1 at once, and gammas 1 as soon as they count. A fade
-    ends where the next stage begins.  Source: FabianFalck/mfcvae; Li et al. (2020); pretrain is ours.
+    its KL, as in an autoencoder; None: 0. The deepest facet has alpha 1 at once, and gammas 1 too, unless it is trained
+    without KL before and `gamma_fade_*` is given. A fade ends where the next stage begins.  Source: FabianFalck/mfcvae; Li et al. (2020); pretrain is ours.
     """
 
     total: int
@@ -145,7 +148,9 @@ class Progressive:
         if self.gamma_fade_fraction is not None:
             gamma_fade = length * self.gamma_fade_fraction
         if stage == 0:
-            fade = gamma_fade = 0
+            fade = 0
+            if not pretrained or self.gamma_fade_steps is self.gamma_fade_fraction is None:
+                gamma_fade = 0
         f = _fraction(n - pretrained, gamma_fade)
         gammas = (start + (1 - start) * f for start in (self.gamma_start_z, self.gamma_start_c))
         return FacetWeights(_fraction(n, fade), *gammas)

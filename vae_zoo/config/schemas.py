@@ -101,11 +101,15 @@ class Constant(Schema):
     value: Finite
 
 
+Rise = Annotated[float, Field(gt=0, le=1)]
+
+
 class Linear(Schema):
     start: Finite
     end: Finite
     steps: Count
     begin: Index = OPTIONAL
+    rise: Rise = OPTIONAL
 
 
 class Cosine(Linear): ...
@@ -115,7 +119,7 @@ class Cyclic(Schema):
     start: Finite
     end: Finite
     steps: Count
-    rise: Annotated[float, Field(gt=0, le=1)] = OPTIONAL
+    rise: Rise = OPTIONAL
 
 
 class Progressive(Schema):
