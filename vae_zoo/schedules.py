@@ -83,7 +83,8 @@ class Progressive:
     it waits, over `gamma_fade_steps` or `gamma_fade_fraction`, or if neither is given over as many as alpha. pretrain: in
     the form of `stages`, for how many updates, or which share of its stage, a facet that has entered still goes without
     its KL, as in an autoencoder; None: 0. The deepest facet has alpha 1 at once, and gammas 1 too, unless it is trained
-    without KL before and `gamma_fade_*` is given. A fade ends where the next stage begins.  Source: FabianFalck/mfcvae; Li et al. (2020); pretrain is ours.
+    without KL before and `gamma_fade_*` is given. A fade ends where the next stage begins.
+    Source: FabianFalck/mfcvae; Li et al. (2020); pretrain is ours.
     """
 
     total: int

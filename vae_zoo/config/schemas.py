@@ -328,6 +328,10 @@ class MFCVAE(LadderVAE):
     prior_init_at: Literal["start", "entry"]
     init_images: Count | None
     calibrate_norm: bool
+    augment: Component | None = OPTIONAL
+    consistency_weight: NonNegative = OPTIONAL
+    entropy_weight: NonNegative = OPTIONAL
+    balance_weight: NonNegative = OPTIONAL
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------

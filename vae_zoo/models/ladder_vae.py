@@ -103,12 +103,17 @@ class LadderVAE(LatentVariableModel):
         terms = {"rec": -self.likelihood.log_prob(batch["image"], self.decode_params(z))}
         for name in in_loss:
             terms |= self.kl_terms(name, q[name], z[name])
+        terms |= self.further_terms(batch, q)
         loss = sum(weight * terms[term] for term, weight in weights.items() if weight > 0).mean()
         return {"loss": loss} | terms
 
     def kl_terms(self, name: str, q: Normal, z: Tensor) -> Terms:
         """The cost of a facet, [B] nats, from its posterior and a draw of it."""
         return {f"kl_{name}": kl_standard(q)}
+
+    def further_terms(self, batch: Batch, q: dict[str, Normal]) -> Terms:
+        """What counts beside reconstruction and KL, [B] nats or one number."""
+        return {}
 
     def log_prior(self, name: str, z: Tensor) -> Tensor:
         """log p(z) of a facet, nats: [...]."""

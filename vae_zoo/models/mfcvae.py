@@ -12,6 +12,12 @@ The q(c | x) that is best for all of q(z | x) is the normalised geometric mean o
     q(c | x) ~ exp E_q(z | x) log p(c | z) ~ pi_c N(mu(x); mu_c, Sigma_c) exp(-1/2 tr(Sigma_c^-1 S)),  S = diag exp(logvar)
 It is what `clusters` gives, and `estimator="analytic"` is the bound with it: looser than the one with p(c | z) by
 E KL(q(c | x) || p(c | z)), but free of noise. (VaDE's E_q(z | x) p(c | z), the arithmetic mean, is not the optimum.)
+
+Ours alone, off by default: the clusters of the deepest facet D are kept by distorted copies T x, sure, and used alike (Hu et
+al., 2017, arXiv:1702.08720, whose mutual information of c and x is the sum of the last two with one weight),
+    loss += consistency_weight * E -sum_c q(c_D | x) log q(c_D | T x)     no gradient through q(c_D | x)
+          + entropy_weight * E H(q(c_D | x)) + balance_weight * (log K - H(E q(c_D | x)))
+with E over the batch: what a digit looks like is then left to the facets above.
 Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this with one facet: VaDE (Jiang et al., 2017,
 arXiv:1611.05148), first an autoencoder, from whose codes the mixture then starts.
 
@@ -19,7 +25,8 @@ The body of the paper could not be read: equations and defaults are those of Fab
 are in docs/mfcvae.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import log
 from typing import Literal
 
 import torch
@@ -44,6 +51,8 @@ class MFCVAE(LadderVAE):
     (None: all): its means, all of it, or nothing. prior_init_at: `start`, all facets before the first update, or `entry`,
     each when its KL begins to count, for until then the layers below it move. calibrate_norm: before, the encoder's batch
     normalisation takes its averages over 50 batches; else the means are those of a network that evaluation would not use.
+    augment: distorts images [B, C, H, W] for the consistency of the deepest facet's clusters; its weight and the other two:
+    see above.
     """
 
     facets: tuple[str, ...]  # blocks that cluster, the shallowest first
@@ -63,6 +72,10 @@ class MFCVAE(LadderVAE):
         prior_init_at: Literal["start", "entry"] = "start",
         init_images: int | None = 10_000,
         calibrate_norm: bool = True,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        consistency_weight: float = 0.0,
+        entropy_weight: float = 0.0,
+        balance_weight: float = 0.0,
         **ladder,
     ):
         super().__init__(image_shape, facet_dims, network, likelihood, **ladder)
@@ -71,12 +84,21 @@ class MFCVAE(LadderVAE):
         each = [weights] * len(facet_dims) if isinstance(weights, str) else weights
         if len(each) != len(facet_dims):
             raise ValueError(f"weights needs fixed or learned for each of the {len(facet_dims)} facets, got {[*weights]}")
+        if consistency_weight and augment is None:
+            raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
         self.facets = tuple(self.blocks)
         priors = [MixturePrior(K, D, covariance, w, variance) for K, D, w in zip(num_clusters, facet_dims, each)]
         self.priors = nn.ModuleDict(zip(self.facets, priors))
         self.estimator = estimator
         self.prior_init, self.prior_init_at = prior_init, prior_init_at
         self.init_images, self.calibrate_norm = init_images, calibrate_norm
+        deepest = self.facets[-1]
+        self.augment = augment
+        self.cluster_weights = {
+            f"consistency_{deepest}": consistency_weight,
+            f"entropy_{deepest}": entropy_weight,
+            f"balance_{deepest}": balance_weight,
+        }
 
     def clusters(self, q: dict[str, Normal]) -> dict[str, Tensor]:
         """q(c_j | x) of each facet [B, K], the closed form above, from posteriors [B, D]."""
@@ -119,7 +141,24 @@ class MFCVAE(LadderVAE):
                 weights |= {f"kl_{name}": w.gamma_z} if w.gamma_z > 0 else {}
             else:
                 weights |= {f"kl_z_{name}": w.gamma_z, f"kl_c_{name}": w.gamma_c}
-        return weights
+        return weights | {term: weight for term, weight in self.cluster_weights.items() if weight > 0}
+
+    def further_terms(self, batch: Batch, q: dict[str, Normal]) -> Terms:
+        if not any(self.cluster_weights.values()):
+            return {}
+        deepest = self.facets[-1]
+        log_c = self.priors[deepest].expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
+        c_probs = log_c.exp()
+        used = c_probs.mean(0)
+        terms = {
+            f"entropy_{deepest}": -(c_probs * log_c).sum(-1),
+            f"balance_{deepest}": log(len(used)) + torch.xlogy(used, used).sum(),
+        }
+        if self.augment is not None:
+            copy = self.encode(self.augment(batch["image"]))[deepest]
+            log_c_copy = self.priors[deepest].expected_log_joint(copy).log_softmax(-1)
+            terms[f"consistency_{deepest}"] = -(c_probs.detach() * log_c_copy).sum(-1)
+        return terms
 
     def kl_per_dim(self, posterior: dict[str, Normal]) -> dict[str, Tensor]:
         """Given the cluster, averaged over q(c | x); where dimensions are correlated, each given those before it. The KL of
