@@ -1,5 +1,6 @@
 """What MFCVAE must learn, each with a bar that a broken model does not reach. Source of the set-ups and of what was
-measured: checks L1, L2, L5 and L7 of the reference. MNIST-10k is read from beside the repository; without it its tests are skipped."""
+measured: checks L1, L2, L5 and L7 of the reference. MNIST-10k is read from beside the repository; without it its tests are
+skipped."""
 
 from functools import cache
 from pathlib import Path
@@ -143,8 +144,8 @@ class Affine(nn.Module):
 
 class LinearLadder:
     """Every facet sees the image itself and adds its own linear map of its code to it. The decoder is given: with maps that
-    are learned the scale and the axes of a code would be anybody's choice. Inside, images are RANGE times as large as pixels,
-    which lie in [0, 1], and around 0."""
+    are learned the scale and the axes of a code would be anybody's choice. Inside, images are RANGE times as large as
+    pixels, which lie in [0, 1], and around 0."""
 
     num_facets = 2
 

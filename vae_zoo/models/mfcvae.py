@@ -149,10 +149,10 @@ class MFCVAE(LadderVAE):
         deepest = self.facets[-1]
         log_c = self.priors[deepest].expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
         c_probs = log_c.exp()
-        used = c_probs.mean(0)
+        log_used = log_c.logsumexp(0) - log(len(log_c))  # finite where a cluster has no image, and so is its gradient
         terms = {
             f"entropy_{deepest}": -(c_probs * log_c).sum(-1),
-            f"balance_{deepest}": log(len(used)) + torch.xlogy(used, used).sum(),
+            f"balance_{deepest}": log(len(log_used)) + (log_used.exp() * log_used).sum(),
         }
         if self.augment is not None:
             copy = self.encode(self.augment(batch["image"]))[deepest]
