@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributions import Categorical, kl_divergence
 
 from tests.models.builders import LADDERS, check_weights_belong_to_their_image_and_draw, fit, images
 from tests.test_training import configuration
@@ -345,6 +346,68 @@ def test_a_weight_reaches_its_own_term_and_no_other():
             else:
                 torch.testing.assert_close(more[name] - base[name], 0.5 * gradient, rtol=1e-3, atol=1e-5)
         assert max(g.abs().max() for g in own.values() if g is not None) > 1e-3
+
+
+def of_clusters(**weights):
+    return build(step=3, augment=partial(torch.roll, shifts=1, dims=3), **weights)
+
+
+def test_terms_of_the_clusters_are_those_of_categorical_distributions():
+    weights = {"consistency_weight": 2.0, "entropy_weight": 3.0, "balance_weight": 4.0}
+    model, batch = of_clusters(**weights), images()
+    with torch.no_grad():
+        terms, K = model.objective(batch), len(model.priors["facet1"].mu)
+        c, copy = (
+            Categorical(model.clusters(model.encode(x))["facet1"]) for x in (batch["image"], batch["image"].roll(1, 3))
+        )
+        used, uniform = Categorical(c.probs.mean(0)), Categorical(torch.ones(K) / K)
+    expected = {
+        "consistency_facet1": kl_divergence(c, copy) + c.entropy(),
+        "entropy_facet1": c.entropy(),
+        "balance_facet1": kl_divergence(used, uniform),
+    }
+    torch.testing.assert_close({term: terms[term] for term in expected}, expected, rtol=1e-4, atol=1e-5)
+    assert model.weights() == {"rec": 1.0, "kl_facet0": 1.0, "kl_facet1": 1.0} | dict(zip(expected, weights.values()))
+    assert expected["balance_facet1"] > 0.05 and min(expected["consistency_facet1"] - c.entropy()) > 0
+    assert not any("balance" in term for term in build().objective(batch))
+    with pytest.raises(ValueError, match="give augment"):
+        build(consistency_weight=1.0)
+
+
+def test_a_weight_of_the_clusters_reaches_its_own_term_and_the_deepest_facet_alone():
+    batch, names = images(), ("consistency", "entropy", "balance")
+
+    def run(**changed):
+        model = of_clusters(**({f"{name}_weight": 0.5 for name in names} | changed))
+        terms = with_noise(model, batch)
+        return model, terms, gradients(model, terms["loss"])
+
+    model, terms, base = run()
+    shallow = [*of_facet(model, 0), *(name for name in base if name.startswith("decoder."))]
+    for name in names:
+        _, other, more = run(**{f"{name}_weight": 2.0})
+        torch.testing.assert_close(other["loss"] - terms["loss"], 1.5 * terms[f"{name}_facet1"].mean(), rtol=1e-4, atol=1e-4)
+        own = gradients(model, terms[f"{name}_facet1"].mean())
+        assert all(own[parameter] is None for parameter in shallow)
+        for parameter, gradient in own.items():
+            if gradient is not None:
+                torch.testing.assert_close(more[parameter] - base[parameter], 1.5 * gradient, rtol=1e-3, atol=1e-4)
+        assert own["priors.facet1.mu"].abs().max() > 1e-4
+
+
+def test_a_copy_follows_its_image_and_not_the_image_its_copy():
+    """Nothing is asked of clusters that are kept: the gradient of the cross-entropy is that of the KL to a fixed target."""
+    model = build(augment=nn.Identity(), consistency_weight=1.0)
+    kept = gradients(model, model.objective(images())["consistency_facet1"].sum())
+    assert max(gradient.abs().max() for gradient in kept.values() if gradient is not None) < 1e-5
+
+
+def test_clusters_that_no_image_is_near_have_a_finite_gradient():
+    model = of_clusters(balance_weight=1.0)
+    with torch.no_grad():
+        model.priors["facet1"].mu[1:] += 1e3
+    found = gradients(model, model.objective(images())["loss"])
+    assert all(gradient.isfinite().all() for gradient in found.values() if gradient is not None)
 
 
 @pytest.mark.parametrize("name", ["mfcvae", "ladder_vae"])
