@@ -116,7 +116,9 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
         classes = old[:1].repeat(size * num_columns, 1)
         classes[:, j] = values.repeat_interleave(num_columns)
         drawn = model.sample_class(classes)
-        shared = {b: code[:num_columns].repeat(size, 1) for b, code in drawn.items() if b == "z"}  # a z for each column
+        shared = {
+            b: code[:num_columns].repeat(size, 1) for b, code in drawn.items() if b in model.free_of_class
+        }  # one for each column
         yield f"class_samples_{name}", grid(_grid(model, drawn | shared, size), rows, title="drawn from the prior of each")
         shown = min(num_columns, len(old))
         moved = {b: code[:shown].repeat_interleave(size + 1, 0) for b, code in codes.items()}
@@ -125,7 +127,7 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
         decoded = _grid(model, model.with_class(moved, to), shown)
         decoded[:, 0] = batch["image"][:shown].float().cpu().numpy()
         heads = ["image", *(f"{name} = {k}" for k in range(size))]
-        yield f"class_swap_{name}", grid(decoded, [""] * shown, heads, title="the class is changed, z is kept")
+        yield f"class_swap_{name}", grid(decoded, [""] * shown, heads, title="the class is changed, all else is kept")
         if hasattr(model, "walk_in_class"):
             walked, labels = model.walk_in_class(j, old[0])  # [rows, steps] codes
             yield f"class_traversals_{name}", grid(_grid(model, walked, len(labels)), labels, title="within each class")
