@@ -110,10 +110,20 @@ def _shuffled_places(x: Tensor, patch: int) -> Tensor:
     if H % patch or W % patch:
         raise ValueError(f"patches of {patch} pixels do not tile images of {H}x{W}; give a divisor of both sides")
     rows, columns = H // patch, W // patch
-    order = noise.uniform(x.new_empty(B, rows * columns)).argsort(1).view(B, rows, 1, columns, 1)  # the patch in each cell
+    order = _permutations(x, rows * columns).view(B, rows, 1, columns, 1)  # the patch that each cell shows
     top, left = patch * (order // columns), patch * (order % columns)
     within = torch.arange(patch, device=x.device)
     return ((top + within[:, None, None]) * W + left + within).flatten(1)  # rows, rows within, columns, columns within
+
+
+def _permutations(x: Tensor, N: int) -> Tensor:
+    """A permutation of 0..N-1 for each image [B, N], uniform but for ties of 24 random bits.
+
+    All are sorted as one row of integers, which torch sorts by their digits, twice as fast as rows of reals.
+    """
+    row = torch.arange(len(x), device=x.device)[:, None]
+    key = (row << 24) + (noise.uniform(x.new_empty(len(x), N)) * 2**24).long()
+    return key.flatten().argsort().view(-1, N) - N * row
 
 
 def _take(x: Tensor, places: Tensor) -> Tensor:
