@@ -461,6 +461,16 @@ class Digits(Data):
 class MNIST(Digits):
     root: str
     download: bool
+    colour: Literal["grey", "random"]
+
+
+class StreetDigits(Data):
+    groupings = ("label", "identity", "digit", "digit_colour", "texture", "ground_colour", "stroke_scale")
+    default_group = "label"
+    labels = True
+
+    num_images: Count
+    cache: str
 
 
 class FashionMNIST(MNIST): ...
@@ -677,6 +687,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.data.digits.Digits": Digits,
     "vae_zoo.data.mnist.MNIST": MNIST,
     "vae_zoo.data.mnist.FashionMNIST": FashionMNIST,
+    "vae_zoo.data.street_digits.StreetDigits": StreetDigits,
     "vae_zoo.data.svhn.SVHN": SVHN,
     "vae_zoo.data.image_folder.ImageFolder": ImageFolder,
     "vae_zoo.data.celeba.CelebA": CelebA,

@@ -103,7 +103,8 @@ class GMVAE(DiscreteLatentModel):
 
     def sample_class(self, classes: Tensor) -> Codes:
         c = self.classes.code(classes)
-        return {"c": c, self.z_name: self.prior_z(c).rsample()}
+        p_z = self.prior_z(c)
+        return {"c": c, self.z_name: p_z.mu + torch.randn_like(p_z.mu) * (0.5 * p_z.logvar).exp()}
 
     def with_class(self, codes: Codes, classes: Tensor) -> Codes:
         """z keeps its place in its component: as many deviations from the mean, of the new one."""
