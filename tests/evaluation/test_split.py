@@ -62,7 +62,7 @@ class Oracle(LatentVariableModel):
 
     def decode(self, codes):
         label = codes["z_global"][:, :4].argmax(1)
-        colours = codes["z_global"][:, 4:] if self.ignores else codes["z_local"]
+        colours = 0.99 * (codes["z_global"][:, 4:] if self.ignores else codes["z_local"])
         return torch.from_numpy(drawn(label.numpy(), *colours.numpy().reshape(-1, 2, 3).swapaxes(0, 1))) / 255
 
 
@@ -89,7 +89,7 @@ def test_a_model_that_splits_scores_one_and_its_colours_follow(data, one):
     assert got["judge_accuracy"] > 0.99
     for name in ("rec", "resample_local", "swap_local", "swap_global"):
         assert got[f"accuracy_{name}"] > 0.98, name
-    assert got["accuracy_resample_global"] < 0.4 and got["colour_transfer_ratio"] < 0.02
+    assert got["accuracy_resample_global"] < 0.4 and got["colour_transfer_ratio"] < 0.1
 
 
 def test_an_ignored_local_code_passes_the_accuracies_and_fails_the_ratio(data, one):

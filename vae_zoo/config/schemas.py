@@ -118,6 +118,11 @@ class Cyclic(Schema):
     rise: Annotated[float, Field(gt=0, le=1)] = OPTIONAL
 
 
+class Staircase(Schema):
+    factor: Positive
+    every: Count
+
+
 class Progressive(Schema):
     total: Count
     stages: Stages | None
@@ -649,6 +654,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.schedules.Linear": Linear,
     "vae_zoo.schedules.Cosine": Cosine,
     "vae_zoo.schedules.Cyclic": Cyclic,
+    "vae_zoo.schedules.Staircase": Staircase,
     "vae_zoo.schedules.Progressive": Progressive,
     "vae_zoo.nets.Conv": Conv,
     "vae_zoo.nets.LadderConv": LadderConv,
