@@ -87,8 +87,8 @@ def test_without_the_shuffled_image_colours_do_not_follow_their_code():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [GMVAE, SplitGMVAE])
 def test_mixtures_learn_and_use_more_than_one_cluster(kind):
-    """Which clusters they find is no matter of toys: the reference saw purity go either way. A prior that ignores c, or a
-    cluster that takes all, has one."""
+    """Which clusters they find is no matter of toys: the reference saw purity go either way. Colours are uniform, so that a
+    decoder that knows nothing of the image pays 8 bits for each pixel and channel."""
     local = {"local_dim": 16, "local_network": NETWORK, "view": PatchShuffle(1)} if kind is SplitGMVAE else {}
     mixture = {"num_classes": 8, "z_dim": 16, "class_hidden": (64, 32), "z_hidden": 64}
     model, data = trained(kind, **mixture, **local)
@@ -96,4 +96,4 @@ def test_mixtures_learn_and_use_more_than_one_cluster(kind):
     with torch.no_grad():
         bits = model.objective(batch)["rec"].mean() / (3 * 16 * 16) / np.log(2)
         used = np.unique(model.class_log_probs(batch["image"]).argmax(1).numpy())
-    assert bits < 5.5 and len(used) >= 2, (bits, used)
+    assert bits < 7.6 and len(used) >= 2, (bits, used)
