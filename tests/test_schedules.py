@@ -1,6 +1,6 @@
 import pytest
 
-from vae_zoo.schedules import Constant, Cosine, Cyclic, FacetWeights, Linear, Progressive, as_schedule
+from vae_zoo.schedules import Constant, Cosine, Cyclic, FacetWeights, Linear, Progressive, Staircase, as_schedule
 
 
 @pytest.mark.parametrize("number", [0, 3, 0.25])
@@ -31,6 +31,12 @@ def test_linear_is_straight_and_cosine_is_flat_at_both_ends():
     # (1 - cos 45 degrees) / 2
     assert [cosine(25), cosine(75)] == pytest.approx([0.1464466, 0.8535534])
     assert cosine(1) < 0.001 and 1 - cosine(99) < 0.001
+
+
+def test_staircase_is_that_of_the_split_paper():
+    rate = Staircase(factor=0.4, every=1_000_000)
+    steps = (0, 999_999, 1_000_000, 2_000_000)
+    assert [1e-4 * rate(step) for step in steps] == pytest.approx([1e-4, 1e-4, 4e-5, 1.6e-5])
 
 
 @pytest.mark.parametrize("kind", [Linear, Cosine])

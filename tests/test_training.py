@@ -31,7 +31,8 @@ LADDERS = {  # networks, and mixtures for a few images
     "mfcvae": ["model.network.hidden=[[8],[8]]", "model.num_clusters=[4,4]"],
     "vade": ["model.network.hidden=[[8,8]]", "model.num_clusters=[4]"],
 }
-MODELS = ("vae", "beta_vae", "annealed_vae", "beta_tc_vae", "factor_vae", "dip_vae", *DISCRETE, *GROUPED, *LADDERS)
+SPLIT = ("split_vae", "gmvae", "split_gmvae")
+MODELS = ("vae", "beta_vae", "annealed_vae", "beta_tc_vae", "factor_vae", "dip_vae", *DISCRETE, *GROUPED, *LADDERS, *SPLIT)
 SMALL = "data=digits model/network=mlp model.network.hidden=[32] trainer.max_steps=20 trainer.log_every_n_steps=5".split()
 
 

@@ -238,6 +238,7 @@ def _make_importable() -> None:
 
 
 def register_resolvers() -> None:
+    OmegaConf.register_new_resolver("vae_zoo.channels", lambda colour: 1 if colour == "grey" else 3, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.run_folder", _run_folder, replace=True)
 

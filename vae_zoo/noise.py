@@ -70,6 +70,12 @@ def normal(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
     return (_hashed_uniform(like, sample_shape).mul_(2).sub_(1).erfinv_() * 2**0.5).to(like.dtype)
 
 
+def key_of(x: Tensor) -> Tensor:
+    """A number for each float32 image [B, ...] that its pixels alone decide, int64 [B]: for `per_image` without an index."""
+    bits = x.flatten(1).contiguous().view(torch.int32).long()
+    return (bits * _mix(torch.arange(bits.shape[1], device=x.device))).sum(1)  # wraps
+
+
 def _hashed_uniform(like: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
     """float64 in (0, 1), a counter-based generator: splitmix64's finaliser over (row key, position)."""
     rows, row_shape = like.shape[0], like.shape[1:]

@@ -61,6 +61,17 @@ class Cyclic:
 
 
 @dataclass(frozen=True)
+class Staircase:
+    """1, times `factor` after each `every` steps."""
+
+    factor: float
+    every: int
+
+    def __call__(self, step: int) -> float:
+        return self.factor ** (step // self.every)
+
+
+@dataclass(frozen=True)
 class FacetWeights:
     """Of one facet at one step: alpha, of its rung in the decoder; gamma_z, gamma_c, of KL(q(z) || p(z | c)) and KL(q(c) ||
     p(c)), of which only their sum is a divergence where the prior has no clusters."""

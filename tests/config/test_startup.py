@@ -65,7 +65,7 @@ def test_help_lists_groups_and_experiments(tmp_path):
     for line in (
         "experiment/mine: digits",
         "trainer: cpu, ddp, ddp_cpu, debug, default, gpu",
-        "model/network: conv, conv_norm, conv_vlae, fc_vlae, mlp, parted218, parted32, parted64, vade",
+        "model/network: conv, conv_norm, conv_vlae, fc_vlae, mlp, parted218, parted32, parted64, split, vade",
     ):
         assert f"{line}\n" in done.stdout
     assert "resume=<run folder>" in done.stdout

@@ -1,7 +1,5 @@
 """The drawn scenes against ray marching through distance functions, and what each factor does to them."""
 
-import colorsys
-
 import numpy as np
 import pytest
 
@@ -100,11 +98,6 @@ def test_objects_cover_the_pixels_whose_rays_march_into_them_and_their_shadow_li
     bright = rooms.AMBIENT - rooms.HEADLIGHT * rays[floor][..., 1].mean(1) + rooms.LAMP * rooms.TO_LAMP[1] * (1 - hidden)
     assert 0.02 < hidden.mean() < 0.3
     assert np.isclose(drawn[FLOOR, floor], bright, atol=1e-3).mean() > 0.99, "but for a ray at the rim of the shadow"
-
-
-def test_hues_are_full_colours():
-    turns = FACTOR_VALUES[0]
-    np.testing.assert_allclose(rooms.hues(turns), [colorsys.hsv_to_rgb(turn, 1, 1) for turn in turns], atol=1e-6)
 
 
 def test_the_view_is_that_of_the_published_pictures(layers):

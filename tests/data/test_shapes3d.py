@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vae_zoo.data import rooms
+from vae_zoo.data.colours import hues
 from vae_zoo.data.shapes3d import Shapes3D
 from vae_zoo.distributions import Normal
 from vae_zoo.errors import UserError
@@ -57,7 +58,7 @@ def test_the_whole_grid_takes_six_bytes_an_image(whole):
 def test_an_image_is_the_sum_of_its_layers_in_their_colours(whole, cache_dir):
     layers = np.load(cache_dir / "rooms_v1.npy", mmap_mode="r")
     for places in np.random.default_rng(0).integers(0, rooms.FACTOR_SIZES, size=(20, 6)):
-        colours = [*rooms.hues(places[:3] / 10), rooms.SKY, np.ones(3)]
+        colours = [*hues(places[:3] / 10), rooms.SKY, np.ones(3)]
         expected = sum(layer * colour[:, None, None] for layer, colour in zip(layers[tuple(places[3:])], colours))
         np.testing.assert_allclose(image(whole, *places), expected.clip(0, 1), atol=0.5 / 255 + 1e-5)
 

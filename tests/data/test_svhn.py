@@ -88,13 +88,14 @@ def test_failed_download_names_the_url_the_files_the_folder_and_the_nearest_embe
         read(tmp_path / "new", download=True)
     sentence = str(error.value)
     assert "\n" not in sentence and "Name or service not known" in sentence and not (tmp_path / "new").exists()
-    for words in ("http://ufldl.stanford.edu", f"train_32x32.mat, test_32x32.mat into {tmp_path / 'new'}", "data=digits"):
+    put = f"train_32x32.mat, test_32x32.mat into {tmp_path / 'new'}"
+    for words in ("http://ufldl.stanford.edu", put, "data=street_digits"):
         assert words in sentence
 
 
 def test_without_a_network_the_download_fails_at_once(tmp_path):
     """torchvision's own code; the network is shut by conftest.py."""
-    with pytest.raises(UserError, match="SVHN could not be downloaded .*ufldl.* by hand, or use data=digits"):
+    with pytest.raises(UserError, match="SVHN could not be downloaded .*ufldl.* by hand, or use data=street_digits"):
         read(tmp_path, download=True)
 
 

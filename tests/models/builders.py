@@ -8,14 +8,16 @@ from omegaconf import OmegaConf
 from vae_zoo import config_dir, noise
 from vae_zoo.data.digits import Digits
 from vae_zoo.distributions import Bernoulli
-from vae_zoo.nets import MLP
+from vae_zoo.nets import MLP, PatchShuffle
 from vae_zoo.trainer import Trainer
 
-SMALL = {"factor_vae": {"discriminator_hidden": (16, 16)}}
+SMALL = {"factor_vae": {"discriminator_hidden": (16, 16)}, "split_vae": {"view": PatchShuffle(2)}}
 DIMS = {name: ("content_dim", "style_dim") for name in ("group_vae", "ml_vae")}  # others have latent_dim
+DIMS |= {"split_vae": ("global_dim", "local_dim")}
 DISCRETE = ("joint_vae", "parted_vae", "ss_vae")  # of categorical variables: tests/models/test_discrete.py
 LADDERS = ("ladder_vae", "mfcvae", "vade")  # of facets: tests/models/test_mfcvae.py
-OTHERS = (*DISCRETE, *LADDERS)
+MIXTURES = ("gmvae", "split_gmvae")  # tests/models/test_gmvae.py
+OTHERS = (*DISCRETE, *LADDERS, *MIXTURES)
 MODELS = sorted(p.stem for p in (config_dir() / "model").glob("[!_]*.yaml") if p.stem not in OTHERS)
 
 

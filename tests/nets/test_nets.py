@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vae_zoo.nets import MLP, Conv
+from vae_zoo.nets import MLP, Conv, ResizeConv
 
 SHAPES = [(c, h, w) for c in (1, 3) for h, w in ((28, 28), (32, 32), (48, 48), (64, 64), (28, 64), (50, 33), (16, 16))]
 FAMILIES = {"conv": Conv(), "mlp": MLP(hidden=(64, 32)), "conv_small": Conv(channels=(8, 16), hidden=(32, 16))}
@@ -116,3 +116,27 @@ def test_padding_of_each_convolution_is_undone_by_the_decoder(shape):
 def test_lists_that_do_not_fit_the_convolutions_are_refused(option):
     with pytest.raises(ValueError, match=f"{[*option][0]} needs an entry for each of the 3 channels"):
         Conv(channels=[8, 8, 8], **option)
+
+
+# ---- SPLIT's ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "side, encoder, decoders", [(32, 733_024, (1_000_422, 738_278)), (64, 2_305_888, (2_579_430, 1_530_854))]
+)
+def test_resize_conv_has_the_parameters_of_the_official_code(side, encoder, decoders):
+    """51616/split-vae, as TensorFlow counts them: two codes of 128, mean and deviation; location and scale of each pixel."""
+    family, shape, output = ResizeConv(), (3, side, side), (6, side, side)
+    assert num_parameters(family.encoder(shape, 256)) == encoder
+    assert tuple(num_parameters(family.decoder(dim, output)) for dim in (256, 128)) == decoders
+    assert family.encoder(shape, 256)(torch.rand(2, *shape)).shape == (2, 256)
+    assert family.decoder(128, output)(torch.rand(2, 128)).shape == (2, *output)
+
+
+def test_resize_conv_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="multiples of 8 for 3 halvings, got 28x32"):
+        ResizeConv().encoder((1, 28, 32), 4)
+    with pytest.raises(ValueError, match="decoder_kernels needs 3 entries for 2 channels, got 4"):
+        ResizeConv((8, 8), (4, 4), "relu", (8, 8))
+    with pytest.raises(ValueError, match="must be even"):
+        ResizeConv(kernels=(5, 5, 5))

@@ -118,6 +118,11 @@ class Cyclic(Schema):
     rise: Annotated[float, Field(gt=0, le=1)] = OPTIONAL
 
 
+class Staircase(Schema):
+    factor: Positive
+    every: Count
+
+
 class Progressive(Schema):
     total: Count
     stages: Stages | None
@@ -164,6 +169,35 @@ class LadderConv(Ladder):
     output: Literal["plain", "normalised"]
 
 
+class ResizeConv(Schema):
+    channels: Widths
+    kernels: Widths
+    activation: Literal["relu", "elu"]
+    decoder_channels: Widths
+    decoder_kernels: Widths
+
+
+class Identity(Schema): ...
+
+
+class PatchShuffle(Schema):
+    patch: Count
+
+
+class MixedPatchShuffle(Schema):
+    patches: Annotated[list[Count], Field(min_length=1, description="sides of patches, pixels, such as [1, 2, 4, 8]")]
+
+
+class GaussianBlur(Schema):
+    sigma: Annotated[list[Positive], Field(min_length=2, max_length=2, description="[least, most], pixels, such as [5, 10]")]
+    radius: Annotated[Range, Field(description="[least, most], pixels, such as [3, 6]")]
+
+
+class HighLowPass(Schema):
+    sigma: Positive
+    radius: Count
+
+
 class RandomAffine(Schema):
     rotate: NonNegative = OPTIONAL
     scale: Annotated[float, Field(ge=0, lt=1)] = OPTIONAL
@@ -187,6 +221,10 @@ class Gaussian(Schema):
 class DiscretisedLogistic(Schema):
     scale: Positive
     learn: bool
+    min_log_scale: Finite
+
+
+class PixelwiseLogistic(Schema):
     min_log_scale: Finite
 
 
@@ -306,6 +344,39 @@ class SSVAE(Discrete):
     ce_weight: NonNegative
 
 
+class SplitVAE(Model):
+    global_dim: Count
+    local_dim: Count
+    network: Component
+    likelihood: Component
+    view: Component
+    beta_global: NonNegative | Schedule
+    beta_local: NonNegative | Schedule
+    aux_weight: NonNegative
+
+
+class GMVAE(Model):
+    z_dim: Count
+    num_classes: Classes
+    network: Component
+    likelihood: Component
+    class_probs: Annotated[list[NonNegative], Field(min_length=2)] | None
+    class_hidden: Widths
+    z_hidden: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    temperature: Positive | Schedule
+    beta: NonNegative | Schedule
+    alpha: NonNegative | Schedule
+
+
+class SplitGMVAE(GMVAE):
+    local_dim: Count
+    local_network: Component
+    view: Component
+    beta_local: NonNegative | Schedule
+    aux_weight: NonNegative
+
+
 class LadderVAE(Model):
     facet_dims: FacetCounts
     network: Component
@@ -395,6 +466,16 @@ class Digits(Data):
 class MNIST(Digits):
     root: str
     download: bool
+    colour: Literal["grey", "random"]
+
+
+class StreetDigits(Data):
+    groupings = ("label", "identity", "digit", "digit_colour", "texture", "ground_colour", "stroke_scale")
+    default_group = "label"
+    labels = True
+
+    num_images: Count
+    cache: str
 
 
 class FashionMNIST(MNIST): ...
@@ -573,16 +654,24 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.schedules.Linear": Linear,
     "vae_zoo.schedules.Cosine": Cosine,
     "vae_zoo.schedules.Cyclic": Cyclic,
+    "vae_zoo.schedules.Staircase": Staircase,
     "vae_zoo.schedules.Progressive": Progressive,
     "vae_zoo.nets.Conv": Conv,
     "vae_zoo.nets.LadderConv": LadderConv,
     "vae_zoo.nets.LadderMLP": LadderMLP,
     "vae_zoo.nets.MLP": MLP,
+    "vae_zoo.nets.ResizeConv": ResizeConv,
     "vae_zoo.nets.RandomAffine": RandomAffine,
+    "vae_zoo.nets.Identity": Identity,
+    "vae_zoo.nets.PatchShuffle": PatchShuffle,
+    "vae_zoo.nets.MixedPatchShuffle": MixedPatchShuffle,
+    "vae_zoo.nets.GaussianBlur": GaussianBlur,
+    "vae_zoo.nets.HighLowPass": HighLowPass,
     "vae_zoo.distributions.Bernoulli": Bernoulli,
     "vae_zoo.distributions.Laplace": Laplace,
     "vae_zoo.distributions.Gaussian": Gaussian,
     "vae_zoo.distributions.DiscretisedLogistic": DiscretisedLogistic,
+    "vae_zoo.distributions.PixelwiseLogistic": PixelwiseLogistic,
     "vae_zoo.models.vae.VAE": VAE,
     "vae_zoo.models.beta_vae.BetaVAE": BetaVAE,
     "vae_zoo.models.annealed_vae.AnnealedVAE": AnnealedVAE,
@@ -594,6 +683,9 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.models.joint_vae.JointVAE": JointVAE,
     "vae_zoo.models.parted_vae.PartedVAE": PartedVAE,
     "vae_zoo.models.ss_vae.SSVAE": SSVAE,
+    "vae_zoo.models.split_vae.SplitVAE": SplitVAE,
+    "vae_zoo.models.gmvae.GMVAE": GMVAE,
+    "vae_zoo.models.split_gmvae.SplitGMVAE": SplitGMVAE,
     "vae_zoo.models.ladder_vae.LadderVAE": LadderVAE,
     "vae_zoo.models.mfcvae.MFCVAE": MFCVAE,
     "vae_zoo.data.dsprites.DSprites": DSprites,
@@ -601,6 +693,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.data.digits.Digits": Digits,
     "vae_zoo.data.mnist.MNIST": MNIST,
     "vae_zoo.data.mnist.FashionMNIST": FashionMNIST,
+    "vae_zoo.data.street_digits.StreetDigits": StreetDigits,
     "vae_zoo.data.svhn.SVHN": SVHN,
     "vae_zoo.data.image_folder.ImageFolder": ImageFolder,
     "vae_zoo.data.celeba.CelebA": CelebA,

@@ -6,10 +6,12 @@ torchvision downloads them; the files are read here, so that a damaged one is na
 import gzip
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torchvision
 
+from vae_zoo.data.colours import coloured
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.data.digits import resize_bytes
 from vae_zoo.data.download import arriving_whole, reason
@@ -17,13 +19,25 @@ from vae_zoo.errors import UserError
 
 
 class MNIST(DataModule):
-    """root: folder that holds `MNIST/raw/`; download: fetch missing files; size: side of the images, 28 or another."""
+    """root: folder that holds `MNIST/raw/`; download: fetch missing files; size: side of the images, 28 or another.
+
+    colour: `grey`, or `random`: RGB, pale strokes on a deep ground, whose hues say nothing of the digit.
+    """
 
     default_group = "label"
     source = torchvision.datasets.MNIST
 
-    def __init__(self, root: str, download: bool = True, size: int = 28, image_shape=None, **common):
-        super().__init__(image_shape or (1, size, size), **common)
+    def __init__(
+        self,
+        root: str,
+        download: bool = True,
+        size: int = 28,
+        colour: Literal["grey", "random"] = "grey",
+        image_shape=None,
+        **common,
+    ):
+        super().__init__(image_shape or (3 if colour == "random" else 1, size, size), **common)
+        self.colour = colour
         self.root, self.download = Path(root).expanduser(), download
         self.raw = self.root / self.source.__name__ / "raw"
         self.files = [self.raw / file.removesuffix(".gz") for file, _ in self.source.resources]  # each may be gzipped
@@ -33,6 +47,8 @@ class MNIST(DataModule):
         train_images, train_label, test_images, test_label = (self._read(file) for file in self.files)
         images = np.concatenate([train_images, test_images])[:, None]  # [N, 1, 28, 28]
         images = resize_bytes(images, self.image_shape[1:])
+        if self.colour == "random":
+            images = coloured(images)
         label = np.concatenate([train_label, test_label])
         if len(label) != len(images):
             raise UserError(f"{self.raw} has {len(images)} images and {len(label)} labels; fetch its four files again")

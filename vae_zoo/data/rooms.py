@@ -15,8 +15,6 @@ objects' proportions are not published and chosen to look like them (docs/data.m
 Source: github.com/deepmind/3d-shapes.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 SHAPES = ("cube", "cylinder", "sphere", "capsule")
@@ -43,12 +41,6 @@ CUBE, CYLINDER, SPHERE, CAPSULE = 0.155, (0.155, 0.34), 0.185, (0.125, 0.42)  # 
 
 Array = np.ndarray
 Span = tuple[Array, Array]  # where a ray enters and leaves, in its own length; NaN: it passes by
-
-
-def hues(turns: Array | Sequence[float]) -> Array:
-    """Full colours of these hues [N], in turns from red: float32 [N, 3] in [0, 1]."""
-    k = (np.float32([5, 3, 1]) + 6 * np.asarray(turns, dtype=np.float32)[:, None]) % 6
-    return 1 - np.clip(np.minimum(k, 4 - k), 0, 1)
 
 
 def draw_layers() -> Array:

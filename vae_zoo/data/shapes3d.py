@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vae_zoo.data import rooms
 from vae_zoo.data.cache import cached_array, cached_parts
+from vae_zoo.data.colours import hues
 from vae_zoo.data.datamodule import Arrays, DataModule, Factor, check_size
 from vae_zoo.data.download import reason
 from vae_zoo.errors import UserError
@@ -113,7 +114,7 @@ class Shapes3D(DataModule):
 def compose(layers: Tensor, factors: Tensor) -> Tensor:
     """Images [B, 3, H, W] in [0, 1], of 256 levels.  layers: of all scenes [480, L, H, W]; factors: integers [B, 6]."""
     floor, wall, hue, scale, shape, orientation = factors.long().unbind(1)
-    palette = torch.from_numpy(rooms.hues(rooms.FACTOR_VALUES[0])).to(layers)  # [10, 3]
+    palette = torch.from_numpy(hues(rooms.FACTOR_VALUES[0])).to(layers)  # [10, 3]
     fixed = torch.tensor([rooms.SKY.tolist(), [1.0, 1.0, 1.0]]).to(layers).expand(len(factors), 2, 3)
     colours = torch.cat([palette[torch.stack([floor, wall, hue], 1)], fixed], dim=1)  # [B, L, 3]
     scene = (scale * rooms.FACTOR_SIZES[4] + shape) * rooms.FACTOR_SIZES[5] + orientation

@@ -55,7 +55,7 @@ class SVHN(DataModule):
         except Exception as error:  # torchvision raises many kinds
             raise UserError(
                 f"SVHN could not be downloaded from {missing[0][0]} ({reason(error)}); put {names} into {self.root} "
-                f"by hand, or use data=digits, the nearest set that needs no download"
+                f"by hand, or use data=street_digits, the nearest set that needs no download"
             ) from error
 
     @staticmethod

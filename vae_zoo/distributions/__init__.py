@@ -1,5 +1,12 @@
 from vae_zoo.distributions.categorical import Categorical, CategoricalVariables
-from vae_zoo.distributions.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Laplace, Likelihood
+from vae_zoo.distributions.likelihoods import (
+    Bernoulli,
+    DiscretisedLogistic,
+    Gaussian,
+    Laplace,
+    Likelihood,
+    PixelwiseLogistic,
+)
 from vae_zoo.distributions.mixture import ComponentTable, MixturePrior, bhattacharyya, kl_normal
 from vae_zoo.distributions.normal import Normal, kl_standard
 from vae_zoo.distributions.pooling import pool
@@ -15,6 +22,7 @@ __all__ = [
     "Likelihood",
     "MixturePrior",
     "Normal",
+    "PixelwiseLogistic",
     "bhattacharyya",
     "kl_normal",
     "kl_standard",

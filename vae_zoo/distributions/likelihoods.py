@@ -1,5 +1,6 @@
 """p(x | z): what the decoder's output means. Images are [B, C, H, W] in [0, 1]; log-probabilities are nats an image."""
 
+from collections.abc import Sequence
 from math import exp, log, pi
 
 import torch
@@ -8,7 +9,14 @@ from torch import Tensor, nn
 
 
 class Likelihood(nn.Module):
-    """`params` is the decoder's output [B, C, H, W], one number a pixel and channel."""
+    """`params` is the decoder's output [B, num_params * C, H, W], num_params numbers for each pixel and channel."""
+
+    num_params = 1
+
+    def param_shape(self, image_shape: Sequence[int]) -> tuple[int, int, int]:
+        """Of the output that a decoder must have for images of this shape."""
+        channels, height, width = image_shape
+        return self.num_params * channels, height, width
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """log p(x | params), summed over pixels and channels, nats: [B]."""
@@ -95,6 +103,27 @@ class DiscretisedLogistic(Likelihood):
 
     def mean(self, params: Tensor) -> Tensor:
         return ((params.float() + 1) / 2).clamp(0, 1)
+
+
+class PixelwiseLogistic(Likelihood):
+    """DiscretisedLogistic with a scale for each pixel and channel, which the decoder gives.
+
+    params are the locations of all channels in units of [-1, 1], then the logs of their scales. min_log_scale: their lower
+    bound; without one a pixel that is known for certain would be worth any number of nats.
+    """
+
+    num_params = 2
+
+    def __init__(self, min_log_scale: float = -7.0):
+        super().__init__()
+        self.min_log_scale = min_log_scale
+
+    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+        location, log_scale = params.float().chunk(2, dim=1)
+        return discretised_logistic(x, location, log_scale.clamp(min=self.min_log_scale)).flatten(1).sum(1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return ((params.float().chunk(2, dim=1)[0] + 1) / 2).clamp(0, 1)
 
 
 def discretised_logistic(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import log, pi
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from vae_zoo import noise
@@ -20,6 +21,12 @@ class Normal:
         """params [..., 2 D]: the means, then the log-variances."""
         mu, logvar = params.float().chunk(2, dim=-1)
         return cls(mu, logvar)
+
+    @classmethod
+    def from_softplus(cls, params: Tensor, floor: float = 1e-4) -> "Normal":
+        """params [..., 2 D]: the means, then what gives the standard deviations, softplus(.) + floor."""
+        mu, raw = params.float().chunk(2, dim=-1)
+        return cls(mu, 2 * (F.softplus(raw) + floor).log())
 
     @property
     def mean(self) -> Tensor:

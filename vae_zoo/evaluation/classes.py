@@ -16,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from vae_zoo.evaluation.facets import member_images
 from vae_zoo.figures import grid
-from vae_zoo.metrics import judge
+from vae_zoo.metrics import clustering, judge
 from vae_zoo.metrics.calibration import ece
 from vae_zoo.models.base import Batch, LatentVariableModel
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Numbers = Iterator[tuple[str, float]]
 USED = 0.005  # share of the images from which on a value counts as used
+MEMBERS = 7  # of each value shown
 PER_CLASS = 100  # images of each class that the judge sees
 
 
@@ -116,7 +118,9 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
         classes = old[:1].repeat(size * num_columns, 1)
         classes[:, j] = values.repeat_interleave(num_columns)
         drawn = model.sample_class(classes)
-        shared = {b: code[:num_columns].repeat(size, 1) for b, code in drawn.items() if b == "z"}  # a z for each column
+        shared = {
+            b: code[:num_columns].repeat(size, 1) for b, code in drawn.items() if b in model.free_of_class
+        }  # one for each column
         yield f"class_samples_{name}", grid(_grid(model, drawn | shared, size), rows, title="drawn from the prior of each")
         shown = min(num_columns, len(old))
         moved = {b: code[:shown].repeat_interleave(size + 1, 0) for b, code in codes.items()}
@@ -125,10 +129,18 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
         decoded = _grid(model, model.with_class(moved, to), shown)
         decoded[:, 0] = batch["image"][:shown].float().cpu().numpy()
         heads = ["image", *(f"{name} = {k}" for k in range(size))]
-        yield f"class_swap_{name}", grid(decoded, [""] * shown, heads, title="the class is changed, z is kept")
+        yield f"class_swap_{name}", grid(decoded, [""] * shown, heads, title="the class is changed, all else is kept")
         if hasattr(model, "walk_in_class"):
             walked, labels = model.walk_in_class(j, old[0])  # [rows, steps] codes
             yield f"class_traversals_{name}", grid(_grid(model, walked, len(labels)), labels, title="within each class")
+
+
+def cluster_members(e: "Evaluation", name: str) -> np.ndarray:
+    """The images of the split that each value of a categorical block is surest of."""
+    index = e.data.indices[e.split]
+    values, members = clustering.most_confident(e.codes.blocks(index.numpy())[name], MEMBERS)
+    rows = [f"{name} = {k}" for k in values.tolist()]
+    return grid(member_images(e.data, index, members), rows, title=f"images that each value of {name} is surest of")
 
 
 def _grid(model: LatentVariableModel, codes: dict[str, torch.Tensor], rows: int) -> np.ndarray:

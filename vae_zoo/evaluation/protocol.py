@@ -1,8 +1,8 @@
 """One protocol for every method: what the data know and which blocks the model has decide which numbers there are.
 
 level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of classes; what the evidence of a group is worth;
-                facets against labels
-        quick   + block-factor matrix, linear probes, importance-weighted bound, clusters
+                clusters and facets against labels; local and global code
+        quick   + block-factor matrix, linear probes, importance-weighted bound
         full    + DCI, explicitness, FactorVAE and BetaVAE scores, aggregate posterior, swaps between blocks, FID and KID
 
 Codes are posterior means, all blocks side by side, every image a group of its own; each distinct image is encoded once.
@@ -25,6 +25,7 @@ from vae_zoo.evaluation import classes
 from vae_zoo.evaluation.evidence import evidence
 from vae_zoo.evaluation.facets import facets
 from vae_zoo.evaluation.pictures import central
+from vae_zoo.evaluation.split import split
 from vae_zoo.metrics import clustering, disentanglement, generation, judge, likelihood, probes
 from vae_zoo.models.base import LatentVariableModel
 
@@ -320,6 +321,8 @@ def _clusters(e: Evaluation) -> Numbers:
         for key, value in clustering.scores(clusters[1], labels[1], fit).items():
             yield f"{prefix}{key}", value
         yield f"{prefix}clusters_used", clustering.used(clusters[1])
+        if e.split != "val":  # while training only the numbers are kept
+            e.pictures[f"members_{name}"] = classes.cluster_members(e, name)
 
 
 @torch.no_grad()
@@ -346,10 +349,11 @@ STEPS = (
     ("basic", "evidence of groups", evidence),
     ("basic", "accuracy of the classes", classes.accuracy),
     ("basic", "classes in the blocks", classes.separation),
+    ("basic", "clusters", _clusters),
     ("basic", "clusters of the facets", facets),
+    ("basic", "local and global code", split),
     ("quick", "importance-weighted bound", _importance_weighted),
     ("quick", "block-factor matrix", _blocks),
-    ("quick", "clusters", _clusters),
     ("full", "aggregate posterior", _aggregate),
     ("full", "judges and swaps", _swaps),
     ("full", "FID and KID", _samples),

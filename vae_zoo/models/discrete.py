@@ -22,6 +22,8 @@ class DiscreteLatentModel(LatentVariableModel):
     one after the other, null: uniform. A model writes `class_log_probs` and `sample_class` beside the contract.
     """
 
+    free_of_class: tuple[str, ...] = ("z",)  # blocks whose prior knows no class
+
     def __init__(
         self,
         image_shape: Sequence[int],
@@ -137,7 +139,7 @@ class ClassConditionalModel(DiscreteLatentModel):
             n: Block(k, "categorical", self.class_holds) for n, k in zip(self.classes.names(), self.classes.sizes)
         }
         self.encoder = network.encoder(self.image_shape, feature_dim)
-        self.decoder = network.decoder(z_dim + self.classes.num_values, self.image_shape)
+        self.decoder = network.decoder(z_dim + self.classes.num_values, likelihood.param_shape(self.image_shape))
         self.c_head = nn.Linear(feature_dim, self.classes.num_values)
         self.likelihood = likelihood
 

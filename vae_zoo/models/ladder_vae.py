@@ -60,7 +60,7 @@ class LadderVAE(LatentVariableModel):
             for j, D in enumerate(facet_dims)
         }
         self.encoder = network.encoder(self.image_shape, [2 * D for D in facet_dims])
-        self.decoder = network.decoder(facet_dims, self.image_shape)
+        self.decoder = network.decoder(facet_dims, likelihood.param_shape(self.image_shape))
         self.likelihood, self.schedule, self.data_init = likelihood, schedule, data_init
         self._warned: set[str] = set()
 

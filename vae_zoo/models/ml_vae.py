@@ -59,7 +59,7 @@ class MLVAE(LatentVariableModel):
             "style": Block(style_dim, "gaussian", "what differs between the images of a group"),
         }
         self.encoder = network.encoder(self.image_shape, 2 * (content_dim + style_dim))
-        self.decoder = network.decoder(content_dim + style_dim, self.image_shape)
+        self.decoder = network.decoder(content_dim + style_dim, likelihood.param_shape(self.image_shape))
         self.likelihood = likelihood
         self.beta_style, self.beta_content = as_schedule(beta_style), as_schedule(beta_content)
         self.evidence, self.content_sampling = evidence, content_sampling

@@ -98,7 +98,7 @@ class PartedVAE(DiscreteLatentModel):
             "u": Block(J * u_dim, "gaussian", "what belongs to the class, and how it varies within it"),
         } | categorical
         self.encoder = network.encoder(self.image_shape, feature_dim)
-        self.decoder = network.decoder(z_dim + J * u_dim, self.image_shape)
+        self.decoder = network.decoder(z_dim + J * u_dim, likelihood.param_shape(self.image_shape))
         self.likelihood = likelihood
         self.z_head = nn.Linear(feature_dim, 2 * z_dim)
         self.c_head = nn.Linear(feature_dim, S)

@@ -21,7 +21,7 @@ class VAE(LatentVariableModel):
         super().__init__(image_shape, **training)
         self.blocks = {"z": Block(latent_dim, "gaussian", "everything about the image")}
         self.encoder = network.encoder(self.image_shape, 2 * latent_dim)
-        self.decoder = network.decoder(latent_dim, self.image_shape)
+        self.decoder = network.decoder(latent_dim, likelihood.param_shape(self.image_shape))
         self.likelihood = likelihood
 
     def encode(self, batch: Batch | Tensor) -> dict[str, Normal]:

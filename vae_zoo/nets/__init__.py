@@ -9,5 +9,19 @@ from vae_zoo.nets.augment import RandomAffine
 from vae_zoo.nets.conv import Conv
 from vae_zoo.nets.ladder import LadderConv, LadderMLP
 from vae_zoo.nets.mlp import MLP
+from vae_zoo.nets.resize_conv import ResizeConv
+from vae_zoo.nets.views import GaussianBlur, HighLowPass, Identity, MixedPatchShuffle, PatchShuffle
 
-__all__ = ["Conv", "LadderConv", "LadderMLP", "MLP", "RandomAffine"]
+__all__ = [
+    "Conv",
+    "GaussianBlur",
+    "HighLowPass",
+    "Identity",
+    "LadderConv",
+    "LadderMLP",
+    "MLP",
+    "MixedPatchShuffle",
+    "PatchShuffle",
+    "RandomAffine",
+    "ResizeConv",
+]

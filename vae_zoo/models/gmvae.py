@@ -1,0 +1,153 @@
+"""GMVAE: a VAE whose prior is a mixture, so that it clusters (Dilokthanakul et al., 2016; SPLIT's baseline).
+
+Generative story:  c ~ Cat(1 / K)    z | c ~ N(m(c), diag s(c)^2), m and s learned    x ~ p(x | z)
+Inference:         q(c | x) = softmax(logits(x))    q(z | x, c) = N(mu(x, c), diag std(x, c)^2)
+Minimised, in nats per image:  loss = rec + beta * kl_z + alpha * kl_c,  rec = -log p(x | z) at one draw
+    kl_z = KL(q(z | x, c) || p(z | c)),  kl_c = KL(q(c | x) || Cat(1 / K)) = log K - H(q(c | x))
+In training c is a draw of the Gumbel-softmax, the same in q and p; in evaluation it is the arg max.
+
+With a soft c this is the bound of a relaxed model only; `log_weights` sums c out of both mixtures, so its bound is one on
+log p(x). kl_c is of each image, not of all together: a large alpha makes every image unsure of its cluster. Clusters that
+die are the known failure of this model; `val/classes_used` tells.
+
+Equations and networks are those of 51616/split-vae at 58b6efa; docs/split.md has the deviations.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_zoo.distributions import Likelihood, Normal, kl_normal
+from vae_zoo.distributions.mixture import kl_normal_per_dim
+from vae_zoo.models.base import Batch, Block, Codes, Terms
+from vae_zoo.models.discrete import DiscreteLatentModel
+from vae_zoo.schedules import Schedule, as_schedule
+
+STD_BIAS = 1.0  # of the layers that give deviations, which so start at softplus(1) = 1.31
+
+
+class GMVAE(DiscreteLatentModel):
+    """z_dim: dimensions of z; num_classes: K, the clusters; network, likelihood: as in VAE.
+
+    class_hidden: units of the layers before the logits; z_hidden: of the layer before q(z | x, c); the encoder gives the
+    first of class_hidden and z_hidden together. dropout: of both. temperature: of the Gumbel-softmax; beta, alpha: see
+    above; each of the three a number or a schedule of the step.
+    """
+
+    z_name = "z"
+    free_of_class: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        z_dim: int,
+        num_classes: int,
+        network,
+        likelihood: Likelihood,
+        class_probs: Sequence[float] | None = None,
+        class_hidden: Sequence[int] = (1024, 128),
+        z_hidden: int = 512,
+        dropout: float = 0.2,
+        temperature: float | Schedule = 0.4,
+        beta: float | Schedule = 1.0,
+        alpha: float | Schedule = 1.0,
+        **training,
+    ):
+        super().__init__(image_shape, num_classes, class_probs, **training)
+        self.blocks = {
+            "c": Block(num_classes, "categorical", "a cluster found without labels"),
+            self.z_name: Block(z_dim, "gaussian", "what the cluster is, and how the image varies within it"),
+        }
+        self.encoder = network.encoder(self.image_shape, class_hidden[0] + z_hidden)
+        layers = [m for i, o in zip(class_hidden, class_hidden[1:]) for m in (nn.Linear(i, o), nn.ELU())]
+        self.c_head = nn.Sequential(nn.Dropout(dropout), *layers, nn.Linear(class_hidden[-1], num_classes))
+        self.dropout = nn.Dropout(dropout)
+        self.c_hidden = nn.Linear(num_classes, z_hidden)
+        self.z_head = nn.Linear(z_hidden, 2 * z_dim)
+        self.z_prior = nn.Linear(num_classes, 2 * z_dim)
+        for layer in (self.z_head, self.z_prior):
+            nn.init.constant_(layer.bias[z_dim:], STD_BIAS)
+        self.decoder = network.decoder(z_dim, likelihood.param_shape(self.image_shape))
+        self.likelihood, self.sizes = likelihood, (class_hidden[0], z_hidden)
+        self.temperature, self.beta, self.alpha = map(as_schedule, (temperature, beta, alpha))
+
+    # ---- p and q --------------------------------------------------------------------------------------------------
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log q(c | x) [B, K], and what q(z | x, c) is read from [B, z_hidden]."""
+        h_c, h_z = F.elu(self.encoder(x)).split(self.sizes, dim=1)
+        return self.classes.log_softmax(self.c_head(h_c)), self.dropout(h_z)
+
+    def class_log_probs(self, x: Tensor) -> Tensor:
+        return self.infer(x)[0]
+
+    def posterior_z(self, h: Tensor, c: Tensor) -> Normal:
+        """q(z | x, c): h [..., z_hidden], c [..., K], soft or hard -> [..., D]."""
+        return Normal.from_softplus(self.z_head(h + F.elu(self.c_hidden(c))))
+
+    def prior_z(self, c: Tensor) -> Normal:
+        """p(z | c): c [..., K], soft or hard -> [..., D]."""
+        return Normal.from_softplus(self.z_prior(c))
+
+    def draw_class(self, log_c: Tensor) -> Tensor:
+        return self.classes.relaxed(log_c, self.temperature(self.step)) if self.training else self.classes.hard(log_c)
+
+    def encode(self, batch: Batch | Tensor) -> dict:
+        log_c, h = self.infer(self.image(batch))
+        return self.class_codes(log_c) | {self.z_name: self.posterior_z(h, self.classes.hard(log_c))}
+
+    def decode(self, codes: Codes) -> Tensor:
+        return self.likelihood.mean(self.decoder(self.join(codes)[:, self.classes.num_values :]))
+
+    def sample_class(self, classes: Tensor) -> Codes:
+        c = self.classes.code(classes)
+        p_z = self.prior_z(c)
+        return {"c": c, self.z_name: p_z.mu + torch.randn_like(p_z.mu) * (0.5 * p_z.logvar).exp()}
+
+    def with_class(self, codes: Codes, classes: Tensor) -> Codes:
+        """z keeps its place in its component: as many deviations from the mean, of the new one."""
+        c = self.classes.code(classes)
+        old, new = self.prior_z(self.classes.hard(codes["c"])), self.prior_z(c)
+        moved = new.mu + (codes[self.z_name] - old.mu) * (0.5 * (new.logvar - old.logvar)).exp()
+        return codes | {"c": c, self.z_name: moved}
+
+    def class_means(self, classes: Tensor) -> Codes:
+        """z at the means of the components of these classes [n, 1]."""
+        return {self.z_name: self.prior_z(self.classes.code(classes)).mu}
+
+    # ---- objective ------------------------------------------------------------------------------------------------
+
+    def objective(self, batch: Batch) -> Terms:
+        x, (log_c, h) = batch["image"], self.infer(batch["image"])
+        c = self.draw_class(log_c)
+        q_z = self.posterior_z(h, c)
+        rec = -self.likelihood.log_prob(x, self.decoder(q_z.rsample()))  # [B]
+        kl_z, kl_c = kl_normal(q_z, self.prior_z(c)), self.classes.kl(log_c).sum(1)
+        loss = (rec + self.beta(self.step) * kl_z + self.alpha(self.step) * kl_c).mean()
+        return {"loss": loss, "rec": rec, "kl_z": kl_z, "kl_c": kl_c}
+
+    def weights(self) -> dict[str, float]:
+        return {"rec": 1.0, "kl_z": self.beta(self.step), "kl_c": self.alpha(self.step)}
+
+    def kl_per_dim(self, posterior: dict) -> dict[str, Tensor]:
+        """To the prior of the likeliest cluster."""
+        p_z = self.prior_z(self.classes.hard(posterior["c"].probs))
+        return {self.z_name: kl_normal_per_dim(posterior[self.z_name], p_z)}
+
+    def draw_z(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """k draws of q(z | x) = sum_c q(c | x) q(z | x, c), [k, B, D], and log p(z) - log q(z | x) of each, [k, B]."""
+        log_c, h = self.infer(x)
+        one_hot = torch.eye(self.classes.num_values, device=x.device)
+        q_z, p_z = self.posterior_z(h[:, None], one_hot), self.prior_z(one_hot)  # [B, K, D], [K, D]
+        z = torch.einsum("sbk,sbkd->sbd", self.classes.draw(log_c, (k,)), q_z.rsample((k,)))
+        log_q = (log_c + q_z.log_prob(z[:, :, None])).logsumexp(-1)
+        log_p = (self.classes.probs.log() + p_z.log_prob(z[:, :, None])).logsumexp(-1)
+        return z, log_p - log_q
+
+    def log_weights(self, batch: Batch, k: int) -> Tensor:
+        """c is summed out of both mixtures."""
+        x, (z, log_ratio) = batch["image"], self.draw_z(batch["image"], k)
+        x_repeated = x.expand(k, *x.shape).flatten(0, 1)  # [k B, C, H, W]
+        return self.likelihood.log_prob(x_repeated, self.decoder(z.flatten(0, 1))).view(k, len(x)) + log_ratio

@@ -1,0 +1,89 @@
+"""SPLIT-GMVAE: clusters of what is left when colours and texture have a code of their own (Charakorn et al., 2020).
+
+Generative story:  c ~ Cat(1 / K)    z_global | c ~ N(m(c), diag s(c)^2)    z_local ~ N(0, I)
+                   x ~ p(x | z_global, z_local)    x_aux ~ p(x_aux | z_local)
+Inference:         q(c | x)    q(z_global | x, c)    q(z_local | x_aux), which knows no cluster;  x_aux = view(x)
+Minimised, in nats per image:
+    loss = rec + aux_weight * rec_aux + beta * kl_z_global + beta_local * kl_z_local + alpha * kl_c
+kl_z_global and kl_c are those of vae_zoo/models/gmvae.py, rec_aux and kl_z_local those of vae_zoo/models/local_branch.py.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from vae_zoo.distributions import Likelihood, kl_normal, kl_standard
+from vae_zoo.distributions.normal import kl_standard_per_dim, log_standard_normal
+from vae_zoo.models.base import Batch, Block, Codes, Terms
+from vae_zoo.models.gmvae import GMVAE
+from vae_zoo.models.local_branch import HOLDS, LocalBranch
+from vae_zoo.schedules import Schedule, as_schedule
+
+
+class SplitGMVAE(GMVAE):
+    """local_dim: dimensions of z_local; local_network: of its encoder and decoder; view: makes x_aux; beta_local: a number
+    or a schedule of the step. The rest: as in GMVAE, whose z is z_global here."""
+
+    z_name = "z_global"
+    free_of_class = ("z_local",)
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        z_dim: int,
+        num_classes: int,
+        network,
+        likelihood: Likelihood,
+        local_dim: int,
+        local_network,
+        view: Callable[[Tensor], Tensor],
+        beta_local: float | Schedule = 1.0,
+        aux_weight: float = 1.0,
+        **common,
+    ):
+        super().__init__(image_shape, z_dim, num_classes, network, likelihood, **common)
+        self.blocks["z_local"] = Block(local_dim, "gaussian", HOLDS)
+        self.decoder = network.decoder(z_dim + local_dim, likelihood.param_shape(self.image_shape))  # of both codes
+        self.local = LocalBranch(self.image_shape, local_dim, view, local_network, likelihood)
+        self.beta_local, self.aux_weight = as_schedule(beta_local), aux_weight
+
+    def encode(self, batch: Batch | Tensor) -> dict:
+        x = self.image(batch)
+        return super().encode(batch) | {"z_local": self.local.posterior(self.local.fixed_view(x))}
+
+    def sample_class(self, classes: Tensor) -> Codes:
+        z_local = torch.randn(len(classes), self.blocks["z_local"].size, device=self.device)
+        return super().sample_class(classes) | {"z_local": z_local}
+
+    def objective(self, batch: Batch) -> Terms:
+        x, (log_c, h) = batch["image"], self.infer(batch["image"])
+        x_aux = self.local.view(x) if self.training else self.local.fixed_view(x)
+        c = self.draw_class(log_c)
+        q_global, q_local = self.posterior_z(h, c), self.local.posterior(x_aux)
+        z_global, z_local = q_global.rsample(), q_local.rsample()
+        rec = -self.likelihood.log_prob(x, self.decoder(torch.cat([z_global, z_local], dim=1)))  # [B]
+        rec_aux = self.local.rec(x_aux, z_local)
+        kl_z_global, kl_z_local = kl_normal(q_global, self.prior_z(c)), kl_standard(q_local)
+        kl_c = self.classes.kl(log_c).sum(1)
+        beta, beta_local, alpha = self.beta(self.step), self.beta_local(self.step), self.alpha(self.step)
+        loss = (rec + self.aux_weight * rec_aux + beta * kl_z_global + beta_local * kl_z_local + alpha * kl_c).mean()
+        terms = {"loss": loss, "rec": rec, "rec_aux": rec_aux, "kl_z_global": kl_z_global, "kl_z_local": kl_z_local}
+        return terms | {"kl_c": kl_c}
+
+    def weights(self) -> dict[str, float]:
+        betas = {"kl_z_global": self.beta(self.step), "kl_z_local": self.beta_local(self.step)}
+        return {"rec": 1.0, "rec_aux": self.aux_weight} | betas | {"kl_c": self.alpha(self.step)}
+
+    def kl_per_dim(self, posterior: dict) -> dict[str, Tensor]:
+        return super().kl_per_dim(posterior) | {"z_local": kl_standard_per_dim(posterior["z_local"])}
+
+    def log_weights(self, batch: Batch, k: int) -> Tensor:
+        """c is summed out of both mixtures of z_global."""
+        x, (z_global, log_ratio) = batch["image"], self.draw_z(batch["image"], k)
+        q_local = self.local.posterior(self.local.fixed_view(x))
+        z_local = q_local.rsample((k,))  # [k, B, D]
+        x_repeated = x.expand(k, *x.shape).flatten(0, 1)  # [k B, C, H, W]
+        params = self.decoder(torch.cat([z_global, z_local], dim=2).flatten(0, 1))
+        log_px_z = self.likelihood.log_prob(x_repeated, params).view(k, len(x))
+        return log_px_z + log_ratio + log_standard_normal(z_local) - q_local.log_prob(z_local)

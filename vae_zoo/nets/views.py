@@ -1,0 +1,131 @@
+"""Views of images that keep some of what is in them and destroy the rest: what a local code has to explain by itself.
+
+A view is a function of a batch [B, C, H, W] that works on all of it at once, each image by noise of its own (vae_zoo.noise):
+new noise at each training step, the same again when a run is resumed. PatchShuffle keeps colours and texture and destroys
+the layout; GaussianBlur does the opposite. Source: 51616/split-vae, augmentation.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vae_zoo import noise
+
+
+@dataclass(frozen=True)
+class Identity:
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+
+@dataclass(frozen=True)
+class PatchShuffle:
+    """The patches of a grid change places, uniformly over all permutations; nothing changes within a patch.
+
+    patch: side of a patch, pixels. 1 keeps only which colours there are, the image's own side changes nothing.
+    """
+
+    patch: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape. Raises ValueError where patches do not tile the image."""
+        return _take(x, _shuffled_places(x, self.patch))
+
+
+@dataclass(frozen=True)
+class MixedPatchShuffle:
+    """PatchShuffle with a patch of one of these sides, drawn for each image."""
+
+    patches: Sequence[int] = (1, 2, 4, 8)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape. Raises ValueError where patches do not tile the image."""
+        places = torch.stack([_shuffled_places(x, patch) for patch in self.patches])  # [S, B, H W]
+        drawn = (noise.uniform(x.new_empty(len(x))) * len(self.patches)).long()  # [B]
+        return _take(x, places[drawn, torch.arange(len(x), device=x.device)])
+
+
+@dataclass(frozen=True)
+class GaussianBlur:
+    """Each image is blurred by a Gaussian of its own: width uniform in `sigma`, cut off at a radius uniform in `radius`.
+
+    sigma, radius: [least, most], pixels. The kernel sums to 1; beyond the border the image is mirrored.
+    """
+
+    sigma: Sequence[float] = (5.0, 10.0)
+    radius: Sequence[int] = (3, 6)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
+        u = noise.uniform(x.new_empty(len(x), 2))
+        least, most = self.sigma
+        sigma = least + (most - least) * u[:, 0]
+        least, most = self.radius
+        radius = least + ((most - least + 1) * u[:, 1]).floor()
+        return blur(x, sigma, radius, most)
+
+
+@dataclass(frozen=True)
+class HighLowPass:
+    """What a Gaussian blur takes away and what it leaves, as twice the channels: (x - low + 1) / 2, then low.
+
+    sigma: width of the Gaussian; radius: where it is cut off, pixels.
+    """
+
+    sigma: float = 1.0
+    radius: int = 4
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 2 C, H, W]."""
+        one = x.new_ones(len(x))
+        low = blur(x, self.sigma * one, self.radius * one, self.radius)
+        return torch.cat([(x - low + 1) / 2, low], dim=1)
+
+
+def blur(x: Tensor, sigma: Tensor, radius: Tensor, most: int) -> Tensor:
+    """Images [B, C, H, W] blurred by Gaussians of widths sigma [B], cut off at radius [B] <= most, pixels.
+
+    A product with a matrix for each axis: the kernel is a product too, and batches of different kernels cost no loop.
+    """
+    offsets = torch.arange(-most, most + 1, device=x.device)  # [O]
+    kernel = (-0.5 * (offsets / sigma[:, None]).square()).exp() * (offsets.abs() <= radius[:, None])  # [B, O]
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    rows, columns = (torch.einsum("bo,oij->bij", kernel, _shifts(offsets, side).to(x)) for side in x.shape[2:])
+    return torch.einsum("bih,bchw,bjw->bcij", rows, x, columns)
+
+
+def _shifts(offsets: Tensor, side: int) -> Tensor:
+    """[O, side, side]: 1 where pixel j lies at an offset from pixel i, the axis being mirrored beyond its ends."""
+    pixels = torch.arange(side, device=offsets.device)
+    source = (pixels + offsets[:, None]) % (2 * side)  # [O, side]
+    source = torch.minimum(source, 2 * side - 1 - source)
+    return source[..., None] == pixels
+
+
+def _shuffled_places(x: Tensor, patch: int) -> Tensor:
+    """For each pixel of the shuffled images the place of the pixel it shows, row-major [B, H W]."""
+    B, _, H, W = x.shape
+    if H % patch or W % patch:
+        raise ValueError(f"patches of {patch} pixels do not tile images of {H}x{W}; give a divisor of both sides")
+    rows, columns = H // patch, W // patch
+    order = _permutations(x, rows * columns).view(B, rows, 1, columns, 1)  # the patch that each cell shows
+    top, left = patch * (order // columns), patch * (order % columns)
+    within = torch.arange(patch, device=x.device)
+    return ((top + within[:, None, None]) * W + left + within).flatten(1)  # rows, rows within, columns, columns within
+
+
+def _permutations(x: Tensor, N: int) -> Tensor:
+    """A permutation of 0..N-1 for each image [B, N], uniform but for ties of 24 random bits.
+
+    All are sorted as one row of integers, which torch sorts by their digits, twice as fast as rows of reals.
+    """
+    row = torch.arange(len(x), device=x.device)[:, None]
+    key = (row << 24) + (noise.uniform(x.new_empty(len(x), N)) * 2**24).long()
+    return key.flatten().argsort().view(-1, N) - N * row
+
+
+def _take(x: Tensor, places: Tensor) -> Tensor:
+    """Pixels [B, C, H, W] from these places [B, H W]; all channels together."""
+    return x.flatten(2).gather(2, places[:, None].expand(-1, x.shape[1], -1)).view_as(x)
