@@ -21,6 +21,11 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[float, Field(gt=0, description="a number of images, or a share of them between 0 and 1")]
 Widths = Annotated[list[Count], Field(min_length=1, description="a list of whole numbers >= 1, such as [32, 64]")]
 Range = Annotated[list[Count], Field(min_length=2, max_length=2), AfterValidator(lambda pair: _ordered(*pair))]
+NumObjects = Annotated[
+    list[Index],
+    Field(min_length=2, max_length=2, description="the least and the most objects of a scene, such as [0, 5]"),
+    AfterValidator(lambda pair: _ordered(*pair)),
+]
 GroupSize = Annotated[Count | Range, Field(description="a whole number >= 1, or a range of them such as [1, 8]")]
 Hidden = Annotated[list[Count], Field(description="a list of whole numbers >= 1, such as [256], or [] for none")]
 FacetWidths = Annotated[
@@ -514,6 +519,26 @@ class CelebA(Data):
     cache: str
 
 
+class Scenes(Data):
+    groupings = ("label",)
+    default_group = "label"
+    labels = True
+
+    variant: Literal["split_easy", "split_hard", "binarized", "colored_on_grayscale", "colored_on_colored"]
+    path: str | None
+    size: Annotated[int, Field(ge=8)]
+    sprites: str
+    sprite_size: Annotated[int, Field(ge=3)] | None
+    num_objects: NumObjects | None
+    ground: str | None
+    colour: Literal["random", "white", "own"] | None
+    phase_jitter: bool
+    max_overlap: Probability | None
+    train_size: Count
+    endless: bool
+    cache: str
+
+
 class Faces(Data):
     groupings = ("label", "identity", "id_hair_style", "id_beard", "style_background_texture")
     default_group = "identity"
@@ -698,6 +723,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.data.image_folder.ImageFolder": ImageFolder,
     "vae_zoo.data.celeba.CelebA": CelebA,
     "vae_zoo.data.faces.Faces": Faces,
+    "vae_zoo.data.scenes.Scenes": Scenes,
     "vae_zoo.trainer.Trainer": Trainer,
     "vae_zoo.callbacks.Figures": Figures,
     "vae_zoo.callbacks.Metrics": Metrics,

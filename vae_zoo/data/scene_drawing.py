@@ -46,8 +46,8 @@ class Recipe:
 
     sprites: None for the shapes of dSprites, of any angle, their scale uniform in `scales`; else tiles [K, S, S, 4], colours
     and opacity. alike: the scale is of dSprites itself, whose ellipses and hearts are smaller; else at scale 1 every shape
-    fills its tile. colour: `random` for each object, `white`, or `own` of the tile.  ground_images: float32 [G, side, side, 3],
-    of which a place is cut out.
+    fills its tile. colour: `random` for each object, `white`, or `own` of the tile.
+    ground_images: float32 [G, side, side, 3], of which a place is cut out.
     held_out: the share of `sprites` that only test scenes show, and of `ground_images` that only test_unseen does.
     """
 
@@ -81,15 +81,21 @@ def draw(recipe: Recipe, split: str, index: np.ndarray) -> np.ndarray:
     return scenes
 
 
-def _draw(recipe: Recipe, split: int, index: np.ndarray) -> np.ndarray:
+def counts(recipe: Recipe, split: str, index: np.ndarray) -> np.ndarray:
+    """How many sprites scenes have, int64 [N]."""
     least, most = recipe.num_objects
-    key = {stream: hashed.address(split, stream, index, np.zeros_like(index)) for stream in (COUNT, PLACE, SPRITE, GROUND)}
-    count = least + _whole(hashed.uniform(key[COUNT], 1)[:, 0], most - least + 1)  # [n]
+    key = hashed.address(SPLITS.index(split), COUNT, index, np.zeros_like(index))
+    return least + _whole(hashed.uniform(key, 1)[:, 0], most - least + 1)
+
+
+def _draw(recipe: Recipe, split: int, index: np.ndarray) -> np.ndarray:
+    most, count = recipe.num_objects[1], counts(recipe, SPLITS[split], index)
+    key = {stream: hashed.address(split, stream, index, np.zeros_like(index)) for stream in (PLACE, SPRITE, GROUND)}
     place = _places(recipe, key[PLACE], count)  # [n, K, 2]
     canvas = _ground(recipe, split, key[GROUND])  # [n, H, W, 3]
     instance = np.zeros(canvas.shape[:3], dtype=np.uint8)
     scene, slot = np.nonzero(np.arange(most) < count[:, None])  # [M] each
-    colour, alpha = _sprites(recipe, split, hashed.uniform(key[SPRITE], most * 6).reshape(-1, most, 6)[scene, slot])
+    colour, alpha = _sprites(recipe, split, hashed.uniform(key[SPRITE], most * 6).reshape(len(index), most, 6)[scene, slot])
     for k in range(most):  # over the sprites of a scene, the far ones first
         own = slot == k
         row, column = place[scene[own], k].T[..., None, None] + np.arange(recipe.sprite_size)  # [m, 1, S] each
@@ -130,7 +136,7 @@ def _places(recipe: Recipe, key: np.ndarray, count: np.ndarray, restart: int = 0
 
 
 def _sprites(recipe: Recipe, split: int, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colours, float32 [M, S, S, 3] or [M, 1, 1, 3], and opacity [M, S, S] of the sprites that the numbers u [M, 6] choose."""
+    """Colours, float32 [M, S, S, 3] or [M, 1, 1, 3], and opacity [M, S, S] of the sprites that numbers u [M, 6] choose."""
     colour = np.float32((1 + 254 * u[:, None, None, 3:]) / 255)
     if recipe.sprites is None:
         low, high = recipe.scales
