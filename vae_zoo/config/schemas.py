@@ -382,6 +382,37 @@ class SplitGMVAE(GMVAE):
     aux_weight: NonNegative
 
 
+class SPAIR(Model):
+    what_dim: Count
+    background_dim: Index
+    network: Component
+    object_network: Component
+    likelihood: Component
+    channels: Widths
+    strides: Annotated[
+        list[Annotated[int, Field(ge=1, le=4)]], Field(min_length=1, description="a list of 1 to 4, such as [2, 2, 3]")
+    ]
+    features: Count
+    head_kernel: Literal[1, 3]
+    head_hidden: Widths
+    glimpse_size: Count
+    anchor: Positive
+    scale_prior: Finite | Schedule
+    count_prior: Positive | Schedule
+    beta_where: NonNegative | Schedule
+    beta_what: NonNegative | Schedule
+    beta_depth: NonNegative | Schedule
+    beta_pres: NonNegative | Schedule
+    beta_background: NonNegative | Schedule
+    pres_kl: Literal["analytic", "mc", "bernoulli"]
+    temperature: Positive
+    presence_bias: Finite
+    alpha_bias: Finite
+    alpha_scale: Positive
+    wheels_steps: Index
+    depth_weight: Literal["split", "softmax"]
+
+
 class LadderVAE(Model):
     facet_dims: FacetCounts
     network: Component
@@ -711,6 +742,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.models.split_vae.SplitVAE": SplitVAE,
     "vae_zoo.models.gmvae.GMVAE": GMVAE,
     "vae_zoo.models.split_gmvae.SplitGMVAE": SplitGMVAE,
+    "vae_zoo.models.spair.SPAIR": SPAIR,
     "vae_zoo.models.ladder_vae.LadderVAE": LadderVAE,
     "vae_zoo.models.mfcvae.MFCVAE": MFCVAE,
     "vae_zoo.data.dsprites.DSprites": DSprites,
