@@ -72,8 +72,8 @@ class Objects:
 
 @dataclass
 class Scene:
-    """image, ground [B, C, H, W]; share [B, N, H, W]: how much of each pixel is of each object; box [B, N, 4], centre and size
-    in pixels; sprite [B, N, C, g, g] and alpha [B, N, 1, g, g] within the boxes; presence [B, N]."""
+    """image, ground [B, C, H, W]; share [B, N, H, W]: how much of each pixel is of each object; box [B, N, 4], centre and
+    size in pixels; sprite [B, N, C, g, g] and alpha [B, N, 1, g, g] within the boxes; presence [B, N]."""
 
     image: Tensor
     ground: Tensor
@@ -86,9 +86,9 @@ class Scene:
 
 class SPAIR(LatentVariableModel):
     """what_dim: of each object; background_dim: 0 is a black ground; network: of the background; object_network: of glimpses
-    of glimpse_size pixels a side; channels, strides, features, head_kernel: of CellBackbone; head_hidden: units of the heads;
+    of glimpse_size pixels a side; channels, strides, features, head_kernel: of CellBackbone; head_hidden: units of heads;
     anchor: the largest size of an object, pixels; scale_prior: mu_s; count_prior: s > 0; temperature: of the relaxed
-    presence; depth_weight: w as above, or `softmax` over cells of 100 t sigmoid(-z_depth), where the nearest hides others."""
+    presence; depth_weight: w as above, or `softmax` over cells of 100 t sigmoid(-z_depth): the nearest hides others."""
 
     def __init__(
         self,
@@ -308,9 +308,8 @@ class SPAIR(LatentVariableModel):
         found = []
         for boxes, score in zip(corners, q.logit.sigmoid()):
             kept = score > least
-            found.append(
-                {"boxes": boxes[kept], "scores": score[kept], "labels": torch.zeros_like(score[kept], dtype=torch.long)}
-            )
+            labels = torch.zeros(int(kept.sum()), dtype=torch.long, device=kept.device)
+            found.append({"boxes": boxes[kept], "scores": score[kept], "labels": labels})
         return found
 
     # ---- watched while training -----------------------------------------------------------------------------------
@@ -318,7 +317,7 @@ class SPAIR(LatentVariableModel):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
         q = self.infer(batch["image"])
-        twice = duplicates(self.box(q.z[..., :WHERE]), q.logit > 0)
+        twice = have_duplicates(self.box(q.z[..., :WHERE]), q.logit > 0)
         for name, value in {"found": (q.logit > 0).sum(), "twice": twice.sum()}.items():
             self._sums[name] = self._sums.get(name, 0) + value.to(noise.widest_float(self.device))
 
@@ -360,7 +359,7 @@ def composite(
     return torch.einsum("bnhw,bnchw->bchw", w, colour), opaque, opaque * w
 
 
-def duplicates(box: Tensor, present: Tensor) -> Tensor:
+def have_duplicates(box: Tensor, present: Tensor) -> Tensor:
     """Whether two present objects of an image have boxes [B, N, 4], centre and size, whose IoU exceeds 1/2: bool [B]."""
     low, high = box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2
     common = (
