@@ -413,6 +413,14 @@ class SPAIR(Model):
     depth_weight: Literal["split", "softmax"]
 
 
+class SplitSPAIR(SPAIR):
+    local_dim: Count
+    view: Component
+    local_to: Literal["none", "objects", "background", "both"]
+    beta_local: NonNegative | Schedule
+    aux_weight: NonNegative
+
+
 class LadderVAE(Model):
     facet_dims: FacetCounts
     network: Component
@@ -743,6 +751,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.models.gmvae.GMVAE": GMVAE,
     "vae_zoo.models.split_gmvae.SplitGMVAE": SplitGMVAE,
     "vae_zoo.models.spair.SPAIR": SPAIR,
+    "vae_zoo.models.split_spair.SplitSPAIR": SplitSPAIR,
     "vae_zoo.models.ladder_vae.LadderVAE": LadderVAE,
     "vae_zoo.models.mfcvae.MFCVAE": MFCVAE,
     "vae_zoo.data.dsprites.DSprites": DSprites,

@@ -193,9 +193,10 @@ class SPAIR(LatentVariableModel):
     def encode(self, batch: Batch | Tensor) -> dict[str, Objects | Normal]:
         """The objects at their means: no draw in it, and a presence of 0 or 1."""
         x = self.image(batch)
-        return {"objects": self.infer(x)} | self.encode_background(x)
+        return {"objects": self.infer(x)} | self.encode_whole(x)
 
-    def encode_background(self, x: Tensor) -> dict[str, Normal]:
+    def encode_whole(self, x: Tensor) -> dict[str, Normal]:
+        """The posteriors of the blocks that belong to no object."""
         return {"background": Normal.from_softplus(self.encoder(x))} if self.has_background else {}
 
     # ---- the renderer ---------------------------------------------------------------------------------------------
@@ -260,16 +261,21 @@ class SPAIR(LatentVariableModel):
             "kl_pres": pres.sum(1),
         }
 
+    def scene_terms(self, x: Tensor, others: dict[str, Normal]) -> tuple[Terms, Codes]:
+        """The terms of images whose other blocks have these posteriors, and the draw at which they are."""
+        q = self.infer(x, self.draw(x, 1))
+        codes = {"objects": q.mean} | {name: block.rsample() for name, block in others.items()}
+        rec = -self.likelihood.log_prob(x, self.likelihood.params_of(self.render(codes).image))
+        terms = {"rec": rec} | self.kl_objects(q) | {f"kl_{name}": kl_standard(block) for name, block in others.items()}
+        return terms | {"count": (q.logit > 0).sum(1).float()}, codes
+
     def objective(self, batch: Batch) -> Terms:
         x = batch["image"]
-        q, others = self.infer(x, self.draw(x, 1)), self.encode_background(x)
-        codes = {"objects": q.mean} | {name: block.rsample() for name, block in others.items()}
-        terms = {"rec": -self.likelihood.log_prob(x, self.likelihood.params_of(self.render(codes).image))} | self.kl_objects(
-            q
-        )
-        terms |= {f"kl_{name}": kl_standard(block) for name, block in others.items()}
-        loss = sum(weight * terms[name] for name, weight in self.weights().items()).mean()
-        return {"loss": loss} | terms | {"count": (q.logit > 0).sum(1).float()}
+        terms, _ = self.scene_terms(x, self.encode_whole(x))
+        return {"loss": self.total(terms)} | terms
+
+    def total(self, terms: Terms) -> Tensor:
+        return sum(weight * terms[name] for name, weight in self.weights().items()).mean()
 
     def weights(self) -> dict[str, float]:
         return {"rec": 1.0} | {name: beta(self.step) for name, beta in self.betas.items()}
@@ -278,7 +284,7 @@ class SPAIR(LatentVariableModel):
         """With the relaxed presence in both p and q, and the priors of the present step: [k, B]."""
         x = batch["image"]
         q = self.infer(x.repeat(k, 1, 1, 1), self.draw(x, k))
-        others = self.encode_background(x)
+        others = self.encode_whole(x)
         z = {name: block.rsample((k,)) for name, block in others.items()}  # [k, B, D]
         codes = {"objects": q.mean} | {name: draws.flatten(0, 1) for name, draws in z.items()}
         log_w = self.likelihood.log_prob(x.repeat(k, 1, 1, 1), self.likelihood.params_of(self.render(codes).image))
