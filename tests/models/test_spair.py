@@ -19,14 +19,12 @@ SHAPE = (3, 16, 16)
 TERMS = ("rec", "kl_where", "kl_what", "kl_depth", "kl_pres", "kl_background")
 
 
-def spair(image_shape=SHAPE, background_dim=3, likelihood=None, **options):
-    torch.manual_seed(0)
+def spair(image_shape=SHAPE, background_dim=3, likelihood=None, kind=SPAIR, **options):
     small = {"channels": [8, 8, 8], "strides": [2, 2, 2], "features": 12, "head_kernel": 3, "head_hidden": [16, 8]}
     small |= {"what_dim": 4, "glimpse_size": 6, "anchor": 8.0, "scale_prior": 1.0, "count_prior": 0.3}
-    networks = {"network": MLP(hidden=(16,)), "object_network": MLP(hidden=(16,))}
-    return SPAIR(
-        image_shape, background_dim=background_dim, likelihood=likelihood or Gaussian(0.15), **networks, **small | options
-    )
+    small |= {"network": MLP(hidden=(16,)), "object_network": MLP(hidden=(16,)), "background_dim": background_dim}
+    torch.manual_seed(options.pop("seed", 0))
+    return kind(image_shape, likelihood=likelihood or Gaussian(0.15), **small | options)
 
 
 def batch(B=4, shape=SHAPE):
