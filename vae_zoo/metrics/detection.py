@@ -1,5 +1,6 @@
 """How well boxes, numbers and masks of objects are found. Boxes are x0, y0, x1, y1 in pixels, one list an image."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
 MOST = 100  # detections of an image that count
+
+logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # else it writes a table for each average precision
 
 
 def average_precision(found: Sequence[dict[str, Tensor]], boxes: Sequence[Tensor]) -> dict[str, float]:
