@@ -119,14 +119,14 @@ def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
     found = [one["boxes"][one["scores"] > PRESENT].cpu().numpy() for one in model.detect(batch)]
     columns = [with_boxes(image, true, TRUE), with_boxes(image, found, FOUND), with_boxes(drawn, found, FOUND)]
     columns.append(with_boxes(ground, [()] * len(ground), FOUND))
-    heads = ["image, true", "found", "reconstruction", "background alone"]
+    heads = ["image, true", "found", "drawn", "background"]
     sprite = scene.alpha * scene.sprite + (1 - scene.alpha) / 2  # on grey; absent objects are faint
     sprite = 0.5 + (sprite - 0.5) * (0.15 + 0.85 * scene.presence[..., None, None, None])
     edited = [image, drawn, *(_numpy(model.decode(codes | {"objects": c})) for c in edits(model, codes["objects"], batch))]
     return {
         "boxes": grid(np.stack(columns, 1), column_labels=heads),
         "glimpses": grid(_numpy(sprite), title="what each cell holds; faint: not present"),
-        "edits": grid(np.stack(edited, 1), column_labels=["image", "reconstruction", "without one", "one moved"]),
+        "edits": grid(np.stack(edited, 1), column_labels=["image", "drawn", "one gone", "one moved"]),
     }
 
 
