@@ -12,7 +12,7 @@ from vae_zoo.evaluation.scenes import numbers
 from vae_zoo.nets import MLP
 from vae_zoo.schedules import Linear
 
-SMALL = {"size": 24, "sprite_size": 9, "num_objects": (0, 3), "batch_size": 16}
+SMALL = {"size": 24, "sprite_size": 10, "num_objects": (0, 3), "batch_size": 16}
 SMALL |= {"train_size": 4000, "val_size": 64, "test_size": 500}
 MODEL = {"channels": [64] * 3, "features": 100, "head_hidden": [128, 64], "what_dim": 16, "glimpse_size": 12, "anchor": 12.0}
 
@@ -59,13 +59,13 @@ def test_objects_on_coloured_grounds_stay_alive(tmp_path):
         background_dim=4,
         likelihood=Gaussian(0.15),
         network=MLP(hidden=(256,)),
-        object_network=MLP(hidden=(128,)),
+        object_network=MLP(hidden=(256,)),
         count_prior=Linear(1.0, 0.01, **ramp),
-        scale_prior=Linear(2.0, 0.3, **ramp),
+        scale_prior=Linear(2.0, 0.6, 2500, begin=1000),
         beta_where=0.5,
         beta_what=0.05,
         beta_depth=0.5,
-        beta_pres=Linear(0.5, 2.0, **ramp),
+        beta_pres=Linear(0.5, 3.0, **ramp),
         presence_bias=2.0,
         alpha_bias=5.0,
         alpha_scale=0.1,
