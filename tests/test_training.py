@@ -32,7 +32,9 @@ LADDERS = {  # networks, and mixtures for a few images
     "vade": ["model.network.hidden=[[8,8]]", "model.num_clusters=[4]"],
 }
 SPLIT = ("split_vae", "gmvae", "split_gmvae")
-MODELS = ("vae", "beta_vae", "annealed_vae", "beta_tc_vae", "factor_vae", "dip_vae", *DISCRETE, *GROUPED, *LADDERS, *SPLIT)
+SCENES = ("spair", "split_spair")
+VAES = ("vae", "beta_vae", "annealed_vae", "beta_tc_vae", "factor_vae", "dip_vae")
+MODELS = (*VAES, *DISCRETE, *GROUPED, *LADDERS, *SPLIT, *SCENES)
 SMALL = "data=digits model/network=mlp model.network.hidden=[32] trainer.max_steps=20 trainer.log_every_n_steps=5".split()
 
 
@@ -84,7 +86,7 @@ def small_evaluation(monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, small_evaluation, model, data):
     words = [f"model={model}", f"data={data}", "data.batch_size=4"]
-    words += LADDERS.get(model, ["model.network.channels=[4,4,4,4]"])
+    words += LADDERS.get(model, [f"model.network.{'hidden=[8]' if model in SCENES else 'channels=[4,4,4,4]'}"])
     words += ["model.discriminator_hidden=[8]"] if model == "factor_vae" else []
     words += [f"data.path={pictures}", "data.channels=3", "data.num_classes=2"] if data == "image_folder" else []
     words += ["data.val_size=8", "data.test_size=8"] if data == "dsprites" else []

@@ -21,6 +21,11 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[float, Field(gt=0, description="a number of images, or a share of them between 0 and 1")]
 Widths = Annotated[list[Count], Field(min_length=1, description="a list of whole numbers >= 1, such as [32, 64]")]
 Range = Annotated[list[Count], Field(min_length=2, max_length=2), AfterValidator(lambda pair: _ordered(*pair))]
+NumObjects = Annotated[
+    list[Index],
+    Field(min_length=2, max_length=2, description="the least and the most objects of a scene, such as [0, 5]"),
+    AfterValidator(lambda pair: _ordered(*pair)),
+]
 GroupSize = Annotated[Count | Range, Field(description="a whole number >= 1, or a range of them such as [1, 8]")]
 Hidden = Annotated[list[Count], Field(description="a list of whole numbers >= 1, such as [256], or [] for none")]
 FacetWidths = Annotated[
@@ -381,6 +386,45 @@ class SplitGMVAE(GMVAE):
     aux_weight: NonNegative
 
 
+class SPAIR(Model):
+    what_dim: Count
+    background_dim: Index
+    network: Component
+    object_network: Component
+    likelihood: Component
+    channels: Widths
+    strides: Annotated[
+        list[Annotated[int, Field(ge=1, le=4)]], Field(min_length=1, description="a list of 1 to 4, such as [2, 2, 3]")
+    ]
+    features: Count
+    head_kernel: Literal[1, 3]
+    head_hidden: Widths
+    glimpse_size: Count
+    anchor: Positive
+    scale_prior: Finite | Schedule
+    count_prior: Positive | Schedule
+    beta_where: NonNegative | Schedule
+    beta_what: NonNegative | Schedule
+    beta_depth: NonNegative | Schedule
+    beta_pres: NonNegative | Schedule
+    beta_background: NonNegative | Schedule
+    pres_kl: Literal["analytic", "mc", "bernoulli"]
+    temperature: Positive
+    presence_bias: Finite
+    alpha_bias: Finite
+    alpha_scale: Positive
+    wheels_steps: Index
+    depth_weight: Literal["split", "softmax"]
+
+
+class SplitSPAIR(SPAIR):
+    local_dim: Count
+    view: Component
+    local_to: Literal["none", "objects", "background", "both"]
+    beta_local: NonNegative | Schedule
+    aux_weight: NonNegative
+
+
 class LadderVAE(Model):
     facet_dims: FacetCounts
     network: Component
@@ -519,6 +563,26 @@ class CelebA(Data):
     crop: Annotated[int, Field(ge=8, le=178)] | None
     size: Annotated[int, Field(ge=8)]
     split: Literal["official", "identity"]
+    cache: str
+
+
+class Scenes(Data):
+    groupings = ("label",)
+    default_group = "label"
+    labels = True
+
+    variant: Literal["split_easy", "split_hard", "binarized", "colored_on_grayscale", "colored_on_colored"]
+    path: str | None
+    size: Annotated[int, Field(ge=8)]
+    sprites: str
+    sprite_size: Annotated[int, Field(ge=3)] | None
+    num_objects: NumObjects | None
+    ground: str | None
+    colour: Literal["random", "white", "own"] | None
+    phase_jitter: bool
+    max_overlap: Probability | None
+    train_size: Count
+    endless: bool
     cache: str
 
 
@@ -694,6 +758,8 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.models.split_vae.SplitVAE": SplitVAE,
     "vae_zoo.models.gmvae.GMVAE": GMVAE,
     "vae_zoo.models.split_gmvae.SplitGMVAE": SplitGMVAE,
+    "vae_zoo.models.spair.SPAIR": SPAIR,
+    "vae_zoo.models.split_spair.SplitSPAIR": SplitSPAIR,
     "vae_zoo.models.ladder_vae.LadderVAE": LadderVAE,
     "vae_zoo.models.mfcvae.MFCVAE": MFCVAE,
     "vae_zoo.data.dsprites.DSprites": DSprites,
@@ -706,6 +772,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.data.image_folder.ImageFolder": ImageFolder,
     "vae_zoo.data.celeba.CelebA": CelebA,
     "vae_zoo.data.faces.Faces": Faces,
+    "vae_zoo.data.scenes.Scenes": Scenes,
     "vae_zoo.trainer.Trainer": Trainer,
     "vae_zoo.callbacks.Figures": Figures,
     "vae_zoo.callbacks.Metrics": Metrics,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vae_zoo.data import hashed
 from vae_zoo.data.cartoon_drawing import HAIR_STYLES, SIDE, TEXTURES, draw
 from vae_zoo.data.datamodule import Factor
 
@@ -82,16 +83,17 @@ def factors(
     hue of the background is the identity's own instead of the picture's.
     """
     first = np.zeros_like(identity)
-    who = _uniform(root, IDENTITY, identity, first, len(IDENTITY_RANGES))
-    how = _uniform(root, STYLE, identity, image, len(STYLE_RANGES) + 1)
-    hue, own_hue = STYLE_FACTORS.index("style_background_hue"), _uniform(root, CONFOUND, identity, first, 1)[:, 0]
+    who = hashed.uniform(hashed.address(root, IDENTITY, identity, first), len(IDENTITY_RANGES))
+    how = hashed.uniform(hashed.address(root, STYLE, identity, image), len(STYLE_RANGES) + 1)
+    hue = STYLE_FACTORS.index("style_background_hue")
+    own_hue = hashed.uniform(hashed.address(root, CONFOUND, identity, first), 1)[:, 0]
     how[:, hue] = np.where(how[:, -1] < confound, own_hue, how[:, hue])
     return np.concatenate([_values(who, IDENTITY_RANGES, 1.0), _values(how[:, :-1], STYLE_RANGES, strength)], axis=1)
 
 
 def noise_key(identity: np.ndarray, image: np.ndarray, *, root: int = 0) -> np.ndarray:
     """uint64 [N]: which pattern of pixel noise these images have."""
-    return _address(root, NOISE, identity, image)
+    return hashed.address(root, NOISE, identity, image)
 
 
 def is_held_out(factors: np.ndarray) -> np.ndarray:
@@ -122,34 +124,9 @@ def _values(u: np.ndarray, ranges: tuple[Range, ...], strength: float) -> np.nda
     return values.astype(np.float32)
 
 
-# ---- random numbers by address --------------------------------------------------------------------------------------
-
-_STEP, _M1, _M2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser on uint64, whose products wrap (Steele et al., 2014)."""
-    x = (x + np.uint64(1)) * _STEP
-    x = (x ^ (x >> np.uint64(30))) * _M1
-    x = (x ^ (x >> np.uint64(27))) * _M2
-    return x ^ (x >> np.uint64(31))
-
-
-def _address(root: int, stream: int, identity: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """uint64 [N]: each part is mixed before the next one comes in, so that no two addresses share their numbers."""
-    key = _mix(_mix(np.uint64([root])) ^ np.uint64(stream))
-    return _mix(_mix(key ^ np.asarray(identity, np.uint64)) ^ np.asarray(image, np.uint64))
-
-
-def _uniform(root: int, stream: int, identity: np.ndarray, image: np.ndarray, count: int) -> np.ndarray:
-    """[N, count] in [0, 1)."""
-    bits = _mix(_address(root, stream, identity, image)[:, None] + _mix(np.arange(count, dtype=np.uint64)))
-    return (bits >> np.uint64(11)) * 2.0**-53
-
-
 def _normal(key: np.ndarray, count: int) -> np.ndarray:
     """Nearly N(0, 1), float32 [N, count]: the sum of four bytes of the hash, whose 1021 levels suffice for pixel noise."""
-    bits = _mix(key[:, None] + _mix(np.arange(count // 2, dtype=np.uint64)))
+    bits = hashed.bits(key, count // 2)
     total = np.zeros((len(key), 2, count // 2), dtype=np.float32)
     for byte in range(8):
         total[:, byte % 2] += ((bits >> np.uint64(8 * byte)) & np.uint64(255)).astype(np.float32)

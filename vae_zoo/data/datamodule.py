@@ -381,15 +381,15 @@ class DataModule(L.LightningDataModule):
         """This rank's share of a training step, with what training may know of it: equally many images, or whole groups."""
         index = self.train_indices(step)
         if self._groups is None:
-            batch = self._gather(_share(index, rank, world_size), device, self.train_label, self.train_factors)
+            batch = self._gather(share(index, rank, world_size), device, self.train_label, self.train_factors)
         else:
             sizes = self.group_sizes(step)
-            mine = _share(sizes, rank, world_size, "groups", "data.num_groups")
+            mine = share(sizes, rank, world_size, "groups", "data.num_groups")
             first = int(sizes[: rank * len(mine)].sum())
             index = index[first : first + int(mine.sum())]
             batch = self._gather(index, device, self.train_label, self.train_factors) | _groups_in_turn(mine, device)
         if "supervised" in self.needs:
-            index = _share(self.train_indices(step, "supervised"), rank, world_size)
+            index = share(self.train_indices(step, "supervised"), rank, world_size)
             batch["supervised"] = self._gather(index, device, self.train_label, self.train_factors)
         return batch
 
@@ -555,7 +555,7 @@ def _check_unseen(identity: np.ndarray, split: np.ndarray, names: Sequence[str])
         )
 
 
-def _share(
+def share(
     units: Tensor, rank: int, world_size: int, what: str = "images", setting: str = "data.batch_size (labelled, subset)"
 ) -> Tensor:
     """The rank-th of world_size equal runs of images, or of groups."""

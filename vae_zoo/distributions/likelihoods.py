@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+EDGE = 1e-6  # how near to 0 and 1 a mean may come whose logit is taken
+
 
 class Likelihood(nn.Module):
     """`params` is the decoder's output [B, num_params * C, H, W], num_params numbers for each pixel and channel."""
@@ -26,6 +28,10 @@ class Likelihood(nn.Module):
         """The image a person is shown: [B, C, H, W] in [0, 1]."""
         raise NotImplementedError  # pragma: contract
 
+    def params_of(self, mean: Tensor) -> Tensor:
+        """The params whose mean is this image in [0, 1], for models that render one; none where pixels need more numbers."""
+        raise NotImplementedError  # pragma: contract
+
 
 class Bernoulli(Likelihood):
     """params are logits. For grey values between 0 and 1 this is the usual pseudo-likelihood, not a density."""
@@ -35,6 +41,9 @@ class Bernoulli(Likelihood):
 
     def mean(self, params: Tensor) -> Tensor:
         return params.float().sigmoid()
+
+    def params_of(self, mean: Tensor) -> Tensor:
+        return mean.float().logit(EDGE)
 
 
 class Gaussian(Likelihood):
@@ -59,6 +68,9 @@ class Gaussian(Likelihood):
     def mean(self, params: Tensor) -> Tensor:
         return self._location(params).clamp(0, 1)
 
+    def params_of(self, mean: Tensor) -> Tensor:
+        return mean.float().logit(EDGE) if self.sigmoid else mean.float()
+
     def _location(self, params: Tensor) -> Tensor:
         return params.float().sigmoid() if self.sigmoid else params.float()
 
@@ -80,6 +92,9 @@ class Laplace(Likelihood):
 
     def mean(self, params: Tensor) -> Tensor:
         return params.float().sigmoid()
+
+    def params_of(self, mean: Tensor) -> Tensor:
+        return mean.float().logit(EDGE)
 
 
 class DiscretisedLogistic(Likelihood):
@@ -103,6 +118,9 @@ class DiscretisedLogistic(Likelihood):
 
     def mean(self, params: Tensor) -> Tensor:
         return ((params.float() + 1) / 2).clamp(0, 1)
+
+    def params_of(self, mean: Tensor) -> Tensor:
+        return 2 * mean.float() - 1
 
 
 class PixelwiseLogistic(Likelihood):

@@ -1,7 +1,7 @@
 """One protocol for every method: what the data know and which blocks the model has decide which numbers there are.
 
 level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of classes; what the evidence of a group is worth;
-                clusters and facets against labels; local and global code
+                clusters and facets against labels; local and global code; objects
         quick   + block-factor matrix, linear probes, importance-weighted bound
         full    + DCI, explicitness, FactorVAE and BetaVAE scores, aggregate posterior, swaps between blocks, FID and KID
 
@@ -25,6 +25,7 @@ from vae_zoo.evaluation import classes
 from vae_zoo.evaluation.evidence import evidence
 from vae_zoo.evaluation.facets import facets
 from vae_zoo.evaluation.pictures import central
+from vae_zoo.evaluation.scenes import scenes
 from vae_zoo.evaluation.split import split
 from vae_zoo.metrics import clustering, disentanglement, generation, judge, likelihood, probes
 from vae_zoo.models.base import LatentVariableModel
@@ -352,6 +353,7 @@ STEPS = (
     ("basic", "clusters", _clusters),
     ("basic", "clusters of the facets", facets),
     ("basic", "local and global code", split),
+    ("basic", "objects", scenes),
     ("quick", "importance-weighted bound", _importance_weighted),
     ("quick", "block-factor matrix", _blocks),
     ("full", "aggregate posterior", _aggregate),

@@ -1,0 +1,103 @@
+"""What is said of a model that knows the scenes, of one that sees nothing, and of the pictures."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.test_spair import spair
+from vae_zoo.data.scenes import Scenes
+from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.scenes import edits, instance_map, means, numbers
+from vae_zoo.figures.scenes import ZOOM, with_boxes
+from vae_zoo.models.spair import SPAIR, Scene
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    sizes = {"train_size": 20, "val_size": 8, "test_size": 24}
+    scenes = Scenes(size=24, sprite_size=9, num_objects=(0, 3), cache=str(folder), **sizes)
+    scenes.setup()
+    return scenes
+
+
+class Oracle(SPAIR):
+    """Finds what is there: boxes, numbers and pixels. blind: nothing."""
+
+    blind = False
+
+    def encode(self, batch):
+        self.truth = batch
+        return super().encode(batch)
+
+    def detect(self, batch, least=0.05):
+        n = 0 if self.blind else None
+        return [
+            {"boxes": box[:n], "scores": torch.full((len(box[:n]),), 0.9), "labels": torch.zeros(len(box[:n])).long()}
+            for box in batch["boxes"]
+        ]
+
+    def render(self, codes):
+        mask, image = self.truth["mask"], self.truth["image"]
+        share = torch.stack([(mask == i + 1).float() * (not self.blind) for i in range(self.num_cells)], 1)
+        nothing = torch.zeros(len(mask), self.num_cells)
+        box = torch.rand(len(mask), self.num_cells, 4)
+        return Scene(image, image, share, box, nothing, nothing, nothing)
+
+
+@pytest.mark.parametrize("split", ["test", "test_unseen"])
+def test_a_model_that_knows_the_scenes_and_one_that_sees_nothing(data, split):
+    model = spair((3, 24, 24), kind=Oracle).eval()
+    found = numbers(protocol.Evaluation(model, data), split)
+    perfect = {
+        "count_accuracy": 1,
+        "count_mae": 0,
+        "ap50": 1,
+        "map": 1,
+        "recall75": 1,
+        "ari_fg": 1,
+        "mse": 0,
+        "duplicates": 0,
+    }
+    assert {name: found[name] for name in perfect} == pytest.approx(perfect)
+    assert found["ap50_shuffled"] < 0.5 < found["count_accuracy_components"]
+    model.blind = True
+    found = numbers(protocol.Evaluation(model, data), split)
+    empty = np.mean([len(data.single(i[None])["boxes"][0]) == 0 for i in data.indices[split]])
+    assert found["ap50"] == found["recall30"] == 0 and found["count_accuracy"] == empty and found["count_bias"] < -1
+    assert found["ari_fg"] < 0.7  # 0 where there are two objects or more; one part is one part
+
+
+def test_numbers_and_pictures_of_the_protocol(data):
+    model = spair((3, 24, 24)).eval()
+    e = protocol.Evaluation(model, data)
+    for name, step in (("objects", step) for _, what, step in protocol.STEPS if what == "objects"):
+        assert name and {"count_accuracy", "ap50", "ap50_shuffled"} <= dict(step(e)).keys()
+    assert "test_unseen/count_accuracy" in e.numbers
+    assert {f"{n}_{s}" for n in ("boxes", "glimpses", "edits") for s in ("test", "test_unseen")} == e.pictures.keys()
+
+
+def test_edits_change_one_object():
+    model = spair((3, 24, 24)).eval()
+    batch = {"image": torch.rand(3, 3, 24, 24)}
+    objects = means(model, batch)["objects"]
+    without, moved = edits(model, objects, batch)
+    surest = model.encode(batch)["objects"].logit.argmax(1)
+    for changed, column in ((without, -1), (moved, 2)):
+        places = (changed != objects).unflatten(1, (model.num_cells, -1)).nonzero()
+        expected = [[i, int(surest[i]), column % model.code_size] for i in range(3)]
+        assert all(place in expected for place in places.tolist())
+
+
+def test_a_pixel_is_of_what_has_most_of_it():
+    share = torch.zeros(1, 2, 1, 3)
+    share[0, 0, 0, 0], share[0, 1, 0, 1] = 0.6, 0.4
+    share[0, 0, 0, 1] = 0.3
+    assert instance_map(share).tolist() == [[[1, 2, 0]]]
+
+
+def test_boxes_are_drawn_around_their_pixels():
+    drawn = with_boxes(np.zeros((1, 3, 8, 10), np.float32), [np.array([[2, 1, 5, 4]])], "#ff0000")
+    rows, columns = np.nonzero(drawn[0, 0])
+    ends = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert ends == [2 * ZOOM, ZOOM, 5 * ZOOM, 4 * ZOOM] and not drawn[0, 1].any() and drawn[0, 0].sum() == 4 * (3 * ZOOM - 1)

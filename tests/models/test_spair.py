@@ -1,0 +1,181 @@
+"""SPAIR's renderer, terms and bound, against loops and torch.distributions; learning: test_spair_learning.py."""
+
+import pytest
+import torch
+from torch.distributions import Normal as TorchNormal
+from torch.distributions import kl_divergence
+
+from tests.models.builders import images
+from vae_zoo import noise
+from vae_zoo.distributions import Bernoulli, Gaussian
+from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds
+from vae_zoo.metrics.likelihood import importance_weighted
+from vae_zoo.models.spair import SPAIR, composite, have_duplicates
+from vae_zoo.nets import MLP
+from vae_zoo.nets.spatial import paste
+from vae_zoo.schedules import Linear
+
+SHAPE = (3, 16, 16)
+TERMS = ("rec", "kl_where", "kl_what", "kl_depth", "kl_pres", "kl_background")
+
+
+def spair(image_shape=SHAPE, background_dim=3, likelihood=None, kind=SPAIR, **options):
+    small = {"channels": [8, 8, 8], "strides": [2, 2, 2], "features": 12, "head_kernel": 3, "head_hidden": [16, 8]}
+    small |= {"what_dim": 4, "glimpse_size": 6, "anchor": 8.0, "scale_prior": 1.0, "count_prior": 0.3}
+    small |= {"network": MLP(hidden=(16,)), "object_network": MLP(hidden=(16,)), "background_dim": background_dim}
+    torch.manual_seed(options.pop("seed", 0))
+    return kind(image_shape, likelihood=likelihood or Gaussian(0.15), **small | options)
+
+
+def batch(B=4, shape=SHAPE):
+    found = images(B, shape)
+    return found | {"image": 0.8 * found["image"] + 0.1}
+
+
+# ---- the renderer ---------------------------------------------------------------------------------------------------
+
+
+def scene(N=5, B=2, side=6):
+    torch.manual_seed(1)
+    return torch.rand(B, N, 3, side, side), torch.rand(B, N, side, side), torch.randn(B, N)
+
+
+@pytest.mark.parametrize("weight", ["split", "softmax"])
+def test_compositing_against_a_loop_over_pixels(weight):
+    colour, t, depth = scene()
+    mixed, opaque, share = composite(colour, t, depth, weight)
+    for b, y, x in [(0, 0, 0), (1, 3, 5), (1, 5, 2)]:
+        near = (-depth[b]).sigmoid()
+        w = t[b, :, y, x] * (near + 0.5) if weight == "split" else (100 * t[b, :, y, x] * near).softmax(0)
+        w = w / w.sum()
+        torch.testing.assert_close(mixed[b, :, y, x], sum(w[i] * colour[b, i, :, y, x] for i in range(5)))
+        torch.testing.assert_close(opaque[b, 0, y, x], (w * t[b, :, y, x]).sum())
+    torch.testing.assert_close(share, opaque * share / share.sum(1, keepdim=True))
+    order = torch.tensor([3, 0, 4, 1, 2])
+    again = composite(colour[:, order], t[:, order], depth[:, order], weight)
+    torch.testing.assert_close((again[0], again[1]), (mixed, opaque))
+
+
+@pytest.mark.parametrize("weight, front", [("split", 0.75), ("softmax", 1.0)])
+def test_how_much_a_near_object_hides_a_far_one(weight, front):
+    colour = torch.eye(3)[:2][None, :, :, None, None]  # red and green, one pixel
+    mixed, opaque, _ = composite(colour, torch.ones(1, 2, 1, 1), torch.tensor([[-20.0, 20.0]]), weight)
+    torch.testing.assert_close(mixed[0, :, 0, 0], torch.tensor([front, 1 - front, 0]), atol=1e-5, rtol=0)
+    assert opaque == 1
+
+
+def test_without_presence_there_is_the_background_and_opaque_objects_hide_it():
+    model = spair(alpha_bias=40.0).eval()
+    codes = model.sample_prior(3)
+    objects = codes["objects"].unflatten(1, (model.num_cells, -1)).clone()
+    objects[..., -1] = 0
+    alone = model.render(codes | {"objects": objects.flatten(1)})
+    torch.testing.assert_close(alone.image, alone.ground, atol=1e-6, rtol=0)
+    objects[:, 1, -1], objects[..., :4] = 1, 0  # one object, half the anchor wide, in the middle of its cell
+    shown = model.render(codes | {"objects": objects.flatten(1)})
+    torch.testing.assert_close(shown.box[:, 1], torch.tensor([12.0, 4.0, 4.0, 4.0]).expand(3, 4))
+    pasted = paste(shown.sprite, shown.box, 16, 16)[:, 1]
+    torch.testing.assert_close(shown.image[:, :, 2:6, 10:14], pasted[:, :, 2:6, 10:14], atol=1e-5, rtol=0)
+    outside = torch.ones(16, 16, dtype=torch.bool)
+    outside[1:7, 9:15] = False
+    torch.testing.assert_close(shown.image[..., outside], shown.ground[..., outside])
+    assert shown.image.min() >= 0 and shown.image.max() <= 1 + 1e-6
+
+
+# ---- terms ----------------------------------------------------------------------------------------------------------
+
+
+def test_terms_against_torch():
+    model, x = spair(scale_prior=Linear(2.0, 1.0, 10), count_prior=0.2), batch()["image"]
+    model.trained_steps = 5
+    q = model.infer(x, model.draw(x, 1))
+    terms = model.kl_objects(q)
+
+    def kl(q, mean, std):
+        return kl_divergence(TorchNormal(q.mu, (0.5 * q.logvar).exp()), TorchNormal(mean, std)).flatten(1).sum(1)
+
+    torch.testing.assert_close(terms["kl_where"], kl(q.scale, 1.5, 0.5) + kl(q.shift, 0.0, 1.0))
+    torch.testing.assert_close(terms["kl_what"], kl(q.what, 0.0, 1.0))
+    torch.testing.assert_close(terms["kl_depth"], kl(q.depth, 0.0, 1.0))
+    prior = prior_log_odds(q.y > 0, 0.2)
+    torch.testing.assert_close(terms["kl_pres"], kl_relaxed(q.logit, prior).sum(1))
+    for name, expected in (
+        ("mc", log_relaxed(q.y, q.logit, 0.8) - log_relaxed(q.y, prior, 0.8)),
+        ("bernoulli", kl_bernoulli(q.logit, prior)),
+    ):
+        model.pres_kl = name
+        torch.testing.assert_close(model.kl_objects(q)["kl_pres"], expected.sum(1))
+
+
+def test_each_weight_reaches_its_term_and_no_other():
+    def terms_and_loss(**betas):
+        model = spair(**betas)
+        torch.manual_seed(3)
+        terms = model.objective(batch())
+        return terms, model
+
+    base, _ = terms_and_loss()
+    for term in TERMS[1:]:
+        terms, model = terms_and_loss(**{f"beta_{term.removeprefix('kl_')}": 3.0})
+        assert model.weights() == {name: 3.0 if name == term else 1.0 for name in TERMS}
+        torch.testing.assert_close(terms["loss"] - base["loss"], 2 * base[term].mean(), atol=1e-2, rtol=1e-4)
+        gradient = torch.autograd.grad(terms["loss"], model.depth_head[-1].weight)[0]
+        assert torch.isfinite(gradient).all()
+    total = sum(base[name] for name in TERMS).mean()
+    torch.testing.assert_close(base["loss"], total)
+
+
+def test_wheels_keep_box_depth_and_presence_where_they_are():
+    for step, moves in ((9, False), (10, True)):
+        model = spair(wheels_steps=10)
+        model.trained_steps = step
+        model.objective(batch())["loss"].backward()
+        heads = (model.where_head, model.depth_head, model.pres_head)
+        assert all((head[-1].weight.grad.abs().sum() > 0) == moves for head in heads)
+        assert all(net[-2].weight.grad.abs().sum() > 0 for net in (model.object_decoder, model.decoder))
+
+
+def test_without_background_the_ground_is_black():
+    model = spair(background_dim=0, likelihood=Bernoulli())
+    assert set(model.blocks) == {"objects"} and not model.render(model.sample_prior(2)).ground.any()
+    assert torch.isfinite(model.objective(batch())["loss"])
+
+
+def test_bound_belongs_to_its_image_and_draw_and_is_that_of_the_terms():
+    model = spair().eval()
+    found = batch(5)
+    with noise.per_image(found["index"]):
+        together = model.log_weights(found, 3)
+    assert together.shape == (3, 5) and len(together.flatten().unique()) == 15
+    for i in range(5):
+        with noise.per_image(found["index"][[i]]):
+            alone = model.log_weights({"image": found["image"][[i]]}, 3)
+        torch.testing.assert_close(together[:, [i]], alone, atol=1e-2, rtol=1e-4)
+    model.pres_kl, model.trained_steps = "mc", 0
+    many = {"image": found["image"][:1].repeat(3000, 1, 1, 1), "index": torch.arange(3000)}
+    with torch.no_grad(), noise.per_image(many["index"]):
+        bound, terms = model.log_weights(many, 1)[0], model.objective(many)
+    torch.testing.assert_close(
+        bound.mean(), -terms["loss"], atol=4 * float((bound + terms["loss"]).std()) / 3000**0.5, rtol=0
+    )
+    assert importance_weighted(model, [found], 20) < -float(together.detach().mean())
+
+
+# ---- what is found --------------------------------------------------------------------------------------------------
+
+
+def test_detections_are_certain_boxes_within_the_image():
+    model = spair((3, 20, 28)).eval()
+    x = torch.rand(3, 3, 20, 28)
+    found, again = model.detect(x), model.detect(x)
+    logit = model.encode(x)["objects"].logit
+    for one, two, scores in zip(found, again, logit.sigmoid()):
+        assert torch.equal(one["boxes"], two["boxes"]) and len(one["boxes"]) == (scores > 0.05).sum() == len(one["labels"])
+        assert (one["boxes"] >= 0).all() and (one["boxes"][:, 2] <= 28).all() and (one["boxes"][:, 3] <= 20).all()
+    torch.testing.assert_close(model.reconstruct(x), model.decode({n: q.mean for n, q in model.encode(x).items()}))
+
+
+def test_two_boxes_on_one_object_are_seen():
+    box = torch.tensor([[[10.0, 10, 8, 8], [11.0, 10, 8, 8], [30.0, 10, 8, 8]]]).repeat(2, 1, 1)
+    present = torch.tensor([[True, True, True], [True, False, True]])
+    assert have_duplicates(box, present).tolist() == [True, False]

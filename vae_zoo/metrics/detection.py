@@ -1,0 +1,77 @@
+"""How well boxes, numbers and masks of objects are found. Boxes are x0, y0, x1, y1 in pixels, one list an image."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchmetrics.detection import MeanAveragePrecision
+from torchvision.ops import box_iou
+
+MOST = 100  # detections of an image that count
+
+logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # else it writes a table for each average precision
+
+
+def average_precision(found: Sequence[dict[str, Tensor]], boxes: Sequence[Tensor]) -> dict[str, float]:
+    """{"ap50", "map"}: average precision at IoU 0.5, and its mean over IoU 0.5, 0.55, ..., 0.95; torchmetrics' (COCO's).
+
+    found: of each image `boxes` [n, 4], `scores` [n], `labels` [n]; boxes: of each image the true ones [K, 4]. In [0, 1],
+    NaN where no image has an object. COCO takes 101 recalls and IoU >= threshold, SPAIR and SPACE 11 and IoU > threshold.
+    """
+    metric = MeanAveragePrecision(box_format="xyxy", backend="faster_coco_eval", max_detection_thresholds=[1, 10, MOST])
+    metric.update([*found], [{"boxes": b, "labels": torch.zeros(len(b), dtype=torch.long, device=b.device)} for b in boxes])
+    values = metric.compute()
+    return {name: float(values[key]) if values[key] >= 0 else np.nan for name, key in (("ap50", "map_50"), ("map", "map"))}
+
+
+def recall(found: Sequence[Tensor], boxes: Sequence[Tensor], least: Sequence[float]) -> list[float]:
+    """Share of the true boxes that have a found one of their own with at least this IoU, for each of `least`."""
+    pairs, total = [np.empty(0)], sum(map(len, boxes))
+    for one, truth in zip(found, boxes):
+        iou = box_iou(one, truth).cpu().numpy()
+        pairs.append(iou[linear_sum_assignment(-iou)])
+    matched = np.concatenate(pairs)
+    return [float((matched >= value).sum() / total) if total else np.nan for value in least]
+
+
+def adjusted_rand(found: Tensor, truth: Tensor, foreground: bool = True) -> np.ndarray:
+    """Adjusted Rand index of maps of whole numbers [N, H, W], for each image [N]: 1 the same parts, 0 as by chance.
+
+    foreground: only pixels whose true number is not 0 are looked at; NaN for images without any. 1 where all pixels are of
+    one part in both. Source: Hubert and Arabie (1985), as in Greff et al. (2019).
+    """
+    N, rows, columns = len(truth), int(found.max()) + 1, int(truth.max()) + 1
+    cell = (torch.arange(N)[:, None] * rows + found.cpu().flatten(1)) * columns + truth.cpu().flatten(1)
+    kept = cell[truth.cpu().flatten(1) > 0] if foreground else cell.flatten()
+    table = torch.bincount(kept, minlength=N * rows * columns).view(N, rows, columns).double().numpy()
+
+    def pairs(n):
+        return n * (n - 1) / 2
+
+    both, one, two = pairs(table).sum((1, 2)), pairs(table.sum(2)).sum(1), pairs(table.sum(1)).sum(1)
+    total = table.sum((1, 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        chance = one * two / pairs(total)
+        value = np.where((one == pairs(total)) & (two == pairs(total)), 1.0, (both - chance) / ((one + two) / 2 - chance))
+    return np.where(total > 0, value, np.nan)
+
+
+def connected_components(images: np.ndarray, least: float = 0.1, pixels: int = 4) -> list[np.ndarray]:
+    """What can be found without learning: boxes [n, 4] of connected pixels that differ from the commonest colour.
+
+    images: float [N, C, H, W]; least: difference of some channel from which on a pixel is of an object; pixels: fewer are no
+    object. Source: the baseline ConnComp of Crawford and Pineau (2019).
+    """
+    found = []
+    for image in images:
+        colours, number = np.unique(image.reshape(len(image), -1), axis=1, return_counts=True)
+        other = np.abs(image - colours[:, number.argmax(), None, None]).max(0) > least
+        parts, count = ndimage.label(other)
+        size = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+        slices = [place for place, n in zip(ndimage.find_objects(parts), size) if n >= pixels]
+        found.append(np.array([[x.start, y.start, x.stop, y.stop] for y, x in slices], np.float32).reshape(-1, 4))
+    return found

@@ -1,0 +1,79 @@
+"""SPLIT-SPAIR: SPAIR with a code for what is local in the image, from a shuffled view of it (Charakorn et al., 2020).
+
+Generative story:  as SPAIR, and z_local ~ N(0, I), x_aux ~ p(x_aux | z_local); z_local is also seen by the decoder of the
+                   objects, each of them, or of the background, or of both, or of neither (`local_to`)
+Inference:         as SPAIR, and q(z_local | x_aux),  x_aux = view(x), its patches shuffled
+Minimised, in nats per image:
+    loss = that of SPAIR + aux_weight * rec_aux + beta_local * kl_z_local
+    rec_aux = -log p(x_aux | z_local) at one draw,  kl_z_local = KL(q || N(0, I))
+
+Nothing that decides on boxes and presence sees z_local: it can only free the other codes of colour and texture. With `none`
+all else is SPAIR, and the local branch learns beside it: the matched comparison. The official settings say `objects`; the
+official switch for the background is wired to nothing. docs/spair.md shows all four.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vae_zoo.distributions import Likelihood, Normal
+from vae_zoo.models.base import Batch, Block, Codes, Terms
+from vae_zoo.models.local_branch import HOLDS, LocalBranch
+from vae_zoo.models.spair import SPAIR
+from vae_zoo.schedules import Schedule, as_schedule
+
+
+class SplitSPAIR(SPAIR):
+    """local_dim: dimensions of z_local; view: makes x_aux (vae_zoo.nets.views); local_to: whose decoder sees z_local;
+    beta_local, aux_weight: weights of the terms; the rest: as in SPAIR. network is that of the local branch too."""
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        what_dim: int,
+        background_dim: int,
+        local_dim: int,
+        network,
+        object_network,
+        likelihood: Likelihood,
+        view: Callable[[Tensor], Tensor],
+        glimpse_size: int,
+        local_to: Literal["none", "objects", "background", "both"] = "background",
+        beta_local: float | Schedule = 1.0,
+        aux_weight: float = 1.0,
+        **spair,
+    ):
+        networks = {"network": network, "object_network": object_network, "likelihood": likelihood}
+        super().__init__(image_shape, what_dim, background_dim, glimpse_size=glimpse_size, **networks, **spair)
+        self.local_to = {"none": (), "both": ("objects", "background")}.get(local_to, (local_to,))
+        self.blocks["z_local"] = Block(local_dim, "gaussian", HOLDS)
+        self.local = LocalBranch(self.image_shape, local_dim, view, network, likelihood)
+        if "objects" in self.local_to:
+            sprite = (self.image_shape[0] + 1, glimpse_size, glimpse_size)
+            self.object_decoder = object_network.decoder(what_dim + local_dim, sprite)
+        if "background" in self.local_to:
+            self.decoder = network.decoder(background_dim + local_dim, self.image_shape)
+        self.betas["kl_z_local"], self.aux_weight = as_schedule(beta_local), aux_weight
+
+    def encode_whole(self, x: Tensor) -> dict[str, Normal]:
+        return super().encode_whole(x) | {"z_local": self.local.posterior(self.local.fixed_view(x))}
+
+    def seen_by(self, part: Literal["objects", "background"], code: Tensor, codes: Codes) -> Tensor:
+        if part not in self.local_to:
+            return code
+        z_local = codes["z_local"]
+        if part == "objects":  # [B, N, A]: every cell sees it
+            z_local = z_local[:, None].expand(-1, self.num_cells, -1)
+        return torch.cat([code, z_local], dim=-1)
+
+    def objective(self, batch: Batch) -> Terms:
+        x = batch["image"]
+        x_aux = self.local.view(x) if self.training else self.local.fixed_view(x)
+        terms, codes = self.scene_terms(x, super().encode_whole(x) | {"z_local": self.local.posterior(x_aux)})
+        terms["rec_aux"] = self.local.rec(x_aux, codes["z_local"])
+        return {"loss": self.total(terms)} | terms
+
+    def weights(self) -> dict[str, float]:
+        return super().weights() | {"rec_aux": self.aux_weight}

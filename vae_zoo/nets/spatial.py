@@ -1,0 +1,78 @@
+"""A spatial transformer for boxes: glimpses cut out of images, and put back. Bilinear; pixel j has its centre at j + 1/2.
+
+Bilinear sampling of a box is a product with one matrix for the rows and one for the columns, so that is what it is here: the
+values are those of affine_grid and grid_sample(align_corners=False), without a copy of the image for each box, and with a
+gradient that is the same in every run on a GPU too. Source: Jaderberg et al. (2015), equation 5.
+
+Boxes are [B, N, 4], centre x, centre y, width, height, in pixels.
+"""
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAST = 0.01  # of the image's side, below which a box counts as so large
+
+
+def crop(x: Tensor, box: Tensor, side: int) -> Tensor:
+    """Glimpses [B, N, C, side, side] of images [B, C, H, W]; beyond the border the image goes on as at the border."""
+    rows, columns = (_into_glimpse(box, axis, side, x.shape[3 - axis]) for axis in (1, 0))  # [B, N, side, H or W]
+    return torch.einsum("bnih,bchw,bnjw->bncij", rows, x, columns)
+
+
+def paste(glimpse: Tensor, box: Tensor, height: int, width: int) -> Tensor:
+    """Glimpses [B, N, C, h, w] at their places in images that are 0 elsewhere, [B, N, C, height, width]."""
+    rows = _onto_canvas(box, 1, glimpse.shape[3], height)  # [B, N, height, h]
+    columns = _onto_canvas(box, 0, glimpse.shape[4], width)
+    return torch.einsum("bnhi,bncij,bnwj->bnchw", rows, glimpse, columns)
+
+
+def _into_glimpse(box: Tensor, axis: int, side: int, length: int) -> Tensor:
+    centre, size = box[..., axis, None], box[..., axis + 2, None].clamp(min=LEAST * length)
+    share = (torch.arange(side, device=box.device) + 0.5) / side - 0.5
+    place = (centre + size * share - 0.5).clamp(0, length - 1)  # [B, N, side], in pixels of the image
+    return _hat(place, length)
+
+
+def _onto_canvas(box: Tensor, axis: int, side: int, length: int) -> Tensor:
+    centre, size = box[..., axis, None], box[..., axis + 2, None].clamp(min=LEAST * length)
+    pixel = torch.arange(length, device=box.device) + 0.5
+    place = ((pixel - centre) / size + 0.5) * side - 0.5  # [B, N, length], in pixels of the glimpse
+    return _hat(place, side)
+
+
+def _hat(place: Tensor, length: int) -> Tensor:
+    """Weight of each of `length` pixels at these places [...]: [..., length], two neighbours at most."""
+    return F.relu(1 - (place[..., None] - torch.arange(length, device=place.device)).abs())
+
+
+class CellBackbone(nn.Module):
+    """Convolutions from an image to a vector for each cell of a grid, for images of any size.
+
+    channels, strides: of the convolutions of kernel 4; the strides' product is the side of a cell, pixels. features: of the
+    vector; kernel: of the three layers on the grid, 1 or 3; with 1 a cell sees little of its neighbours.
+    """
+
+    def __init__(self, num_channels: int, channels: list[int], strides: list[int], features: int, kernel: int):
+        super().__init__()
+        self.cell = prod(strides)
+        layers: list[nn.Module] = []
+        for i, o, stride in zip([num_channels, *channels], channels, strides):
+            before, after = (4 - stride) // 2, (5 - stride) // 2
+            layers += [nn.ZeroPad2d((before, after, before, after)), nn.Conv2d(i, o, 4, stride), nn.ReLU()]
+        last = channels[-1]
+        for i, o in ((last, last), (last, last), (last, features)):
+            layers += [nn.Conv2d(i, o, kernel, padding=kernel // 2), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of cells; those of the last row and column may reach beyond the image."""
+        return -(-height // self.cell), -(-width // self.cell)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, N, features], the cells row by row."""
+        rows, columns = self.grid(*x.shape[2:])
+        padded = F.pad(x, (0, columns * self.cell - x.shape[3], 0, rows * self.cell - x.shape[2]))
+        return self.layers(padded).flatten(2).transpose(1, 2)
