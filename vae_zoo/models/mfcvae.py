@@ -13,11 +13,11 @@ The q(c | x) that is best for all of q(z | x) is the normalised geometric mean o
 It is what `clusters` gives, and `estimator="analytic"` is the bound with it: looser than the one with p(c | z) by
 E KL(q(c | x) || p(c | z)), but free of noise. (VaDE's E_q(z | x) p(c | z), the arithmetic mean, is not the optimum.)
 
-Ours alone, off by default: clusters that are sure and used alike, and in the deepest facet D kept by distorted copies T x
-(Hu et al., 2017, arXiv:1702.08720; the first two with one weight are the mutual information of c_j and x),
-    loss += sum_j [entropy_weight * E H(q(c_j | x)) + balance_weight * (log K_j - H(E q(c_j | x)))]
-          + consistency_weight * E -sum_c q(c_D | x) log q(c_D | T x)     no gradient through q(c_D | x)
-with E over the batch: where and how a thing is drawn is left to the facets above the deepest.
+Ours alone, off by default: the clusters of the deepest facet D are kept by distorted copies T x, sure, and used alike (Hu et
+al., 2017, arXiv:1702.08720, whose mutual information of c and x is the sum of the last two with one weight),
+    loss += consistency_weight * E -sum_c q(c_D | x) log q(c_D | T x)     no gradient through q(c_D | x)
+          + entropy_weight * E H(q(c_D | x)) + balance_weight * (log K - H(E q(c_D | x)))
+with E over the batch: what a digit looks like is then left to the facets above.
 Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this with one facet: VaDE (Jiang et al., 2017,
 arXiv:1611.05148), first an autoencoder, from whose codes the mixture then starts.
 
@@ -51,7 +51,8 @@ class MFCVAE(LadderVAE):
     (None: all): its means, all of it, or nothing. prior_init_at: `start`, all facets before the first update, or `entry`,
     each when its KL begins to count, for until then the layers below it move. calibrate_norm: before, the encoder's batch
     normalisation takes its averages over 50 batches; else the means are those of a network that evaluation would not use.
-    augment: distorts images [B, C, H, W], for consistency_weight; this and the two other weights: see above.
+    augment: distorts images [B, C, H, W] for the consistency of the deepest facet's clusters; its weight and the other two:
+    see above.
     """
 
     facets: tuple[str, ...]  # blocks that cluster, the shallowest first
@@ -91,8 +92,13 @@ class MFCVAE(LadderVAE):
         self.estimator = estimator
         self.prior_init, self.prior_init_at = prior_init, prior_init_at
         self.init_images, self.calibrate_norm = init_images, calibrate_norm
-        self.augment, self.consistency_weight = augment, consistency_weight
-        self.entropy_weight, self.balance_weight = entropy_weight, balance_weight
+        deepest = self.facets[-1]
+        self.augment = augment
+        self.cluster_weights = {
+            f"consistency_{deepest}": consistency_weight,
+            f"entropy_{deepest}": entropy_weight,
+            f"balance_{deepest}": balance_weight,
+        }
 
     def clusters(self, q: dict[str, Normal]) -> dict[str, Tensor]:
         """q(c_j | x) of each facet [B, K], the closed form above, from posteriors [B, D]."""
@@ -135,25 +141,23 @@ class MFCVAE(LadderVAE):
                 weights |= {f"kl_{name}": w.gamma_z} if w.gamma_z > 0 else {}
             else:
                 weights |= {f"kl_z_{name}": w.gamma_z, f"kl_c_{name}": w.gamma_c}
-        for name in self.entered():
-            weights |= {f"entropy_{name}": self.entropy_weight} if self.entropy_weight > 0 else {}
-            weights |= {f"balance_{name}": self.balance_weight} if self.balance_weight > 0 else {}
-        return weights | ({f"consistency_{self.facets[-1]}": self.consistency_weight} if self.consistency_weight > 0 else {})
+        return weights | {term: weight for term, weight in self.cluster_weights.items() if weight > 0}
 
     def further_terms(self, batch: Batch, q: dict[str, Normal]) -> Terms:
-        if not (self.consistency_weight or self.entropy_weight or self.balance_weight):
+        if not any(self.cluster_weights.values()):
             return {}
-        terms = {}
-        for name in self.entered():
-            log_c = self.priors[name].expected_log_joint(q[name]).log_softmax(-1)  # [B, K]
-            c_probs = log_c.exp()
-            log_used = log_c.logsumexp(0) - log(len(log_c))  # finite where a cluster has no image, and so is its gradient
-            terms[f"entropy_{name}"] = -(c_probs * log_c).sum(-1)
-            terms[f"balance_{name}"] = log(len(log_used)) + (log_used.exp() * log_used).sum()
-            if self.augment is not None and name == self.facets[-1]:
-                copy = self.encode(self.augment(batch["image"]))[name]
-                log_c_copy = self.priors[name].expected_log_joint(copy).log_softmax(-1)
-                terms[f"consistency_{name}"] = -(c_probs.detach() * log_c_copy).sum(-1)
+        deepest = self.facets[-1]
+        log_c = self.priors[deepest].expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
+        c_probs = log_c.exp()
+        log_used = log_c.logsumexp(0) - log(len(log_c))  # finite where a cluster has no image, and so is its gradient
+        terms = {
+            f"entropy_{deepest}": -(c_probs * log_c).sum(-1),
+            f"balance_{deepest}": log(len(log_used)) + (log_used.exp() * log_used).sum(),
+        }
+        if self.augment is not None:
+            copy = self.encode(self.augment(batch["image"]))[deepest]
+            log_c_copy = self.priors[deepest].expected_log_joint(copy).log_softmax(-1)
+            terms[f"consistency_{deepest}"] = -(c_probs.detach() * log_c_copy).sum(-1)
         return terms
 
     def kl_per_dim(self, posterior: dict[str, Normal]) -> dict[str, Tensor]:
