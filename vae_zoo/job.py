@@ -18,7 +18,7 @@ from typing import Any
 
 from vae_zoo import runs
 from vae_zoo.config import check
-from vae_zoo.errors import UserError
+from vae_zoo.errors import Pruned, UserError
 from vae_zoo.files import write_atomic, write_json
 
 
@@ -32,7 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder, is_writer = options.folder, os.environ.get("LOCAL_RANK", "0") == "0"
     started = time.monotonic()
-    with runs.locked(folder) if is_writer else contextlib.nullcontext(), _signals() as signals:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(runs.locked(folder) if is_writer else contextlib.nullcontext())
+        except runs.Busy as error:
+            print(f"error: {error}", file=sys.stderr)
+            return runs.BUSY
+        signals = stack.enter_context(_signals())
         about, before = runs.environment() | {"command": options.command}, runs.read_status(folder)
         try:
             cfg = runs.read_config(folder)
@@ -42,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
                 (folder / "error.txt").unlink(missing_ok=True)
             train(folder, cfg, *ready, signals)
             state, code = {"state": "finished"}, 0
+        except Pruned as error:
+            state, code = {"state": "pruned"}, 0
+            print(error)
         except UserError as error:
             state, code = {"state": "failed", "error": str(error)}, 2
             text = f"{error}\n"

@@ -16,6 +16,7 @@ from PIL import Image
 
 from vae_zoo.errors import UserError
 from vae_zoo.files import write_atomic
+from vae_zoo.runs import read_rows
 
 
 class MetricsCSV(Logger):
@@ -61,10 +62,7 @@ class MetricsCSV(Logger):
 
     def rows(self) -> list[dict[str, str]]:
         """The rows on disk."""
-        if not self.path.is_file():
-            return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        return read_rows(self.path)
 
     @rank_zero_only
     def cut_back(self, step: int) -> None:

@@ -531,6 +531,10 @@ class Paths(Schema):
 
 class Sweep(Schema):
     rerun: bool
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", description="letters, digits and . _ -")] | None = OPTIONAL
+    stop_on_failure: bool = OPTIONAL  # these are not in the config.yaml of older runs
+    jobs: Count = OPTIONAL
+    metric: str = OPTIONAL
 
 
 class Train(Schema):

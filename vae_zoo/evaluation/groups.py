@@ -24,6 +24,7 @@ import yaml
 
 from vae_zoo import runs
 from vae_zoo.errors import UserError
+from vae_zoo.sweeps import read_record
 
 T = TypeVar("T")
 
@@ -59,7 +60,8 @@ ALL_PAIRS = 10  # groups of a table that are all compared with each other; of mo
 class Run:
     """A run folder as far as it can be read.
 
-    state: finished, or why the run is not averaged: failed, interrupted, running, died, unfinished, damaged, repeated.
+    state: finished, or why the run is not averaged: failed, interrupted, pruned, running, died, unfinished, damaged,
+    repeated.
     config: seed, model, data and trainer as JSON would hold them; {} when it cannot be read.
     """
 
@@ -100,7 +102,11 @@ class Run:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """Every run below the folder, in natural order; links are followed, and nothing inside a run is looked at."""
+    """Every run below the folder, in natural order; links are followed, and nothing inside a run is looked at. The folder
+    of a sweep names its runs, which lie beside it."""
+    if jobs := read_record(Path(folder)):
+        named = (read_run(job.folder) for job in jobs if job.folder.is_dir())
+        return sorted(filter(None, named), key=lambda run: natural(str(run.folder)))
     found, seen = [], set()
     for place, inner, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -147,8 +153,8 @@ def _state(folder: Path, status: dict[str, Any], metrics: dict[str, Any], flaw: 
     resume = f"continue with: python train.py resume={shlex.quote(str(folder))}"
     if state == "running":
         return "died", f"no process works on it any more; {resume}"
-    if state == "interrupted":
-        return "interrupted", resume
+    if state in ("interrupted", "pruned"):
+        return state, resume
     if state == "failed" or (folder / "error.txt").exists():
         return "failed", clean(status.get("error") or _last_line(folder / "error.txt"))
     return "unfinished", "it was never started" if state is None else f"its state is {clean(state)}"
