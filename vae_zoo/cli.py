@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +99,8 @@ def _sweep_job(cfg: DictConfig, command: str) -> None:
     """One job of a sweep, in whatever process the launcher gives it. How it ends is told by its folder, and nothing but
     a broken launcher ends the others."""
     settings, folder = HydraConfig.get(), Path(HydraConfig.get().runtime.output_dir)
+    if settings.launcher._target_.endswith("JoblibLauncher"):
+        _end_with_parent()
     record = Path(settings.sweep.dir).expanduser() / sweeps.RECORDS / cfg.sweep.name
     code = 2
     try:
@@ -116,6 +120,19 @@ def _sweep_job(cfg: DictConfig, command: str) -> None:
         runs.write_atomic(folder / "error.txt", f"{error}\n")
     if code in sweeps.INTERRUPTED or (code and cfg.sweep.stop_on_failure):
         sweeps.stop(record, code if code in sweeps.INTERRUPTED else 1)
+
+
+def _end_with_parent() -> None:
+    """joblib's workers would wait for ever for a command that was killed. A job that one of them has begun goes on."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if all(thread.name != "parent" for thread in threading.enumerate()):
+        threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _claim(folder: Path, cfg: dict[str, Any]) -> str | None:

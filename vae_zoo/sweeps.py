@@ -176,11 +176,9 @@ def finished(jobs: Iterable[Job]) -> set[Path]:
 
 def states(jobs: Iterable[Job], before: set[Path]) -> list[tuple[str, str]]:
     """State and note of each job, as its folder tells. before: what had been finished when the sweep began."""
-    from vae_zoo.evaluation.groups import read_run  # numpy
-
     found = []
     for job in jobs:
-        run = read_run(job.folder) if job.folder.is_dir() else None
+        run = _run(job.folder)
         if run is None:
             found.append(("not started", ""))
         elif run.state == "finished" and job.folder in before:
@@ -190,11 +188,16 @@ def states(jobs: Iterable[Job], before: set[Path]) -> list[tuple[str, str]]:
     return found
 
 
-def metric(folder: Path, name: str) -> float | None:
-    """A number of metrics.json, or else the last value of that column of metrics.csv; None where it has none."""
+def _run(folder: Path):
+    """What can be read of it; None where nothing has begun (Hydra makes a job's folder before it can be refused)."""
     from vae_zoo.evaluation.groups import read_run  # numpy
 
-    run = read_run(folder) if folder.is_dir() else None
+    return read_run(folder) if any((folder / name).exists() for name in ("config.yaml", "error.txt")) else None
+
+
+def metric(folder: Path, name: str) -> float | None:
+    """A number of metrics.json, or else the last value of that column of metrics.csv; None where it has none."""
+    run = _run(folder)
     if run is None or name in run.metrics:
         return run and run.metrics[name]
     rows = runs.read_rows(folder / "metrics.csv")
