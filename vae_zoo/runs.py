@@ -174,6 +174,18 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_held(lock: Path) -> bool:
+    """Whether a process holds the lock; asked by a shared one for a moment, without making the file."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def command_line() -> str:
     name = Path(sys.argv[0]).name
     return shlex.join([*(["python"] if name.endswith(".py") else []), name, *sys.argv[1:]])

@@ -58,7 +58,7 @@ def sweep_name(choice: str | None, words: Iterable[str]) -> str:
 
 def write_record(record: Path, jobs: Sequence[Job], command: str) -> None:
     """Adds jobs to sweep.yaml; several commands may work on one sweep."""
-    with _exclusive(record / ".lock"):
+    with exclusive(record / ".lock"):
         known = {job.folder: job for job in [*read_record(record), *jobs]}
         listed = [
             {"folder": os.path.relpath(job.folder, record), "overrides": list(job.words)} for job in known.values()
@@ -160,7 +160,8 @@ def jobs_at_once() -> int:
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
+    """Waits for the lock of this file and holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -34,6 +34,7 @@ class Grid(BasicSweeper):
                 self._launch(batch, sum(map(len, batches[:i])))
         finally:
             self._end(record, jobs, before)
+        print(f"leaderboard: python evaluate.py runs={record}", flush=True)
 
     def _parsed(self, words: Sequence[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(list(words))
@@ -78,6 +79,6 @@ class Grid(BasicSweeper):
         found = sweeps.states(jobs, before)
         text = sweeps.table(jobs, found, self.config.sweep.metric)
         sweeps.write_atomic(record / "table.md", text)
-        print(f"\n{text}\nleaderboard: python evaluate.py runs={record}", flush=True)
+        print(f"\n{text}", flush=True)
         bad = any(state not in sweeps.GOOD for state, _ in found)
         sweeps.Outcome.code = sweeps.stop_code(record) or int(bad)

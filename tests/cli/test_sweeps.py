@@ -8,10 +8,12 @@ from collections import Counter
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
 from tests.cli.calls import TINY, call
-from tests.commands import run, start
+from tests.commands import REPOSITORY, run, start
 from vae_zoo import runs, sweeps
+from vae_zoo.cli import register_resolvers
 
 MODEL = """
 import os, signal
@@ -147,3 +149,13 @@ def test_only_so_many_jobs_have_a_turn_at_once(tmp_path):
         assert second["OMP_NUM_THREADS"] == "1"
         with contextlib.ExitStack() as stack:
             assert sweeps._free_place(tmp_path / ".turns", 2, stack) is None
+
+
+@pytest.mark.parametrize("choice", sorted(p.stem for p in (REPOSITORY / "conf" / "sweep").glob("*.yaml")))
+def test_sweep_preset_composes_and_sweeps_without_a_flag(choice):
+    register_resolvers()
+    with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides=[f"sweep={choice}", "model=beta_vae"], return_hydra_config=True)
+    assert cfg.hydra.mode.name == "MULTIRUN" and len(cfg.hydra.sweeper.params) > 0
+    if choice.startswith("paper_"):
+        assert cfg.hydra.runtime.choices.experiment.split("/")[0] == choice.removeprefix("paper_")

@@ -510,6 +510,12 @@ class Callbacks(BaseModel):
     progress: Component | None
 
 
+class Pruning(Schema):
+    study: str
+    trial: Annotated[int, Field(ge=0)]
+    metric: str
+
+
 class TensorBoard(Schema): ...
 
 
@@ -614,6 +620,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.callbacks.Metrics": Metrics,
     "vae_zoo.callbacks.Checkpoint": Checkpoint,
     "vae_zoo.callbacks.Progress": Progress,
+    "vae_zoo.callbacks.Pruning": Pruning,
     "vae_zoo.loggers.TensorBoard": TensorBoard,
     "vae_zoo.loggers.WandB": WandB,
 }

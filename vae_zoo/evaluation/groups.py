@@ -4,7 +4,6 @@ A group is a set of runs whose model, data and trainer are the same but for the 
 share a table, and only they are compared. What did not finish is never averaged, and no damaged file stops the rest.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -144,7 +143,7 @@ def read_run(folder: Path) -> Run | None:
 def _state(folder: Path, status: dict[str, Any], metrics: dict[str, Any], flaw: str) -> tuple[str, str]:
     """State and note. A finished run stays so while it is evaluated; any other whose lock is held is being trained."""
     state = status.get("state")
-    if state != "finished" and _is_held(folder / ".lock"):
+    if state != "finished" and runs.is_held(folder / ".lock"):
         return "running", "still being trained"
     if flaw:
         return "damaged", flaw
@@ -158,18 +157,6 @@ def _state(folder: Path, status: dict[str, Any], metrics: dict[str, Any], flaw: 
     if state == "failed" or (folder / "error.txt").exists():
         return "failed", clean(status.get("error") or _last_line(folder / "error.txt"))
     return "unfinished", "it was never started" if state is None else f"its state is {clean(state)}"
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether a process holds the run's lock; asked by a shared one for a moment, without making the file."""
-    try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _read_dict(path: Path) -> tuple[dict[str, Any], str]:
