@@ -111,8 +111,9 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
         signals.fitting = False
         if trainer.is_global_zero:
             metrics = evaluate_trained(trainer, model, data, folder)
-            for logger in wandb_loggers:
-                logger.log_summary(metrics | {"best/val_loss": trainer.checkpoint_callback.best})
+            for logger in dashboards:
+                if hasattr(logger, "log_summary"):
+                    logger.log_summary(metrics | {"best/val_loss": trainer.checkpoint_callback.best}, trainer.global_step)
             write_json(folder / "metrics.json", metrics)
     finally:
         signals.fitting = False

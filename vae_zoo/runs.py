@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -123,6 +124,17 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def block_scores(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
+    """`test/block/<block>/<factor>` as {block: {factor: score}}: each block has each factor, None without a score."""
+    rows = defaultdict(dict)
+    for key, value in numbers.items():
+        match key.split("/", 3):
+            case "test", "block", block, factor:
+                rows[block][factor] = value
+    factors = dict.fromkeys(factor for row in rows.values() for factor in row)
+    return {block: {factor: row.get(factor) for factor in factors} for block, row in rows.items()}
 
 
 def set_aside(folder: Path) -> Path | None:

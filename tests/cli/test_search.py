@@ -28,7 +28,7 @@ from vae_zoo.models.beta_vae import BetaVAE
 class Toy(BetaVAE):
     def objective(self, batch):
         terms = super().objective(batch)
-        return terms | {"gap": torch.tensor(math.log(self.beta / 4) ** 2)}
+        return terms | {"gap": torch.tensor(math.log(self.beta(self.step) / 4) ** 2)}
 """
 SPACE = "model.beta=tag(log,interval(0.25,64))"
 SEARCH = ["--config-dir", "conf", *TINY.split(), "model=toy", "trainer.max_steps=4", "trainer.val_check_interval=2"]
