@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -28,6 +29,7 @@ OPTIONS = (  # of Hydra
     "-cp --config-path -cn --config-name -cd --config-dir --experimental-rerun -i --info"
 ).split()
 ELSEWHERE = {"train": "paths.outputs=<folder> or hydra.run.dir=<folder>", "evaluate": "out=<folder>"}
+FOLLOW_SECONDS = 120  # that a rank waits for rank 0, whose imports may be slow
 RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "logger", "data.root", "trust")
 
 
@@ -82,6 +84,8 @@ def _train_task(cfg: DictConfig, command: str) -> int:
     if cfg.resume is not None:
         return _resume(cfg, folder, command)
     plain = check.check_train(cfg)
+    if runs.rank() > 0:
+        return _follow(folder, plain, command)
     with runs.locked(folder):
         previous = _make_room(folder)
         before = set(folder.iterdir())
@@ -93,6 +97,16 @@ def _train_task(cfg: DictConfig, command: str) -> int:
     else:
         runs.forget_older(folder)
     return code
+
+
+def _follow(folder: Path, cfg: dict[str, Any], command: str) -> int:
+    """A rank that torchrun or srun has started: the folder is prepared by rank 0."""
+    wanted, until = yaml.safe_load(yaml.safe_dump(cfg)), time.monotonic() + FOLLOW_SECONDS
+    while not (folder / "config.yaml").is_file() or runs.read_config(folder) != wanted:
+        if time.monotonic() > until:
+            raise UserError(f"rank {runs.rank()} waits for {folder}/config.yaml, which rank 0 has not written; see its output")
+        time.sleep(0.1)
+    return _start(folder, cfg, "--fresh", command)
 
 
 def _sweep_job(cfg: DictConfig, command: str) -> None:
@@ -182,10 +196,11 @@ def _resume(cfg: DictConfig, folder: Path, command: str) -> int:
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise UserError(f"{folder} has no checkpoints/last.ckpt to resume from; train it anew")
     before = (folder / "config.yaml").read_text()
-    with runs.locked(folder):
-        runs.write_config(folder, plain)
+    if runs.rank() == 0:
+        with runs.locked(folder):
+            runs.write_config(folder, plain)
     code = _start(folder, plain, "--resume", command)
-    if code == 2:
+    if code == 2 and runs.rank() == 0:
         runs.write_atomic(folder / "config.yaml", before)
     return code
 

@@ -7,7 +7,6 @@ the composed config and write nothing of their own.
 import argparse
 import contextlib
 import logging
-import os
 import signal
 import sys
 import time
@@ -30,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", dest="resume", action="store_true", help="continue from last.ckpt")
     parser.add_argument("--command", default="", help="what the user typed, for the report")
     options = parser.parse_args(arguments)
-    folder, is_writer = options.folder, os.environ.get("LOCAL_RANK", "0") == "0"
+    folder, is_writer = options.folder, runs.rank() == 0
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         try:
@@ -105,7 +104,7 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
             for logger in dashboards:
                 logger.log_hyperparams(cfg)
             for logger in wandb_loggers:
-                logger.rewrite_history()
+                logger.rewrite_history(step)
         signals.fitting = True
         trainer.fit(model, datamodule=data, ckpt_path=last)
         signals.fitting = False

@@ -181,12 +181,13 @@ class WandB(WandbLogger):
         return file.read_text().strip() if file.is_file() else None
 
     @rank_zero_only
-    def rewrite_history(self) -> None:
-        """Sends the rows of metrics.csv and the figures again, into the new offline folder."""
+    def rewrite_history(self, step: int) -> None:
+        """Sends the rows of metrics.csv and the figures up to this step again, into the new offline folder."""
         if self._history is None or not self._history.is_file():
             return
         for path in sorted((self._history.parent / "figures").glob("*_*.png"), key=_step_of):
-            self.log_figure(path.stem.rpartition("_")[0], np.asarray(Image.open(path)), _step_of(path))
+            if _step_of(path) <= step:  # the later ones will be drawn again
+                self.log_figure(path.stem.rpartition("_")[0], np.asarray(Image.open(path)), _step_of(path))
         with self._history.open(newline="") as file:
             for row in csv.DictReader(file):
                 values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}

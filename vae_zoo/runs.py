@@ -198,6 +198,11 @@ def is_held(lock: Path) -> bool:
     return False
 
 
+def rank() -> int:
+    """Of this process in a run of several, as torchrun, Lightning or SLURM's srun have set it. Rank 0 writes."""
+    return int(next((os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0))
+
+
 def command_line() -> str:
     name = Path(sys.argv[0]).name
     return shlex.join([*(["python"] if name.endswith(".py") else []), name, *sys.argv[1:]])

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -14,10 +15,16 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tests import wandb_files
 from tests.cli.calls import TINY
 from tests.commands import REPOSITORY, run, start
+from vae_zoo.loggers import WandB
 
 WORDS = "data=digits model=vae model/network=mlp model.network.hidden=[16] model.latent_dim=4 trainer=cpu seed=3".split()
 WORDS += "trainer.max_steps=600 trainer.log_every_n_steps=20 trainer.val_check_interval=200 logger=many".split()
 WORDS += "callbacks.checkpoint.every_n_steps=40 callbacks.figures.every_n_steps=200".split()
+
+
+def table(live: Path, written: dict, name: str) -> dict:
+    """{"columns": [], "data": []} of the last table of that name."""
+    return json.loads((live / "files" / written["summary"][name]["path"]).read_text())
 
 
 @pytest.mark.slow
@@ -38,8 +45,8 @@ def test_dashboards_are_whole_after_a_kill_and_a_resume(tmp_path):
     losses = [row["trainer/global_step"] for row in written["history"] if "train/loss" in row]
     assert losses == list(range(20, 601, 20)), "each row once, those from before the kill too"
     assert [row["trainer/global_step"] for row in written["history"] if "val/loss" in row] == [200, 400, 600]
-    assert all({"train/kl_z", "train/weighted/kl_z", "train/images_per_second"} <= row.keys() for row in written["history"]
-               if "train/loss" in row)  # fmt: skip
+    rows = [row for row in written["history"] if "train/loss" in row]
+    assert all({"train/kl_z", "train/weighted/kl_z", "train/images_per_second"} <= row.keys() for row in rows)
     assert {name: written["summary"][name] for name in numbers} == numbers
 
     pictures = [row["figures/reconstructions"] for row in written["history"] if "figures/reconstructions" in row]
@@ -48,13 +55,7 @@ def test_dashboards_are_whole_after_a_kill_and_a_resume(tmp_path):
     ]
     for picture in pictures:
         assert Image.open(live / "files" / picture["path"]).size == (picture["width"], picture["height"])
-    tables = {}
-    for row in written["history"]:
-        tables |= {key: json.loads((live / "files" / v["path"]).read_text()) for key, v in row.items() if key.startswith("tables")}
-    assert dict(tables["tables/test"]["data"]) == {k: v for k, v in numbers.items() if k.startswith("test")}
-    [[block, score]] = tables["tables/blocks"]["data"]
-    assert (block, score) == ("z", numbers[f"test/block/z/{tables['tables/blocks']['columns'][1]}"])
-
+    assert dict(table(live, written, "tables/test")["data"]) == {k: v for k, v in numbers.items() if k.startswith("test")}
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     assert {step.step for step in events.Scalars("train/loss")} == set(losses)
     assert events.Scalars("test/elbo")[-1].value == pytest.approx(numbers["test/elbo"])
@@ -62,6 +63,17 @@ def test_dashboards_are_whole_after_a_kill_and_a_resume(tmp_path):
     hparams = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG)
     session = plugin_data_pb2.HParamsPluginData.FromString(hparams.plugin_data.content).session_start_info
     assert session.hparams["model/latent_dim"].number_value == 4 and session.hparams["seed"].number_value == 3
+
+
+def test_blocks_against_factors_are_a_table(tmp_path):
+    board = WandB(tmp_path, offline=True)
+    board.log_hyperparams({"seed": 0})
+    scores = {"test/block/z/x": 0.5, "test/block/z/y": 0.25, "test/block/u/x": 0.0, "test/block/u/y": 1.0, "test/elbo": -3.0}
+    board.log_summary(scores, 10)
+    wandb.finish()
+    [live] = (tmp_path / "wandb").glob("offline-run-*")
+    found = table(live, wandb_files.read(live), "tables/blocks")
+    assert found["columns"] == ["block", "x", "y"] and found["data"] == [["z", 0.5, 0.25], ["u", 0.0, 1.0]]
 
 
 def agents_command() -> list[str]:

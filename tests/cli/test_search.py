@@ -130,8 +130,8 @@ def test_a_wrong_search_is_told_in_a_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_study_of_twenty_trials_is_continued_after_a_kill_and_finds_the_best_beta(toy):
-    """Half of what chance finds in this space is more than 4 times off; the nearest of 20 at random is within 1.35 in nine
-    of ten searches, and two workers or a lost trial would show in the count."""
+    """Five of six betas of this space are more than 1.6 times off; the nearest of 20 is not in one of fifty searches at random,
+    fewer with TPE. A lost trial would show in the count."""
     words = [*SEARCH, "hydra.sweeper.trials=20"]
     killed = start(toy, "train", *words)
     while len(list((toy / "outputs" / "toy-digits").glob("*/metrics.json"))) < 6:
@@ -149,7 +149,7 @@ def test_study_of_twenty_trials_is_continued_after_a_kill_and_finds_the_best_bet
     assert before == {number: trials[number].params for number in before}
     assert any(t.state == TrialState.PRUNED for t in trials) and "pruned" in (record / "table.md").read_text()
     best = open_study(record).best_trial
-    assert abs(math.log(best.params["model.beta"] / 4)) < math.log(1.35)
+    assert abs(math.log(best.params["model.beta"] / 4)) < math.log(1.6)
     assert f"best: val/gap={best.value:.4g} by model.beta=" in said
     assert {"history.png", "importances.png"} <= {p.name for p in (record / "figures").iterdir()}
     folders = [job.folder for job in sweeps.read_record(record)]
