@@ -1,6 +1,5 @@
 """Training in this process: every model on every data set, and each option of the trainer."""
 
-import json
 import math
 
 import numpy as np

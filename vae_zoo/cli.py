@@ -104,7 +104,9 @@ def _follow(folder: Path, cfg: dict[str, Any], command: str) -> int:
     wanted, until = yaml.safe_load(yaml.safe_dump(cfg)), time.monotonic() + FOLLOW_SECONDS
     while not (folder / "config.yaml").is_file() or runs.read_config(folder) != wanted:
         if time.monotonic() > until:
-            raise UserError(f"rank {runs.rank()} waits for {folder}/config.yaml, which rank 0 has not written; see its output")
+            raise UserError(
+                f"rank {runs.rank()} waits for {folder}/config.yaml, which rank 0 has not written; see its output"
+            )
         time.sleep(0.1)
     return _start(folder, cfg, "--fresh", command)
 

@@ -208,7 +208,9 @@ class WandB(WandbLogger):
 
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         self.experiment.summary.update(values)
-        tables = {"tables/test": wandb.Table(["metric", "value"], [[k, v] for k, v in values.items() if k.startswith("test")])}
+        tables = {
+            "tables/test": wandb.Table(["metric", "value"], [[k, v] for k, v in values.items() if k.startswith("test")])
+        }
         if rows := block_scores(values):
             factors = list(next(iter(rows.values())))
             tables["tables/blocks"] = wandb.Table(["block", *factors], [[name, *row.values()] for name, row in rows.items()])

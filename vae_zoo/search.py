@@ -89,7 +89,9 @@ def distribution(override: Override) -> BaseDistribution:
     return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
-def ask(study: optuna.Study, record: Path, space: Mapping[str, BaseDistribution], most: int, trials: int) -> list[FrozenTrial]:
+def ask(
+    study: optuna.Study, record: Path, space: Mapping[str, BaseDistribution], most: int, trials: int
+) -> list[FrozenTrial]:
     """Up to `most` trials to run now, of `trials` in all: first those whose commands have died, then new ones."""
     with sweeps.exclusive(record / ".ask"):
         known = study.get_trials(deepcopy=False)

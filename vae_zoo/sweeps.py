@@ -60,9 +60,7 @@ def write_record(record: Path, jobs: Sequence[Job], command: str) -> None:
     """Adds jobs to sweep.yaml; several commands may work on one sweep."""
     with exclusive(record / ".lock"):
         known = {job.folder: job for job in [*read_record(record), *jobs]}
-        listed = [
-            {"folder": os.path.relpath(job.folder, record), "overrides": list(job.words)} for job in known.values()
-        ]
+        listed = [{"folder": os.path.relpath(job.folder, record), "overrides": list(job.words)} for job in known.values()]
         text = yaml.safe_dump({"command": command, "jobs": listed}, sort_keys=False, allow_unicode=True)
         write_atomic(record / "sweep.yaml", text)
 

@@ -75,7 +75,9 @@ class Search(Grid):
     def _direction(self, metric: str) -> str:
         known = {1: "maximize", -1: "minimize"}.get(direction(metric))
         if self.direction is None and known is None:
-            raise UserError(f"sweep.metric={metric} may be better either way; add hydra.sweeper.direction=maximize or minimize")
+            raise UserError(
+                f"sweep.metric={metric} may be better either way; add hydra.sweeper.direction=maximize or =minimize"
+            )
         if self.direction not in (None, "maximize", "minimize"):
             raise UserError(f"hydra.sweeper.direction={self.direction} is not allowed; give maximize, minimize or null")
         return self.direction or known

@@ -73,7 +73,11 @@ def test_killed_sweep_of_twelve_jobs_is_continued_by_the_same_command(moody, lau
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.1)
     killed.send_signal(signal.SIGKILL)
-    kept = {mood: (f, (f / "metrics.json").stat().st_mtime_ns) for mood, (f, s) in state_of_jobs(moody).items() if s == "finished"}
+    kept = {
+        mood: (f, (f / "metrics.json").stat().st_mtime_ns)
+        for mood, (f, s) in state_of_jobs(moody).items()
+        if s == "finished"
+    }
     assert len(kept) < 9, "it was to be killed half-way"
 
     again = run(moody, "train", *words, code=1)
