@@ -8,7 +8,7 @@ from typing import Any
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """{"run": its record, "config": {}, "history": [{}], "summary": {}}; wandb's service may write its end a moment later."""
+    """{"run": its record, "config": {}, "history": [{}], "summary": {}}; wandb's service may end it a moment later."""
     for _ in range(100):
         records = list(_records(next(folder.glob("*.wandb")).read_bytes()))
         if any(record.WhichOneof("record_type") == "exit" for record in records):

@@ -130,8 +130,8 @@ def test_a_wrong_search_is_told_in_a_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_study_of_twenty_trials_is_continued_after_a_kill_and_finds_the_best_beta(toy):
-    """Five of six betas of this space are more than 1.6 times off; the nearest of 20 is not in one of fifty searches at random,
-    fewer with TPE. A lost trial would show in the count."""
+    """Five of six betas of this space are more than 1.6 times off; of 20 at random none is nearer in one search of fifty.
+    A lost trial would show in the count."""
     words = [*SEARCH, "hydra.sweeper.trials=20"]
     killed = start(toy, "train", *words)
     while len(list((toy / "outputs" / "toy-digits").glob("*/metrics.json"))) < 6:

@@ -73,11 +73,8 @@ def test_killed_sweep_of_twelve_jobs_is_continued_by_the_same_command(moody, lau
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.1)
     killed.send_signal(signal.SIGKILL)
-    kept = {
-        mood: (f, (f / "metrics.json").stat().st_mtime_ns)
-        for mood, (f, s) in state_of_jobs(moody).items()
-        if s == "finished"
-    }
+    done = [folder for folder, state in state_of_jobs(moody).values() if state == "finished"]
+    kept = {folder: (folder / "metrics.json").stat().st_mtime_ns for folder in done}
     assert len(kept) < 9, "it was to be killed half-way"
 
     again = run(moody, "train", *words, code=1)
@@ -86,7 +83,7 @@ def test_killed_sweep_of_twelve_jobs_is_continued_by_the_same_command(moody, lau
     assert {mood: state for mood, (_, state) in found.items()} == {
         mood: "failed" if mood.startswith("raise") else "finished" for mood in MOODS
     }
-    for folder, written in kept.values():
+    for folder, written in kept.items():
         assert (folder / "metrics.json").stat().st_mtime_ns == written and f"done before: {folder}" in again.stdout
     for folder, state in found.values():
         assert not (folder / "previous").exists() or state == "failed", "nothing was trained twice"
