@@ -205,7 +205,7 @@ def metric(folder: Path, name: str) -> float | None:
 
 
 def table(jobs: Sequence[Job], found: Sequence[tuple[str, str]], name: str) -> str:
-    """A Markdown table: job, state, minutes of all its sessions, the metric `name`, and why where something is wrong."""
+    """A Markdown table: job, state, minutes of its last session, the metric `name`, and why where something is wrong."""
     from vae_zoo.evaluation.leaderboard import grid
 
     rows = []

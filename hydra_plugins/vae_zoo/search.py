@@ -8,7 +8,6 @@ from pathlib import Path
 from hydra_plugins.vae_zoo.grid import Grid
 from vae_zoo import runs, sweeps
 from vae_zoo.errors import UserError
-from vae_zoo.evaluation.groups import direction
 
 
 class Search(Grid):
@@ -73,6 +72,8 @@ class Search(Grid):
             search.tell(study, trial, state, sweeps.metric(job.folder, metric))
 
     def _direction(self, metric: str) -> str:
+        from vae_zoo.evaluation.groups import direction  # numpy, and Hydra imports every plugin at every start
+
         known = {1: "maximize", -1: "minimize"}.get(direction(metric))
         if self.direction is None and known is None:
             raise UserError(

@@ -97,6 +97,34 @@ def test_killed_sweep_of_twelve_jobs_is_continued_by_the_same_command(moody, lau
     assert len(rows) == 12 and sum("the third step is too much" in row[3] for row in rows) == 2
 
 
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory):
+    """{seed and hash: numbers} of five runs, one after the other."""
+    folder = tmp_path_factory.mktemp("one_by_one")
+    for seed in range(5):
+        assert call(folder, f"train {TINY} model=vae seed={seed}").code == 0
+    return numbers_of(folder)
+
+
+def numbers_of(folder):
+    found = {}
+    for path in (folder / "outputs" / "vae-digits").glob("*/metrics.json"):
+        numbers = json.loads(path.read_text())
+        found[path.parent.name] = {name: value for name, value in numbers.items() if name.startswith("test/")}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
+def test_five_seeds_by_a_launcher_are_the_five_runs_one_by_one(tmp_path, one_by_one, launcher):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
+    run(tmp_path, "train", "-m", *TINY.split(), "model=vae", "sweep=seeds5", f"launcher={launcher}", "logger=wandb_offline")
+    assert len(one_by_one) == 5 and numbers_of(tmp_path) == one_by_one
+    folders = list((tmp_path / "outputs" / "vae-digits").iterdir())
+    assert len({(folder / "wandb_id").read_text() for folder in folders}) == 5
+    assert all(len(list((folder / "wandb").glob("offline-run-*"))) == 1 for folder in folders)
+
+
 def test_stop_on_failure_begins_no_more_jobs(moody):
     words = f"train --config-dir conf -m {TINY} model=moody model.mood=raise1,a"
     answer = call(moody, f"{words} sweep.stop_on_failure=true")
