@@ -19,7 +19,7 @@ from vae_zoo.loggers import WandB
 
 WORDS = "data=digits model=vae model/network=mlp model.network.hidden=[16] model.latent_dim=4 trainer=cpu seed=3".split()
 WORDS += "trainer.max_steps=600 trainer.log_every_n_steps=20 trainer.val_check_interval=200 logger=many".split()
-WORDS += "callbacks.checkpoint.every_n_steps=40 callbacks.figures.every_n_steps=200".split()
+WORDS += "callbacks.checkpoint.every_n_steps=40 callbacks.figures.every_n_steps=200 callbacks.metrics.level=quick".split()
 
 
 def table(live: Path, written: dict, name: str) -> dict:
@@ -55,6 +55,9 @@ def test_dashboards_are_whole_after_a_kill_and_a_resume(tmp_path):
     ]
     for picture in pictures:
         assert Image.open(live / "files" / picture["path"]).size == (picture["width"], picture["height"])
+    blocks = table(live, written, "tables/blocks")
+    assert [row[:2] for row in blocks["data"] if row[0] == "z"] == [["z", numbers[f"test/block/z/{blocks['columns'][1]}"]]]
+    assert written["summary"]["figures/blocks"]["caption"] == "what a probe reads of each factor from each block, step 600"
     assert dict(table(live, written, "tables/test")["data"]) == {k: v for k, v in numbers.items() if k.startswith("test")}
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     assert {step.step for step in events.Scalars("train/loss")} == set(losses)
