@@ -4,19 +4,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_zoo import config_dir, runs
+from vae_zoo import config_dir, runs, sweeps
 from vae_zoo.config import check, schemas
 from vae_zoo.config.messages import explain
 from vae_zoo.errors import UserError
@@ -26,20 +29,25 @@ OPTIONS = (  # of Hydra
     "-cp --config-path -cn --config-name -cd --config-dir --experimental-rerun -i --info"
 ).split()
 ELSEWHERE = {"train": "paths.outputs=<folder> or hydra.run.dir=<folder>", "evaluate": "out=<folder>"}
+FOLLOW_SECONDS = 120  # that a rank waits for rank 0, whose imports may be slow
 RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "logger", "data.root", "trust")
 
 
 def train() -> int:
     """`python train.py`: one run, or with -m many. Returns the exit code."""
     codes: list[int] = []
+    command = runs.command_line()  # here: a launcher's workers have another
 
     def task(cfg: DictConfig) -> None:
-        code = _train_task(cfg)
-        codes.append(min(code, 1) if _is_multirun() else code)  # 2 is one command's; a sweep with failed jobs ends with 1
+        if _is_multirun():
+            _sweep_job(cfg, command)
+        else:
+            codes.append(_train_task(cfg, command))
 
+    sweeps.Outcome.code = 0
     if any(word.startswith("resume=") for word in sys.argv):  # of whatever data the run has
         sys.argv[1:] = [f"++{word}" if word.startswith("data.root=") else word for word in sys.argv[1:]]
-    return _command("train", task) or max(codes, default=0)
+    return _command("train", task) or max(codes, default=sweeps.Outcome.code)
 
 
 def evaluate() -> int:
@@ -71,29 +79,19 @@ def evaluate() -> int:
 # ---- one run --------------------------------------------------------------------------------------------------------
 
 
-def _train_task(cfg: DictConfig) -> int:
+def _train_task(cfg: DictConfig, command: str) -> int:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if cfg.resume is not None:
-        return _resume(cfg, folder)
-    try:
-        plain = check.check_train(cfg)
-        if _is_multirun() and not plain["sweep"]["rerun"] and runs.is_finished(folder):
-            print(f"done before: {folder}", flush=True)
-            return 0
-        with runs.locked(folder):
-            previous = runs.set_aside(folder)
-            before = set(folder.iterdir())
-            runs.write_config(folder, plain)
-    except UserError as error:
-        if not _is_multirun():
-            raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        runs.write_atomic(folder / "error.txt", f"{error}\n")
-        return 2
-    if previous:
-        print(f"an earlier run with this config is now in {previous}", flush=True)
-    code = _start(folder, plain, "--fresh")
-    if code == 2 and not _is_multirun():  # refused when the data were read: as if it had never been
+        return _resume(cfg, folder, command)
+    plain = check.check_train(cfg)
+    if runs.rank() > 0:
+        return _follow(folder, plain, command)
+    with runs.locked(folder):
+        previous = _make_room(folder)
+        before = set(folder.iterdir())
+        runs.write_config(folder, plain)
+    code = _start(folder, plain, "--fresh", command)
+    if code == 2:  # refused when the data were read: as if it had never been
         runs.put_back(folder, before, previous)
         Traces.remove()
     else:
@@ -101,7 +99,81 @@ def _train_task(cfg: DictConfig) -> int:
     return code
 
 
-def _resume(cfg: DictConfig, folder: Path) -> int:
+def _follow(folder: Path, cfg: dict[str, Any], command: str) -> int:
+    """A rank that torchrun or srun has started: the folder is prepared by rank 0."""
+    wanted, until = yaml.safe_load(yaml.safe_dump(cfg)), time.monotonic() + FOLLOW_SECONDS
+    while not (folder / "config.yaml").is_file() or runs.read_config(folder) != wanted:
+        if time.monotonic() > until:
+            raise UserError(
+                f"rank {runs.rank()} waits for {folder}/config.yaml, which rank 0 has not written; see its output"
+            )
+        time.sleep(0.1)
+    return _start(folder, cfg, "--fresh", command)
+
+
+def _sweep_job(cfg: DictConfig, command: str) -> None:
+    """One job of a sweep, in whatever process the launcher gives it. How it ends is told by its folder, and nothing but
+    a broken launcher ends the others."""
+    settings, folder = HydraConfig.get(), Path(HydraConfig.get().runtime.output_dir)
+    if settings.launcher._target_.endswith("JoblibLauncher"):
+        _end_with_parent()
+    record = Path(settings.sweep.dir).expanduser() / sweeps.RECORDS / cfg.sweep.name
+    code = 2
+    try:
+        plain = check.check_train(cfg)
+        with sweeps.turn(record, plain["sweep"]["jobs"], plain["trainer"]) as environment:
+            if sweeps.stop_code(record) is not None:
+                return
+            how = _claim(folder, plain)
+            code = 0 if how is None else _start(folder, plain, how, command, environment)
+        if how == "--fresh":
+            runs.forget_older(folder)
+    except runs.Busy as error:
+        print(f"running: {error}", flush=True)
+        return
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        runs.write_atomic(folder / "error.txt", f"{error}\n")
+    if code in sweeps.INTERRUPTED or (code and cfg.sweep.stop_on_failure):
+        sweeps.stop(record, code if code in sweeps.INTERRUPTED else 1)
+
+
+def _end_with_parent() -> None:
+    """joblib's workers would wait for ever for a command that was killed. A job that one of them has begun goes on."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if all(thread.name != "parent" for thread in threading.enumerate()):
+        threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _claim(folder: Path, cfg: dict[str, Any]) -> str | None:
+    """How a job of a sweep is to be started: None when it is done, --resume when it was cut short, else --fresh."""
+    with runs.locked(folder):
+        if not cfg["sweep"]["rerun"]:
+            if runs.is_finished(folder):
+                print(f"done before: {folder}", flush=True)
+                return None
+            if runs.can_go_on(folder, cfg):
+                runs.write_config(folder, cfg)
+                print(f"goes on: {folder}", flush=True)
+                return "--resume"
+        _make_room(folder)
+        runs.write_config(folder, cfg)
+    return "--fresh"
+
+
+def _make_room(folder: Path) -> Path | None:
+    if previous := runs.set_aside(folder):
+        print(f"an earlier run with this config is now in {previous}", flush=True)
+    return previous
+
+
+def _resume(cfg: DictConfig, folder: Path, command: str) -> int:
     """Continues a run from its own config.yaml; of what stands on the command line only RESUMABLE may change it."""
     overrides = [o.lstrip("+~") for o in HydraConfig.get().overrides.task]
     for key in (o.partition("=")[0] for o in overrides):
@@ -126,25 +198,27 @@ def _resume(cfg: DictConfig, folder: Path) -> int:
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise UserError(f"{folder} has no checkpoints/last.ckpt to resume from; train it anew")
     before = (folder / "config.yaml").read_text()
-    with runs.locked(folder):
-        runs.write_config(folder, plain)
-    code = _start(folder, plain, "--resume")
-    if code == 2:
+    if runs.rank() == 0:
+        with runs.locked(folder):
+            runs.write_config(folder, plain)
+    code = _start(folder, plain, "--resume", command)
+    if code == 2 and runs.rank() == 0:
         runs.write_atomic(folder / "config.yaml", before)
     return code
 
 
-def _start(folder: Path, cfg: dict[str, Any], how: str) -> int:
-    """Here, unless the run must be a process of its own: jobs of a sweep, and ranks, which replay the command that
-    began the process and so must be given the composed config instead of overrides (hydra issue 2070)."""
-    arguments = [str(folder), how, "--command", runs.command_line()]
+def _start(folder: Path, cfg: dict[str, Any], how: str, command: str, environment: dict[str, str] | None = None) -> int:
+    """Here, unless the run must be a process of its own: jobs of a sweep, whose death must not be the sweep's, and
+    ranks, which replay the command that began the process and so must be given the composed config instead of overrides
+    (hydra issue 2070). Returns the exit code. Raises runs.Busy when another process has begun the run meanwhile."""
+    arguments = [str(folder), how, "--command", command]
     if not _is_multirun() and not cfg["trainer"].get("strategy", "auto").startswith("ddp"):
         from vae_zoo.job import main
 
         return main(arguments)
-    path = os.pathsep.join(p for p in sys.path if p)
-    process = subprocess.Popen([sys.executable, "-m", "vae_zoo.job", *arguments], env=os.environ | {"PYTHONPATH": path})
-    forward = {s: signal.signal(s, lambda signum, _: process.send_signal(signum)) for s in (signal.SIGTERM,)}
+    words = [sys.executable, "-m", "vae_zoo.job", *arguments]
+    process = subprocess.Popen(words, env=os.environ | (environment or {}))
+    earlier = signal.signal(signal.SIGTERM, lambda signum, _: process.send_signal(signum))
     try:
         while True:
             try:
@@ -153,19 +227,12 @@ def _start(folder: Path, cfg: dict[str, Any], how: str) -> int:
             except KeyboardInterrupt:  # the terminal has sent it to the job too: let it save
                 continue
     finally:
-        for signum, handler in forward.items():
-            signal.signal(signum, handler)
-    if code in (130, 143) or code == -signal.SIGTERM:
-        raise Stopped(code if code > 0 else 143)
+        signal.signal(signal.SIGTERM, earlier)
+    if code == runs.BUSY:
+        raise runs.Busy(f"{folder} is being trained by another process; wait for it or stop it")
+    if code == -signal.SIGTERM:
+        return 128 + signal.SIGTERM
     return code if code >= 0 else 1
-
-
-class Stopped(BaseException):
-    """A job ended by Ctrl-C or SIGTERM ends the sweep too, with the same code."""
-
-    def __init__(self, code: int):
-        super().__init__(code)
-        self.code = code
 
 
 # ---- Hydra ----------------------------------------------------------------------------------------------------------
@@ -184,17 +251,16 @@ def _command(name: str, task: Callable[[DictConfig], None]) -> int:
 
     HydraConfig.instance().cfg, Traces.new = None, []
     _make_importable()
-    register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and leaving
     try:
         _check_options()
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(guarded)()
         if failures:
             raise failures[0]
-    except Stopped as error:
-        return error.code
     except KeyboardInterrupt:
         return 130
+    except sweeps.Stopped:
+        return 143
     except Exception as error:
         message = explain(error, ELSEWHERE[name])
         if message is None or full_error:
@@ -235,12 +301,15 @@ def _make_importable() -> None:
         elif flag.startswith("--config-dir="):
             folders.append(str(Path(flag.partition("=")[2]).resolve().parent))
     sys.path.extend(folder for folder in folders if folder not in sys.path)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(p for p in sys.path if p))  # jobs and launchers' workers
 
 
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("vae_zoo.channels", lambda colour: 1 if colour == "grey" else 3, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.run_folder", _run_folder, replace=True)
+    OmegaConf.register_new_resolver("vae_zoo.tags", _tags, replace=True)
+    OmegaConf.register_new_resolver("vae_zoo.jobs_at_once", sweeps.jobs_at_once, replace=True)
 
 
 def _job_config(root: DictConfig) -> DictConfig:
@@ -262,6 +331,14 @@ def _run_folder(*, _root_: DictConfig) -> str:
     return str(Path(plain["paths"]["outputs"]).expanduser() / runs.run_name(plain, _root_.hydra.runtime.choices))
 
 
+def _tags() -> list[str]:
+    """What this run was told on the command line or by its sweep, as W&B's tags, which have 64 characters at most."""
+    if not HydraConfig.initialized():
+        return []
+    words = (word.lstrip("+") for word in HydraConfig.get().overrides.task)
+    return [word for word in words if len(word) <= 64 and not word.startswith((*sweeps.INCIDENTAL, "resume", "callbacks"))]
+
+
 class Traces(Callback):
     """What Hydra is about to make, so that a command which is then refused leaves nothing behind."""
 
@@ -271,7 +348,7 @@ class Traces(Callback):
         self._note(config, "hydra.run.dir", ".lock")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._note(config, "hydra.sweep.dir", "multirun.yaml")
+        self._note(config, "hydra.sweep.dir")
 
     @staticmethod
     def _note(config: DictConfig, key: str, *files: str) -> None:
@@ -288,3 +365,6 @@ class Traces(Callback):
                 path.unlink()
             elif path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+
+register_resolvers()  # at import, since a launcher's workers import this module and compose the config again

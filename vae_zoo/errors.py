@@ -1,4 +1,4 @@
-"""The one exception that means "the person at the terminal can mend this"."""
+"""Exceptions that every part of the project knows."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The commands print it without a traceback and end with exit code 2; jobs of a sweep raise it too, never `sys.exit`,
     which would end the whole sweep.
     """
+
+
+class Pruned(Exception):
+    """A search has seen enough of this trial: training ends here, and no test numbers are computed."""

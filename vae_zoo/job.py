@@ -7,7 +7,6 @@ the composed config and write nothing of their own.
 import argparse
 import contextlib
 import logging
-import os
 import signal
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 from vae_zoo import runs
 from vae_zoo.config import check
-from vae_zoo.errors import UserError
+from vae_zoo.errors import Pruned, UserError
 from vae_zoo.files import write_atomic, write_json
 
 
@@ -30,9 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", dest="resume", action="store_true", help="continue from last.ckpt")
     parser.add_argument("--command", default="", help="what the user typed, for the report")
     options = parser.parse_args(arguments)
-    folder, is_writer = options.folder, os.environ.get("LOCAL_RANK", "0") == "0"
+    folder, is_writer = options.folder, runs.rank() == 0
     started = time.monotonic()
-    with runs.locked(folder) if is_writer else contextlib.nullcontext(), _signals() as signals:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(runs.locked(folder) if is_writer else contextlib.nullcontext())
+        except runs.Busy as error:
+            print(f"error: {error}", file=sys.stderr)
+            return runs.BUSY
+        signals = stack.enter_context(_signals())
         about, before = runs.environment() | {"command": options.command}, runs.read_status(folder)
         try:
             cfg = runs.read_config(folder)
@@ -42,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
                 (folder / "error.txt").unlink(missing_ok=True)
             train(folder, cfg, *ready, signals)
             state, code = {"state": "finished"}, 0
+        except Pruned as error:
+            state, code = {"state": "pruned"}, 0
+            print(error)
         except UserError as error:
             state, code = {"state": "failed", "error": str(error)}, 2
             text = f"{error}\n"
@@ -96,14 +104,15 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
             for logger in dashboards:
                 logger.log_hyperparams(cfg)
             for logger in wandb_loggers:
-                logger.rewrite_history()
+                logger.rewrite_history(step)
         signals.fitting = True
         trainer.fit(model, datamodule=data, ckpt_path=last)
         signals.fitting = False
         if trainer.is_global_zero:
             metrics = evaluate_trained(trainer, model, data, folder)
-            for logger in wandb_loggers:
-                logger.log_summary(metrics | {"best/val_loss": trainer.checkpoint_callback.best})
+            for logger in dashboards:
+                if hasattr(logger, "log_summary"):
+                    logger.log_summary(metrics | {"best/val_loss": trainer.checkpoint_callback.best}, trainer.global_step)
             write_json(folder / "metrics.json", metrics)
     finally:
         signals.fitting = False

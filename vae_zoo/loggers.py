@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 import secrets
 import shutil
 from argparse import Namespace
@@ -16,6 +17,7 @@ from PIL import Image
 
 from vae_zoo.errors import UserError
 from vae_zoo.files import write_atomic
+from vae_zoo.runs import block_scores, read_rows
 
 
 class MetricsCSV(Logger):
@@ -61,10 +63,7 @@ class MetricsCSV(Logger):
 
     def rows(self) -> list[dict[str, str]]:
         """The rows on disk."""
-        if not self.path.is_file():
-            return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        return read_rows(self.path)
 
     @rank_zero_only
     def cut_back(self, step: int) -> None:
@@ -90,9 +89,30 @@ def _text(rows: list[dict[str, Any]], columns: list[str], header: bool) -> str:
     return buffer.getvalue()
 
 
+CAPTIONS = (  # of figures, by the beginning of their names
+    ("reconstructions", "images, and below each its reconstruction"),
+    ("samples", "decoded draws from the prior"),
+    ("traversals_", "block {rest}: in each row one dimension moves, all else stays"),
+    ("swap_", "block {rest} taken from the image of the row, all else from that of the column"),
+    ("kl_per_dimension", "KL to the prior of each dimension, nats per image"),
+    ("blocks", "what a probe reads of each factor from each block"),
+)
+
+
+def caption(name: str, step: int) -> str:
+    """One line for people."""
+    words = next((text.format(rest=name[len(start) :]) for start, text in CAPTIONS if name.startswith(start)), None)
+    return f"{words or name.replace('_', ' ')}, step {step}"
+
+
 class TensorBoard(TensorBoardLogger):
     def __init__(self, folder: Path):
-        super().__init__(save_dir=folder, name="tensorboard", version="")
+        super().__init__(save_dir=folder, name="tensorboard", version="", default_hp_metric=False)
+
+    @rank_zero_only
+    def log_summary(self, values: dict[str, float], step: int) -> None:
+        """Final numbers, as scalars and beside the config in the HParams tab."""
+        self.log_hyperparams(self.hparams, values, step)
 
     @rank_zero_only
     def log_figure(self, name: str, image: np.ndarray, step: int) -> None:
@@ -154,18 +174,20 @@ class WandB(WandbLogger):
 
     @staticmethod
     def _run_id(folder: Path) -> str | None:
-        file = folder / "wandb_id"
-        if rank_zero_only.rank == 0 and not file.is_file():
-            write_atomic(file, secrets.token_hex(6))
+        """Under `wandb agent` the agent's, which wandb would take in any case."""
+        file, agents = folder / "wandb_id", os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+        if rank_zero_only.rank == 0 and (agents or not file.is_file()):
+            write_atomic(file, agents or secrets.token_hex(6))
         return file.read_text().strip() if file.is_file() else None
 
     @rank_zero_only
-    def rewrite_history(self) -> None:
-        """Sends the rows of metrics.csv and the figures again, into the new offline folder."""
+    def rewrite_history(self, step: int) -> None:
+        """Sends the rows of metrics.csv and the figures up to this step again, into the new offline folder."""
         if self._history is None or not self._history.is_file():
             return
         for path in sorted((self._history.parent / "figures").glob("*_*.png"), key=_step_of):
-            self.log_figure(path.stem.rpartition("_")[0], np.asarray(Image.open(path)), _step_of(path))
+            if _step_of(path) <= step:  # the later ones will be drawn again
+                self.log_figure(path.stem.rpartition("_")[0], np.asarray(Image.open(path)), _step_of(path))
         with self._history.open(newline="") as file:
             for row in csv.DictReader(file):
                 values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
@@ -176,9 +198,20 @@ class WandB(WandbLogger):
     def log_figure(self, name: str, image: np.ndarray, step: int) -> None:
         import wandb
 
-        self.experiment.log({f"figures/{name}": wandb.Image(image), "trainer/global_step": step})
+        picture = wandb.Image(image, caption=caption(name, step))
+        self.experiment.log({f"figures/{name}": picture, "trainer/global_step": step})
 
     @rank_zero_only
-    def log_summary(self, values: dict[str, float]) -> None:
-        """Final numbers, shown in the run table."""
-        self.experiment.summary.update({name: value for name, value in values.items() if math.isfinite(value)})
+    def log_summary(self, values: dict[str, float], step: int) -> None:
+        """Final numbers: in the summary, which the table of runs shows, and as tables `tables/test` and `tables/blocks`."""
+        import wandb
+
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        self.experiment.summary.update(values)
+        tables = {
+            "tables/test": wandb.Table(["metric", "value"], [[k, v] for k, v in values.items() if k.startswith("test")])
+        }
+        if rows := block_scores(values):
+            factors = list(next(iter(rows.values())))
+            tables["tables/blocks"] = wandb.Table(["block", *factors], [[name, *row.values()] for name, row in rows.items()])
+        self.experiment.log(tables | {"trainer/global_step": step})

@@ -1,5 +1,6 @@
 """A run is a folder: its name, what lies in it, who works on it. Imports neither torch nor lightning."""
 
+import csv
 import datetime
 import fcntl
 import hashlib
@@ -12,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +30,12 @@ CONTENTS = (
     "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard "
     "wandb wandb_id"
 ).split()
+
+BUSY = 75  # exit code of a job whose folder another process holds
+
+
+class Busy(UserError):
+    """Another process holds the run's lock."""
 
 
 def config_hash(cfg: dict[str, Any]) -> str:
@@ -99,6 +107,36 @@ def is_finished(folder: Path) -> bool:
     return read_status(folder).get("state") == "finished" and (Path(folder) / "metrics.json").is_file()
 
 
+def can_go_on(folder: Path, cfg: dict[str, Any]) -> bool:
+    """Whether the folder holds a run of this very config that was cut short, and a checkpoint to go on from."""
+    cut_short = read_status(folder).get("state") in ("running", "interrupted", "pruned")
+    if not cut_short or not (folder / "checkpoints" / "last.ckpt").is_file():
+        return False
+    try:
+        return config_hash(read_config(folder)) == config_hash(cfg)
+    except (UserError, KeyError):  # damaged
+        return False
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv file; none when there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def block_scores(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
+    """`test/block/<block>/<factor>` as {block: {factor: score}}: each block has each factor, None without a score."""
+    rows = defaultdict(dict)
+    for key, value in numbers.items():
+        match key.split("/", 3):
+            case "test", "block", block, factor:
+                rows[block][factor] = value
+    factors = dict.fromkeys(factor for row in rows.values() for factor in row)
+    return {block: {factor: row.get(factor) for factor in factors} for block, row in rows.items()}
+
+
 def set_aside(folder: Path) -> Path | None:
     """Moves an earlier run's files to `previous/`, so that nothing is lost at once; those there to `previous.old/`."""
     found = [folder / name for name in CONTENTS if (folder / name).exists()]
@@ -134,18 +172,35 @@ def put_back(folder: Path, before: set[Path], previous: Path | None) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the run's lock; it falls with the process, however that ends. Raises UserError while another holds it."""
+    """Holds the run's lock; it falls with the process, however that ends. Raises Busy while another holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"{folder} is being trained by {file.read().strip()}; wait for it or stop it") from None
+            raise Busy(f"{folder} is being trained by {file.read().strip()}; wait for it or stop it") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds the lock; asked by a shared one for a moment, without making the file."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def rank() -> int:
+    """Of this process in a run of several, as torchrun, Lightning or SLURM's srun have set it. Rank 0 writes."""
+    return int(next((os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0))
 
 
 def command_line() -> str:

@@ -33,6 +33,7 @@ def call(folder: Path, line: str) -> Answer:
         patch.setattr(sys, "path", list(sys.path))
         patch.setattr(sys, "argv", [str(REPOSITORY / f"{script}.py"), *words])
         patch.setenv("VAE_ZOO_CACHE", str(folder / "cache"))
+        patch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # which the command sets for its jobs
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = getattr(cli, script)()
     for name in set(sys.modules) - modules:  # the user's own, which lie in another folder in the next test

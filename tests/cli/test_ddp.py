@@ -2,16 +2,19 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from tests.commands import run
+from tests.commands import command, environment, run, start
 
 pytestmark = pytest.mark.slow
 TINY = (
     "data=digits model/network=mlp trainer.max_steps=40 trainer.log_every_n_steps=10 trainer.val_check_interval=20".split()
 )
+STILL = [*TINY, "model=beta_vae", "model.optimizer.lr=1e-30", "trainer.max_steps=20"]  # no weight moves
 
 
 def rows(folder):
@@ -47,3 +50,41 @@ def test_validation_of_two_processes_equals_that_of_one(tmp_path, model):
     for name in numbers[0]:
         if name.startswith("test/"):
             assert numbers[0][name] == pytest.approx(numbers[1][name], rel=1e-5), name
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    run(folder, "train", *STILL, "trainer=cpu", "hydra.run.dir=run")
+    return json.loads((folder / "run" / "metrics.json").read_text()), rows(folder / "run")[-1]
+
+
+def assert_equals_one_process(folder, one_process):
+    numbers, last = one_process
+    two = json.loads((folder / "metrics.json").read_text())
+    assert {k: v for k, v in two.items() if k.startswith("test/")} == pytest.approx(
+        {k: v for k, v in numbers.items() if k.startswith("test/")}, rel=1e-5
+    )
+    validation = {name: float(value) for name, value in rows(folder)[-1].items() if name.startswith("val/")}
+    assert validation and validation == pytest.approx({name: float(last[name]) for name in validation}, rel=1e-5)
+    assert json.loads((folder / "run.json").read_text())["state"] == "finished"
+
+
+def test_ranks_started_by_torchrun_are_one_run(tmp_path, one_process):
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    words += [*command("train", *STILL, "trainer=ddp_cpu", "hydra.run.dir=run")[1:]]
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_equals_one_process(tmp_path / "run", one_process)
+
+
+def test_tasks_started_by_srun_are_one_run(tmp_path, one_process):
+    """The variables that SLURM gives to each of two tasks on one node."""
+    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    job |= {"SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "SLURM_NNODES": "1"}
+    words = [*STILL, "trainer=ddp_cpu", "hydra.run.dir=run"]
+    ranks = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
+    tasks = [start(tmp_path, "train", *words, **job, **rank) for rank in ranks]
+    outputs = [task.communicate(timeout=300)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], outputs
+    assert_equals_one_process(tmp_path / "run", one_process)

@@ -57,12 +57,12 @@ def test_failures_are_told_and_the_rest_goes_on_and_is_not_repeated(moody):
     checkpoint = done / "checkpoints" / "last.ckpt"
     written = checkpoint.stat().st_mtime_ns
     again = call(moody, f"{words} model.fail=false trainer.max_steps=5,-1")
-    assert again.code == 1 and again.out == f"done before: {done}\n"
+    assert again.code == 1 and again.out.startswith(f"done before: {done}\n")
     assert contents(done) == before and checkpoint.stat().st_mtime_ns == written
 
     repeated = call(moody, f"{words} model.fail=false sweep.rerun=true")
     assert repeated.code == 0
-    assert repeated.out == f"an earlier run with this config is now in {done / 'previous'}\n"
+    assert repeated.out.startswith(f"an earlier run with this config is now in {done / 'previous'}\n")
     assert checkpoint.stat().st_mtime_ns > written and (done / "previous" / "metrics.json").is_file()
     assert len(list((moody / "outputs" / "moody-digits").iterdir())) == 4
 

@@ -663,6 +663,12 @@ class Callbacks(BaseModel):
     progress: Component | None
 
 
+class Pruning(Schema):
+    study: str
+    trial: Annotated[int, Field(ge=0)]
+    metric: str
+
+
 class TensorBoard(Schema): ...
 
 
@@ -684,6 +690,10 @@ class Paths(Schema):
 
 class Sweep(Schema):
     rerun: bool
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", description="letters, digits and . _ -")] | None = OPTIONAL
+    stop_on_failure: bool = OPTIONAL  # these are not in the config.yaml of older runs
+    jobs: Count = OPTIONAL
+    metric: str = OPTIONAL
 
 
 class Train(Schema):
@@ -778,6 +788,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "vae_zoo.callbacks.Metrics": Metrics,
     "vae_zoo.callbacks.Checkpoint": Checkpoint,
     "vae_zoo.callbacks.Progress": Progress,
+    "vae_zoo.callbacks.Pruning": Pruning,
     "vae_zoo.loggers.TensorBoard": TensorBoard,
     "vae_zoo.loggers.WandB": WandB,
 }

@@ -11,6 +11,7 @@ import torch
 
 from vae_zoo import runs
 from vae_zoo.callbacks.figures import log_image
+from vae_zoo.callbacks.metrics import Metrics
 from vae_zoo.callbacks.monitor import Monitor
 from vae_zoo.config.check import check_trust
 from vae_zoo.evaluation import protocol
@@ -32,7 +33,8 @@ def evaluate_trained(trainer: L.Trainer, model: LatentVariableModel, data, folde
     """Final numbers of a run that has just been trained; its figures go to the run folder and to the loggers."""
     model.to(trainer.strategy.root_device).eval()
     untrained = first_weights(runs.read_config(folder), model.device)
-    evaluation = evaluate(model, data, folder / "figures", trainer.loggers, untrained=untrained)
+    level = next((c.level for c in trainer.callbacks if isinstance(c, Metrics)), "basic")
+    evaluation = evaluate(model, data, folder / "figures", trainer.loggers, level=level, untrained=untrained)
     monitor = next(c for c in trainer.callbacks if isinstance(c, Monitor))
     steps, images = trainer.global_step, len(data.train_indices(0))
     results = evaluation.numbers | {"train/steps": steps, "train/seconds": monitor.seconds}

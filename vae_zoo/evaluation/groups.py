@@ -4,7 +4,6 @@ A group is a set of runs whose model, data and trainer are the same but for the 
 share a table, and only they are compared. What did not finish is never averaged, and no damaged file stops the rest.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ import yaml
 
 from vae_zoo import runs
 from vae_zoo.errors import UserError
+from vae_zoo.sweeps import read_record
 
 T = TypeVar("T")
 
@@ -59,7 +59,8 @@ ALL_PAIRS = 10  # groups of a table that are all compared with each other; of mo
 class Run:
     """A run folder as far as it can be read.
 
-    state: finished, or why the run is not averaged: failed, interrupted, running, died, unfinished, damaged, repeated.
+    state: finished, or why the run is not averaged: failed, interrupted, pruned, running, died, unfinished, damaged,
+    repeated.
     config: seed, model, data and trainer as JSON would hold them; {} when it cannot be read.
     """
 
@@ -100,7 +101,11 @@ class Run:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """Every run below the folder, in natural order; links are followed, and nothing inside a run is looked at."""
+    """Every run below the folder, in natural order; links are followed, and nothing inside a run is looked at. The folder
+    of a sweep names its runs, which lie beside it."""
+    if jobs := read_record(Path(folder)):
+        named = (read_run(job.folder) for job in jobs if job.folder.is_dir())
+        return sorted(filter(None, named), key=lambda run: natural(str(run.folder)))
     found, seen = [], set()
     for place, inner, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -138,7 +143,7 @@ def read_run(folder: Path) -> Run | None:
 def _state(folder: Path, status: dict[str, Any], metrics: dict[str, Any], flaw: str) -> tuple[str, str]:
     """State and note. A finished run stays so while it is evaluated; any other whose lock is held is being trained."""
     state = status.get("state")
-    if state != "finished" and _is_held(folder / ".lock"):
+    if state != "finished" and runs.is_held(folder / ".lock"):
         return "running", "still being trained"
     if flaw:
         return "damaged", flaw
@@ -147,23 +152,11 @@ def _state(folder: Path, status: dict[str, Any], metrics: dict[str, Any], flaw: 
     resume = f"continue with: python train.py resume={shlex.quote(str(folder))}"
     if state == "running":
         return "died", f"no process works on it any more; {resume}"
-    if state == "interrupted":
-        return "interrupted", resume
+    if state in ("interrupted", "pruned"):
+        return state, resume
     if state == "failed" or (folder / "error.txt").exists():
         return "failed", clean(status.get("error") or _last_line(folder / "error.txt"))
     return "unfinished", "it was never started" if state is None else f"its state is {clean(state)}"
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether a process holds the run's lock; asked by a shared one for a moment, without making the file."""
-    try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _read_dict(path: Path) -> tuple[dict[str, Any], str]:

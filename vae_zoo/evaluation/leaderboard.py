@@ -242,12 +242,12 @@ def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: i
         if not any(group.settings for group in table.groups):
             heads, rows = ["model", "seeds"], [[row[0], *row[2:]] for row in rows]
         heads += [_escape(heading(metric)) for metric in table.metrics]
-        parts += [f"## {_escape(table.data)}", _grid(heads, rows, left=heads.index("seeds"))]
+        parts += [f"## {_escape(table.data)}", grid(heads, rows, left=heads.index("seeds"))]
         parts += [_escape(note) for note in notes(table)]
         factors, blocks = block_rows(table)
         if blocks:
             rows = [[_escape(group.name), _escape(block), *map(_bold, cells)] for group, block, cells in blocks]
-            parts += ["### Which factor a block holds", _grid(["model", "block", *map(_escape, factors)], rows, left=2)]
+            parts += ["### Which factor a block holds", grid(["model", "block", *map(_escape, factors)], rows, left=2)]
         if most is not None and len(table.pairs) > most:
             parts += [f"{len(table.pairs)} differences over the same seeds are in leaderboard.md and leaderboard.html."]
         elif table.pairs:
@@ -260,14 +260,14 @@ def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: i
                 ]
                 for p in table.pairs
             ]
-            parts += ["### Differences over the same seeds", _grid(heads, rows, left=4), caution(table)]
+            parts += ["### Differences over the same seeds", grid(heads, rows, left=4), caution(table)]
     if left:
         rows = [[_escape(_place(run, folder)), run.state, _escape(run.note)] for run in left]
-        parts += ["## Not averaged", _grid(["run", "state", "why"], rows, left=3)]
+        parts += ["## Not averaged", grid(["run", "state", "why"], rows, left=3)]
     return "\n\n".join(parts) + "\n"
 
 
-def _grid(heads: list[str], rows: list[list[str]], left: int) -> str:
+def grid(heads: list[str], rows: list[list[str]], left: int) -> str:
     """A Markdown table with columns of even width; after the first `left` columns come numbers."""
     widths = [max(3, *(len(row[i]) for row in [heads, *rows])) for i in range(len(heads))]
 

@@ -22,6 +22,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from PIL import Image
 
+from vae_zoo import runs
 from vae_zoo.figures import theme
 from vae_zoo.figures.charts import curves
 
@@ -68,7 +69,7 @@ def write_report(
         folder=place,
         cards=_cards(numbers, run, steps),
         tables=_tables(numbers),
-        probes=_probes(numbers),
+        probes=runs.block_scores(numbers),
         charts=_charts(steps, columns),
         figures=_figures(Path(figures or run_folder / "figures")),
         config=config_text,
@@ -143,17 +144,6 @@ def _tables(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
     for prefix, _, name in sorted((key.rpartition("/") for key in numbers), key=lambda parts: [*map(_natural, parts)]):
         tables[prefix][name] = numbers[f"{prefix}/{name}" if prefix else name]
     return tables
-
-
-def _probes(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
-    """`test/block/<block>/<factor>` as {block: {factor: score}}: each block has each factor, None without a score."""
-    rows = defaultdict(dict)
-    for key, value in numbers.items():
-        match key.split("/", 3):
-            case "test", "block", block, factor:
-                rows[block][factor] = value
-    factors = dict.fromkeys(factor for row in rows.values() for factor in row)
-    return {block: {factor: row.get(factor) for factor in factors} for block, row in rows.items()}
 
 
 def _history(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:

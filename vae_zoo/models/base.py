@@ -64,6 +64,7 @@ class LatentVariableModel(L.LightningModule):
         self.trained_steps = 0  # what `step` is when no trainer is attached; set by load_model
         self.num_train: int | None = None  # images in the training set, known once data are there
         self.terms: Terms = {}  # of the latest training step, detached, for the callbacks
+        self.latest: dict[str, float] = {}  # the newest value of everything that was logged, for the callbacks
 
     # ---- what a model writes ------------------------------------------------------------------------------------
 
@@ -219,5 +220,6 @@ class LatentVariableModel(L.LightningModule):
 
     def log_values(self, values: dict[str, float]) -> None:
         """Sends plain numbers to every logger, at the number of main batches trained on."""
+        self.latest |= values
         for logger in self.loggers:
             logger.log_metrics(values, step=self.step)

@@ -1,0 +1,84 @@
+"""Hydra's own sweeper over a grid, with a record of the sweep and a table at its end.
+
+Hydra takes plugins from the package `hydra_plugins` alone, so this lies here and not in vae_zoo.
+"""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf, open_dict
+
+from vae_zoo import runs, sweeps
+from vae_zoo.sweeps import Job
+
+
+class Grid(BasicSweeper):
+    """params: what is swept when the command line does not say otherwise; max_batch_size: jobs that are launched at once."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        words = [*self._parse_config(), *arguments]
+        batches = self.split_arguments(self._parsed(words), self.max_batch_size)
+        record = self._record(words)
+        batches = [[[*job, f"sweep.name={record.name}"] for job in batch] for batch in batches]
+        places = [self._jobs(batch, sum(map(len, batches[:i]))) for i, batch in enumerate(batches)]
+        jobs = list({job.folder: job for batch in places for job in batch}.values())
+        self._begin(record, jobs)
+        before = sweeps.finished(jobs)
+        try:
+            for i, batch in enumerate(batches):
+                self._launch(batch, sum(map(len, batches[:i])))
+        finally:
+            self._end(record, jobs, before)
+        print(f"leaderboard: python evaluate.py runs={record}", flush=True)
+
+    def _parsed(self, words: Sequence[str]) -> list[Override]:
+        return OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(list(words))
+
+    def _record(self, words: Sequence[str]) -> Path:
+        """The folder of the sweep."""
+        choice = self.config.hydra.runtime.choices.get("sweep")
+        name = self.config.sweep.name or sweeps.sweep_name(choice, words)
+        return Path(str(self.config.hydra.sweep.dir)).expanduser() / sweeps.RECORDS / name
+
+    def _jobs(self, batch: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """Where each job will lie; composes its config, so that what cannot be composed is told before any has begun."""
+        jobs = []
+        for number, words in enumerate(batch, first):
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(words))
+            with open_dict(config):
+                config.hydra.job.num, config.hydra.job.id = number, str(number)
+            folder = Path(str(OmegaConf.select(config, "hydra.sweep.dir"))) / str(config.hydra.sweep.subdir)
+            jobs.append(Job(tuple(words), folder.absolute()))
+        return jobs
+
+    def _begin(self, record: Path, jobs: Sequence[Job]) -> None:
+        sweeps.forget_stop(record)
+        sweeps.write_record(record.absolute(), jobs, runs.command_line())
+        OmegaConf.save(self.config, record / "multirun.yaml")
+
+    def _launch(self, batch: Sequence[Sequence[str]], first: int) -> None:
+        """Returns when all are over. SIGTERM ends the launcher's waiting; jobs it has killed with it can be continued."""
+
+        def stopped(*_: Any) -> None:
+            raise sweeps.Stopped
+
+        earlier = signal.signal(signal.SIGTERM, stopped)
+        try:
+            for answer in self.launcher.launch([list(words) for words in batch], initial_job_idx=first):
+                _ = answer.return_value  # raises what a job could not tell in its folder
+        finally:
+            signal.signal(signal.SIGTERM, earlier)
+
+    def _end(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> None:
+        """Prints and keeps the table, and sets the exit code."""
+        found = sweeps.states(jobs, before)
+        text = sweeps.table(jobs, found, self.config.sweep.metric)
+        sweeps.write_atomic(record / "table.md", text)
+        print(f"\n{text}", flush=True)
+        bad = any(state not in sweeps.GOOD for state, _ in found)
+        sweeps.Outcome.code = sweeps.stop_code(record) or int(bad)

@@ -1,0 +1,89 @@
+"""A sweep whose jobs are the trials of an Optuna study: vae_zoo.search has what is Optuna's, this what is Hydra's.
+
+Hydra's own Optuna plugin (hydra-optuna-sweeper 1.2.0) needs Optuna < 3, which today's Python and numpy no longer have.
+"""
+
+from pathlib import Path
+
+from hydra_plugins.vae_zoo.grid import Grid
+from vae_zoo import runs, sweeps
+from vae_zoo.errors import UserError
+
+
+class Search(Grid):
+    """params: the space, in Hydra's words for sweeps; what the command line says of a key goes before.
+
+    sampler: tpe or random; pruner: median, hyperband or null; trials: of the whole study, whoever runs them; direction:
+    minimize or maximize, null: as the metric's name tells.
+    """
+
+    def __init__(self, sampler, pruner, trials, direction=None, max_batch_size=None, params=None):
+        super().__init__(max_batch_size, params)
+        self.sampler, self.pruner, self.trials, self.direction = sampler, pruner, trials, direction
+
+    def sweep(self, arguments: list[str]) -> None:
+        try:
+            from vae_zoo import search
+        except ModuleNotFoundError as error:
+            raise UserError(f"{error.name} is not installed; pip install 'vae_zoo[sweep]'") from None
+        given = [*self._parse_config(), *arguments]
+        latest = {override.get_key_element(): override for override in self._parsed(given)}
+        space = {key: search.distribution(override) for key, override in latest.items() if override.is_sweep_override()}
+        fixed = [f"{key}={override.get_value_element_as_str()}" for key, override in latest.items() if key not in space]
+        if not space:
+            raise UserError("the search has nothing to choose; give a space, such as 'model.beta=tag(log,interval(1,16))'")
+        record, metric = self._record(given).absolute(), self.config.sweep.metric
+        study = search.open_study(record, self.sampler, self.pruner, self._direction(metric), self.config.seed)
+        self._begin(record, [])
+        before = sweeps.finished(sweeps.read_record(record))
+        with runs.locked(search.worker(record)):
+            try:
+                while sweeps.stop_code(record) is None:
+                    trials = search.ask(study, record, space, self.config.sweep.jobs, self.trials)
+                    if not trials:
+                        break
+                    self._run(study, record, trials, fixed)
+            finally:
+                self._end(record, sweeps.read_record(record), before)
+                figures = search.write_figures(study, record / "figures", metric)
+        if best := search.best(study):
+            print(f"best: {metric}={best.value:.4g} by {' '.join(search.words(best))}; see {figures[0].parent}", flush=True)
+
+    def _run(self, study, record: Path, trials: list, fixed: list[str]) -> None:
+        """Runs these trials and tells the study what came of them."""
+        from vae_zoo import search
+
+        metric, first = self.config.sweep.metric, len(sweeps.read_record(record))
+        file = record / search.STUDY
+        words = [
+            [
+                *fixed,
+                *search.words(trial),
+                f"sweep.name={record.name}",
+                f"++callbacks.pruning={{_target_:vae_zoo.callbacks.Pruning,study:{_quoted(file)},trial:{trial.number},"
+                f"metric:{_quoted(metric)}}}",
+            ]
+            for trial in trials
+        ]
+        jobs = self._jobs(words, first)
+        sweeps.write_record(record, jobs, runs.command_line())
+        self._launch(words, first)
+        for trial, job, (state, _) in zip(trials, jobs, sweeps.states(jobs, set())):
+            search.tell(study, trial, state, sweeps.metric(job.folder, metric))
+
+    def _direction(self, metric: str) -> str:
+        from vae_zoo.evaluation.groups import direction  # numpy, and Hydra imports every plugin at every start
+
+        known = {1: "maximize", -1: "minimize"}.get(direction(metric))
+        if self.direction is None and known is None:
+            raise UserError(
+                f"sweep.metric={metric} may be better either way; add hydra.sweeper.direction=maximize or =minimize"
+            )
+        if self.direction not in (None, "maximize", "minimize"):
+            raise UserError(f"hydra.sweeper.direction={self.direction} is not allowed; give maximize, minimize or null")
+        return self.direction or known
+
+
+def _quoted(text: object) -> str:
+    """As Hydra's grammar reads it."""
+    return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,190 @@
+"""A sweep is its jobs' folders: whatever dies, the same command does what is missing and nothing else."""
+
+import contextlib
+import json
+import signal
+import time
+from collections import Counter
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from tests.cli.calls import TINY, call
+from tests.commands import REPOSITORY, run, start
+from vae_zoo import runs, sweeps
+from vae_zoo.cli import register_resolvers
+
+MODEL = """
+import os, signal
+from pathlib import Path
+from vae_zoo.models.vae import VAE
+
+
+class Moody(VAE):
+    def __init__(self, *args, mood="fine", number=0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.mood = mood
+
+    def on_train_start(self):
+        super().on_train_start()
+        with open("starts", "a") as file:
+            file.write(f"{self.mood} {self.trainer.global_step}\\n")
+
+    def objective(self, batch):
+        if self.mood.startswith("raise") and self.step == 2:
+            raise RuntimeError("the third step is too much")
+        if self.mood == "die" and self.step == 2 and not Path("died").exists():
+            Path("died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().objective(batch)
+"""
+MOODS = ["a", "b", "raise1", "c", "die", "d", "e", "f", "raise2", "g", "h", "i"]
+
+
+@pytest.fixture
+def moody(tmp_path):
+    """A folder with a model of one's own that fails on demand."""
+    (tmp_path / "moody.py").write_text(MODEL)
+    conf = tmp_path / "conf" / "model"
+    conf.mkdir(parents=True)
+    (conf / "moody.yaml").write_text("defaults: [_vae]\n_target_: moody.Moody\nmood: fine\n")
+    return tmp_path
+
+
+def state_of_jobs(folder):
+    """{mood: (folder, state)} of every job that has begun."""
+    found = {}
+    for path in (folder / "outputs" / "moody-digits").glob("*/config.yaml"):
+        found[yaml.safe_load(path.read_text())["model"]["mood"]] = (path.parent, runs.read_status(path.parent).get("state"))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_killed_sweep_of_twelve_jobs_is_continued_by_the_same_command(moody, launcher):
+    """Two jobs raise, one is killed, then the sweep; the jobs that outlive it are left to end."""
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["--config-dir", "conf", "-m", *TINY.split(), "model=moody", f"model.mood={','.join(MOODS)}"]
+    words += [f"launcher={launcher}", *(["sweep.jobs=2"] if launcher == "joblib" else [])]
+    killed = start(moody, "train", *words)
+    while sum(state == "finished" for _, state in state_of_jobs(moody).values()) < 4:
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.1)
+    killed.send_signal(signal.SIGKILL)
+    done = [folder for folder, state in state_of_jobs(moody).values() if state == "finished"]
+    kept = {folder: (folder / "metrics.json").stat().st_mtime_ns for folder in done}
+    assert len(kept) < 9, "it was to be killed half-way"
+
+    again = run(moody, "train", *words, code=1)
+    killed.communicate()  # of the jobs that outlived it
+    found = state_of_jobs(moody)
+    assert {mood: state for mood, (_, state) in found.items()} == {
+        mood: "failed" if mood.startswith("raise") else "finished" for mood in MOODS
+    }
+    for folder, written in kept.items():
+        assert (folder / "metrics.json").stat().st_mtime_ns == written and f"done before: {folder}" in again.stdout
+    for folder, state in found.values():
+        assert not (folder / "previous").exists() or state == "failed", "nothing was trained twice"
+        assert (folder / "error.txt").exists() == (state == "failed")
+    begun = Counter(line.split()[0] for line in (moody / "starts").read_text().splitlines())
+    assert begun["die"] == 2 and all(begun[mood] == 1 for mood in MOODS if mood != "die" and not mood.startswith("raise"))
+    assert len(list((moody / "outputs" / "sweeps").iterdir())) == 1, "the same command is the same sweep"
+
+    record = next((moody / "outputs" / "sweeps").iterdir())
+    rows = [line.split("|") for line in (record / "table.md").read_text().splitlines()[2:]]
+    assert len(rows) == 12 and sum("the third step is too much" in row[3] for row in rows) == 2
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory):
+    """{seed and hash: numbers} of five runs, one after the other."""
+    folder = tmp_path_factory.mktemp("one_by_one")
+    for seed in range(5):
+        assert call(folder, f"train {TINY} model=vae seed={seed}").code == 0
+    return numbers_of(folder)
+
+
+def numbers_of(folder):
+    found = {}
+    for path in (folder / "outputs" / "vae-digits").glob("*/metrics.json"):
+        numbers = json.loads(path.read_text())
+        found[path.parent.name] = {name: value for name, value in numbers.items() if name.startswith("test/")}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
+def test_five_seeds_by_a_launcher_are_the_five_runs_one_by_one(tmp_path, one_by_one, launcher):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
+    run(tmp_path, "train", "-m", *TINY.split(), "model=vae", "sweep=seeds5", f"launcher={launcher}", "logger=wandb_offline")
+    assert len(one_by_one) == 5 and numbers_of(tmp_path) == one_by_one
+    folders = list((tmp_path / "outputs" / "vae-digits").iterdir())
+    assert len({(folder / "wandb_id").read_text() for folder in folders}) == 5
+    assert all(len(list((folder / "wandb").glob("offline-run-*"))) == 1 for folder in folders)
+
+
+def test_stop_on_failure_begins_no_more_jobs(moody):
+    words = f"train --config-dir conf -m {TINY} model=moody model.mood=raise1,a"
+    answer = call(moody, f"{words} sweep.stop_on_failure=true")
+    assert answer.code == 1
+    assert {mood: state for mood, (_, state) in state_of_jobs(moody).items()} == {"raise1": "failed"}
+    assert "| not started |" in answer.out
+
+
+def test_leaderboard_of_a_sweep_needs_no_more_than_its_folder(tmp_path):
+    answer = call(tmp_path, f"train -m {TINY} model=vae seed=0,1 sweep.name=mine")
+    assert answer.code == 0, answer.err
+    (tmp_path / "outputs" / "other").mkdir()
+    record = tmp_path / "outputs" / "sweeps" / "mine"
+    jobs = sweeps.read_record(record)
+    assert [runs.is_finished(job.folder) for job in jobs] == [True, True]
+    assert yaml.safe_load((record / "sweep.yaml").read_text())["command"].startswith("python train.py -m data=digits")
+    elbo = [json.loads((job.folder / "metrics.json").read_text())["test/elbo"] for job in jobs]
+    table = (record / "table.md").read_text()
+    assert all(f"{value:.4g}" in table for value in elbo) and table in answer.out
+    answer = call(tmp_path, "evaluate runs=outputs/sweeps/mine")
+    assert answer.code == 0, answer.err
+    assert {"leaderboard.csv", "leaderboard.md", "leaderboard.html"} <= {p.name for p in record.iterdir()}
+    assert f"{sum(elbo) / 2:.2f}"[:5] in (record / "leaderboard.md").read_text()
+
+
+def test_name_of_a_sweep_is_that_of_its_words():
+    words = ["model=vae", "seed=0,1"]
+    name = sweeps.sweep_name("seeds5", words)
+    assert name.startswith("seeds5_")
+    assert name == sweeps.sweep_name("seeds5", ["seed=0,1", "model=vae", "launcher=joblib", "logger=wandb", "sweep.jobs=2"])
+    assert name != sweeps.sweep_name("seeds5", ["model=vae", "seed=0,1,2"])
+
+
+def test_jobs_share_the_threads_and_each_has_its_own_gpu(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(sweeps, "num_cores", lambda: 8)
+    monkeypatch.setattr(sweeps, "gpus", lambda: ["0", "1"])
+    cpu = {"accelerator": "cpu", "devices": 1, "strategy": "auto"}
+    assert sweeps.share(1, 4, cpu) == {"OMP_NUM_THREADS": "2"}
+    assert sweeps.share(1, 2, {**cpu, "devices": 2, "strategy": "ddp"}) == {"OMP_NUM_THREADS": "2"}
+    assert sweeps.share(20, 16, cpu) == {"OMP_NUM_THREADS": "1"}
+    auto = {"accelerator": "auto", "devices": "auto", "strategy": "auto"}
+    assert [sweeps.share(place, 4, auto)["CUDA_VISIBLE_DEVICES"] for place in range(4)] == ["0", "1", "0", "1"]
+    assert "CUDA_VISIBLE_DEVICES" not in sweeps.share(0, 4, {**auto, "accelerator": "gpu", "devices": 2})
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert sweeps.share(0, 2, cpu) == {"OMP_NUM_THREADS": "1"}
+
+
+def test_only_so_many_jobs_have_a_turn_at_once(tmp_path):
+    with sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}), sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}) as second:
+        assert second["OMP_NUM_THREADS"] == "1"
+        with contextlib.ExitStack() as stack:
+            assert sweeps._free_place(tmp_path / ".turns", 2, stack) is None
+
+
+@pytest.mark.parametrize("choice", sorted(p.stem for p in (REPOSITORY / "conf" / "sweep").glob("*.yaml")))
+def test_sweep_preset_composes_and_sweeps_without_a_flag(choice):
+    register_resolvers()
+    with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides=[f"sweep={choice}", "model=beta_vae"], return_hydra_config=True)
+    assert cfg.hydra.mode.name == "MULTIRUN" and len(cfg.hydra.sweeper.params) > 0
+    if choice.startswith("paper_"):
+        assert cfg.hydra.runtime.choices.experiment.split("/")[0] == choice.removeprefix("paper_")

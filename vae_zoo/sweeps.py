@@ -1,0 +1,223 @@
+"""Many runs of one command: their record, their turns on this machine, how they ended. Neither torch nor lightning.
+
+A sweep has a folder of its own beside its runs, `<outputs>/sweeps/<name>`: sweep.yaml (command, and folder and overrides
+of every job), multirun.yaml (its composed config), table.md. The name is that of the command, so the same command again
+is the same sweep; what its jobs have done stands in their own folders and nowhere else, so no launcher need be believed.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import math
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vae_zoo import runs
+from vae_zoo.files import write_atomic
+
+RECORDS = "sweeps"  # folder beside the runs
+INTERRUPTED = (130, 143)  # exit codes of Ctrl-C and SIGTERM
+GOOD = ("finished", "done before", "pruned", "running")  # elsewhere, then
+# What does not make another sweep: where and how it is run, and what is shown of it.
+INCIDENTAL = ("sweep.", "launcher", "logger", "paths.", "hydra")
+
+
+@dataclass(frozen=True)
+class Job:
+    """words: its overrides."""
+
+    words: tuple[str, ...]
+    folder: Path
+
+
+class Outcome:
+    """Exit code of the sweep of this process; Hydra drops what a sweeper returns."""
+
+    code = 0
+
+
+class Stopped(BaseException):
+    """SIGTERM to the command that runs the sweep."""
+
+
+def sweep_name(choice: str | None, words: Iterable[str]) -> str:
+    """`<sweep=, or "grid">_<hash8>` of a command's words, whatever their order."""
+    kept = sorted(word for word in words if not word.lstrip("+~").startswith(INCIDENTAL))
+    return f"{choice or 'grid'}_{hashlib.sha256(shlex.join(kept).encode()).hexdigest()[:8]}"
+
+
+def write_record(record: Path, jobs: Sequence[Job], command: str) -> None:
+    """Adds jobs to sweep.yaml; several commands may work on one sweep."""
+    with exclusive(record / ".lock"):
+        known = {job.folder: job for job in [*read_record(record), *jobs]}
+        listed = [{"folder": os.path.relpath(job.folder, record), "overrides": list(job.words)} for job in known.values()]
+        text = yaml.safe_dump({"command": command, "jobs": listed}, sort_keys=False, allow_unicode=True)
+        write_atomic(record / "sweep.yaml", text)
+
+
+def read_record(record: Path) -> list[Job]:
+    """The jobs in sweep.yaml, or none when there is no such file."""
+    try:
+        listed = yaml.safe_load((record / "sweep.yaml").read_text())["jobs"]
+    except FileNotFoundError:
+        return []
+    return [Job(tuple(job["overrides"]), Path(os.path.normpath(record / job["folder"]))) for job in listed]
+
+
+# ---- stopping -------------------------------------------------------------------------------------------------------
+
+
+def stop(record: Path, code: int) -> None:
+    """Jobs that have not begun will not, in whatever process they would have."""
+    write_atomic(record / "stop", str(code))
+
+
+def stop_code(record: Path) -> int | None:
+    """The exit code that a stopped sweep ends with; None while it goes on."""
+    with contextlib.suppress(FileNotFoundError):
+        return int((record / "stop").read_text())
+    return None
+
+
+def forget_stop(record: Path) -> None:
+    (record / "stop").unlink(missing_ok=True)
+
+
+# ---- turns ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def turn(record: Path, jobs: int, trainer: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """Waits until fewer than `jobs` jobs of this sweep run here; gives what a job's environment should be: its share of
+    the threads and, of several GPUs, its own. The locks fall with the process. With jobs=1 the launcher decides alone."""
+    if jobs == 1:
+        yield {}
+        return
+    with contextlib.ExitStack() as stack:
+        while (place := _free_place(record / ".turns", jobs, stack)) is None:
+            time.sleep(0.2)
+        yield share(place, jobs, trainer)
+
+
+def _free_place(folder: Path, jobs: int, stack: contextlib.ExitStack) -> int | None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in range(jobs):
+        file = (folder / f"{socket.gethostname()}-{place}").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        stack.callback(file.close)
+        return place
+    return None
+
+
+def share(place: int, jobs: int, trainer: dict[str, Any]) -> dict[str, str]:
+    """Environment of the job at `place` of `jobs`. trainer: of its config."""
+    devices = trainer.get("devices")
+    ranks = devices if trainer.get("strategy", "auto").startswith("ddp") and isinstance(devices, int) else 1
+    threads = max(1, num_cores() // (jobs * max(1, ranks)))
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    environment = {"OMP_NUM_THREADS": str(min(threads, int(given)) if given.isdigit() else threads)}
+    own = gpus()
+    if len(own) > 1 and devices in ("auto", 1) and trainer.get("accelerator") in ("auto", "gpu", "cuda"):
+        environment["CUDA_VISIBLE_DEVICES"] = own[place % len(own)]
+    return environment
+
+
+def num_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """Names of the NVIDIA GPUs that this process may use, asked without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    return [str(i) for i, line in enumerate(filter(lambda text: text.startswith("GPU "), listed.splitlines()))]
+
+
+def jobs_at_once() -> int:
+    """As many as there are GPUs, or where there are none, cores."""
+    return len(gpus()) or num_cores()
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Waits for the lock of this file and holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# ---- how they ended -------------------------------------------------------------------------------------------------
+
+
+def finished(jobs: Iterable[Job]) -> set[Path]:
+    return {job.folder for job in jobs if runs.is_finished(job.folder)}
+
+
+def states(jobs: Iterable[Job], before: set[Path]) -> list[tuple[str, str]]:
+    """State and note of each job, as its folder tells. before: what had been finished when the sweep began."""
+    found = []
+    for job in jobs:
+        run = _run(job.folder)
+        if run is None:
+            found.append(("not started", ""))
+        elif run.state == "finished" and job.folder in before:
+            found.append(("done before", run.note))
+        else:
+            found.append((run.state, run.note))
+    return found
+
+
+def _run(folder: Path):
+    """What can be read of it; None where nothing has begun (Hydra makes a job's folder before it can be refused)."""
+    from vae_zoo.evaluation.groups import read_run  # numpy
+
+    return read_run(folder) if any((folder / name).exists() for name in ("config.yaml", "error.txt")) else None
+
+
+def metric(folder: Path, name: str) -> float | None:
+    """A number of metrics.json, or else the last value of that column of metrics.csv; None where it has none."""
+    run = _run(folder)
+    if run is None or name in run.metrics:
+        return run and run.metrics[name]
+    rows = runs.read_rows(folder / "metrics.csv")
+    value = next((float(row[name]) for row in reversed(rows) if row.get(name)), math.nan)
+    return value if math.isfinite(value) else None
+
+
+def table(jobs: Sequence[Job], found: Sequence[tuple[str, str]], name: str) -> str:
+    """A Markdown table: job, state, minutes of its last session, the metric `name`, and why where something is wrong."""
+    from vae_zoo.evaluation.leaderboard import grid
+
+    rows = []
+    for job, (state, note) in zip(jobs, found):
+        seconds, value = runs.read_status(job.folder).get("seconds"), metric(job.folder, name)
+        rows.append(
+            [
+                "/".join(job.folder.parts[-2:]),
+                state,
+                "" if state in GOOD else note,
+                "" if seconds is None else f"{seconds / 60:.1f}",
+                "" if value is None else f"{value:.4g}",
+            ]
+        )
+    return grid(["job", "state", "why", "min", name], rows, left=3) + "\n"
