@@ -76,8 +76,8 @@ class AtStep(Callback):
 
 @cache
 def on_mnist(seed, steps=ALONE):
-    """The official network and settings but the estimator and the gate, which counts for nothing until facet 0 enters; after
-    ALONE updates and after `steps`."""
+    """The official network and settings but for facet 0, which enters at full weight and whose KL rises slowly; after ALONE
+    updates and after `steps`."""
     torch.manual_seed(seed)
     model = MFCVAE(
         (1, 28, 28),
@@ -85,8 +85,7 @@ def on_mnist(seed, steps=ALONE):
         num_clusters=[25, 25],
         network=LadderMLP(hidden=[[500], [2000]], decoder_hidden=[[500, 500], [2000]], gate=1.0),
         likelihood=Bernoulli(),
-        schedule=Progressive(steps, stages=[ALONE, max(TOGETHER, 1)], fade_steps=TOGETHER // 2),
-        estimator="analytic",
+        schedule=Progressive(steps, stages=[ALONE, TOGETHER], fade_steps=0, gamma_fade_steps=1800),
         init_images=None,
     )
     data = MNIST(MNIST_10K, download=False, val_size=500, batch_size=100, seed=seed)
@@ -100,8 +99,7 @@ def on_mnist(seed, steps=ALONE):
 @needs_mnist
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_deep_facet_finds_digits(seed):
-    """25 random clusters have purity 0.13; the untrained codes' 25 clusters 0.35; the reference measured 0.77 with twice the
-    test digits, ours 0.69 and 0.76."""
+    """25 random clusters have purity 0.13; the reference measured 0.77 on twice the test digits, ours was 0.71 and 0.68."""
     found = on_mnist(seed).before
     assert found.facet1.purity >= 0.66
     assert found.facet1.used >= 20 and 6 <= found.facet1.kl <= 16
@@ -110,7 +108,8 @@ def test_the_deep_facet_finds_digits(seed):
 
 @needs_mnist
 def test_the_shallow_facet_enters_without_collapse_and_takes_the_style():
-    """With the official gate and a fade as short as this one its KL fell to 0.1 to 0.7 nats (reference)."""
+    """With the official gate and a short fade its KL fell to 0.1 to 0.7 nats (reference); with this gate, the analytic
+    estimator and a fade of 1,400 updates it kept 5 of 25 clusters."""
     run = on_mnist(0, ALONE + TOGETHER)
     before, after = run.before, run.after
     assert after.facet0.kl >= 1 and after.facet0.used >= 20
