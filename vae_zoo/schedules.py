@@ -160,9 +160,8 @@ class Progressive:
         if self.gamma_fade_fraction is not None:
             gamma_fade = length * self.gamma_fade_fraction
         if stage == 0:
-            fade = 0
-            if not pretrained or self.gamma_fade_steps is self.gamma_fade_fraction is None:
-                gamma_fade = 0
+            own = self.gamma_fade_steps is not None or self.gamma_fade_fraction is not None
+            fade, gamma_fade = 0, gamma_fade if pretrained and own else 0
         f = _fraction(n - pretrained, gamma_fade)
         gammas = (start + (1 - start) * f for start in (self.gamma_start_z, self.gamma_start_c))
         return FacetWeights(_fraction(n, fade), *gammas)

@@ -13,11 +13,12 @@ The q(c | x) that is best for all of q(z | x) is the normalised geometric mean o
 It is what `clusters` gives, and `estimator="analytic"` is the bound with it: looser than the one with p(c | z) by
 E KL(q(c | x) || p(c | z)), but free of noise. (VaDE's E_q(z | x) p(c | z), the arithmetic mean, is not the optimum.)
 
-Ours alone, off by default: the clusters of the deepest facet D are kept by distorted copies T x, sure, and used alike (Hu et
-al., 2017, arXiv:1702.08720, whose mutual information of c and x is the sum of the last two with one weight),
-    loss += consistency_weight * E -sum_c q(c_D | x) log q(c_D | T x)     no gradient through q(c_D | x)
-          + entropy_weight * E H(q(c_D | x)) + balance_weight * (log K - H(E q(c_D | x)))
-with E over the batch: what a digit looks like is then left to the facets above.
+Ours alone, off by default: the clusters of the deepest facet D survive distortion, x -> T x, are sure, and are used alike,
+    loss += consistency_weight * E [-sum_c q(c_D | x) log q(c_D | T x)]     no gradient through q(c_D | x)
+          + entropy_weight * E H(q(c_D | x)) + balance_weight * (log K_D - H(E q(c_D | x)))
+with E over the batch; where and how a thing is drawn is then left to the other facets. With one weight w the last two are
+w * (log K_D - I(c_D; x)). Source: IMSAT (Hu et al., 2017, arXiv:1702.08720).
+
 Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this with one facet: VaDE (Jiang et al., 2017,
 arXiv:1611.05148), first an autoencoder, from whose codes the mixture then starts.
 
@@ -154,7 +155,7 @@ class MFCVAE(LadderVAE):
             f"entropy_{deepest}": -(c_probs * log_c).sum(-1),
             f"balance_{deepest}": log(len(log_used)) + (log_used.exp() * log_used).sum(),
         }
-        if self.augment is not None:
+        if self.cluster_weights[f"consistency_{deepest}"]:
             copy = self.encode(self.augment(batch["image"]))[deepest]
             log_c_copy = self.priors[deepest].expected_log_joint(copy).log_softmax(-1)
             terms[f"consistency_{deepest}"] = -(c_probs.detach() * log_c_copy).sum(-1)
