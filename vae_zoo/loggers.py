@@ -188,10 +188,9 @@ class WandB(WandbLogger):
         for path in sorted((self._history.parent / "figures").glob("*_*.png"), key=_step_of):
             if _step_of(path) <= step:  # the later ones will be drawn again
                 self.log_figure(path.stem.rpartition("_")[0], np.asarray(Image.open(path)), _step_of(path))
-        with self._history.open(newline="") as file:
-            for row in csv.DictReader(file):
-                values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
-                self.log_metrics(values, step=int(row["step"]))
+        for row in read_rows(self._history):
+            values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
+            self.log_metrics(values, step=int(row["step"]))
         self._history = None
 
     @rank_zero_only
