@@ -119,7 +119,7 @@ def test_a_fade_of_no_steps_is_a_jump():
 
 
 def test_a_facet_may_go_without_its_kl_after_it_has_entered():
-    schedule = Progressive(1000, stages=[400, 600], pretrain=[0.25, 50], fade_steps=40, gamma_fade_steps=100)
+    schedule = Progressive(1000, stages=[400, 600], pretrain=[0.25, 50], fade_steps=40, gamma_fade_steps=100, warm_up=0.25)
     assert schedule.begins(2) == [450, 100]
     free = FacetWeights(1.0, 0.0, 0.0)
     assert schedule(0, 2) == schedule(99, 2) == schedule(100, 2) == [WAITS, free]
@@ -128,11 +128,12 @@ def test_a_facet_may_go_without_its_kl_after_it_has_entered():
     assert schedule(500, 2) == [FacetWeights(1.0, 0.5, 0.5), IN] and schedule(550, 2) == [IN, IN]
 
 
-@pytest.mark.parametrize("fades", [{"pretrain": [100, 0]}, {"gamma_fade_steps": 100}])
-def test_the_kl_of_the_deepest_facet_counts_in_full_unless_a_fade_after_pretraining_is_asked_for(fades):
-    schedule = Progressive(1000, fade_steps=40, **fades)
-    begin = schedule.begins(2)[1]
-    assert schedule(begin, 2) == [WAITS, IN] and begin == fades.get("pretrain", [0])[0]
+def test_the_kl_of_the_deepest_facet_counts_in_full_unless_it_warms_up():
+    assert Progressive(1000, fade_steps=40, gamma_fade_steps=100)(0, 2) == [WAITS, IN]
+    schedule = Progressive(1000, fade_steps=40, warm_up=200)
+    assert schedule(0, 2) == [WAITS, FacetWeights(1.0, 0.0, 0.0)] and schedule.begins(2)[1] == 0
+    assert schedule(50, 2) == [WAITS, FacetWeights(1.0, 0.25, 0.25)] and schedule(200, 2) == [WAITS, IN]
+    assert schedule(520, 2) == [FacetWeights(0.5, 0.5, 0.5), IN], "of the deepest alone"
 
 
 @pytest.mark.parametrize(

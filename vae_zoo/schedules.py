@@ -95,7 +95,7 @@ class Progressive:
     the form of `stages`, for how many updates, or which share of its stage, a facet that has entered still goes without
     its KL, as in an autoencoder; None: 0. The deepest facet has alpha 1 at once, and gammas 1 too, unless it is trained
     without KL before and `gamma_fade_*` is given. A fade ends where the next stage begins.
-    Source: FabianFalck/mfcvae; Li et al. (2020); pretrain is ours.
+    Source: FabianFalck/mfcvae; Li et al. (2020); pretrain and warm_up are ours.
     """
 
     total: int
@@ -107,6 +107,7 @@ class Progressive:
     gamma_start_z: float = 0.0
     gamma_start_c: float = 0.0
     pretrain: Sequence[float] | None = None
+    warm_up: float = 0
 
     def __post_init__(self):
         if (self.fade_steps is None) == (self.fade_fraction is None):
@@ -160,8 +161,7 @@ class Progressive:
         if self.gamma_fade_fraction is not None:
             gamma_fade = length * self.gamma_fade_fraction
         if stage == 0:
-            own = self.gamma_fade_steps is not None or self.gamma_fade_fraction is not None
-            fade, gamma_fade = 0, gamma_fade if pretrained and own else 0
+            fade, gamma_fade = 0, _updates(self.warm_up, length)
         f = _fraction(n - pretrained, gamma_fade)
         gammas = (start + (1 - start) * f for start in (self.gamma_start_z, self.gamma_start_c))
         return FacetWeights(_fraction(n, fade), *gammas)

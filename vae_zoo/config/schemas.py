@@ -142,6 +142,7 @@ class Progressive(Schema):
     gamma_start_z: NonNegative
     gamma_start_c: NonNegative
     pretrain: Pretrain | None
+    warm_up: NonNegative
 
 
 class Conv(Schema):
