@@ -71,8 +71,11 @@ def normal(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
 
 
 def key_of(x: Tensor) -> Tensor:
-    """A number for each float32 image [B, ...] that its pixels alone decide, int64 [B]: for `per_image` without an index."""
-    bits = x.flatten(1).contiguous().view(torch.int32).long()
+    """A number for each image [B, ...] that its pixels alone decide, int64 [B]: for `per_image` without an index.
+
+    Pixels are rounded to 16 bits, since x / 255 differs in its last bit from one device to another.
+    """
+    bits = (x.flatten(1) * 65535).round().long()
     return (bits * _mix(torch.arange(bits.shape[1], device=x.device))).sum(1)  # wraps
 
 

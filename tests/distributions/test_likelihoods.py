@@ -174,7 +174,7 @@ def test_gradients_of_the_masses_equal_finite_differences(log_scale):
     assert gradcheck(lambda m, s: discretised_logistic(x, m, s), (location, scale), eps=1e-7, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("log_scale", [-7.0, 0.0, 30.0])
+@pytest.mark.parametrize("log_scale", [-7.0, 0.0, 30.0, 84.0, 120.0])
 @pytest.mark.parametrize("location", [-50.0, -1.0, 0.0, 1.0, 50.0])
 def test_float32_masses_and_gradients_stay_finite_at_extremes(log_scale, location):
     m, s = torch.full((256,), location, requires_grad=True), torch.tensor(log_scale, requires_grad=True)

@@ -150,6 +150,32 @@ def test_largest_of_a_relaxed_draw_has_the_probability_of_its_cluster(temperatur
 
 
 @every_model
+def test_temperature_is_that_of_the_draw(name):
+    """The same noise: logits of a draw are those of one at temperature 1, over the temperature."""
+    log_c, logits = torch.randn(5, K).log_softmax(1), []
+    for temperature in (1.0, 2.5):
+        torch.manual_seed(0)
+        c = build(name, temperature=temperature).train().draw_class(log_c)
+        logits.append(temperature * (c / c[:, :1]).log())
+    torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
+
+
+def test_local_code_is_that_of_the_shuffled_image():
+    """A new permutation for each step of training, one for each image in evaluation."""
+    model, batch, seen = build("split_gmvae").train(), images(), []
+    model.local.encoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    model.objective(batch), model.objective(batch)
+    assert not torch.equal(seen[0], seen[1])
+    model.eval()
+    terms, codes = model.objective(batch), model.encode(batch)
+    assert torch.equal(seen[2], seen[3]) and torch.equal(seen[3], model.local.fixed_view(batch["image"]))
+    q = torch.distributions.Normal(codes["z_local"].mu, (0.5 * codes["z_local"].logvar).exp())
+    kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0, 1))
+    torch.testing.assert_close(terms["kl_z_local"], kl.sum(1))
+    torch.testing.assert_close(model.kl_per_dim(codes)["z_local"].expand_as(kl), kl)
+
+
+@every_model
 def test_draws_of_the_posterior_are_weighed_by_both_mixtures(name):
     """log p(z) - log q(z | x) by a loop over the components."""
     model, x = rough(build(name)).eval(), images(5)["image"]
@@ -163,6 +189,28 @@ def test_draws_of_the_posterior_are_weighed_by_both_mixtures(name):
             q = q + (log_c[:, k] + model.posterior_z(h, one).log_prob(z)).exp()
             p = p + model.prior_z(one).log_prob(z).exp() / K
     torch.testing.assert_close(log_ratio, p.log() - q.log(), rtol=1e-4, atol=1e-4)
+
+
+@every_model
+def test_draws_average_to_the_likelihood(name):
+    """log p(x) by integration over a grid of the codes, which knows no posterior."""
+    model, batch = rough(build(name, z_dim=1, **({"local_dim": 1} if name == "split_gmvae" else {}))).eval(), images(2)
+    z = torch.linspace(-12, 12, 401)
+    p_z = model.prior_z(torch.eye(K))
+    log_p = (p_z.log_prob(z[:, None, None]) - log(K)).logsumexp(-1)  # [401]
+    codes = z[:, None]
+    if name == "split_gmvae":
+        codes = torch.cartesian_prod(z, z)
+        log_p = torch.cartesian_prod(log_p, torch.distributions.Normal(0, 1).log_prob(z)).sum(1)
+    with torch.no_grad():
+        params = model.decoder(codes)
+        for i, x in enumerate(batch["image"]):
+            log_px_z = model.likelihood.log_prob(x.expand(len(codes), -1, -1, -1), params)
+            exact = (log_px_z + log_p).logsumexp(0) + codes.shape[1] * (z[1] - z[0]).log()
+            torch.manual_seed(0)
+            log_w = model.log_weights({"image": x[None]}, 50_000)[:, 0]
+            assert log_w.logsumexp(0) - log(len(log_w)) == pytest.approx(exact.item(), abs=0.02), i
+            assert (log_w - exact).std() > 0.1, "else no weight matters"
 
 
 @every_model
@@ -191,6 +239,26 @@ def test_draws_of_a_cluster_have_its_mean_and_deviation(name):
     std = (0.5 * p.logvar).exp()
     torch.testing.assert_close((z.mean(0) - p.mu) / std, torch.zeros(D), rtol=0, atol=0.03)
     torch.testing.assert_close(z.std(0) / std, torch.ones(D), rtol=0.02, atol=0)
+
+
+def test_draws_of_a_cluster_have_local_codes_of_the_standard_normal():
+    model = build("split_gmvae")
+    torch.manual_seed(0)
+    z = model.sample_class(torch.full((20_000, 1), 2))["z_local"]
+    torch.testing.assert_close(z.mean(0), torch.zeros(2), rtol=0, atol=0.03)
+    torch.testing.assert_close(z.std(0), torch.ones(2), rtol=0.02, atol=0)
+
+
+@every_model
+def test_a_code_keeps_its_place_in_a_component_of_another_mean_and_deviation(name):
+    model = rough(build(name)).eval()
+    old, new = (model.prior_z(torch.eye(K)[k].expand(4, -1)) for k in (0, 2))
+    z = old.mu + torch.randn(4, D)
+    codes = {"c": torch.eye(K)[[0] * 4], model.z_name: z}
+    moved = model.with_class(codes, torch.full((4, 1), 2))[model.z_name]
+    place = (z - old.mu) / (0.5 * old.logvar).exp()
+    torch.testing.assert_close((moved - new.mu) / (0.5 * new.logvar).exp(), place, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.class_means(torch.full((4, 1), 2))[model.z_name], new.mu)
 
 
 @every_model
@@ -237,6 +305,16 @@ def test_cluster_and_global_code_do_not_learn_from_the_shuffled_image():
     model.objective(images())["rec_aux"].sum().backward()
     reached = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert reached == {"local"}
+
+
+def test_the_image_teaches_the_local_encoder_and_not_the_decoder_of_the_shuffled_image():
+    model = build("split_gmvae")
+    model.objective(images())["rec"].sum().backward()
+    learns = {
+        part: any(p.grad is not None and p.grad.any() for p in getattr(model.local, part).parameters())
+        for part in ("encoder", "decoder")
+    }
+    assert learns == {"encoder": True, "decoder": False}
 
 
 @pytest.mark.parametrize("side, plain, split", [(32, 5_041_924, 6_775_370), (64, 15_271_684, 20_157_002)])

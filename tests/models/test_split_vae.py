@@ -76,6 +76,8 @@ def test_keys_of_images_are_functions_of_the_image():
     assert torch.equal(key_of(x.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)), keys)
     x[3, 1, 2, 2] += 1 / 255
     assert key_of(x)[3] != keys[3]
+    levels = torch.arange(256.0).view(1, 1, 16, 16)
+    assert torch.equal(key_of(levels / 255), key_of(levels * (1 / 255))), "as devices divide"
 
 
 def test_kl_of_both_codes_is_that_of_one_code_made_of_both():

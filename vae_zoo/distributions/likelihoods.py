@@ -148,14 +148,19 @@ def discretised_logistic(x: Tensor, location: Tensor, log_scale: Tensor) -> Tens
     """log of the mass of each grey level, nats, elementwise; x in [0, 1] (256 levels), location on [-1, 1].
 
     log(sigmoid(a) - sigmoid(b)) is computed as log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)), which is exact
-    at every scale and needs no case where the bin is thin: a - b is the bin's width in units of the scale.
+    at every scale: a - b is the bin's width in units of the scale.
     """
     half_bin = 1 / 255
     centred = 2 * x - 1 - location
     upper = (centred + half_bin) * (-log_scale).exp()
     lower = (centred - half_bin) * (-log_scale).exp()
-    width = 2 * half_bin * (-log_scale).exp()
-    inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
+    inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + _log1mexp(log(2 * half_bin) - log_scale)
     lowest = F.logsigmoid(upper)  # all the mass below
     highest = F.logsigmoid(-lower)  # all the mass above
     return torch.where(x < 0.5 / 255, lowest, torch.where(x > 254.5 / 255, highest, inside))
+
+
+def _log1mexp(log_width: Tensor) -> Tensor:
+    """log(1 - exp(-w)) from log w: for thin bins log w - w / 2, since w itself underflows where scales are huge."""
+    width = log_width.exp()
+    return torch.where(width < 1e-3, log_width - width / 2, torch.log(-torch.expm1(-width.clamp(min=1e-3))))

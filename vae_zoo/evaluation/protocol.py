@@ -123,11 +123,13 @@ class Evaluation:
 
     @cached_property
     def has_known_labels(self) -> bool:
-        """Whether the training images show every label of the split; identities of unseen people they do not."""
+        """Whether every split has labels that are known, and the training images show all those of this one; identities of
+        unseen people they do not."""
         if self.data.label is None:
             return False
-        train, scored = (self.data.first_label[self.data.indices[split]] for split in ("train", self.split))
-        return bool(torch.isin(scored, train).all())
+        labels = {split: self.data.first_label[index] for split, index in self.data.indices.items()}
+        known = {split: label[label >= 0] for split, label in labels.items()}
+        return all(map(len, known.values())) and bool(torch.isin(known[self.split], known["train"]).all())
 
     def judged(self) -> list[str]:
         """The categorical factors, or where none are known the label."""
@@ -309,18 +311,19 @@ def _pixels(data: DataModule, index: np.ndarray) -> np.ndarray:
 
 
 def _clusters(e: Evaluation) -> Numbers:
-    """Agreement of each categorical block's arg max with the labels; maps fitted on train, applied to the split."""
-    if not e.has_known_labels or hasattr(e.model, "facets"):  # whose numbers have these names
+    """Each categorical block's arg max: how many values are used, and where labels are known the agreement with them; maps
+    fitted on train, applied to the split."""
+    if hasattr(e.model, "facets"):  # whose numbers have these names
         return
     names = [name for name, block in e.model.blocks.items() if block.kind == "categorical"]
     index = e.train, e.data.indices[e.split].numpy()
-    labels = [e.data.first_label[part].numpy() for part in index]
     for name in names:
         clusters = [e.codes.blocks(part)[name].argmax(1) for part in index]
-        fit = clusters[0], labels[0]
         prefix = "" if len(names) == 1 else f"{name}/"
-        for key, value in clustering.scores(clusters[1], labels[1], fit).items():
-            yield f"{prefix}{key}", value
+        if e.has_known_labels:
+            labels = [e.data.first_label[part].numpy() for part in index]
+            for key, value in clustering.scores(clusters[1], labels[1], (clusters[0], labels[0])).items():
+                yield f"{prefix}{key}", value
         yield f"{prefix}clusters_used", clustering.used(clusters[1])
         if e.split != "val":  # while training only the numbers are kept
             e.pictures[f"members_{name}"] = classes.cluster_members(e, name)

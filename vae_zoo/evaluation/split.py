@@ -3,12 +3,12 @@
 A judge of real TRAINING images (vae_zoo.metrics.judge) names decoded images; an accuracy is its agreement with the label of
 the image that z_global, or what stands in for it, comes from. Codes are posterior means.
 
-judge_accuracy              of the judge on real images of the split: what all others are measured against
+judge_accuracy              of the judge on the same real images: what all others are measured against
 accuracy_rec                reconstructions
 accuracy_resample_local     z_local drawn from its prior
 accuracy_resample_global    z_global drawn from its prior
 accuracy_swap_local         z_local of another image
-accuracy_swap_global        z_global of another image, and so that one's label
+accuracy_swap_global        z_global of another image, but the label still of this one: chance, unless z_local tells it
 accuracy_resample_within    z_global drawn from the prior of the image's own cluster, where the model has clusters
 colour_transfer_ratio       after a swap of z_local: L1 distance of the mean colour to that of the local donor, over that to
                             that of the global donor, both means over the images; 1: z_local says nothing of colours
@@ -61,7 +61,8 @@ def numbers(e: "Evaluation") -> Iterator[tuple[str, float]]:
     if not e.has_known_labels:
         return
     judge, label = e.judge_of("label"), e.data.first_label[index]
-    yield "judge_accuracy", judge.accuracy
+    real = torch.cat([judge.predict(e.data.single(part)["image"]).cpu() for part in index.split(CHUNK)])
+    yield "judge_accuracy", (real == label)[label >= 0].double().mean().item()
     mixed = {
         "rec": codes,
         "resample_local": codes | {"z_local": prior["z_local"]},
@@ -73,8 +74,7 @@ def numbers(e: "Evaluation") -> Iterator[tuple[str, float]]:
         mixed["resample_within"] = codes | {"z_global": own["z_global"]}
     for name, part in mixed.items():
         named = torch.cat([judge.predict(image).cpu() for image in decoded(e.model, part)])
-        truth = label[other] if name == "swap_global" else label
-        yield f"accuracy_{name}", (named == truth)[truth >= 0].double().mean().item()
+        yield f"accuracy_{name}", (named == label)[label >= 0].double().mean().item()
 
 
 def another(N: int) -> Tensor:
