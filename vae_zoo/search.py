@@ -38,8 +38,11 @@ PRUNERS = {
 }
 
 
-def open_study(record: Path, sampler: str, pruner: str | None, direction: str, seed: int) -> optuna.Study:
-    """The study of a sweep's folder. A study that goes on draws other random numbers than it began with."""
+def open_study(record: Path, sampler: str, pruner: str | None, metric: str, direction: str, seed: int) -> optuna.Study:
+    """The study of a sweep's folder. A study that goes on draws other random numbers than it began with.
+
+    Raises UserError when it searches by another metric or direction: its values would be taken for those of this one.
+    """
     for name, got, allowed in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
         if got not in allowed:
             names = ", ".join("null" if key is None else key for key in allowed)
@@ -52,6 +55,13 @@ def open_study(record: Path, sampler: str, pruner: str | None, direction: str, s
         pruner=PRUNERS[pruner](),
         load_if_exists=True,
     )
+    asked, theirs = (metric, direction), (study.user_attrs.get("metric", metric), study.direction.name.lower())
+    if asked != theirs:
+        raise UserError(
+            f"the study in {record} searches by {theirs[0]} ({theirs[1]}), not by {metric} ({direction}); "
+            f"add sweep.name=<another> for a new search, or ask for the old one"
+        )
+    study.set_user_attr("metric", metric)
     study.set_user_attr("pruner", pruner)  # for the jobs
     study.sampler = SAMPLERS[sampler](seed=seed + len(study.get_trials(deepcopy=False)))
     return study

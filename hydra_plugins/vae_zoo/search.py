@@ -33,7 +33,7 @@ class Search(Grid):
         if not space:
             raise UserError("the search has nothing to choose; give a space, such as 'model.beta=tag(log,interval(1,16))'")
         record, metric = self._record(given).absolute(), self.config.sweep.metric
-        study = search.open_study(record, self.sampler, self.pruner, self._direction(metric), self.config.seed)
+        study = search.open_study(record, self.sampler, self.pruner, metric, self._direction(metric), self.config.seed)
         self._begin(record, [])
         before = sweeps.finished(sweeps.read_record(record))
         with runs.locked(search.worker(record)):

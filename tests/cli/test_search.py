@@ -45,8 +45,8 @@ def toy(tmp_path):
     return tmp_path
 
 
-def open_study(record, sampler="random", pruner=None, seed=0):
-    return search.open_study(record, sampler, pruner, "minimize", seed)
+def open_study(record, sampler="random", pruner=None, metric="val/loss", direction="minimize"):
+    return search.open_study(record, sampler, pruner, metric, direction, seed=0)
 
 
 def test_words_of_hydra_become_distributions():
@@ -84,6 +84,14 @@ def test_a_study_that_goes_on_draws_other_numbers(tmp_path):
             drawn.append(trial.params["x"])
             search.tell(study, trial, "finished", 0.0)
     assert len(set(drawn)) == 4
+
+
+@pytest.mark.parametrize(("metric", "direction"), [("val/rec", "minimize"), ("val/loss", "maximize")])
+def test_a_study_is_not_continued_by_another_metric_or_direction(tmp_path, metric, direction):
+    open_study(tmp_path)
+    with pytest.raises(UserError, match=r"searches by val/loss \(minimize\), not by .*add sweep.name="):
+        open_study(tmp_path, metric=metric, direction=direction)
+    assert open_study(tmp_path).direction.name == "MINIMIZE"
 
 
 def test_what_became_of_a_run_is_told(tmp_path):
@@ -140,15 +148,15 @@ def test_study_of_twenty_trials_is_continued_after_a_kill_and_finds_the_best_bet
     killed.send_signal(signal.SIGKILL)
     killed.communicate()  # of the job that outlived it
     record = next((toy / "outputs" / "sweeps").iterdir())
-    before = {t.number: t.params for t in open_study(record).get_trials()}
+    before = {t.number: t.params for t in open_study(record, metric="val/gap").get_trials()}
     assert 6 <= len(before) < 20
 
     said = run(toy, "train", *words).stdout
-    trials = open_study(record).get_trials()
+    trials = open_study(record, metric="val/gap").get_trials()
     assert len(trials) == 20 and all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
     assert before == {number: trials[number].params for number in before}
     assert any(t.state == TrialState.PRUNED for t in trials) and "pruned" in (record / "table.md").read_text()
-    best = open_study(record).best_trial
+    best = open_study(record, metric="val/gap").best_trial
     assert abs(math.log(best.params["model.beta"] / 4)) < math.log(1.6)
     assert f"best: val/gap={best.value:.4g} by model.beta=" in said
     assert {"history.png", "importances.png"} <= {p.name for p in (record / "figures").iterdir()}
