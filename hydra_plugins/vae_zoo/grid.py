@@ -80,5 +80,9 @@ class Grid(BasicSweeper):
         text = sweeps.table(jobs, found, self.config.sweep.metric)
         sweeps.write_atomic(record / "table.md", text)
         print(f"\n{text}", flush=True)
-        bad = any(state not in sweeps.GOOD for state, _ in found)
+        bad = any(state not in sweeps.GOOD for job, (state, _) in zip(jobs, found) if self._counts(job))
         sweeps.Outcome.code = sweeps.stop_code(record) or int(bad)
+
+    def _counts(self, job: Job) -> bool:
+        """Whether the exit code tells how this job ended."""
+        return True

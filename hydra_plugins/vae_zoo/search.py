@@ -3,11 +3,15 @@
 Hydra's own Optuna plugin (hydra-optuna-sweeper 1.2.0) needs Optuna < 3, which today's Python and numpy no longer have.
 """
 
+import time
+from collections import Counter
 from pathlib import Path
 
 from hydra_plugins.vae_zoo.grid import Grid
 from vae_zoo import runs, sweeps
 from vae_zoo.errors import UserError
+
+TRIES = 2  # of a trial whose job comes to no end, in one command
 
 
 class Search(Grid):
@@ -20,6 +24,8 @@ class Search(Grid):
     def __init__(self, sampler, pruner, trials, direction=None, max_batch_size=None, params=None):
         super().__init__(max_batch_size, params)
         self.sampler, self.pruner, self.trials, self.direction = sampler, pruner, trials, direction
+        self.cut_short: Counter[int] = Counter()  # jobs of this command by trial
+        self.told: set[Path] = set()  # folders of its jobs
 
     def sweep(self, arguments: list[str]) -> None:
         try:
@@ -39,10 +45,13 @@ class Search(Grid):
         with runs.locked(search.worker(record)):
             try:
                 while sweeps.stop_code(record) is None:
-                    trials = search.ask(study, record, space, self.config.sweep.jobs, self.trials)
-                    if not trials:
+                    leave = {number for number, times in self.cut_short.items() if times >= TRIES}
+                    if trials := search.ask(study, record, space, self.config.sweep.jobs, self.trials, leave):
+                        self._run(study, record, trials, fixed)
+                    elif search.waits_for_runs(study, record):
+                        self._wait(study, record)
+                    else:
                         break
-                    self._run(study, record, trials, fixed)
             finally:
                 self._end(record, sweeps.read_record(record), before)
                 figures = search.write_figures(study, record / "figures", metric)
@@ -69,7 +78,20 @@ class Search(Grid):
         sweeps.write_record(record, jobs, runs.command_line())
         self._launch(words, first)
         for trial, job, (state, _) in zip(trials, jobs, sweeps.states(jobs, set())):
-            search.tell(study, trial, state, sweeps.metric(job.folder, metric))
+            search.tell(study, record, trial, job.folder, state, sweeps.metric(job.folder, metric))
+            self.cut_short[trial.number] += state in ("died", "interrupted", "not started")
+            self.told.add(job.folder)
+
+    def _wait(self, study, record: Path) -> None:
+        from vae_zoo import search
+
+        print("waiting for runs that have outlived their command", flush=True)
+        while search.waits_for_runs(study, record) and sweeps.stop_code(record) is None:
+            time.sleep(1)
+
+    def _counts(self, job: sweeps.Job) -> bool:
+        """A trial that failed in an earlier command is over, and no fault of this one."""
+        return job.folder in self.told
 
     def _direction(self, metric: str) -> str:
         from vae_zoo.evaluation.groups import direction  # numpy, and Hydra imports every plugin at every start

@@ -49,6 +49,15 @@ def open_study(record, sampler="random", pruner=None, metric="val/loss", directi
     return search.open_study(record, sampler, pruner, metric, direction, seed=0)
 
 
+def tell(study, record, trial, state, value=None):
+    """Of a run in <record>/../runs/<number>, beside it as in outputs."""
+    search.tell(study, record, trial, folder_of(record, trial), state, value)
+
+
+def folder_of(record, trial):
+    return record.parent / "runs" / str(trial.number)
+
+
 def test_words_of_hydra_become_distributions():
     said = {
         "interval(1,16)": FloatDistribution(1.0, 16.0),
@@ -69,10 +78,32 @@ def test_a_trial_of_a_dead_command_is_given_out_again_and_no_other(tmp_path):
         first = search.ask(study, tmp_path, space, most=2, trials=3)
         assert [t.number for t in first] == [0, 1]
         assert [t.number for t in search.ask(study, tmp_path, space, most=2, trials=3)] == [2], "the others are being run"
-        search.tell(study, first[0], "finished", 0.5)
-        search.tell(study, first[1], "interrupted", None)
+        tell(study, tmp_path, first[0], "finished", 0.5)
     again = search.ask(study, tmp_path, space, most=5, trials=3)
     assert [t.number for t in again] == [1, 2] and again[0].params == first[1].params
+
+
+def test_a_trial_whose_run_outlives_its_command_is_given_out_again_once_that_is_over(tmp_path):
+    record, space = tmp_path / "study", {"x": FloatDistribution(0, 1)}
+    study = open_study(record)
+    with runs.locked(search.worker(record)):
+        (trial,) = search.ask(study, record, space, most=1, trials=1)
+        with runs.locked(folder_of(record, trial)):
+            tell(study, record, trial, "running")
+            assert search.ask(study, record, space, most=1, trials=1) == [] and search.waits_for_runs(study, record)
+        assert not search.waits_for_runs(study, record)
+        (again,) = search.ask(study, record, space, most=1, trials=1)
+        assert again.number == trial.number
+        assert not search.waits_for_runs(study, record), "this command has it"
+
+
+def test_a_trial_whose_job_has_died_is_given_out_again_unless_left_to_the_next_command(tmp_path):
+    study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
+    with runs.locked(search.worker(tmp_path)):
+        (trial,) = search.ask(study, tmp_path, space, most=1, trials=1)
+        tell(study, tmp_path, trial, "died")
+        assert search.ask(study, tmp_path, space, most=1, trials=1, leave={0}) == []
+        assert [t.number for t in search.ask(study, tmp_path, space, most=1, trials=1)] == [0]
 
 
 def test_a_study_that_goes_on_draws_other_numbers(tmp_path):
@@ -82,7 +113,7 @@ def test_a_study_that_goes_on_draws_other_numbers(tmp_path):
         study = open_study(tmp_path)
         for trial in search.ask(study, tmp_path, space, most=2, trials=len(drawn) + 2):
             drawn.append(trial.params["x"])
-            search.tell(study, trial, "finished", 0.0)
+            tell(study, tmp_path, trial, "finished", 0.0)
     assert len(set(drawn)) == 4
 
 
@@ -96,12 +127,12 @@ def test_a_study_is_not_continued_by_another_metric_or_direction(tmp_path, metri
 
 def test_what_became_of_a_run_is_told(tmp_path):
     study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
-    told = {"finished": 1.0, "pruned": None, "failed": None, "running": None, "interrupted": None}
-    trials = search.ask(study, tmp_path, space, most=5, trials=5)
+    told = {"finished": 1.0, "pruned": None, "failed": None, "running": None, "interrupted": None, "died": None}
+    trials = search.ask(study, tmp_path, space, most=6, trials=6)
     for trial, (state, value) in zip(trials, told.items()):
-        search.tell(study, trial, state, value)
+        tell(study, tmp_path, trial, state, value)
     states = [trial.state for trial in study.get_trials()]
-    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, *[TrialState.RUNNING] * 3]
 
 
 def test_a_job_reports_to_its_trial_until_that_is_over(tmp_path):
@@ -110,11 +141,11 @@ def test_a_job_reports_to_its_trial_until_that_is_over(tmp_path):
     *others, last = search.ask(study, tmp_path, space, most=6, trials=6)
     for trial in others:
         search.open_trial(tmp_path / search.STUDY, trial.number).report(0.0, step=2)
-        search.tell(study, trial, "finished", 0.0)
+        tell(study, tmp_path, trial, "finished", 0.0)
     reporting = search.open_trial(tmp_path / search.STUDY, last.number)
     reporting.report(1.0, step=2)
     assert reporting.should_prune()
-    search.tell(study, last, "pruned", None)
+    tell(study, tmp_path, last, "pruned", None)
     assert search.open_trial(tmp_path / search.STUDY, last.number) is None
 
 
@@ -122,7 +153,7 @@ def test_figures_are_drawn_of_what_there_is(tmp_path):
     study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
     assert search.write_figures(study, tmp_path / "figures", "val/loss") == []
     for trial in search.ask(study, tmp_path, space, most=4, trials=4):
-        search.tell(study, trial, "finished", trial.params["x"])
+        tell(study, tmp_path, trial, "finished", trial.params["x"])
     names = [path.name for path in search.write_figures(study, tmp_path / "figures", "val/loss")]
     assert names == ["history.png", "importances.png"]
 
