@@ -118,11 +118,11 @@ def _sweep_job(cfg: DictConfig, command: str) -> None:
     if settings.launcher._target_.endswith("JoblibLauncher"):
         _end_with_parent()
     record = Path(settings.sweep.dir).expanduser() / sweeps.RECORDS / cfg.sweep.name
-    code = 2
+    worker, code = record / sweeps.WORKERS / cfg.sweep.worker, 2
     try:
         plain = check.check_train(cfg)
         with sweeps.turn(record, plain["sweep"]["jobs"], plain["trainer"]) as environment:
-            if sweeps.stop_code(record) is not None:
+            if sweeps.stop_code(worker) is not None:
                 return
             how = _claim(folder, plain)
             code = 0 if how is None else _start(folder, plain, how, command, environment)
@@ -135,7 +135,7 @@ def _sweep_job(cfg: DictConfig, command: str) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         runs.write_atomic(folder / "error.txt", f"{error}\n")
     if code in sweeps.INTERRUPTED or (code and cfg.sweep.stop_on_failure):
-        sweeps.stop(record, code if code in sweeps.INTERRUPTED else 1)
+        sweeps.stop(worker, code if code in sweeps.INTERRUPTED else 1)
 
 
 def _end_with_parent() -> None:

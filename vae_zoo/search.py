@@ -11,7 +11,6 @@ Source: Akiba et al. (2019), arXiv:1907.10902, and https://optuna.readthedocs.io
 import io
 import math
 import os
-import socket
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -82,11 +81,6 @@ def _storage(path: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(path)))
 
 
-def worker(record: Path) -> Path:
-    """The folder whose lock this command holds while it works on the study."""
-    return record / ".workers" / f"{socket.gethostname()}-{os.getpid()}"
-
-
 def distribution(override: Override) -> BaseDistribution:
     """What Hydra's words mean to Optuna: `interval(1,16)`, `range(4,33,4)`, `choice(a,b)` or `a,b`, and `tag(log, ...)`."""
     sweep = override.value()
@@ -117,7 +111,7 @@ def ask(
         for _ in range(min(most - len(numbers), trials - len(known))):
             numbers.append(study.ask(dict(space)).number)
         for number in numbers:
-            _hand_over(study, record, number, worker(record))
+            _hand_over(study, record, number, sweeps.worker(record))
     return [study.get_trials(deepcopy=False)[number] for number in numbers]
 
 
@@ -129,7 +123,7 @@ def waits_for_runs(study: optuna.Study, record: Path) -> bool:
 
 def _holder(trial: FrozenTrial, record: Path) -> Path:
     """The folder whose lock is held as long as somebody sees to the trial."""
-    return record / ".workers" / trial.user_attrs["worker"]
+    return record / sweeps.WORKERS / trial.user_attrs["worker"]
 
 
 def _is_held(trial: FrozenTrial, record: Path) -> bool:
@@ -137,12 +131,12 @@ def _is_held(trial: FrozenTrial, record: Path) -> bool:
 
 
 def _of_command(trial: FrozenTrial, record: Path) -> bool:
-    return _holder(trial, record).parent == record / ".workers"
+    return _holder(trial, record).parent == record / sweeps.WORKERS
 
 
 def _hand_over(study: optuna.Study, record: Path, number: int, holder: Path) -> None:
     trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
-    trial.set_user_attr("worker", os.path.relpath(holder, record / ".workers"))
+    trial.set_user_attr("worker", os.path.relpath(holder, record / sweeps.WORKERS))
 
 
 def words(trial: FrozenTrial) -> list[str]:

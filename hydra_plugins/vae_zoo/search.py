@@ -42,9 +42,9 @@ class Search(Grid):
         study = search.open_study(record, self.sampler, self.pruner, metric, self._direction(metric), self.config.seed)
         self._begin(record, [])
         before = sweeps.finished(sweeps.read_record(record))
-        with runs.locked(search.worker(record)):
+        with runs.locked(sweeps.worker(record)):
             try:
-                while sweeps.stop_code(record) is None:
+                while sweeps.stop_code(sweeps.worker(record)) is None:
                     leave = {number for number, times in self.cut_short.items() if times >= TRIES}
                     if trials := search.ask(study, record, space, self.config.sweep.jobs, self.trials, leave):
                         self._run(study, record, trials, fixed)
@@ -68,7 +68,7 @@ class Search(Grid):
             [
                 *fixed,
                 *search.words(trial),
-                f"sweep.name={record.name}",
+                *self._names(record),
                 f"++callbacks.pruning={{_target_:vae_zoo.callbacks.Pruning,study:{_quoted(file)},trial:{trial.number},"
                 f"metric:{_quoted(metric)}}}",
             ]
@@ -86,7 +86,7 @@ class Search(Grid):
         from vae_zoo import search
 
         print("waiting for runs that have outlived their command", flush=True)
-        while search.waits_for_runs(study, record) and sweeps.stop_code(record) is None:
+        while search.waits_for_runs(study, record) and sweeps.stop_code(sweeps.worker(record)) is None:
             time.sleep(1)
 
     def _counts(self, job: sweeps.Job) -> bool:

@@ -74,7 +74,7 @@ def test_words_of_hydra_become_distributions():
 
 def test_a_trial_of_a_dead_command_is_given_out_again_and_no_other(tmp_path):
     study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
-    with runs.locked(search.worker(tmp_path)):
+    with runs.locked(sweeps.worker(tmp_path)):
         first = search.ask(study, tmp_path, space, most=2, trials=3)
         assert [t.number for t in first] == [0, 1]
         assert [t.number for t in search.ask(study, tmp_path, space, most=2, trials=3)] == [2], "the others are being run"
@@ -86,7 +86,7 @@ def test_a_trial_of_a_dead_command_is_given_out_again_and_no_other(tmp_path):
 def test_a_trial_whose_run_outlives_its_command_is_given_out_again_once_that_is_over(tmp_path):
     record, space = tmp_path / "study", {"x": FloatDistribution(0, 1)}
     study = open_study(record)
-    with runs.locked(search.worker(record)):
+    with runs.locked(sweeps.worker(record)):
         (trial,) = search.ask(study, record, space, most=1, trials=1)
         with runs.locked(folder_of(record, trial)):
             tell(study, record, trial, "running")
@@ -99,7 +99,7 @@ def test_a_trial_whose_run_outlives_its_command_is_given_out_again_once_that_is_
 
 def test_a_trial_whose_job_has_died_is_given_out_again_unless_left_to_the_next_command(tmp_path):
     study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
-    with runs.locked(search.worker(tmp_path)):
+    with runs.locked(sweeps.worker(tmp_path)):
         (trial,) = search.ask(study, tmp_path, space, most=1, trials=1)
         tell(study, tmp_path, trial, "died")
         assert search.ask(study, tmp_path, space, most=1, trials=1, leave={0}) == []

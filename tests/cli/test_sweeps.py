@@ -133,6 +133,18 @@ def test_stop_on_failure_begins_no_more_jobs(moody):
     assert "| not started |" in answer.out
 
 
+def test_a_command_is_not_stopped_by_another_on_the_same_sweep_and_stops_none(moody):
+    """The other has been stopped before this one begins, and stays so; this one stops itself alone."""
+    record = moody / "outputs" / "sweeps" / "shared"
+    other = record / sweeps.WORKERS / "elsewhere-1"
+    sweeps.stop(other, 130)
+    words = f"train --config-dir conf -m {TINY} model=moody sweep.name=shared sweep.stop_on_failure=true"
+    answer = call(moody, f"{words} model.mood=a,raise1,b")
+    assert answer.code == 1 and sweeps.stop_code(other) == 130
+    assert {mood: state for mood, (_, state) in state_of_jobs(moody).items()} == {"a": "finished", "raise1": "failed"}
+    assert len(list(record.glob(f"{sweeps.WORKERS}/*/stop"))) == 2
+
+
 def test_leaderboard_of_a_sweep_needs_no_more_than_its_folder(tmp_path):
     answer = call(tmp_path, f"train -m {TINY} model=vae seed=0,1 sweep.name=mine")
     assert answer.code == 0, answer.err
