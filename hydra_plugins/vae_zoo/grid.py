@@ -80,12 +80,15 @@ class Grid(BasicSweeper):
 
     def _end(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> None:
         """Prints and keeps the table, and sets the exit code."""
-        found = sweeps.states(jobs, before)
+        found = self._states(jobs, before)
         text = sweeps.table(jobs, found, self.config.sweep.metric)
         sweeps.write_atomic(record / "table.md", text)
         print(f"\n{text}", flush=True)
         bad = any(state not in sweeps.GOOD for job, (state, _) in zip(jobs, found) if self._counts(job))
         sweeps.Outcome.code = sweeps.stop_code(sweeps.worker(record)) or int(bad)
+
+    def _states(self, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:
+        return sweeps.states(jobs, before)
 
     def _counts(self, job: Job) -> bool:
         """Whether the exit code tells how this job ended."""

@@ -3,15 +3,19 @@
 Hydra's own Optuna plugin (hydra-optuna-sweeper 1.2.0) needs Optuna < 3, which today's Python and numpy no longer have.
 """
 
+import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra_plugins.vae_zoo.grid import Grid
 from vae_zoo import runs, sweeps
 from vae_zoo.errors import UserError
+from vae_zoo.sweeps import Job
 
 TRIES = 2  # of a trial whose job comes to no end, in one command
+FINISHED, NO_VALUE = ("finished", "done before"), "no value"
 
 
 class Search(Grid):
@@ -57,6 +61,18 @@ class Search(Grid):
                 figures = search.write_figures(study, record / "figures", metric)
         if best := search.best(study):
             print(f"best: {metric}={best.value:.4g} by {' '.join(search.words(best))}; see {figures[0].parent}", flush=True)
+        self._tell_lacking(before)
+
+    def _tell_lacking(self, before: set[Path]) -> None:
+        """What to do about trials of this command without a value."""
+        found = self._states([Job((), folder) for folder in self.told], before)
+        if number := sum(state == NO_VALUE for state, _ in found):
+            print(
+                f"{number} of this command's trials have no {self.config.sweep.metric}: see that runs write it (one of the "
+                f"protocol with callbacks.metrics.every_n_steps=) and search anew with another seed=, or with "
+                f"sweep.rerun=true and another sweep.name=, as runs that were done before are not trained again otherwise",
+                file=sys.stderr,
+            )
 
     def _run(self, study, record: Path, trials: list, fixed: list[str]) -> None:
         """Runs these trials and tells the study what came of them."""
@@ -89,7 +105,14 @@ class Search(Grid):
         while search.waits_for_runs(study, record) and sweeps.stop_code(sweeps.worker(record)) is None:
             time.sleep(1)
 
-    def _counts(self, job: sweeps.Job) -> bool:
+    def _states(self, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:
+        """As of any sweep; a run that has finished without the metric is no good trial."""
+        metric, found = self.config.sweep.metric, super()._states(jobs, before)
+        lacking = [state in FINISHED and sweeps.metric(job.folder, metric) is None for job, (state, _) in zip(jobs, found)]
+        told = (NO_VALUE, f"finished, but without {metric}")
+        return [told if lacks else state_and_note for lacks, state_and_note in zip(lacking, found)]
+
+    def _counts(self, job: Job) -> bool:
         """A trial that failed in an earlier command is over, and no fault of this one."""
         return job.folder in self.told
 

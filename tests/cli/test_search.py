@@ -167,6 +167,17 @@ def test_a_wrong_search_is_told_in_a_sentence(tmp_path):
     assert answer.code == 2 and "the search has nothing to choose" in answer.err
 
 
+def test_runs_done_before_without_the_metric_are_told_and_are_no_success(tmp_path):
+    """The same seed draws the same settings, so the search by another metric meets the runs of the first."""
+    words = f"train {TINY} model=vae sweep=random hydra.sweeper.trials=1"
+    assert call(tmp_path, words).code == 0
+    answer = call(tmp_path, f"{words} sweep.metric=val/mig sweep.name=second")
+    assert answer.code == 1 and "| no value | finished, but without val/mig |" in answer.out
+    assert "1 of this command's trials have no val/mig" in answer.err and "sweep.rerun=true" in answer.err
+    answer = call(tmp_path, f"{words} sweep.metric=val/mig sweep.name=second")
+    assert answer.code == 0, "what an earlier command has told is over"
+
+
 @pytest.mark.slow
 def test_study_of_twenty_trials_is_continued_after_a_kill_and_finds_the_best_beta(toy):
     """Five of six betas of this space are more than 1.6 times off; of 20 at random none is nearer in one search of fifty.
