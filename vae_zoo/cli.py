@@ -121,7 +121,7 @@ def _sweep_job(cfg: DictConfig, command: str) -> None:
     worker, code = record / sweeps.WORKERS / cfg.sweep.worker, 2
     try:
         plain = check.check_train(cfg)
-        with sweeps.turn(record, plain["sweep"]["jobs"], plain["trainer"]) as environment:
+        with sweeps.turn(record, _jobs_here(settings.launcher._target_, cfg.sweep.jobs), plain["trainer"]) as environment:
             if sweeps.stop_code(worker) is not None:
                 return
             how = _claim(folder, plain)
@@ -136,6 +136,11 @@ def _sweep_job(cfg: DictConfig, command: str) -> None:
         runs.write_atomic(folder / "error.txt", f"{error}\n")
     if code in sweeps.INTERRUPTED or (code and cfg.sweep.stop_on_failure):
         sweeps.stop(worker, code if code in sweeps.INTERRUPTED else 1)
+
+
+def _jobs_here(launcher: str, jobs: int) -> int:
+    """That share this machine. SLURM gives each job cores and GPUs of its own, and knows how many there are room for."""
+    return 1 if launcher.endswith("SlurmLauncher") else jobs
 
 
 def _end_with_parent() -> None:

@@ -22,7 +22,8 @@ class Search(Grid):
     """params: the space, in Hydra's words for sweeps; what the command line says of a key goes before.
 
     sampler: tpe or random; pruner: median, hyperband or null; trials: of the whole study, whoever runs them; direction:
-    minimize or maximize, null: as the metric's name tells.
+    minimize or maximize, null: as the metric's name tells; max_batch_size: trials that are launched at once, null: as many
+    as SLURM runs of an array, or without it sweep.jobs.
     """
 
     def __init__(self, sampler, pruner, trials, direction=None, max_batch_size=None, params=None):
@@ -50,7 +51,7 @@ class Search(Grid):
             try:
                 while sweeps.stop_code(sweeps.worker(record)) is None:
                     leave = {number for number, times in self.cut_short.items() if times >= TRIES}
-                    if trials := search.ask(study, record, space, self.config.sweep.jobs, self.trials, leave):
+                    if trials := search.ask(study, record, space, self._at_once(), self.trials, leave):
                         self._run(study, record, trials, fixed)
                     elif search.waits_for_runs(study, record):
                         self._wait(study, record)
@@ -97,6 +98,9 @@ class Search(Grid):
             search.tell(study, record, trial, job.folder, state, sweeps.metric(job.folder, metric))
             self.cut_short[trial.number] += state in ("died", "interrupted", "not started")
             self.told.add(job.folder)
+
+    def _at_once(self) -> int:
+        return self.max_batch_size or self.config.hydra.launcher.get("array_parallelism") or self.config.sweep.jobs
 
     def _wait(self, study, record: Path) -> None:
         from vae_zoo import search

@@ -7,7 +7,9 @@ import time
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
+from hydra_plugins.vae_zoo.search import Search
 from tests.cli.calls import TINY, call
 from tests.commands import run, start
 from vae_zoo import runs, sweeps
@@ -104,6 +106,16 @@ def test_a_trial_whose_job_has_died_is_given_out_again_unless_left_to_the_next_c
         tell(study, tmp_path, trial, "died")
         assert search.ask(study, tmp_path, space, most=1, trials=1, leave={0}) == []
         assert [t.number for t in search.ask(study, tmp_path, space, most=1, trials=1)] == [0]
+
+
+@pytest.mark.parametrize(
+    ("batch", "launcher", "jobs", "at_once"),
+    [(None, {}, 2, 2), (None, {"array_parallelism": 16}, 1, 16), (3, {"array_parallelism": 16}, 1, 3), (8, {}, 2, 8)],
+)
+def test_so_many_trials_are_launched_at_once(batch, launcher, jobs, at_once):
+    sweeper = Search("tpe", None, trials=20, max_batch_size=batch)
+    sweeper.config = OmegaConf.create({"hydra": {"launcher": launcher}, "sweep": {"jobs": jobs}})
+    assert sweeper._at_once() == at_once
 
 
 def test_a_study_that_goes_on_draws_other_numbers(tmp_path):

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from tests.cli.calls import TINY, call
 from tests.commands import REPOSITORY, run, start
 from vae_zoo import runs, sweeps
-from vae_zoo.cli import register_resolvers
+from vae_zoo.cli import _jobs_here, register_resolvers
 
 MODEL = """
 import os, signal
@@ -183,6 +183,11 @@ def test_jobs_share_the_threads_and_each_has_its_own_gpu(monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" not in sweeps.share(0, 4, {**auto, "accelerator": "gpu", "devices": 2})
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert sweeps.share(0, 2, cpu) == {"OMP_NUM_THREADS": "1"}
+
+
+def test_jobs_of_slurm_share_no_machine():
+    package = "hydra_plugins.hydra_submitit_launcher.submitit_launcher"
+    assert _jobs_here(f"{package}.SlurmLauncher", 16) == 1 and _jobs_here(f"{package}.LocalLauncher", 16) == 16
 
 
 def test_only_so_many_jobs_have_a_turn_at_once(tmp_path):
