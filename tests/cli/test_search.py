@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -159,6 +160,21 @@ def test_a_job_reports_to_its_trial_until_that_is_over(tmp_path):
     assert reporting.should_prune()
     tell(study, tmp_path, last, "pruned", None)
     assert search.open_trial(tmp_path / search.STUDY, last.number) is None
+
+
+def test_pruning_reports_a_number_once_and_at_the_step_it_is_of(tmp_path):
+    from vae_zoo.callbacks import Pruning
+
+    study = open_study(tmp_path, metric="val/mig")
+    (trial,) = search.ask(study, tmp_path, {"x": FloatDistribution(0, 1)}, most=1, trials=1)
+    pruning = Pruning(str(tmp_path / search.STUDY), trial.number, "val/mig")
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    module = SimpleNamespace(latest={}, latest_at={})
+    for validation in (250, 500, 750, 1000):
+        if validation % 500 == 0:
+            module.latest, module.latest_at = {"val/mig": validation / 1000}, {"val/mig": validation}
+        pruning.on_validation_end(SimpleNamespace(is_global_zero=True, strategy=strategy, global_step=validation), module)
+    assert study.get_trials()[0].intermediate_values == {500: 0.5, 1000: 1.0}
 
 
 def test_figures_are_drawn_of_what_there_is(tmp_path):
