@@ -122,8 +122,8 @@ def waits_for_runs(study: optuna.Study, record: Path) -> bool:
 
 
 def _holder(trial: FrozenTrial, record: Path) -> Path:
-    """The folder whose lock is held as long as somebody sees to the trial."""
-    return record / sweeps.WORKERS / trial.user_attrs["worker"]
+    """The folder whose lock is held while somebody sees to the trial; none was noted where its command died first."""
+    return record / sweeps.WORKERS / trial.user_attrs.get("worker", "")
 
 
 def _is_held(trial: FrozenTrial, record: Path) -> bool:

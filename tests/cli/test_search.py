@@ -109,6 +109,13 @@ def test_a_trial_whose_job_has_died_is_given_out_again_unless_left_to_the_next_c
         assert [t.number for t in search.ask(study, tmp_path, space, most=1, trials=1)] == [0]
 
 
+def test_a_trial_that_a_command_drew_and_died_is_given_out(tmp_path):
+    study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
+    drawn = study.ask(space)
+    assert not search.waits_for_runs(study, tmp_path)
+    assert [t.number for t in search.ask(study, tmp_path, space, most=1, trials=1)] == [drawn.number]
+
+
 @pytest.mark.parametrize(
     ("batch", "launcher", "jobs", "at_once"),
     [(None, {}, 2, 2), (None, {"array_parallelism": 16}, 1, 16), (3, {"array_parallelism": 16}, 1, 3), (8, {}, 2, 8)],
