@@ -121,7 +121,8 @@ def _sweep_job(cfg: DictConfig, command: str) -> None:
     worker, code = record / sweeps.WORKERS / cfg.sweep.worker, 2
     try:
         plain = check.check_train(cfg)
-        with sweeps.turn(record, _jobs_here(settings.launcher._target_, cfg.sweep.jobs), plain["trainer"]) as environment:
+        jobs = _jobs_here(settings.launcher._target_, plain["sweep"]["jobs"])
+        with sweeps.turn(record, jobs, plain["trainer"]) as environment:
             if sweeps.stop_code(worker) is not None:
                 return
             how = _claim(folder, plain)
