@@ -118,11 +118,12 @@ def _sweep_job(cfg: DictConfig, command: str) -> None:
     if settings.launcher._target_.endswith("JoblibLauncher"):
         _end_with_parent()
     record = Path(settings.sweep.dir).expanduser() / sweeps.RECORDS / cfg.sweep.name
-    code = 2
+    worker, code = record / sweeps.WORKERS / cfg.sweep.worker, 2
     try:
         plain = check.check_train(cfg)
-        with sweeps.turn(record, plain["sweep"]["jobs"], plain["trainer"]) as environment:
-            if sweeps.stop_code(record) is not None:
+        jobs = _jobs_here(settings.launcher._target_, plain["sweep"]["jobs"])
+        with sweeps.turn(record, jobs, plain["trainer"]) as environment:
+            if sweeps.stop_code(worker) is not None:
                 return
             how = _claim(folder, plain)
             code = 0 if how is None else _start(folder, plain, how, command, environment)
@@ -135,7 +136,12 @@ def _sweep_job(cfg: DictConfig, command: str) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         runs.write_atomic(folder / "error.txt", f"{error}\n")
     if code in sweeps.INTERRUPTED or (code and cfg.sweep.stop_on_failure):
-        sweeps.stop(record, code if code in sweeps.INTERRUPTED else 1)
+        sweeps.stop(worker, code if code in sweeps.INTERRUPTED else 1)
+
+
+def _jobs_here(launcher: str, jobs: int) -> int:
+    """That share this machine. SLURM gives each job cores and GPUs of its own, and knows how many there are room for."""
+    return 1 if launcher.endswith("SlurmLauncher") else jobs
 
 
 def _end_with_parent() -> None:

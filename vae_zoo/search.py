@@ -1,8 +1,9 @@
 """A search over settings by Optuna: its study is a file in the sweep's folder, so it goes on after whatever ended it.
 
 Optuna's ask-and-tell interface, used thinly: `ask` gives trials, which are jobs of a sweep as any others; `tell` says what
-came of them. Several commands, on machines that share the folder, may work on one study; a trial whose command has died is
-given out again, and its run goes on from its checkpoint.
+came of them. Several commands, on machines that share the folder, may work on one study. A trial is held by its command, or
+by its run where that has outlived its command; once nobody holds it, it is given out again, and its run goes on from its
+checkpoint.
 
 Source: Akiba et al. (2019), arXiv:1907.10902, and https://optuna.readthedocs.io.
 """
@@ -10,9 +11,8 @@ Source: Akiba et al. (2019), arXiv:1907.10902, and https://optuna.readthedocs.io
 import io
 import math
 import os
-import socket
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,11 @@ PRUNERS = {
 }
 
 
-def open_study(record: Path, sampler: str, pruner: str | None, direction: str, seed: int) -> optuna.Study:
-    """The study of a sweep's folder. A study that goes on draws other random numbers than it began with."""
+def open_study(record: Path, sampler: str, pruner: str | None, metric: str, direction: str, seed: int) -> optuna.Study:
+    """The study of a sweep's folder. A study that goes on draws other random numbers than it began with.
+
+    Raises UserError when it searches by another metric or direction: its values would be taken for those of this one.
+    """
     for name, got, allowed in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
         if got not in allowed:
             names = ", ".join("null" if key is None else key for key in allowed)
@@ -52,6 +55,13 @@ def open_study(record: Path, sampler: str, pruner: str | None, direction: str, s
         pruner=PRUNERS[pruner](),
         load_if_exists=True,
     )
+    asked, theirs = (metric, direction), (study.user_attrs.get("metric", metric), study.direction.name.lower())
+    if asked != theirs:
+        raise UserError(
+            f"the study in {record} searches by {theirs[0]} ({theirs[1]}), not by {metric} ({direction}); "
+            f"add sweep.name=<another> for a new search, or ask for the old one"
+        )
+    study.set_user_attr("metric", metric)
     study.set_user_attr("pruner", pruner)  # for the jobs
     study.sampler = SAMPLERS[sampler](seed=seed + len(study.get_trials(deepcopy=False)))
     return study
@@ -71,11 +81,6 @@ def _storage(path: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(path)))
 
 
-def worker(record: Path) -> Path:
-    """The folder whose lock this command holds while it works on the study."""
-    return record / ".workers" / f"{socket.gethostname()}-{os.getpid()}"
-
-
 def distribution(override: Override) -> BaseDistribution:
     """What Hydra's words mean to Optuna: `interval(1,16)`, `range(4,33,4)`, `choice(a,b)` or `a,b`, and `tag(log, ...)`."""
     sweep = override.value()
@@ -90,21 +95,48 @@ def distribution(override: Override) -> BaseDistribution:
 
 
 def ask(
-    study: optuna.Study, record: Path, space: Mapping[str, BaseDistribution], most: int, trials: int
+    study: optuna.Study,
+    record: Path,
+    space: Mapping[str, BaseDistribution],
+    most: int,
+    trials: int,
+    leave: Collection[int] = (),
 ) -> list[FrozenTrial]:
-    """Up to `most` trials to run now, of `trials` in all: first those whose commands have died, then new ones."""
+    """Up to `most` trials to run now, of `trials` in all: first those that nobody holds any more, but for the numbers in
+    `leave`, then new ones."""
     with sweeps.exclusive(record / ".ask"):
         known = study.get_trials(deepcopy=False)
-        numbers = [t.number for t in known if t.state == TrialState.RUNNING and _is_left(t, record)][:most]
+        left = [t.number for t in known if t.state == TrialState.RUNNING and not _is_held(t, record)]
+        numbers = [number for number in left if number not in leave][:most]
         for _ in range(min(most - len(numbers), trials - len(known))):
             numbers.append(study.ask(dict(space)).number)
         for number in numbers:
-            Trial(study, study.get_trials(deepcopy=False)[number]._trial_id).set_user_attr("worker", worker(record).name)
+            _hand_over(study, record, number, sweeps.worker(record))
     return [study.get_trials(deepcopy=False)[number] for number in numbers]
 
 
-def _is_left(trial: FrozenTrial, record: Path) -> bool:
-    return not runs.is_held(record / ".workers" / trial.user_attrs["worker"] / ".lock")
+def waits_for_runs(study: optuna.Study, record: Path) -> bool:
+    """Whether a trial is held by its run, which no command waits for."""
+    known = study.get_trials(deepcopy=False)
+    return any(t.state == TrialState.RUNNING and not _of_command(t, record) and _is_held(t, record) for t in known)
+
+
+def _holder(trial: FrozenTrial, record: Path) -> Path:
+    """The folder whose lock is held while somebody sees to the trial; none was noted where its command died first."""
+    return record / sweeps.WORKERS / trial.user_attrs.get("worker", "")
+
+
+def _is_held(trial: FrozenTrial, record: Path) -> bool:
+    return runs.is_held(_holder(trial, record) / ".lock")
+
+
+def _of_command(trial: FrozenTrial, record: Path) -> bool:
+    return _holder(trial, record).parent == record / sweeps.WORKERS
+
+
+def _hand_over(study: optuna.Study, record: Path, number: int, holder: Path) -> None:
+    trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+    trial.set_user_attr("worker", os.path.relpath(holder, record / sweeps.WORKERS))
 
 
 def words(trial: FrozenTrial) -> list[str]:
@@ -112,14 +144,17 @@ def words(trial: FrozenTrial) -> list[str]:
     return [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in trial.params.items()]
 
 
-def tell(study: optuna.Study, trial: FrozenTrial, state: str, value: float | None) -> None:
-    """state: of the run, as its folder tells. A run that was stopped, or that another process has, stays open."""
+def tell(study: optuna.Study, record: Path, trial: FrozenTrial, folder: Path, state: str, value: float | None) -> None:
+    """state: of the run in `folder`, as that tells. The trial of one that was stopped or has died, or that another process
+    has, stays open, and is held by the run alone."""
     if state == "pruned":
         study.tell(trial.number, state=TrialState.PRUNED)
-    elif state in ("finished", "done before") and value is not None and math.isfinite(value):
+    elif state == "finished" and value is not None and math.isfinite(value):
         study.tell(trial.number, value)
-    elif state in ("finished", "done before", "failed", "damaged", "unfinished", "died"):
+    elif state in ("finished", "failed", "damaged", "unfinished"):
         study.tell(trial.number, state=TrialState.FAIL)
+    else:
+        _hand_over(study, record, trial.number, folder)
 
 
 def best(study: optuna.Study) -> FrozenTrial | None:

@@ -26,6 +26,7 @@ from vae_zoo import runs
 from vae_zoo.files import write_atomic
 
 RECORDS = "sweeps"  # folder beside the runs
+WORKERS = ".workers"  # folder of the commands in that of their sweep
 INTERRUPTED = (130, 143)  # exit codes of Ctrl-C and SIGTERM
 GOOD = ("finished", "done before", "pruned", "running")  # elsewhere, then
 # What does not make another sweep: where and how it is run, and what is shown of it.
@@ -77,20 +78,27 @@ def read_record(record: Path) -> list[Job]:
 # ---- stopping -------------------------------------------------------------------------------------------------------
 
 
-def stop(record: Path, code: int) -> None:
-    """Jobs that have not begun will not, in whatever process they would have."""
-    write_atomic(record / "stop", str(code))
+def worker(record: Path) -> Path:
+    """The folder of this command in that of the sweep, on which others may work too."""
+    return record / WORKERS / f"{socket.gethostname()}-{os.getpid()}"
 
 
-def stop_code(record: Path) -> int | None:
-    """The exit code that a stopped sweep ends with; None while it goes on."""
+def stop(worker: Path, code: int) -> None:
+    """Jobs of this command that have not begun will not, in whatever process they would have."""
+    worker.mkdir(parents=True, exist_ok=True)
+    write_atomic(worker / "stop", str(code))
+
+
+def stop_code(worker: Path) -> int | None:
+    """The exit code that a stopped command ends with; None while it goes on."""
     with contextlib.suppress(FileNotFoundError):
-        return int((record / "stop").read_text())
+        return int((worker / "stop").read_text())
     return None
 
 
-def forget_stop(record: Path) -> None:
-    (record / "stop").unlink(missing_ok=True)
+def forget_stop(worker: Path) -> None:
+    """Of a command that had the same name."""
+    (worker / "stop").unlink(missing_ok=True)
 
 
 # ---- turns ----------------------------------------------------------------------------------------------------------

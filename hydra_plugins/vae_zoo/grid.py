@@ -24,7 +24,7 @@ class Grid(BasicSweeper):
         words = [*self._parse_config(), *arguments]
         batches = self.split_arguments(self._parsed(words), self.max_batch_size)
         record = self._record(words)
-        batches = [[[*job, f"sweep.name={record.name}"] for job in batch] for batch in batches]
+        batches = [[[*job, *self._names(record)] for job in batch] for batch in batches]
         places = [self._jobs(batch, sum(map(len, batches[:i]))) for i, batch in enumerate(batches)]
         jobs = list({job.folder: job for batch in places for job in batch}.values())
         self._begin(record, jobs)
@@ -45,6 +45,10 @@ class Grid(BasicSweeper):
         name = self.config.sweep.name or sweeps.sweep_name(choice, words)
         return Path(str(self.config.hydra.sweep.dir)).expanduser() / sweeps.RECORDS / name
 
+    def _names(self, record: Path) -> list[str]:
+        """Of the sweep and of this command, as a job is told them."""
+        return [f"sweep.name={record.name}", f"++sweep.worker={sweeps.worker(record).name}"]
+
     def _jobs(self, batch: Sequence[Sequence[str]], first: int) -> list[Job]:
         """Where each job will lie; composes its config, so that what cannot be composed is told before any has begun."""
         jobs = []
@@ -57,7 +61,7 @@ class Grid(BasicSweeper):
         return jobs
 
     def _begin(self, record: Path, jobs: Sequence[Job]) -> None:
-        sweeps.forget_stop(record)
+        sweeps.forget_stop(sweeps.worker(record))
         sweeps.write_record(record.absolute(), jobs, runs.command_line())
         OmegaConf.save(self.config, record / "multirun.yaml")
 
@@ -76,9 +80,16 @@ class Grid(BasicSweeper):
 
     def _end(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> None:
         """Prints and keeps the table, and sets the exit code."""
-        found = sweeps.states(jobs, before)
+        found = self._states(jobs, before)
         text = sweeps.table(jobs, found, self.config.sweep.metric)
         sweeps.write_atomic(record / "table.md", text)
         print(f"\n{text}", flush=True)
-        bad = any(state not in sweeps.GOOD for state, _ in found)
-        sweeps.Outcome.code = sweeps.stop_code(record) or int(bad)
+        bad = any(state not in sweeps.GOOD for job, (state, _) in zip(jobs, found) if self._counts(job))
+        sweeps.Outcome.code = sweeps.stop_code(sweeps.worker(record)) or int(bad)
+
+    def _states(self, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:
+        return sweeps.states(jobs, before)
+
+    def _counts(self, job: Job) -> bool:
+        """Whether the exit code tells how this job ended."""
+        return True

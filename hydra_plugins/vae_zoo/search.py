@@ -3,23 +3,34 @@
 Hydra's own Optuna plugin (hydra-optuna-sweeper 1.2.0) needs Optuna < 3, which today's Python and numpy no longer have.
 """
 
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra_plugins.vae_zoo.grid import Grid
 from vae_zoo import runs, sweeps
 from vae_zoo.errors import UserError
+from vae_zoo.sweeps import Job
+
+TRIES = 2  # of a trial whose job comes to no end, in one command
+FINISHED, NO_VALUE = ("finished", "done before"), "no value"
 
 
 class Search(Grid):
     """params: the space, in Hydra's words for sweeps; what the command line says of a key goes before.
 
     sampler: tpe or random; pruner: median, hyperband or null; trials: of the whole study, whoever runs them; direction:
-    minimize or maximize, null: as the metric's name tells.
+    minimize or maximize, null: as the metric's name tells; max_batch_size: trials that are launched at once, null: as many
+    as SLURM runs of an array, or without it sweep.jobs.
     """
 
     def __init__(self, sampler, pruner, trials, direction=None, max_batch_size=None, params=None):
         super().__init__(max_batch_size, params)
         self.sampler, self.pruner, self.trials, self.direction = sampler, pruner, trials, direction
+        self.cut_short: Counter[int] = Counter()  # jobs of this command by trial
+        self.told: set[Path] = set()  # folders of its jobs
 
     def sweep(self, arguments: list[str]) -> None:
         try:
@@ -33,21 +44,36 @@ class Search(Grid):
         if not space:
             raise UserError("the search has nothing to choose; give a space, such as 'model.beta=tag(log,interval(1,16))'")
         record, metric = self._record(given).absolute(), self.config.sweep.metric
-        study = search.open_study(record, self.sampler, self.pruner, self._direction(metric), self.config.seed)
+        study = search.open_study(record, self.sampler, self.pruner, metric, self._direction(metric), self.config.seed)
         self._begin(record, [])
         before = sweeps.finished(sweeps.read_record(record))
-        with runs.locked(search.worker(record)):
+        with runs.locked(sweeps.worker(record)):
             try:
-                while sweeps.stop_code(record) is None:
-                    trials = search.ask(study, record, space, self.config.sweep.jobs, self.trials)
-                    if not trials:
+                while sweeps.stop_code(sweeps.worker(record)) is None:
+                    leave = {number for number, times in self.cut_short.items() if times >= TRIES}
+                    if trials := search.ask(study, record, space, self._at_once(), self.trials, leave):
+                        self._run(study, record, trials, fixed)
+                    elif search.waits_for_runs(study, record):
+                        self._wait(study, record)
+                    else:
                         break
-                    self._run(study, record, trials, fixed)
             finally:
                 self._end(record, sweeps.read_record(record), before)
                 figures = search.write_figures(study, record / "figures", metric)
         if best := search.best(study):
             print(f"best: {metric}={best.value:.4g} by {' '.join(search.words(best))}; see {figures[0].parent}", flush=True)
+        self._tell_lacking(before)
+
+    def _tell_lacking(self, before: set[Path]) -> None:
+        """What to do about trials of this command without a value."""
+        found = self._states([Job((), folder) for folder in self.told], before)
+        if number := sum(state == NO_VALUE for state, _ in found):
+            print(
+                f"{number} of this command's trials have no {self.config.sweep.metric}: see that runs write it (one of the "
+                f"protocol with callbacks.metrics.every_n_steps=) and search anew with another seed=, or with "
+                f"sweep.rerun=true and another sweep.name=, as runs that were done before are not trained again otherwise",
+                file=sys.stderr,
+            )
 
     def _run(self, study, record: Path, trials: list, fixed: list[str]) -> None:
         """Runs these trials and tells the study what came of them."""
@@ -59,7 +85,7 @@ class Search(Grid):
             [
                 *fixed,
                 *search.words(trial),
-                f"sweep.name={record.name}",
+                *self._names(record),
                 f"++callbacks.pruning={{_target_:vae_zoo.callbacks.Pruning,study:{_quoted(file)},trial:{trial.number},"
                 f"metric:{_quoted(metric)}}}",
             ]
@@ -69,7 +95,30 @@ class Search(Grid):
         sweeps.write_record(record, jobs, runs.command_line())
         self._launch(words, first)
         for trial, job, (state, _) in zip(trials, jobs, sweeps.states(jobs, set())):
-            search.tell(study, trial, state, sweeps.metric(job.folder, metric))
+            search.tell(study, record, trial, job.folder, state, sweeps.metric(job.folder, metric))
+            self.cut_short[trial.number] += state in ("died", "interrupted", "not started")
+            self.told.add(job.folder)
+
+    def _at_once(self) -> int:
+        return self.max_batch_size or self.config.hydra.launcher.get("array_parallelism") or self.config.sweep.jobs
+
+    def _wait(self, study, record: Path) -> None:
+        from vae_zoo import search
+
+        print("waiting for runs that have outlived their command", flush=True)
+        while search.waits_for_runs(study, record) and sweeps.stop_code(sweeps.worker(record)) is None:
+            time.sleep(1)
+
+    def _states(self, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:
+        """As of any sweep; a run that has finished without the metric is no good trial."""
+        metric, found = self.config.sweep.metric, super()._states(jobs, before)
+        lacking = [state in FINISHED and sweeps.metric(job.folder, metric) is None for job, (state, _) in zip(jobs, found)]
+        told = (NO_VALUE, f"finished, but without {metric}")
+        return [told if lacks else state_and_note for lacks, state_and_note in zip(lacking, found)]
+
+    def _counts(self, job: Job) -> bool:
+        """A trial that failed in an earlier command is over, and no fault of this one."""
+        return job.folder in self.told
 
     def _direction(self, metric: str) -> str:
         from vae_zoo.evaluation.groups import direction  # numpy, and Hydra imports every plugin at every start

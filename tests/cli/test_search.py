@@ -3,11 +3,14 @@
 import math
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
+from hydra_plugins.vae_zoo.search import Search
 from tests.cli.calls import TINY, call
 from tests.commands import run, start
 from vae_zoo import runs, sweeps
@@ -45,8 +48,17 @@ def toy(tmp_path):
     return tmp_path
 
 
-def open_study(record, sampler="random", pruner=None, seed=0):
-    return search.open_study(record, sampler, pruner, "minimize", seed)
+def open_study(record, sampler="random", pruner=None, metric="val/loss", direction="minimize"):
+    return search.open_study(record, sampler, pruner, metric, direction, seed=0)
+
+
+def tell(study, record, trial, state, value=None):
+    """Of a run in <record>/../runs/<number>, beside it as in outputs."""
+    search.tell(study, record, trial, folder_of(record, trial), state, value)
+
+
+def folder_of(record, trial):
+    return record.parent / "runs" / str(trial.number)
 
 
 def test_words_of_hydra_become_distributions():
@@ -65,14 +77,53 @@ def test_words_of_hydra_become_distributions():
 
 def test_a_trial_of_a_dead_command_is_given_out_again_and_no_other(tmp_path):
     study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
-    with runs.locked(search.worker(tmp_path)):
+    with runs.locked(sweeps.worker(tmp_path)):
         first = search.ask(study, tmp_path, space, most=2, trials=3)
         assert [t.number for t in first] == [0, 1]
         assert [t.number for t in search.ask(study, tmp_path, space, most=2, trials=3)] == [2], "the others are being run"
-        search.tell(study, first[0], "finished", 0.5)
-        search.tell(study, first[1], "interrupted", None)
+        tell(study, tmp_path, first[0], "finished", 0.5)
     again = search.ask(study, tmp_path, space, most=5, trials=3)
     assert [t.number for t in again] == [1, 2] and again[0].params == first[1].params
+
+
+def test_a_trial_whose_run_outlives_its_command_is_given_out_again_once_that_is_over(tmp_path):
+    record, space = tmp_path / "study", {"x": FloatDistribution(0, 1)}
+    study = open_study(record)
+    with runs.locked(sweeps.worker(record)):
+        (trial,) = search.ask(study, record, space, most=1, trials=1)
+        with runs.locked(folder_of(record, trial)):
+            tell(study, record, trial, "running")
+            assert search.ask(study, record, space, most=1, trials=1) == [] and search.waits_for_runs(study, record)
+        assert not search.waits_for_runs(study, record)
+        (again,) = search.ask(study, record, space, most=1, trials=1)
+        assert again.number == trial.number
+        assert not search.waits_for_runs(study, record), "this command has it"
+
+
+def test_a_trial_whose_job_has_died_is_given_out_again_unless_left_to_the_next_command(tmp_path):
+    study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
+    with runs.locked(sweeps.worker(tmp_path)):
+        (trial,) = search.ask(study, tmp_path, space, most=1, trials=1)
+        tell(study, tmp_path, trial, "died")
+        assert search.ask(study, tmp_path, space, most=1, trials=1, leave={0}) == []
+        assert [t.number for t in search.ask(study, tmp_path, space, most=1, trials=1)] == [0]
+
+
+def test_a_trial_that_a_command_drew_and_died_is_given_out(tmp_path):
+    study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
+    drawn = study.ask(space)
+    assert not search.waits_for_runs(study, tmp_path)
+    assert [t.number for t in search.ask(study, tmp_path, space, most=1, trials=1)] == [drawn.number]
+
+
+@pytest.mark.parametrize(
+    ("batch", "launcher", "jobs", "at_once"),
+    [(None, {}, 2, 2), (None, {"array_parallelism": 16}, 1, 16), (3, {"array_parallelism": 16}, 1, 3), (8, {}, 2, 8)],
+)
+def test_so_many_trials_are_launched_at_once(batch, launcher, jobs, at_once):
+    sweeper = Search("tpe", None, trials=20, max_batch_size=batch)
+    sweeper.config = OmegaConf.create({"hydra": {"launcher": launcher}, "sweep": {"jobs": jobs}})
+    assert sweeper._at_once() == at_once
 
 
 def test_a_study_that_goes_on_draws_other_numbers(tmp_path):
@@ -82,18 +133,26 @@ def test_a_study_that_goes_on_draws_other_numbers(tmp_path):
         study = open_study(tmp_path)
         for trial in search.ask(study, tmp_path, space, most=2, trials=len(drawn) + 2):
             drawn.append(trial.params["x"])
-            search.tell(study, trial, "finished", 0.0)
+            tell(study, tmp_path, trial, "finished", 0.0)
     assert len(set(drawn)) == 4
+
+
+@pytest.mark.parametrize(("metric", "direction"), [("val/rec", "minimize"), ("val/loss", "maximize")])
+def test_a_study_is_not_continued_by_another_metric_or_direction(tmp_path, metric, direction):
+    open_study(tmp_path)
+    with pytest.raises(UserError, match=r"searches by val/loss \(minimize\), not by .*add sweep.name="):
+        open_study(tmp_path, metric=metric, direction=direction)
+    assert open_study(tmp_path).direction.name == "MINIMIZE"
 
 
 def test_what_became_of_a_run_is_told(tmp_path):
     study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
-    told = {"finished": 1.0, "pruned": None, "failed": None, "running": None, "interrupted": None}
-    trials = search.ask(study, tmp_path, space, most=5, trials=5)
+    told = {"finished": 1.0, "pruned": None, "failed": None, "running": None, "interrupted": None, "died": None}
+    trials = search.ask(study, tmp_path, space, most=6, trials=6)
     for trial, (state, value) in zip(trials, told.items()):
-        search.tell(study, trial, state, value)
+        tell(study, tmp_path, trial, state, value)
     states = [trial.state for trial in study.get_trials()]
-    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, *[TrialState.RUNNING] * 3]
 
 
 def test_a_job_reports_to_its_trial_until_that_is_over(tmp_path):
@@ -102,19 +161,34 @@ def test_a_job_reports_to_its_trial_until_that_is_over(tmp_path):
     *others, last = search.ask(study, tmp_path, space, most=6, trials=6)
     for trial in others:
         search.open_trial(tmp_path / search.STUDY, trial.number).report(0.0, step=2)
-        search.tell(study, trial, "finished", 0.0)
+        tell(study, tmp_path, trial, "finished", 0.0)
     reporting = search.open_trial(tmp_path / search.STUDY, last.number)
     reporting.report(1.0, step=2)
     assert reporting.should_prune()
-    search.tell(study, last, "pruned", None)
+    tell(study, tmp_path, last, "pruned", None)
     assert search.open_trial(tmp_path / search.STUDY, last.number) is None
+
+
+def test_pruning_reports_a_number_once_and_at_the_step_it_is_of(tmp_path):
+    from vae_zoo.callbacks import Pruning
+
+    study = open_study(tmp_path, metric="val/mig")
+    (trial,) = search.ask(study, tmp_path, {"x": FloatDistribution(0, 1)}, most=1, trials=1)
+    pruning = Pruning(str(tmp_path / search.STUDY), trial.number, "val/mig")
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    module = SimpleNamespace(latest={}, latest_at={})
+    for validation in (250, 500, 750, 1000):
+        if validation % 500 == 0:
+            module.latest, module.latest_at = {"val/mig": validation / 1000}, {"val/mig": validation}
+        pruning.on_validation_end(SimpleNamespace(is_global_zero=True, strategy=strategy, global_step=validation), module)
+    assert study.get_trials()[0].intermediate_values == {500: 0.5, 1000: 1.0}
 
 
 def test_figures_are_drawn_of_what_there_is(tmp_path):
     study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
     assert search.write_figures(study, tmp_path / "figures", "val/loss") == []
     for trial in search.ask(study, tmp_path, space, most=4, trials=4):
-        search.tell(study, trial, "finished", trial.params["x"])
+        tell(study, tmp_path, trial, "finished", trial.params["x"])
     names = [path.name for path in search.write_figures(study, tmp_path / "figures", "val/loss")]
     assert names == ["history.png", "importances.png"]
 
@@ -126,6 +200,17 @@ def test_a_wrong_search_is_told_in_a_sentence(tmp_path):
     assert answer.code == 2 and "sweep.metric=val/kl_z may be better either way" in answer.err
     answer = call(tmp_path, f"train {TINY} model=vae sweep=optuna ~hydra.sweeper.params")
     assert answer.code == 2 and "the search has nothing to choose" in answer.err
+
+
+def test_runs_done_before_without_the_metric_are_told_and_are_no_success(tmp_path):
+    """The same seed draws the same settings, so the search by another metric meets the runs of the first."""
+    words = f"train {TINY} model=vae sweep=random hydra.sweeper.trials=1"
+    assert call(tmp_path, words).code == 0
+    answer = call(tmp_path, f"{words} sweep.metric=val/mig sweep.name=second")
+    assert answer.code == 1 and "| no value | finished, but without val/mig |" in answer.out
+    assert "1 of this command's trials have no val/mig" in answer.err and "sweep.rerun=true" in answer.err
+    answer = call(tmp_path, f"{words} sweep.metric=val/mig sweep.name=second")
+    assert answer.code == 0, "what an earlier command has told is over"
 
 
 @pytest.mark.slow
@@ -140,15 +225,15 @@ def test_study_of_twenty_trials_is_continued_after_a_kill_and_finds_the_best_bet
     killed.send_signal(signal.SIGKILL)
     killed.communicate()  # of the job that outlived it
     record = next((toy / "outputs" / "sweeps").iterdir())
-    before = {t.number: t.params for t in open_study(record).get_trials()}
+    before = {t.number: t.params for t in open_study(record, metric="val/gap").get_trials()}
     assert 6 <= len(before) < 20
 
     said = run(toy, "train", *words).stdout
-    trials = open_study(record).get_trials()
+    trials = open_study(record, metric="val/gap").get_trials()
     assert len(trials) == 20 and all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
     assert before == {number: trials[number].params for number in before}
     assert any(t.state == TrialState.PRUNED for t in trials) and "pruned" in (record / "table.md").read_text()
-    best = open_study(record).best_trial
+    best = open_study(record, metric="val/gap").best_trial
     assert abs(math.log(best.params["model.beta"] / 4)) < math.log(1.6)
     assert f"best: val/gap={best.value:.4g} by model.beta=" in said
     assert {"history.png", "importances.png"} <= {p.name for p in (record / "figures").iterdir()}

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from tests.cli.calls import TINY, call
 from tests.commands import REPOSITORY, run, start
 from vae_zoo import runs, sweeps
-from vae_zoo.cli import register_resolvers
+from vae_zoo.cli import _jobs_here, register_resolvers
 
 MODEL = """
 import os, signal
@@ -133,6 +133,18 @@ def test_stop_on_failure_begins_no_more_jobs(moody):
     assert "| not started |" in answer.out
 
 
+def test_a_command_is_not_stopped_by_another_on_the_same_sweep_and_stops_none(moody):
+    """The other has been stopped before this one begins, and stays so; this one stops itself alone."""
+    record = moody / "outputs" / "sweeps" / "shared"
+    other = record / sweeps.WORKERS / "elsewhere-1"
+    sweeps.stop(other, 130)
+    words = f"train --config-dir conf -m {TINY} model=moody sweep.name=shared sweep.stop_on_failure=true"
+    answer = call(moody, f"{words} model.mood=a,raise1,b")
+    assert answer.code == 1 and sweeps.stop_code(other) == 130
+    assert {mood: state for mood, (_, state) in state_of_jobs(moody).items()} == {"a": "finished", "raise1": "failed"}
+    assert len(list(record.glob(f"{sweeps.WORKERS}/*/stop"))) == 2
+
+
 def test_leaderboard_of_a_sweep_needs_no_more_than_its_folder(tmp_path):
     answer = call(tmp_path, f"train -m {TINY} model=vae seed=0,1 sweep.name=mine")
     assert answer.code == 0, answer.err
@@ -171,6 +183,11 @@ def test_jobs_share_the_threads_and_each_has_its_own_gpu(monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" not in sweeps.share(0, 4, {**auto, "accelerator": "gpu", "devices": 2})
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert sweeps.share(0, 2, cpu) == {"OMP_NUM_THREADS": "1"}
+
+
+def test_jobs_of_slurm_share_no_machine():
+    package = "hydra_plugins.hydra_submitit_launcher.submitit_launcher"
+    assert _jobs_here(f"{package}.SlurmLauncher", 16) == 1 and _jobs_here(f"{package}.LocalLauncher", 16) == 16
 
 
 def test_only_so_many_jobs_have_a_turn_at_once(tmp_path):

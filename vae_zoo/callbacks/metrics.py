@@ -7,7 +7,7 @@ import torch
 
 
 class Metrics(L.Callback):
-    """Logs `val/mig`, `val/block/<block>/<factor>` and all else that fits, every so many steps; 0: only after training.
+    """Logs `val/mig`, `val/block/<block>/<factor>` and all else that fits, every so many steps and at the last; 0: never.
 
     level: of vae_zoo.evaluation.protocol; its time is training time lost, seconds for basic and minutes for full.
     """
@@ -17,8 +17,9 @@ class Metrics(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, batch_idx: int) -> None:
         step = trainer.global_step
-        if not self.every_n_steps or step % self.every_n_steps or step == trainer.max_steps or not trainer.is_global_zero:
-            return  # the last step's are those of metrics.json
+        is_due = self.every_n_steps and (step % self.every_n_steps == 0 or step == trainer.max_steps)
+        if not is_due or not trainer.is_global_zero:
+            return
         from vae_zoo.evaluation.evaluate import finite  # which imports the callbacks
         from vae_zoo.evaluation.protocol import evaluate
 

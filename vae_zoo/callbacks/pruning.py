@@ -8,17 +8,21 @@ from vae_zoo.errors import Pruned
 
 
 class Pruning(L.Callback):
-    """Reports `metric` to the study after every validation. study: its file. trial: this run's number in it."""
+    """Reports `metric` to the study after every validation before which it was computed anew.
+
+    study: its file. trial: this run's number in it.
+    """
 
     def __init__(self, study: str, trial: int, metric: str):
         from vae_zoo.search import open_trial  # optuna
 
         self.trial, self.metric, self.name = open_trial(Path(study), trial), metric, f"trial {trial}"
+        self.reported = 0  # step of the newest number that the study has
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        prune = False
-        if trainer.is_global_zero and self.trial is not None and self.metric in module.latest:
-            self.trial.report(module.latest[self.metric], step=trainer.global_step)
-            prune = self.trial.should_prune()
+        prune, step = False, module.latest_at.get(self.metric, 0)
+        if trainer.is_global_zero and self.trial is not None and step > self.reported:
+            self.trial.report(module.latest[self.metric], step=step)
+            self.reported, prune = step, self.trial.should_prune()
         if trainer.strategy.reduce_boolean_decision(prune, all=False):  # all ranks stop together
             raise Pruned(f"{self.name} pruned at step {trainer.global_step}: {self.metric} is worse than in most others")

@@ -695,6 +695,7 @@ class Sweep(Schema):
     stop_on_failure: bool = OPTIONAL  # these are not in the config.yaml of older runs
     jobs: Count = OPTIONAL
     metric: str = OPTIONAL
+    worker: str = OPTIONAL  # the command whose job this is; set by the sweeper
 
 
 class Train(Schema):

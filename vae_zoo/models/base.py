@@ -65,6 +65,7 @@ class LatentVariableModel(L.LightningModule):
         self.num_train: int | None = None  # images in the training set, known once data are there
         self.terms: Terms = {}  # of the latest training step, detached, for the callbacks
         self.latest: dict[str, float] = {}  # the newest value of everything that was logged, for the callbacks
+        self.latest_at: dict[str, int] = {}  # and the step it is of
 
     # ---- what a model writes ------------------------------------------------------------------------------------
 
@@ -221,5 +222,6 @@ class LatentVariableModel(L.LightningModule):
     def log_values(self, values: dict[str, float]) -> None:
         """Sends plain numbers to every logger, at the number of main batches trained on."""
         self.latest |= values
+        self.latest_at |= dict.fromkeys(values, self.step)
         for logger in self.loggers:
             logger.log_metrics(values, step=self.step)
