@@ -36,11 +36,11 @@ RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "logger", "data.
 def train() -> int:
     """`python train.py`: one run, or with -m many. Returns the exit code."""
     codes: list[int] = []
-    command = runs.command_line()  # here: a launcher's workers have another
+    command, process = runs.command_line(), os.getpid()  # here: a launcher's workers have others
 
     def task(cfg: DictConfig) -> None:
         if _is_multirun():
-            _sweep_job(cfg, command)
+            _sweep_job(cfg, command, process)
         else:
             codes.append(_train_task(cfg, command))
 
@@ -111,21 +111,22 @@ def _follow(folder: Path, cfg: dict[str, Any], command: str) -> int:
     return _start(folder, cfg, "--fresh", command)
 
 
-def _sweep_job(cfg: DictConfig, command: str) -> None:
-    """One job of a sweep, in whatever process the launcher gives it. How it ends is told by its folder, and nothing but
-    a broken launcher ends the others."""
+def _sweep_job(cfg: DictConfig, command: str, sweep: int) -> None:
+    """One job of the sweep whose process is `sweep`, in whatever process the launcher gives it. How it ends is told by its
+    folder; the others are ended by Ctrl-C, by SIGTERM to the sweep and by a broken launcher, not by a job that is killed."""
     settings, folder = HydraConfig.get(), Path(HydraConfig.get().runtime.output_dir)
-    if settings.launcher._target_.endswith("JoblibLauncher"):
+    in_worker = os.getpid() != sweep
+    if in_worker and settings.launcher._target_.endswith("JoblibLauncher"):
         _end_with_parent()
     record = Path(settings.sweep.dir).expanduser() / sweeps.RECORDS / cfg.sweep.name
-    code = 2
+    code, received = 2, None
     try:
         plain = check.check_train(cfg)
         with sweeps.turn(record, plain["sweep"]["jobs"], plain["trainer"]) as environment:
             if sweeps.stop_code(record) is not None:
                 return
             how = _claim(folder, plain)
-            code = 0 if how is None else _start(folder, plain, how, command, environment)
+            code, received = (0, None) if how is None else _start_process(folder, how, command, environment)
         if how == "--fresh":
             runs.forget_older(folder)
     except runs.Busy as error:
@@ -134,8 +135,10 @@ def _sweep_job(cfg: DictConfig, command: str) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         runs.write_atomic(folder / "error.txt", f"{error}\n")
-    if code in sweeps.INTERRUPTED or (code and cfg.sweep.stop_on_failure):
-        sweeps.stop(record, code if code in sweeps.INTERRUPTED else 1)
+    if received == signal.SIGINT or (received and not in_worker):
+        sweeps.stop(record, 128 + received)
+    elif code and cfg.sweep.stop_on_failure:
+        sweeps.stop(record, 1)
 
 
 def _end_with_parent() -> None:
@@ -207,32 +210,44 @@ def _resume(cfg: DictConfig, folder: Path, command: str) -> int:
     return code
 
 
-def _start(folder: Path, cfg: dict[str, Any], how: str, command: str, environment: dict[str, str] | None = None) -> int:
-    """Here, unless the run must be a process of its own: jobs of a sweep, whose death must not be the sweep's, and
-    ranks, which replay the command that began the process and so must be given the composed config instead of overrides
-    (hydra issue 2070). Returns the exit code. Raises runs.Busy when another process has begun the run meanwhile."""
-    arguments = [str(folder), how, "--command", command]
-    if not _is_multirun() and not cfg["trainer"].get("strategy", "auto").startswith("ddp"):
-        from vae_zoo.job import main
+def _start(folder: Path, cfg: dict[str, Any], how: str, command: str) -> int:
+    """Here, unless the run has ranks, which replay the command that began the process and so must be given the composed
+    config instead of overrides (hydra issue 2070). Returns the exit code."""
+    if cfg["trainer"].get("strategy", "auto").startswith("ddp"):
+        return _start_process(folder, how, command)[0]
+    from vae_zoo.job import main
 
-        return main(arguments)
-    words = [sys.executable, "-m", "vae_zoo.job", *arguments]
-    process = subprocess.Popen(words, env=os.environ | (environment or {}))
-    earlier = signal.signal(signal.SIGTERM, lambda signum, _: process.send_signal(signum))
+    return main([str(folder), how, "--command", command])
+
+
+def _start_process(
+    folder: Path, how: str, command: str, environment: dict[str, str] | None = None
+) -> tuple[int, int | None]:
+    """The run as a process of its own, whose death is not this one's. Returns its exit code and the first signal that came
+    to this process meanwhile. Raises runs.Busy when another process has begun the run."""
+    received: list[int] = []
+    process = None
+
+    def note(signum: int, frame: Any) -> None:
+        received.append(signum)
+        if signum == signal.SIGTERM and process is not None:  # Ctrl-C the terminal has sent to the job too
+            process.send_signal(signum)
+
+    earlier = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while True:
-            try:
-                code = process.wait()
-                break
-            except KeyboardInterrupt:  # the terminal has sent it to the job too: let it save
-                continue
+        words = [sys.executable, "-m", "vae_zoo.job", str(folder), how, "--command", command]
+        process = subprocess.Popen(words, env=os.environ | (environment or {}))
+        if signal.SIGTERM in received:
+            process.send_signal(signal.SIGTERM)
+        code = process.wait()
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for signum, before in earlier.items():
+            signal.signal(signum, before)
     if code == runs.BUSY:
         raise runs.Busy(f"{folder} is being trained by another process; wait for it or stop it")
-    if code == -signal.SIGTERM:
-        return 128 + signal.SIGTERM
-    return code if code >= 0 else 1
+    if -code in (signal.SIGINT, signal.SIGTERM):  # before it could handle them
+        code = 128 - code
+    return code if code >= 0 else 1, received[0] if received else None
 
 
 # ---- Hydra ----------------------------------------------------------------------------------------------------------

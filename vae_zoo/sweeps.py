@@ -26,7 +26,6 @@ from vae_zoo import runs
 from vae_zoo.files import write_atomic
 
 RECORDS = "sweeps"  # folder beside the runs
-INTERRUPTED = (130, 143)  # exit codes of Ctrl-C and SIGTERM
 GOOD = ("finished", "done before", "pruned", "running")  # elsewhere, then
 # What does not make another sweep: where and how it is run, and what is shown of it.
 INCIDENTAL = ("sweep.", "launcher", "logger", "paths.", "hydra")

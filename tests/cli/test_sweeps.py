@@ -2,9 +2,13 @@
 
 import contextlib
 import json
+import os
 import signal
+import subprocess
+import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,7 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from tests.cli.calls import TINY, call
 from tests.commands import REPOSITORY, run, start
-from vae_zoo import runs, sweeps
+from vae_zoo import cli, runs, sweeps
 from vae_zoo.cli import register_resolvers
 
 MODEL = """
@@ -130,6 +134,43 @@ def test_stop_on_failure_begins_no_more_jobs(moody):
     answer = call(moody, f"{words} sweep.stop_on_failure=true")
     assert answer.code == 1
     assert {mood: state for mood, (_, state) in state_of_jobs(moody).items()} == {"raise1": "failed"}
+    assert "| not started |" in answer.out
+
+
+def jobs_run(monkeypatch, code, begun=lambda process: None):
+    """In place of training a job runs `code`, which knows its folder, and then has finished."""
+    finish = "(folder / 'metrics.json').write_text('{\"test/elbo\": 1}')\n"
+    finish += "(folder / 'run.json').write_text('{\"state\": \"finished\"}')"
+    script = f"import os, pathlib, signal, sys, time\nfolder = pathlib.Path(sys.argv[1])\n{code}\n{finish}"
+
+    def start_job(words, **options):
+        process = subprocess.Popen([words[0], "-c", script, words[words.index("vae_zoo.job") + 1]], **options)
+        begun(process)
+        return process
+
+    monkeypatch.setattr(cli, "subprocess", SimpleNamespace(Popen=start_job))
+
+
+def test_job_that_is_terminated_ends_itself_only(tmp_path, monkeypatch):
+    jobs_run(monkeypatch, "if 'seed0' in folder.name: os.kill(os.getpid(), signal.SIGTERM)")
+    answer = call(tmp_path, f"train -m {TINY} model=vae seed=0,1")
+    states = [line.split("|")[2].strip() for line in answer.out.splitlines() if line.startswith("| vae-digits")]
+    assert answer.code == 1 and states == ["unfinished", "finished"], answer.out + answer.err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_a_job_starts_ends_the_sweep(tmp_path, monkeypatch, signum):
+    """Before the job can handle it; Ctrl-C comes to the job too."""
+
+    def stop(process):
+        threading.Timer(0.5, os.kill, (os.getpid(), signum)).start()
+        if signum == signal.SIGINT:
+            threading.Timer(0.5, process.send_signal, (signum,)).start()
+
+    jobs_run(monkeypatch, "time.sleep(60)", stop)
+    answer = call(tmp_path, f"train -m {TINY} model=vae seed=0,1")
+    assert answer.code == 128 + signum, answer.out + answer.err
+    assert len(list((tmp_path / "outputs" / "vae-digits").glob("*/config.yaml"))) == 1
     assert "| not started |" in answer.out
 
 
