@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import hydra
 import yaml
@@ -85,22 +85,23 @@ def _train_task(cfg: DictConfig, command: str) -> int:
         return _resume(cfg, folder, command)
     plain = check.check_train(cfg)
     if runs.rank() > 0:
-        return _follow(folder, plain, command)
-    with runs.locked(folder):
+        return _follow(folder, plain, "--fresh", command)
+    with runs.locked(folder) as lock:
         previous = _make_room(folder)
         before = set(folder.iterdir())
         runs.write_config(folder, plain)
-    code = _start(folder, plain, "--fresh", command)
-    if code == 2:  # refused when the data were read: as if it had never been
-        runs.put_back(folder, before, previous)
+        code = _start(folder, plain, "--fresh", command, lock)
+        if code == 2:  # refused when the data were read: as if it had never been
+            runs.put_back(folder, before, previous)
+        else:
+            runs.forget_older(folder)
+    if code == 2:
         Traces.remove()
-    else:
-        runs.forget_older(folder)
     return code
 
 
-def _follow(folder: Path, cfg: dict[str, Any], command: str) -> int:
-    """A rank that torchrun or srun has started: the folder is prepared by rank 0."""
+def _follow(folder: Path, cfg: dict[str, Any], how: str, command: str) -> int:
+    """A rank that torchrun or srun has started: the folder is prepared, and locked, by rank 0."""
     wanted, until = yaml.safe_load(yaml.safe_dump(cfg)), time.monotonic() + FOLLOW_SECONDS
     while not (folder / "config.yaml").is_file() or runs.read_config(folder) != wanted:
         if time.monotonic() > until:
@@ -108,7 +109,7 @@ def _follow(folder: Path, cfg: dict[str, Any], command: str) -> int:
                 f"rank {runs.rank()} waits for {folder}/config.yaml, which rank 0 has not written; see its output"
             )
         time.sleep(0.1)
-    return _start(folder, cfg, "--fresh", command)
+    return _start(folder, cfg, how, command)
 
 
 def _sweep_job(cfg: DictConfig, command: str, sweep: int) -> None:
@@ -122,13 +123,15 @@ def _sweep_job(cfg: DictConfig, command: str, sweep: int) -> None:
     code, received = 2, None
     try:
         plain = check.check_train(cfg)
-        with sweeps.turn(record, plain["sweep"]["jobs"], plain["trainer"]) as environment:
+        with sweeps.turn(record, plain["sweep"]["jobs"], plain["trainer"]) as (environment, place):
             if sweeps.stop_code(record) is not None:
                 return
-            how = _claim(folder, plain)
-            code, received = (0, None) if how is None else _start_process(folder, how, command, environment)
-        if how == "--fresh":
-            runs.forget_older(folder)
+            with runs.locked(folder) as lock:
+                how, code = _claim(folder, plain), 0
+                if how is not None:
+                    code, received = _start_process(folder, how, command, lock, place, environment)
+                if how == "--fresh":
+                    runs.forget_older(folder)
     except runs.Busy as error:
         print(f"running: {error}", flush=True)
         return
@@ -156,17 +159,16 @@ def _end_with_parent() -> None:
 
 def _claim(folder: Path, cfg: dict[str, Any]) -> str | None:
     """How a job of a sweep is to be started: None when it is done, --resume when it was cut short, else --fresh."""
-    with runs.locked(folder):
-        if not cfg["sweep"]["rerun"]:
-            if runs.is_finished(folder):
-                print(f"done before: {folder}", flush=True)
-                return None
-            if runs.can_go_on(folder, cfg):
-                runs.write_config(folder, cfg)
-                print(f"goes on: {folder}", flush=True)
-                return "--resume"
-        _make_room(folder)
-        runs.write_config(folder, cfg)
+    if not cfg["sweep"]["rerun"]:
+        if runs.is_finished(folder):
+            print(f"done before: {folder}", flush=True)
+            return None
+        if runs.can_go_on(folder, cfg):
+            runs.write_config(folder, cfg)
+            print(f"goes on: {folder}", flush=True)
+            return "--resume"
+    _make_room(folder)
+    runs.write_config(folder, cfg)
     return "--fresh"
 
 
@@ -200,31 +202,37 @@ def _resume(cfg: DictConfig, folder: Path, command: str) -> int:
     check.check_train(OmegaConf.create(plain))
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise UserError(f"{folder} has no checkpoints/last.ckpt to resume from; train it anew")
-    before = (folder / "config.yaml").read_text()
-    if runs.rank() == 0:
-        with runs.locked(folder):
-            runs.write_config(folder, plain)
-    code = _start(folder, plain, "--resume", command)
-    if code == 2 and runs.rank() == 0:
-        runs.write_atomic(folder / "config.yaml", before)
+    if runs.rank() > 0:
+        return _follow(folder, plain, "--resume", command)
+    with runs.locked(folder) as lock:
+        before = (folder / "config.yaml").read_text()
+        runs.write_config(folder, plain)
+        code = _start(folder, plain, "--resume", command, lock)
+        if code == 2:
+            runs.write_atomic(folder / "config.yaml", before)
     return code
 
 
-def _start(folder: Path, cfg: dict[str, Any], how: str, command: str) -> int:
+def _start(folder: Path, cfg: dict[str, Any], how: str, command: str, lock: IO[str] | None = None) -> int:
     """Here, unless the run has ranks, which replay the command that began the process and so must be given the composed
-    config instead of overrides (hydra issue 2070). Returns the exit code."""
+    config instead of overrides (hydra issue 2070). lock: of the folder, but for ranks that follow. Returns the exit code."""
     if cfg["trainer"].get("strategy", "auto").startswith("ddp"):
-        return _start_process(folder, how, command)[0]
+        return _start_process(folder, how, command, lock)[0]
     from vae_zoo.job import main
 
     return main([str(folder), how, "--command", command])
 
 
 def _start_process(
-    folder: Path, how: str, command: str, environment: dict[str, str] | None = None
+    folder: Path,
+    how: str,
+    command: str,
+    lock: IO[str] | None = None,
+    place: IO[str] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> tuple[int, int | None]:
     """The run as a process of its own, whose death is not this one's. Returns its exit code and the first signal that came
-    to this process meanwhile. Raises runs.Busy when another process has begun the run."""
+    to this process meanwhile. It inherits the lock of its folder and that of its turn, which so outlive this process."""
     received: list[int] = []
     process = None
 
@@ -236,15 +244,16 @@ def _start_process(
     earlier = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         words = [sys.executable, "-m", "vae_zoo.job", str(folder), how, "--command", command]
-        process = subprocess.Popen(words, env=os.environ | (environment or {}))
+        held = [file.fileno() for file in (lock, place) if file is not None]
+        process = subprocess.Popen(words, env=os.environ | (environment or {}), pass_fds=held)
+        if lock is not None:
+            runs.sign(lock, process.pid)
         if signal.SIGTERM in received:
             process.send_signal(signal.SIGTERM)
         code = process.wait()
     finally:
         for signum, before in earlier.items():
             signal.signal(signum, before)
-    if code == runs.BUSY:
-        raise runs.Busy(f"{folder} is being trained by another process; wait for it or stop it")
     if -code in (signal.SIGINT, signal.SIGTERM):  # before it could handle them
         code = 128 - code
     return code if code >= 0 else 1, received[0] if received else None

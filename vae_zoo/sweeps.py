@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -96,19 +96,21 @@ def forget_stop(record: Path) -> None:
 
 
 @contextlib.contextmanager
-def turn(record: Path, jobs: int, trainer: dict[str, Any]) -> Iterator[dict[str, str]]:
+def turn(record: Path, jobs: int, trainer: dict[str, Any]) -> Iterator[tuple[dict[str, str], IO[str] | None]]:
     """Waits until fewer than `jobs` jobs of this sweep run here; gives what a job's environment should be: its share of
-    the threads and, of several GPUs, its own. The locks fall with the process. With jobs=1 the launcher decides alone."""
+    the threads and, of several GPUs, its own; and the turn's lock, which falls with this process and with the job that
+    inherits it. With jobs=1 the launcher decides alone."""
     if jobs == 1:
-        yield {}
+        yield {}, None
         return
-    with contextlib.ExitStack() as stack:
-        while (place := _free_place(record / ".turns", jobs, stack)) is None:
-            time.sleep(0.2)
-        yield share(place, jobs, trainer)
+    while (found := _free_place(record / ".turns", jobs)) is None:
+        time.sleep(0.2)
+    place, lock = found
+    with lock:
+        yield share(place, jobs, trainer), lock
 
 
-def _free_place(folder: Path, jobs: int, stack: contextlib.ExitStack) -> int | None:
+def _free_place(folder: Path, jobs: int) -> tuple[int, IO[str]] | None:
     folder.mkdir(parents=True, exist_ok=True)
     for place in range(jobs):
         file = (folder / f"{socket.gethostname()}-{place}").open("a")
@@ -117,8 +119,7 @@ def _free_place(folder: Path, jobs: int, stack: contextlib.ExitStack) -> int | N
         except BlockingIOError:
             file.close()
             continue
-        stack.callback(file.close)
-        return place
+        return place, file
     return None
 
 

@@ -1,6 +1,5 @@
 """A sweep is its jobs' folders: whatever dies, the same command does what is missing and nothing else."""
 
-import contextlib
 import json
 import os
 import signal
@@ -8,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -174,6 +174,34 @@ def test_signal_while_a_job_starts_ends_the_sweep(tmp_path, monkeypatch, signum)
     assert "| not started |" in answer.out
 
 
+def test_job_inherits_the_locks_of_its_folder_and_its_turn(tmp_path, monkeypatch):
+    """No equal command comes between, and a sweep that is killed frees neither while its job goes on."""
+    listing = """
+held = []
+for fd in range(3, 64):
+    try:
+        held.append(str(os.fstat(fd).st_ino))
+    except OSError:
+        pass
+(folder / "held").write_text(" ".join(held))
+"""
+    folders = []
+
+    def claim_too(process):
+        folders.append(Path(process.args[-1]))
+        with pytest.raises(runs.Busy), runs.locked(folders[0]):
+            pass
+
+    jobs_run(monkeypatch, listing, claim_too)
+    answer = call(tmp_path, f"train -m {TINY} model=vae sweep.jobs=2 sweep.name=mine")
+    assert answer.code == 0, answer.out + answer.err
+    turn = next((tmp_path / "outputs" / "sweeps" / "mine" / ".turns").iterdir())
+    held = (folders[0] / "held").read_text().split()
+    assert {str(file.stat().st_ino) for file in (folders[0] / ".lock", turn)} <= set(held)
+    with runs.locked(folders[0]):
+        pass
+
+
 def test_leaderboard_of_a_sweep_needs_no_more_than_its_folder(tmp_path):
     answer = call(tmp_path, f"train -m {TINY} model=vae seed=0,1 sweep.name=mine")
     assert answer.code == 0, answer.err
@@ -215,10 +243,9 @@ def test_jobs_share_the_threads_and_each_has_its_own_gpu(monkeypatch):
 
 
 def test_only_so_many_jobs_have_a_turn_at_once(tmp_path):
-    with sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}), sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}) as second:
+    with sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}), sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}) as (second, _):
         assert second["OMP_NUM_THREADS"] == "1"
-        with contextlib.ExitStack() as stack:
-            assert sweeps._free_place(tmp_path / ".turns", 2, stack) is None
+        assert sweeps._free_place(tmp_path / ".turns", 2) is None
 
 
 @pytest.mark.parametrize("choice", sorted(p.stem for p in (REPOSITORY / "conf" / "sweep").glob("*.yaml")))
