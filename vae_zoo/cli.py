@@ -137,7 +137,7 @@ def _sweep_job(cfg: DictConfig, command: str, sweep: int) -> None:
         return
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        runs.write_atomic(folder / "error.txt", f"{error}\n")
+        sweeps.refuse(record, folder, str(error))
     if received == signal.SIGINT or (received and not in_worker):
         sweeps.stop(record, 128 + received)
     elif code and cfg.sweep.stop_on_failure:

@@ -92,6 +92,24 @@ def forget_stop(record: Path) -> None:
     (record / "stop").unlink(missing_ok=True)
 
 
+# ---- refusing -------------------------------------------------------------------------------------------------------
+
+
+def refuse(record: Path, folder: Path, why: str) -> None:
+    """Notes that a job was refused before it began; a run that lies in its folder already stays as it is."""
+    write_atomic(_refusal(record, folder), why)
+    if not (folder / "config.yaml").exists():
+        write_atomic(folder / "error.txt", f"{why}\n")
+
+
+def forget_refusals(record: Path) -> None:
+    shutil.rmtree(record / "refused", ignore_errors=True)
+
+
+def _refusal(record: Path, folder: Path) -> Path:
+    return record / "refused" / "_".join(folder.parts[-2:])
+
+
 # ---- turns ----------------------------------------------------------------------------------------------------------
 
 
@@ -173,12 +191,15 @@ def finished(jobs: Iterable[Job]) -> set[Path]:
     return {job.folder for job in jobs if runs.is_finished(job.folder)}
 
 
-def states(jobs: Iterable[Job], before: set[Path]) -> list[tuple[str, str]]:
-    """State and note of each job, as its folder tells. before: what had been finished when the sweep began."""
+def states(jobs: Iterable[Job], before: set[Path], record: Path | None = None) -> list[tuple[str, str]]:
+    """State and note of each job, as its folder tells, and the sweep's of what was refused. before: what had been finished
+    when the sweep began."""
     found = []
     for job in jobs:
         run = _run(job.folder)
-        if run is None:
+        if record is not None and (refusal := _refusal(record, job.folder)).is_file():
+            found.append(("failed", refusal.read_text()))
+        elif run is None:
             found.append(("not started", ""))
         elif run.state == "finished" and job.folder in before:
             found.append(("done before", run.note))

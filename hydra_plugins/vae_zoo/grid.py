@@ -58,6 +58,7 @@ class Grid(BasicSweeper):
 
     def _begin(self, record: Path, jobs: Sequence[Job]) -> None:
         sweeps.forget_stop(record)
+        sweeps.forget_refusals(record)
         sweeps.write_record(record.absolute(), jobs, runs.command_line())
         OmegaConf.save(self.config, record / "multirun.yaml")
 
@@ -76,7 +77,7 @@ class Grid(BasicSweeper):
 
     def _end(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> None:
         """Prints and keeps the table, and sets the exit code."""
-        found = sweeps.states(jobs, before)
+        found = sweeps.states(jobs, before, record)
         text = sweeps.table(jobs, found, self.config.sweep.metric)
         sweeps.write_atomic(record / "table.md", text)
         print(f"\n{text}", flush=True)
