@@ -36,11 +36,11 @@ RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "logger", "data.
 def train() -> int:
     """`python train.py`: one run, or with -m many. Returns the exit code."""
     codes: list[int] = []
-    command, process = runs.command_line(), os.getpid()  # here: a launcher's workers have others
+    command, process, given = runs.command_line(), os.getpid(), sweeps.given()  # here: a launcher's workers have others
 
     def task(cfg: DictConfig) -> None:
         if _is_multirun():
-            _sweep_job(cfg, command, process)
+            _sweep_job(cfg, command, process, given)
         else:
             codes.append(_train_task(cfg, command))
 
@@ -112,10 +112,12 @@ def _follow(folder: Path, cfg: dict[str, Any], how: str, command: str) -> int:
     return _start(folder, cfg, how, command)
 
 
-def _sweep_job(cfg: DictConfig, command: str, sweep: int) -> None:
+def _sweep_job(cfg: DictConfig, command: str, sweep: int, given: dict[str, str]) -> None:
     """One job of the sweep whose process is `sweep`, in whatever process the launcher gives it. How it ends is told by its
-    folder; the others are ended by Ctrl-C, by SIGTERM to the sweep and by a broken launcher, not by a job that is killed."""
+    folder; the others are ended by Ctrl-C, by SIGTERM to the sweep and by a broken launcher, not by a job that is killed.
+    given: what the sweep had of its environment before the launcher changed it."""
     settings, folder = HydraConfig.get(), Path(HydraConfig.get().runtime.output_dir)
+    sweeps.restore(given, settings.launcher._target_)
     in_worker = os.getpid() != sweep
     if in_worker and settings.launcher._target_.endswith("JoblibLauncher"):
         _end_with_parent()

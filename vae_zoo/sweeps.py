@@ -26,6 +26,7 @@ from vae_zoo import runs
 from vae_zoo.files import write_atomic
 
 RECORDS = "sweeps"  # folder beside the runs
+TAKEN = {"LocalLauncher": "CUDA_VISIBLE_DEVICES", "RayLauncher": "OMP_NUM_THREADS"}  # from the user, for every job
 GOOD = ("finished", "done before", "pruned", "running")  # elsewhere, then
 # What does not make another sweep: where and how it is run, and what is shown of it.
 INCIDENTAL = ("sweep.", "launcher", "logger", "paths.", "hydra")
@@ -108,6 +109,21 @@ def forget_refusals(record: Path) -> None:
 
 def _refusal(record: Path, folder: Path) -> Path:
     return record / "refused" / "_".join(folder.parts[-2:])
+
+
+# ---- the machine ----------------------------------------------------------------------------------------------------
+
+
+def given() -> dict[str, str]:
+    """What the user has said of GPUs and threads."""
+    return {name: os.environ[name] for name in TAKEN.values() if name in os.environ}
+
+
+def restore(given: dict[str, str], launcher: str) -> None:
+    """In a worker: takes back what its launcher (a class) has put over the user's word."""
+    if name := TAKEN.get(launcher.rpartition(".")[2]):
+        os.environ.pop(name, None)
+        os.environ |= {name: given[name]} if name in given else {}
 
 
 # ---- turns ----------------------------------------------------------------------------------------------------------

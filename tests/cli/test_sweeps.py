@@ -242,6 +242,25 @@ def test_jobs_share_the_threads_and_each_has_its_own_gpu(monkeypatch):
     assert sweeps.share(0, 2, cpu) == {"OMP_NUM_THREADS": "1"}
 
 
+def test_gpus_that_submitit_hides_and_threads_that_ray_sets_are_restored(monkeypatch):
+    gpus, threads = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
+    monkeypatch.setattr(sweeps, "num_cores", lambda: 8)
+    trainer = {"accelerator": "auto", "devices": "auto", "strategy": "auto"}
+    monkeypatch.setenv(gpus, "4,6")
+    monkeypatch.delenv(threads)
+    given = sweeps.given()
+    for hidden in ("", "0"):  # without and with gpus_per_node=1
+        monkeypatch.setenv(gpus, hidden)
+        sweeps.restore(given, "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher")
+        assert [sweeps.share(place, 2, trainer)[gpus] for place in range(2)] == ["4", "6"]
+    monkeypatch.setenv(threads, "1")
+    sweeps.restore(given, "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher")
+    assert sweeps.share(0, 2, trainer)[threads] == "4"
+    monkeypatch.setenv(gpus, "3")
+    sweeps.restore(given, "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher")
+    assert os.environ[gpus] == "3", "SLURM's word is its own"
+
+
 def test_only_so_many_jobs_have_a_turn_at_once(tmp_path):
     with sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}), sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}) as (second, _):
         assert second["OMP_NUM_THREADS"] == "1"
