@@ -335,7 +335,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("vae_zoo.run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.tags", _tags, replace=True)
-    OmegaConf.register_new_resolver("vae_zoo.jobs_at_once", sweeps.jobs_at_once, replace=True)
+    OmegaConf.register_new_resolver("vae_zoo.jobs_at_once", _jobs_at_once, replace=True)
 
 
 def _job_config(root: DictConfig) -> DictConfig:
@@ -355,6 +355,10 @@ def _run_folder(*, _root_: DictConfig) -> str:
         return str(folder)
     plain = check.check_train(_job_config(_root_))
     return str(Path(plain["paths"]["outputs"]).expanduser() / runs.run_name(plain, _root_.hydra.runtime.choices))
+
+
+def _jobs_at_once(*, _root_: DictConfig) -> int:
+    return sweeps.jobs_at_once(_root_.trainer)
 
 
 def _tags() -> list[str]:

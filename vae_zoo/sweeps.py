@@ -8,6 +8,7 @@ is the same sweep; what its jobs have done stands in their own folders and nowhe
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import math
 import os
 import shlex
@@ -15,7 +16,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -159,15 +160,23 @@ def _free_place(folder: Path, jobs: int) -> tuple[int, IO[str]] | None:
 
 def share(place: int, jobs: int, trainer: dict[str, Any]) -> dict[str, str]:
     """Environment of the job at `place` of `jobs`. trainer: of its config."""
-    devices = trainer.get("devices")
-    ranks = devices if trainer.get("strategy", "auto").startswith("ddp") and isinstance(devices, int) else 1
-    threads = max(1, num_cores() // (jobs * max(1, ranks)))
+    threads = max(1, num_cores() // (jobs * num_ranks(trainer)))
     given = os.environ.get("OMP_NUM_THREADS", "")
     environment = {"OMP_NUM_THREADS": str(min(threads, int(given)) if given.isdigit() else threads)}
     own = gpus()
-    if len(own) > 1 and devices in ("auto", 1) and trainer.get("accelerator") in ("auto", "gpu", "cuda"):
+    if len(own) > 1 and trainer.get("devices") in ("auto", 1) and trainer.get("accelerator") in ("auto", "gpu", "cuda"):
         environment["CUDA_VISIBLE_DEVICES"] = own[place % len(own)]
     return environment
+
+
+def num_ranks(trainer: Mapping[str, Any]) -> int:
+    """Processes of one job on this machine. trainer: of its config."""
+    devices = trainer.get("devices", 1)
+    if devices == "auto" or not trainer.get("strategy", "auto").startswith("ddp"):
+        return 1
+    if devices == -1:
+        return max(1, len(gpus()))
+    return devices if isinstance(devices, int) else len(devices)
 
 
 def num_cores() -> int:
@@ -176,19 +185,19 @@ def num_cores() -> int:
 
 
 def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that this process may use, asked without importing torch."""
+    """Names of the NVIDIA GPUs that this process may use, asked without importing torch. As in CUDA, -1 ends their list."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name for name in visible.split(",") if name]
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), visible.split(",")))
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
     return [str(i) for i, line in enumerate(filter(lambda text: text.startswith("GPU "), listed.splitlines()))]
 
 
-def jobs_at_once() -> int:
-    """As many as there are GPUs, or where there are none, cores."""
-    return len(gpus()) or num_cores()
+def jobs_at_once(trainer: Mapping[str, Any]) -> int:
+    """As many as there are GPUs, or where there are none, cores, for all ranks of each."""
+    return max(1, (len(gpus()) or num_cores()) // num_ranks(trainer))
 
 
 @contextlib.contextmanager

@@ -242,6 +242,21 @@ def test_jobs_share_the_threads_and_each_has_its_own_gpu(monkeypatch):
     assert sweeps.share(0, 2, cpu) == {"OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.parametrize(
+    "visible, num, ranks", [("-1", 0, 1), ("", 0, 1), ("2", 1, 1), ("0,1,2,3", 4, 4), ("0,GPU-8f,-1,3", 2, 2)]
+)
+def test_ddp_on_all_gpus_has_as_many_ranks_as_there_are(monkeypatch, visible, num, ranks):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(sweeps, "num_cores", lambda: 16)
+    every = {"accelerator": "gpu", "devices": -1, "strategy": "ddp"}
+    assert len(sweeps.gpus()) == num and sweeps.num_ranks(every) == ranks
+    assert sweeps.share(0, 2, every) == {"OMP_NUM_THREADS": str(8 // ranks)}
+    assert sweeps.jobs_at_once(every) == (1 if num else 16)
+    assert sweeps.jobs_at_once({**every, "devices": 1}) == (num or 16)
+    assert sweeps.num_ranks({**every, "devices": [0, 2]}) == 2
+
+
 def test_gpus_that_submitit_hides_and_threads_that_ray_sets_are_restored(monkeypatch):
     gpus, threads = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
     monkeypatch.setattr(sweeps, "num_cores", lambda: 8)
