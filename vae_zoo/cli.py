@@ -121,7 +121,7 @@ def _sweep_job(cfg: DictConfig, command: str, sweep: int, given: dict[str, str])
     in_worker = os.getpid() != sweep
     if in_worker and settings.launcher._target_.endswith("JoblibLauncher"):
         _end_with_parent()
-    record = Path(settings.sweep.dir).expanduser() / sweeps.RECORDS / cfg.sweep.name
+    record = Path(settings.sweep.dir) / sweeps.RECORDS / cfg.sweep.name
     code, received = 2, None
     try:
         plain = check.check_train(cfg)
@@ -335,6 +335,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("vae_zoo.run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.tags", _tags, replace=True)
+    OmegaConf.register_new_resolver("vae_zoo.expanded", _expanded, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.jobs_at_once", _jobs_at_once, replace=True)
 
 
@@ -359,6 +360,10 @@ def _run_folder(*, _root_: DictConfig) -> str:
 
 def _jobs_at_once(*, _root_: DictConfig) -> int:
     return sweeps.jobs_at_once(_root_.trainer)
+
+
+def _expanded(path: str) -> str:
+    return str(Path(str(path)).expanduser())
 
 
 def _tags() -> list[str]:

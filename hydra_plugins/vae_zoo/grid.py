@@ -43,7 +43,7 @@ class Grid(BasicSweeper):
         """The folder of the sweep."""
         choice = self.config.hydra.runtime.choices.get("sweep")
         name = self.config.sweep.name or sweeps.sweep_name(choice, words)
-        return Path(str(self.config.hydra.sweep.dir)).expanduser() / sweeps.RECORDS / name
+        return Path(str(self.config.hydra.sweep.dir)) / sweeps.RECORDS / name
 
     def _jobs(self, batch: Sequence[Sequence[str]], first: int) -> list[Job]:
         """Where each job will lie; composes its config, so that what cannot be composed is told before any has begun."""

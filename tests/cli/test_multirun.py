@@ -82,6 +82,14 @@ def test_job_that_is_refused_has_failed_though_its_folder_holds_a_finished_run(c
     assert again.code == 0 and "| done before |" in again.out, again.out + again.err
 
 
+def test_outputs_in_the_home_folder_are_there_in_a_sweep_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    answer = call(tmp_path, f"train -m {TINY} model=vae trainer.max_steps=-1 paths.outputs='~/runs' sweep.name=mine")
+    assert answer.code == 1 and not (tmp_path / "~").exists()
+    found = sorted(path.name for path in (tmp_path / "home" / "runs").iterdir())
+    assert found == ["sweeps", "vae-digits"], answer.err
+
+
 def test_a_sweep_from_the_config_needs_no_flag_and_experiments_name_its_folders(tmp_path):
     experiment = tmp_path / "conf" / "experiment" / "mine" / "first_try.yaml"
     experiment.parent.mkdir(parents=True)
