@@ -117,15 +117,15 @@ def _sweep_job(cfg: DictConfig, command: str, sweep: int, given: dict[str, str])
     folder; the others are ended by Ctrl-C, by SIGTERM to the sweep and by a broken launcher, not by a job that is killed.
     given: what the sweep had of its environment before the launcher changed it."""
     settings, folder = HydraConfig.get(), Path(HydraConfig.get().runtime.output_dir)
-    sweeps.restore(given, settings.launcher._target_)
-    in_worker = os.getpid() != sweep
-    if in_worker and settings.launcher._target_.endswith("JoblibLauncher"):
+    launcher, in_worker = settings.launcher._target_, os.getpid() != sweep
+    sweeps.restore(given, launcher)
+    if in_worker and launcher.endswith("JoblibLauncher"):
         _end_with_parent()
     record = Path(settings.sweep.dir) / sweeps.RECORDS / cfg.sweep.name
     code, received = 2, None
     try:
         plain = check.check_train(cfg)
-        with sweeps.turn(record, plain["sweep"]["jobs"], plain["trainer"]) as (environment, place):
+        with sweeps.turn(record, plain["sweep"]["jobs"], plain["trainer"], launcher) as (environment, place):
             if sweeps.stop_code(record) is not None:
                 return
             with runs.locked(folder) as lock:

@@ -131,11 +131,13 @@ def restore(given: dict[str, str], launcher: str) -> None:
 
 
 @contextlib.contextmanager
-def turn(record: Path, jobs: int, trainer: dict[str, Any]) -> Iterator[tuple[dict[str, str], IO[str] | None]]:
+def turn(
+    record: Path, jobs: int, trainer: dict[str, Any], launcher: str = ""
+) -> Iterator[tuple[dict[str, str], IO[str] | None]]:
     """Waits until fewer than `jobs` jobs of this sweep run here; gives what a job's environment should be: its share of
     the threads and, of several GPUs, its own; and the turn's lock, which falls with this process and with the job that
-    inherits it. With jobs=1 the launcher decides alone."""
-    if jobs == 1:
+    inherits it. With jobs=1 the launcher (a class) decides alone, unless it is submitit's local one, which starts all."""
+    if jobs == 1 and not launcher.endswith("LocalLauncher"):
         yield {}, None
         return
     while (found := _free_place(record / ".turns", jobs)) is None:

@@ -280,6 +280,8 @@ def test_only_so_many_jobs_have_a_turn_at_once(tmp_path):
     with sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}), sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}) as (second, _):
         assert second["OMP_NUM_THREADS"] == "1"
         assert sweeps._free_place(tmp_path / ".turns", 2) is None
+    with sweeps.turn(tmp_path, 1, {"accelerator": "cpu"}, "LocalLauncher"):
+        assert sweeps._free_place(tmp_path / ".turns", 1) is None, "submitit starts all jobs at once, also on one GPU"
 
 
 @pytest.mark.parametrize("choice", sorted(p.stem for p in (REPOSITORY / "conf" / "sweep").glob("*.yaml")))
