@@ -67,21 +67,6 @@ def test_failures_are_told_and_the_rest_goes_on_and_is_not_repeated(moody):
     assert len(list((moody / "outputs" / "moody-digits").iterdir())) == 4
 
 
-def test_job_that_is_refused_has_failed_though_its_folder_holds_a_finished_run(copy_of_run):
-    """The checkpoint's settings are none of the folder's hash."""
-    done = copy_of_run()
-    before = contents(done)
-    words = f"train -m {TINY} model=vae sweep.name=mine hydra.sweep.dir=. hydra.sweep.subdir={done.name}"
-    refused = call(done.parent, f"{words} callbacks.checkpoint.every_n_steps=-1")
-    sentence = "callbacks.checkpoint.every_n_steps=-1 is not allowed"
-    assert refused.code == 1 and f"error: {sentence}" in refused.err
-    row = next(line for line in refused.out.splitlines() if line.startswith(f"| {done.parent.name}/{done.name}"))
-    assert "| failed " in row and sentence in row
-    assert contents(done) == before
-    again = call(done.parent, words)
-    assert again.code == 0 and "| done before |" in again.out, again.out + again.err
-
-
 def test_outputs_in_the_home_folder_are_there_in_a_sweep_too(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     answer = call(tmp_path, f"train -m {TINY} model=vae trainer.max_steps=-1 paths.outputs='~/runs' sweep.name=mine")

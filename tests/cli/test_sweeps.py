@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from tests.cli.calls import TINY, call
+from tests.cli.calls import TINY, call, contents
 from tests.commands import REPOSITORY, run, start
 from vae_zoo import cli, runs, sweeps
 from vae_zoo.cli import register_resolvers
@@ -200,6 +200,23 @@ for fd in range(3, 64):
     assert {str(file.stat().st_ino) for file in (folders[0] / ".lock", turn)} <= set(held)
     with runs.locked(folders[0]):
         pass
+
+
+def test_job_that_is_refused_has_failed_though_its_folder_holds_a_finished_run(tmp_path, monkeypatch):
+    """The checkpoint's settings are none of the folder's hash."""
+    jobs_run(monkeypatch, "")
+    words = f"train -m {TINY} model=vae"
+    assert call(tmp_path, words).code == 0
+    done = next((tmp_path / "outputs" / "vae-digits").iterdir())
+    before = contents(done)
+    refused = call(tmp_path, f"{words} callbacks.checkpoint.every_n_steps=-1")
+    sentence = "callbacks.checkpoint.every_n_steps=-1 is not allowed"
+    assert refused.code == 1 and f"error: {sentence}" in refused.err
+    row = next(line for line in refused.out.splitlines() if line.startswith(f"| vae-digits/{done.name}"))
+    assert "| failed " in row and sentence in row
+    assert contents(done) == before
+    again = call(tmp_path, words)
+    assert again.code == 0 and "| done before |" in again.out, again.out + again.err
 
 
 def test_leaderboard_of_a_sweep_needs_no_more_than_its_folder(tmp_path):
