@@ -2,7 +2,8 @@
 
 A sweep has a folder of its own beside its runs, `<outputs>/sweeps/<name>`: sweep.yaml (command, and folder and overrides
 of every job), multirun.yaml (its composed config), table.md. The name is that of the command, so the same command again
-is the same sweep; what its jobs have done stands in their own folders and nowhere else, so no launcher need be believed.
+is the same sweep; what its jobs have done stands in their own folders, and which were refused in `refused/`, so no launcher
+need be believed.
 """
 
 import contextlib
