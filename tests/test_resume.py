@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
-from tests.commands import run, start
+from tests.cli.calls import call
+from tests.commands import REPOSITORY, run, start
+from vae_zoo import cli, runs
+from vae_zoo.config import check
 
 TINY = (
     "data=digits model/network=mlp trainer.max_steps=1500 trainer.log_every_n_steps=20 trainer.val_check_interval=150 "
@@ -81,6 +85,19 @@ def test_killed_run_resumes_to_the_bit(uninterrupted):
     interrupt(uninterrupted, "killed", (*TINY, *FACTOR), signal.SIGKILL, random.Random(0))
     assert_same_run(uninterrupted / "whole", uninterrupted / "killed")
     assert not list(uninterrupted.glob("outputs")), "resume made a new folder"
+
+
+def test_rank_that_resumes_waits_for_the_config_of_rank_0(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "FOLLOW_SECONDS", 0)
+    monkeypatch.setenv("RANK", "1")
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
+        plain = check.check_train(compose("train", overrides=["data=digits", "model=vae"]))
+    runs.write_config(checkpoint.parents[1], plain)
+    answer = call(tmp_path, "train resume=run trainer.max_steps=7")
+    assert answer.code == 2 and f"rank 1 waits for {checkpoint.parents[1]}/config.yaml" in answer.err
 
 
 @pytest.mark.slow

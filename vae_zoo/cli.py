@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import hydra
 import yaml
@@ -36,11 +36,11 @@ RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "logger", "data.
 def train() -> int:
     """`python train.py`: one run, or with -m many. Returns the exit code."""
     codes: list[int] = []
-    command = runs.command_line()  # here: a launcher's workers have another
+    command, process, given = runs.command_line(), os.getpid(), sweeps.given()  # here: a launcher's workers have others
 
     def task(cfg: DictConfig) -> None:
         if _is_multirun():
-            _sweep_job(cfg, command)
+            _sweep_job(cfg, command, process, given)
         else:
             codes.append(_train_task(cfg, command))
 
@@ -85,22 +85,23 @@ def _train_task(cfg: DictConfig, command: str) -> int:
         return _resume(cfg, folder, command)
     plain = check.check_train(cfg)
     if runs.rank() > 0:
-        return _follow(folder, plain, command)
-    with runs.locked(folder):
+        return _follow(folder, plain, "--fresh", command)
+    with runs.locked(folder) as lock:
         previous = _make_room(folder)
         before = set(folder.iterdir())
         runs.write_config(folder, plain)
-    code = _start(folder, plain, "--fresh", command)
-    if code == 2:  # refused when the data were read: as if it had never been
-        runs.put_back(folder, before, previous)
+        code = _start(folder, plain, "--fresh", command, lock)
+        if code == 2:  # refused when the data were read: as if it had never been
+            runs.put_back(folder, before, previous)
+        else:
+            runs.forget_older(folder)
+    if code == 2:
         Traces.remove()
-    else:
-        runs.forget_older(folder)
     return code
 
 
-def _follow(folder: Path, cfg: dict[str, Any], command: str) -> int:
-    """A rank that torchrun or srun has started: the folder is prepared by rank 0."""
+def _follow(folder: Path, cfg: dict[str, Any], how: str, command: str) -> int:
+    """A rank that torchrun or srun has started: the folder is prepared, and locked, by rank 0."""
     wanted, until = yaml.safe_load(yaml.safe_dump(cfg)), time.monotonic() + FOLLOW_SECONDS
     while not (folder / "config.yaml").is_file() or runs.read_config(folder) != wanted:
         if time.monotonic() > until:
@@ -108,35 +109,43 @@ def _follow(folder: Path, cfg: dict[str, Any], command: str) -> int:
                 f"rank {runs.rank()} waits for {folder}/config.yaml, which rank 0 has not written; see its output"
             )
         time.sleep(0.1)
-    return _start(folder, cfg, "--fresh", command)
+    return _start(folder, cfg, how, command)
 
 
-def _sweep_job(cfg: DictConfig, command: str) -> None:
-    """One job of a sweep, in whatever process the launcher gives it. How it ends is told by its folder, and nothing but
-    a broken launcher ends the others."""
+def _sweep_job(cfg: DictConfig, command: str, sweep: int, given: dict[str, str]) -> None:
+    """One job of the sweep whose process is `sweep`, in whatever process the launcher gives it. How it ends is told by its
+    folder; the others are ended by Ctrl-C, by SIGTERM to the sweep and by a broken launcher, not by a job that is killed.
+    given: what the sweep had of its environment before the launcher changed it."""
     settings, folder = HydraConfig.get(), Path(HydraConfig.get().runtime.output_dir)
-    if settings.launcher._target_.endswith("JoblibLauncher"):
+    launcher, in_worker = settings.launcher._target_, os.getpid() != sweep
+    sweeps.restore(given, launcher)
+    if in_worker and launcher.endswith("JoblibLauncher"):
         _end_with_parent()
-    record = Path(settings.sweep.dir).expanduser() / sweeps.RECORDS / cfg.sweep.name
-    worker, code = record / sweeps.WORKERS / cfg.sweep.worker, 2
+    record = Path(settings.sweep.dir) / sweeps.RECORDS / cfg.sweep.name
+    worker = record / sweeps.WORKERS / cfg.sweep.worker
+    code, received = 2, None
     try:
         plain = check.check_train(cfg)
-        jobs = _jobs_here(settings.launcher._target_, plain["sweep"]["jobs"])
-        with sweeps.turn(record, jobs, plain["trainer"]) as environment:
+        jobs = _jobs_here(launcher, plain["sweep"]["jobs"])
+        with sweeps.turn(record, jobs, plain["trainer"], launcher) as (environment, place):
             if sweeps.stop_code(worker) is not None:
                 return
-            how = _claim(folder, plain)
-            code = 0 if how is None else _start(folder, plain, how, command, environment)
-        if how == "--fresh":
-            runs.forget_older(folder)
+            with runs.locked(folder) as lock:
+                how, code = _claim(folder, plain), 0
+                if how is not None:
+                    code, received = _start_process(folder, how, command, lock, place, environment)
+                if how == "--fresh":
+                    runs.forget_older(folder)
     except runs.Busy as error:
         print(f"running: {error}", flush=True)
         return
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        runs.write_atomic(folder / "error.txt", f"{error}\n")
-    if code in sweeps.INTERRUPTED or (code and cfg.sweep.stop_on_failure):
-        sweeps.stop(worker, code if code in sweeps.INTERRUPTED else 1)
+        sweeps.refuse(worker, folder, str(error))
+    if received == signal.SIGINT or (received and not in_worker):
+        sweeps.stop(worker, 128 + received)
+    elif code and cfg.sweep.stop_on_failure:
+        sweeps.stop(worker, 1)
 
 
 def _jobs_here(launcher: str, jobs: int) -> int:
@@ -159,17 +168,16 @@ def _end_with_parent() -> None:
 
 def _claim(folder: Path, cfg: dict[str, Any]) -> str | None:
     """How a job of a sweep is to be started: None when it is done, --resume when it was cut short, else --fresh."""
-    with runs.locked(folder):
-        if not cfg["sweep"]["rerun"]:
-            if runs.is_finished(folder):
-                print(f"done before: {folder}", flush=True)
-                return None
-            if runs.can_go_on(folder, cfg):
-                runs.write_config(folder, cfg)
-                print(f"goes on: {folder}", flush=True)
-                return "--resume"
-        _make_room(folder)
-        runs.write_config(folder, cfg)
+    if not cfg["sweep"]["rerun"]:
+        if runs.is_finished(folder):
+            print(f"done before: {folder}", flush=True)
+            return None
+        if runs.can_go_on(folder, cfg):
+            runs.write_config(folder, cfg)
+            print(f"goes on: {folder}", flush=True)
+            return "--resume"
+    _make_room(folder)
+    runs.write_config(folder, cfg)
     return "--fresh"
 
 
@@ -203,42 +211,61 @@ def _resume(cfg: DictConfig, folder: Path, command: str) -> int:
     check.check_train(OmegaConf.create(plain))
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise UserError(f"{folder} has no checkpoints/last.ckpt to resume from; train it anew")
-    before = (folder / "config.yaml").read_text()
-    if runs.rank() == 0:
-        with runs.locked(folder):
-            runs.write_config(folder, plain)
-    code = _start(folder, plain, "--resume", command)
-    if code == 2 and runs.rank() == 0:
-        runs.write_atomic(folder / "config.yaml", before)
+    if runs.rank() > 0:
+        return _follow(folder, plain, "--resume", command)
+    with runs.locked(folder) as lock:
+        before = (folder / "config.yaml").read_text()
+        runs.write_config(folder, plain)
+        code = _start(folder, plain, "--resume", command, lock)
+        if code == 2:
+            runs.write_atomic(folder / "config.yaml", before)
     return code
 
 
-def _start(folder: Path, cfg: dict[str, Any], how: str, command: str, environment: dict[str, str] | None = None) -> int:
-    """Here, unless the run must be a process of its own: jobs of a sweep, whose death must not be the sweep's, and
-    ranks, which replay the command that began the process and so must be given the composed config instead of overrides
-    (hydra issue 2070). Returns the exit code. Raises runs.Busy when another process has begun the run meanwhile."""
-    arguments = [str(folder), how, "--command", command]
-    if not _is_multirun() and not cfg["trainer"].get("strategy", "auto").startswith("ddp"):
-        from vae_zoo.job import main
+def _start(folder: Path, cfg: dict[str, Any], how: str, command: str, lock: IO[str] | None = None) -> int:
+    """Here, unless the run has ranks, which replay the command that began the process and so must be given the composed
+    config instead of overrides (hydra issue 2070). lock: of the folder, but for ranks that follow. Returns the exit code."""
+    if cfg["trainer"].get("strategy", "auto").startswith("ddp"):
+        return _start_process(folder, how, command, lock)[0]
+    from vae_zoo.job import main
 
-        return main(arguments)
-    words = [sys.executable, "-m", "vae_zoo.job", *arguments]
-    process = subprocess.Popen(words, env=os.environ | (environment or {}))
-    earlier = signal.signal(signal.SIGTERM, lambda signum, _: process.send_signal(signum))
+    return main([str(folder), how, "--command", command])
+
+
+def _start_process(
+    folder: Path,
+    how: str,
+    command: str,
+    lock: IO[str] | None = None,
+    place: IO[str] | None = None,
+    environment: dict[str, str] | None = None,
+) -> tuple[int, int | None]:
+    """The run as a process of its own, whose death is not this one's. Returns its exit code and the first signal that came
+    to this process meanwhile. It inherits the lock of its folder and that of its turn, which so outlive this process."""
+    received: list[int] = []
+    process = None
+
+    def note(signum: int, frame: Any) -> None:
+        received.append(signum)
+        if signum == signal.SIGTERM and process is not None:  # Ctrl-C the terminal has sent to the job too
+            process.send_signal(signum)
+
+    earlier = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while True:
-            try:
-                code = process.wait()
-                break
-            except KeyboardInterrupt:  # the terminal has sent it to the job too: let it save
-                continue
+        words = [sys.executable, "-m", "vae_zoo.job", str(folder), how, "--command", command]
+        held = [file.fileno() for file in (lock, place) if file is not None]
+        process = subprocess.Popen(words, env=os.environ | (environment or {}), pass_fds=held)
+        if lock is not None:
+            runs.sign(lock, process.pid)
+        if signal.SIGTERM in received:
+            process.send_signal(signal.SIGTERM)
+        code = process.wait()
     finally:
-        signal.signal(signal.SIGTERM, earlier)
-    if code == runs.BUSY:
-        raise runs.Busy(f"{folder} is being trained by another process; wait for it or stop it")
-    if code == -signal.SIGTERM:
-        return 128 + signal.SIGTERM
-    return code if code >= 0 else 1
+        for signum, before in earlier.items():
+            signal.signal(signum, before)
+    if -code in (signal.SIGINT, signal.SIGTERM):  # before it could handle them
+        code = 128 - code
+    return code if code >= 0 else 1, received[0] if received else None
 
 
 # ---- Hydra ----------------------------------------------------------------------------------------------------------
@@ -315,7 +342,8 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("vae_zoo.run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("vae_zoo.tags", _tags, replace=True)
-    OmegaConf.register_new_resolver("vae_zoo.jobs_at_once", sweeps.jobs_at_once, replace=True)
+    OmegaConf.register_new_resolver("vae_zoo.expanded", _expanded, replace=True)
+    OmegaConf.register_new_resolver("vae_zoo.jobs_at_once", _jobs_at_once, replace=True)
 
 
 def _job_config(root: DictConfig) -> DictConfig:
@@ -335,6 +363,14 @@ def _run_folder(*, _root_: DictConfig) -> str:
         return str(folder)
     plain = check.check_train(_job_config(_root_))
     return str(Path(plain["paths"]["outputs"]).expanduser() / runs.run_name(plain, _root_.hydra.runtime.choices))
+
+
+def _jobs_at_once(*, _root_: DictConfig) -> int:
+    return sweeps.jobs_at_once(_root_.trainer)
+
+
+def _expanded(path: str) -> str:
+    return str(Path(str(path)).expanduser())
 
 
 def _tags() -> list[str]:

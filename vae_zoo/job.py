@@ -1,7 +1,7 @@
 """One training run in a folder that holds its config: `python -m vae_zoo.job <run folder> --fresh|--resume`.
 
 The folder is all that a job is given, so the ranks of ddp, which Lightning starts by repeating this very command, get
-the composed config and write nothing of their own.
+the composed config and write nothing of their own. The folder's lock is held by whoever starts the job, which inherits it.
 """
 
 import argparse
@@ -31,13 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder, is_writer = options.folder, runs.rank() == 0
     started = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(runs.locked(folder) if is_writer else contextlib.nullcontext())
-        except runs.Busy as error:
-            print(f"error: {error}", file=sys.stderr)
-            return runs.BUSY
-        signals = stack.enter_context(_signals())
+    with _signals() as signals:
         about, before = runs.environment() | {"command": options.command}, runs.read_status(folder)
         try:
             cfg = runs.read_config(folder)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -30,8 +30,6 @@ CONTENTS = (
     "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard "
     "wandb wandb_id"
 ).split()
-
-BUSY = 75  # exit code of a job whose folder another process holds
 
 
 class Busy(UserError):
@@ -159,20 +157,20 @@ def forget_older(folder: Path) -> None:
 
 def put_back(folder: Path, before: set[Path], previous: Path | None) -> None:
     """Undoes `set_aside`, and removes all that has come to the folder since it held `before`."""
-    with locked(folder):
-        for path in set(folder.iterdir()) - before:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if previous is not None:
-            for path in previous.iterdir():
-                os.replace(path, folder / path.name)
-            previous.rmdir()
-            if (folder / "previous.old").is_dir():
-                os.replace(folder / "previous.old", previous)
+    for path in set(folder.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if previous is not None:
+        for path in previous.iterdir():
+            os.replace(path, folder / path.name)
+        previous.rmdir()
+        if (folder / "previous.old").is_dir():
+            os.replace(folder / "previous.old", previous)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the run's lock; it falls with the process, however that ends. Raises Busy while another holds it."""
+def locked(folder: Path) -> Iterator[IO[str]]:
+    """Holds the run's lock; it falls with the process, and with those that inherit the file, however they end. What looks at
+    the folder and then changes it, and the training itself, need one and the same. Raises Busy while another holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
         try:
@@ -180,10 +178,15 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise Busy(f"{folder} is being trained by {file.read().strip()}; wait for it or stop it") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
+        sign(file, os.getpid())
+        yield file
+
+
+def sign(lock: IO[str], pid: int) -> None:
+    """Tells whom to wait for or to stop."""
+    lock.truncate(0)
+    lock.write(f"process {pid} on {socket.gethostname()}")
+    lock.flush()
 
 
 def is_held(lock: Path) -> bool:

@@ -2,12 +2,14 @@
 
 A sweep has a folder of its own beside its runs, `<outputs>/sweeps/<name>`: sweep.yaml (command, and folder and overrides
 of every job), multirun.yaml (its composed config), table.md. The name is that of the command, so the same command again
-is the same sweep; what its jobs have done stands in their own folders and nowhere else, so no launcher need be believed.
+is the same sweep; what its jobs have done stands in their own folders, and which were refused in the folder of the command,
+`.workers/<host>-<process>`, so no launcher need be believed.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import math
 import os
 import shlex
@@ -15,10 +17,10 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -27,7 +29,7 @@ from vae_zoo.files import write_atomic
 
 RECORDS = "sweeps"  # folder beside the runs
 WORKERS = ".workers"  # folder of the commands in that of their sweep
-INTERRUPTED = (130, 143)  # exit codes of Ctrl-C and SIGTERM
+TAKEN = {"LocalLauncher": "CUDA_VISIBLE_DEVICES", "RayLauncher": "OMP_NUM_THREADS"}  # from the user, for every job
 GOOD = ("finished", "done before", "pruned", "running")  # elsewhere, then
 # What does not make another sweep: where and how it is run, and what is shown of it.
 INCIDENTAL = ("sweep.", "launcher", "logger", "paths.", "hydra")
@@ -101,23 +103,61 @@ def forget_stop(worker: Path) -> None:
     (worker / "stop").unlink(missing_ok=True)
 
 
+# ---- refusing -------------------------------------------------------------------------------------------------------
+
+
+def refuse(worker: Path, folder: Path, why: str) -> None:
+    """Notes that a job was refused before it began; a run that lies in its folder already stays as it is."""
+    write_atomic(_refusal(worker, folder), why)
+    if not (folder / "config.yaml").exists():
+        write_atomic(folder / "error.txt", f"{why}\n")
+
+
+def forget_refusals(worker: Path) -> None:
+    """Of a command that had the same name."""
+    shutil.rmtree(worker / "refused", ignore_errors=True)
+
+
+def _refusal(worker: Path, folder: Path) -> Path:
+    return worker / "refused" / "_".join(folder.parts[-2:])
+
+
+# ---- the machine ----------------------------------------------------------------------------------------------------
+
+
+def given() -> dict[str, str]:
+    """What the user has said of GPUs and threads."""
+    return {name: os.environ[name] for name in TAKEN.values() if name in os.environ}
+
+
+def restore(given: dict[str, str], launcher: str) -> None:
+    """In a worker: takes back what its launcher (a class) has put over the user's word."""
+    if name := TAKEN.get(launcher.rpartition(".")[2]):
+        os.environ.pop(name, None)
+        os.environ |= {name: given[name]} if name in given else {}
+
+
 # ---- turns ----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def turn(record: Path, jobs: int, trainer: dict[str, Any]) -> Iterator[dict[str, str]]:
+def turn(
+    record: Path, jobs: int, trainer: dict[str, Any], launcher: str = ""
+) -> Iterator[tuple[dict[str, str], IO[str] | None]]:
     """Waits until fewer than `jobs` jobs of this sweep run here; gives what a job's environment should be: its share of
-    the threads and, of several GPUs, its own. The locks fall with the process. With jobs=1 the launcher decides alone."""
-    if jobs == 1:
-        yield {}
+    the threads and, of several GPUs, its own; and the turn's lock, which falls with this process and with the job that
+    inherits it. With jobs=1 the launcher (a class) decides alone, unless it is submitit's local one, which starts all."""
+    if jobs == 1 and not launcher.endswith("LocalLauncher"):
+        yield {}, None
         return
-    with contextlib.ExitStack() as stack:
-        while (place := _free_place(record / ".turns", jobs, stack)) is None:
-            time.sleep(0.2)
-        yield share(place, jobs, trainer)
+    while (found := _free_place(record / ".turns", jobs)) is None:
+        time.sleep(0.2)
+    place, lock = found
+    with lock:
+        yield share(place, jobs, trainer), lock
 
 
-def _free_place(folder: Path, jobs: int, stack: contextlib.ExitStack) -> int | None:
+def _free_place(folder: Path, jobs: int) -> tuple[int, IO[str]] | None:
     folder.mkdir(parents=True, exist_ok=True)
     for place in range(jobs):
         file = (folder / f"{socket.gethostname()}-{place}").open("a")
@@ -126,22 +166,29 @@ def _free_place(folder: Path, jobs: int, stack: contextlib.ExitStack) -> int | N
         except BlockingIOError:
             file.close()
             continue
-        stack.callback(file.close)
-        return place
+        return place, file
     return None
 
 
 def share(place: int, jobs: int, trainer: dict[str, Any]) -> dict[str, str]:
     """Environment of the job at `place` of `jobs`. trainer: of its config."""
-    devices = trainer.get("devices")
-    ranks = devices if trainer.get("strategy", "auto").startswith("ddp") and isinstance(devices, int) else 1
-    threads = max(1, num_cores() // (jobs * max(1, ranks)))
+    threads = max(1, num_cores() // (jobs * num_ranks(trainer)))
     given = os.environ.get("OMP_NUM_THREADS", "")
     environment = {"OMP_NUM_THREADS": str(min(threads, int(given)) if given.isdigit() else threads)}
     own = gpus()
-    if len(own) > 1 and devices in ("auto", 1) and trainer.get("accelerator") in ("auto", "gpu", "cuda"):
+    if len(own) > 1 and trainer.get("devices") in ("auto", 1) and trainer.get("accelerator") in ("auto", "gpu", "cuda"):
         environment["CUDA_VISIBLE_DEVICES"] = own[place % len(own)]
     return environment
+
+
+def num_ranks(trainer: Mapping[str, Any]) -> int:
+    """Processes of one job on this machine. trainer: of its config."""
+    devices = trainer.get("devices", 1)
+    if devices == "auto" or not trainer.get("strategy", "auto").startswith("ddp"):
+        return 1
+    if devices == -1:
+        return max(1, len(gpus()))
+    return devices if isinstance(devices, int) else len(devices)
 
 
 def num_cores() -> int:
@@ -150,19 +197,19 @@ def num_cores() -> int:
 
 
 def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that this process may use, asked without importing torch."""
+    """Names of the NVIDIA GPUs that this process may use, asked without importing torch. As in CUDA, -1 ends their list."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name for name in visible.split(",") if name]
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), visible.split(",")))
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
     return [str(i) for i, line in enumerate(filter(lambda text: text.startswith("GPU "), listed.splitlines()))]
 
 
-def jobs_at_once() -> int:
-    """As many as there are GPUs, or where there are none, cores."""
-    return len(gpus()) or num_cores()
+def jobs_at_once(trainer: Mapping[str, Any]) -> int:
+    """As many as there are GPUs, or where there are none, cores, for all ranks of each."""
+    return max(1, (len(gpus()) or num_cores()) // num_ranks(trainer))
 
 
 @contextlib.contextmanager
@@ -181,12 +228,15 @@ def finished(jobs: Iterable[Job]) -> set[Path]:
     return {job.folder for job in jobs if runs.is_finished(job.folder)}
 
 
-def states(jobs: Iterable[Job], before: set[Path]) -> list[tuple[str, str]]:
-    """State and note of each job, as its folder tells. before: what had been finished when the sweep began."""
+def states(jobs: Iterable[Job], before: set[Path], worker: Path | None = None) -> list[tuple[str, str]]:
+    """State and note of each job, as its folder tells, and that of its command (`worker`) where it was refused. before: what
+    had been finished when the sweep began."""
     found = []
     for job in jobs:
         run = _run(job.folder)
-        if run is None:
+        if worker is not None and (refusal := _refusal(worker, job.folder)).is_file():
+            found.append(("failed", refusal.read_text()))
+        elif run is None:
             found.append(("not started", ""))
         elif run.state == "finished" and job.folder in before:
             found.append(("done before", run.note))

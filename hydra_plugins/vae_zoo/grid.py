@@ -43,7 +43,7 @@ class Grid(BasicSweeper):
         """The folder of the sweep."""
         choice = self.config.hydra.runtime.choices.get("sweep")
         name = self.config.sweep.name or sweeps.sweep_name(choice, words)
-        return Path(str(self.config.hydra.sweep.dir)).expanduser() / sweeps.RECORDS / name
+        return Path(str(self.config.hydra.sweep.dir)) / sweeps.RECORDS / name
 
     def _names(self, record: Path) -> list[str]:
         """Of the sweep and of this command, as a job is told them."""
@@ -62,6 +62,7 @@ class Grid(BasicSweeper):
 
     def _begin(self, record: Path, jobs: Sequence[Job]) -> None:
         sweeps.forget_stop(sweeps.worker(record))
+        sweeps.forget_refusals(sweeps.worker(record))
         sweeps.write_record(record.absolute(), jobs, runs.command_line())
         OmegaConf.save(self.config, record / "multirun.yaml")
 
@@ -80,15 +81,15 @@ class Grid(BasicSweeper):
 
     def _end(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> None:
         """Prints and keeps the table, and sets the exit code."""
-        found = self._states(jobs, before)
+        found = self._states(record, jobs, before)
         text = sweeps.table(jobs, found, self.config.sweep.metric)
         sweeps.write_atomic(record / "table.md", text)
         print(f"\n{text}", flush=True)
         bad = any(state not in sweeps.GOOD for job, (state, _) in zip(jobs, found) if self._counts(job))
         sweeps.Outcome.code = sweeps.stop_code(sweeps.worker(record)) or int(bad)
 
-    def _states(self, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:
-        return sweeps.states(jobs, before)
+    def _states(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:
+        return sweeps.states(jobs, before, sweeps.worker(record))
 
     def _counts(self, job: Job) -> bool:
         """Whether the exit code tells how this job ended."""

@@ -62,11 +62,11 @@ class Search(Grid):
                 figures = search.write_figures(study, record / "figures", metric)
         if best := search.best(study):
             print(f"best: {metric}={best.value:.4g} by {' '.join(search.words(best))}; see {figures[0].parent}", flush=True)
-        self._tell_lacking(before)
+        self._tell_lacking(record, before)
 
-    def _tell_lacking(self, before: set[Path]) -> None:
+    def _tell_lacking(self, record: Path, before: set[Path]) -> None:
         """What to do about trials of this command without a value."""
-        found = self._states([Job((), folder) for folder in self.told], before)
+        found = self._states(record, [Job((), folder) for folder in self.told], before)
         if number := sum(state == NO_VALUE for state, _ in found):
             print(
                 f"{number} of this command's trials have no {self.config.sweep.metric}: see that runs write it (one of the "
@@ -94,7 +94,7 @@ class Search(Grid):
         jobs = self._jobs(words, first)
         sweeps.write_record(record, jobs, runs.command_line())
         self._launch(words, first)
-        for trial, job, (state, _) in zip(trials, jobs, sweeps.states(jobs, set())):
+        for trial, job, (state, _) in zip(trials, jobs, sweeps.states(jobs, set(), sweeps.worker(record))):
             search.tell(study, record, trial, job.folder, state, sweeps.metric(job.folder, metric))
             self.cut_short[trial.number] += state in ("died", "interrupted", "not started")
             self.told.add(job.folder)
@@ -109,9 +109,9 @@ class Search(Grid):
         while search.waits_for_runs(study, record) and sweeps.stop_code(sweeps.worker(record)) is None:
             time.sleep(1)
 
-    def _states(self, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:
+    def _states(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:
         """As of any sweep; a run that has finished without the metric is no good trial."""
-        metric, found = self.config.sweep.metric, super()._states(jobs, before)
+        metric, found = self.config.sweep.metric, super()._states(record, jobs, before)
         lacking = [state in FINISHED and sweeps.metric(job.folder, metric) is None for job, (state, _) in zip(jobs, found)]
         told = (NO_VALUE, f"finished, but without {metric}")
         return [told if lacks else state_and_note for lacks, state_and_note in zip(lacking, found)]

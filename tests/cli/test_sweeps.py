@@ -1,18 +1,22 @@
 """A sweep is its jobs' folders: whatever dies, the same command does what is missing and nothing else."""
 
-import contextlib
 import json
+import os
 import signal
+import subprocess
+import threading
 import time
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from tests.cli.calls import TINY, call
+from tests.cli.calls import TINY, call, contents
 from tests.commands import REPOSITORY, run, start
-from vae_zoo import runs, sweeps
+from vae_zoo import cli, runs, sweeps
 from vae_zoo.cli import _jobs_here, register_resolvers
 
 MODEL = """
@@ -145,6 +149,88 @@ def test_a_command_is_not_stopped_by_another_on_the_same_sweep_and_stops_none(mo
     assert len(list(record.glob(f"{sweeps.WORKERS}/*/stop"))) == 2
 
 
+def jobs_run(monkeypatch, code, begun=lambda process: None):
+    """In place of training a job runs `code`, which knows its folder, and then has finished."""
+    finish = "(folder / 'metrics.json').write_text('{\"test/elbo\": 1}')\n"
+    finish += "(folder / 'run.json').write_text('{\"state\": \"finished\"}')"
+    script = f"import os, pathlib, signal, sys, time\nfolder = pathlib.Path(sys.argv[1])\n{code}\n{finish}"
+
+    def start_job(words, **options):
+        process = subprocess.Popen([words[0], "-c", script, words[words.index("vae_zoo.job") + 1]], **options)
+        begun(process)
+        return process
+
+    monkeypatch.setattr(cli, "subprocess", SimpleNamespace(Popen=start_job))
+
+
+def test_job_that_is_terminated_ends_itself_only(tmp_path, monkeypatch):
+    jobs_run(monkeypatch, "if 'seed0' in folder.name: os.kill(os.getpid(), signal.SIGTERM)")
+    answer = call(tmp_path, f"train -m {TINY} model=vae seed=0,1")
+    states = [line.split("|")[2].strip() for line in answer.out.splitlines() if line.startswith("| vae-digits")]
+    assert answer.code == 1 and states == ["unfinished", "finished"], answer.out + answer.err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_a_job_starts_ends_the_sweep(tmp_path, monkeypatch, signum):
+    """Before the job can handle it; Ctrl-C comes to the job too."""
+
+    def stop(process):
+        threading.Timer(0.5, os.kill, (os.getpid(), signum)).start()
+        if signum == signal.SIGINT:
+            threading.Timer(0.5, process.send_signal, (signum,)).start()
+
+    jobs_run(monkeypatch, "time.sleep(60)", stop)
+    answer = call(tmp_path, f"train -m {TINY} model=vae seed=0,1")
+    assert answer.code == 128 + signum, answer.out + answer.err
+    assert len(list((tmp_path / "outputs" / "vae-digits").glob("*/config.yaml"))) == 1
+    assert "| not started |" in answer.out
+
+
+def test_job_inherits_the_locks_of_its_folder_and_its_turn(tmp_path, monkeypatch):
+    """No equal command comes between, and a sweep that is killed frees neither while its job goes on."""
+    listing = """
+held = []
+for fd in range(3, 64):
+    try:
+        held.append(str(os.fstat(fd).st_ino))
+    except OSError:
+        pass
+(folder / "held").write_text(" ".join(held))
+"""
+    folders = []
+
+    def claim_too(process):
+        folders.append(Path(process.args[-1]))
+        with pytest.raises(runs.Busy), runs.locked(folders[0]):
+            pass
+
+    jobs_run(monkeypatch, listing, claim_too)
+    answer = call(tmp_path, f"train -m {TINY} model=vae sweep.jobs=2 sweep.name=mine")
+    assert answer.code == 0, answer.out + answer.err
+    turn = next((tmp_path / "outputs" / "sweeps" / "mine" / ".turns").iterdir())
+    held = (folders[0] / "held").read_text().split()
+    assert {str(file.stat().st_ino) for file in (folders[0] / ".lock", turn)} <= set(held)
+    with runs.locked(folders[0]):
+        pass
+
+
+def test_job_that_is_refused_has_failed_though_its_folder_holds_a_finished_run(tmp_path, monkeypatch):
+    """The checkpoint's settings are none of the folder's hash."""
+    jobs_run(monkeypatch, "")
+    words = f"train -m {TINY} model=vae"
+    assert call(tmp_path, words).code == 0
+    done = next((tmp_path / "outputs" / "vae-digits").iterdir())
+    before = contents(done)
+    refused = call(tmp_path, f"{words} callbacks.checkpoint.every_n_steps=-1")
+    sentence = "callbacks.checkpoint.every_n_steps=-1 is not allowed"
+    assert refused.code == 1 and f"error: {sentence}" in refused.err
+    row = next(line for line in refused.out.splitlines() if line.startswith(f"| vae-digits/{done.name}"))
+    assert "| failed " in row and sentence in row
+    assert contents(done) == before
+    again = call(tmp_path, words)
+    assert again.code == 0 and "| done before |" in again.out, again.out + again.err
+
+
 def test_leaderboard_of_a_sweep_needs_no_more_than_its_folder(tmp_path):
     answer = call(tmp_path, f"train -m {TINY} model=vae seed=0,1 sweep.name=mine")
     assert answer.code == 0, answer.err
@@ -190,11 +276,46 @@ def test_jobs_of_slurm_share_no_machine():
     assert _jobs_here(f"{package}.SlurmLauncher", 16) == 1 and _jobs_here(f"{package}.LocalLauncher", 16) == 16
 
 
+@pytest.mark.parametrize(
+    "visible, num, ranks", [("-1", 0, 1), ("", 0, 1), ("2", 1, 1), ("0,1,2,3", 4, 4), ("0,GPU-8f,-1,3", 2, 2)]
+)
+def test_ddp_on_all_gpus_has_as_many_ranks_as_there_are(monkeypatch, visible, num, ranks):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(sweeps, "num_cores", lambda: 16)
+    every = {"accelerator": "gpu", "devices": -1, "strategy": "ddp"}
+    assert len(sweeps.gpus()) == num and sweeps.num_ranks(every) == ranks
+    assert sweeps.share(0, 2, every) == {"OMP_NUM_THREADS": str(8 // ranks)}
+    assert sweeps.jobs_at_once(every) == (1 if num else 16)
+    assert sweeps.jobs_at_once({**every, "devices": 1}) == (num or 16)
+    assert sweeps.num_ranks({**every, "devices": [0, 2]}) == 2
+
+
+def test_gpus_that_submitit_hides_and_threads_that_ray_sets_are_restored(monkeypatch):
+    gpus, threads = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
+    monkeypatch.setattr(sweeps, "num_cores", lambda: 8)
+    trainer = {"accelerator": "auto", "devices": "auto", "strategy": "auto"}
+    monkeypatch.setenv(gpus, "4,6")
+    monkeypatch.delenv(threads)
+    given = sweeps.given()
+    for hidden in ("", "0"):  # without and with gpus_per_node=1
+        monkeypatch.setenv(gpus, hidden)
+        sweeps.restore(given, "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher")
+        assert [sweeps.share(place, 2, trainer)[gpus] for place in range(2)] == ["4", "6"]
+    monkeypatch.setenv(threads, "1")
+    sweeps.restore(given, "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher")
+    assert sweeps.share(0, 2, trainer)[threads] == "4"
+    monkeypatch.setenv(gpus, "3")
+    sweeps.restore(given, "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher")
+    assert os.environ[gpus] == "3", "SLURM's word is its own"
+
+
 def test_only_so_many_jobs_have_a_turn_at_once(tmp_path):
-    with sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}), sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}) as second:
+    with sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}), sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}) as (second, _):
         assert second["OMP_NUM_THREADS"] == "1"
-        with contextlib.ExitStack() as stack:
-            assert sweeps._free_place(tmp_path / ".turns", 2, stack) is None
+        assert sweeps._free_place(tmp_path / ".turns", 2) is None
+    with sweeps.turn(tmp_path, 1, {"accelerator": "cpu"}, "LocalLauncher"):
+        assert sweeps._free_place(tmp_path / ".turns", 1) is None, "submitit starts all jobs at once, also on one GPU"
 
 
 @pytest.mark.parametrize("choice", sorted(p.stem for p in (REPOSITORY / "conf" / "sweep").glob("*.yaml")))
