@@ -121,9 +121,8 @@ def test_a_trial_that_a_command_drew_and_died_is_given_out(tmp_path):
     [(None, {}, 2, 2), (None, {"array_parallelism": 16}, 1, 16), (3, {"array_parallelism": 16}, 1, 3), (8, {}, 2, 8)],
 )
 def test_so_many_trials_are_launched_at_once(batch, launcher, jobs, at_once):
-    sweeper = Search("tpe", None, trials=20, max_batch_size=batch)
-    sweeper.config = OmegaConf.create({"hydra": {"launcher": launcher}, "sweep": {"jobs": jobs}})
-    assert sweeper._at_once() == at_once
+    config = OmegaConf.create({"hydra": {"launcher": launcher}, "sweep": {"jobs": jobs}})
+    assert Search._at_once(SimpleNamespace(max_batch_size=batch, config=config)) == at_once
 
 
 def test_a_study_that_goes_on_draws_other_numbers(tmp_path):
