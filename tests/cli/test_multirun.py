@@ -69,7 +69,7 @@ def test_failures_are_told_and_the_rest_goes_on_and_is_not_repeated(moody):
 
 def test_outputs_in_the_home_folder_are_there_in_a_sweep_too(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    answer = call(tmp_path, f"train -m {TINY} model=vae trainer.max_steps=-1 paths.outputs='~/runs' sweep.name=mine")
+    answer = call(tmp_path, f"train -m {TINY} model=vae trainer.max_steps=-1 paths.outputs=\"'~/runs'\" sweep.name=mine")
     assert answer.code == 1 and not (tmp_path / "~").exists()
     found = sorted(path.name for path in (tmp_path / "home" / "runs").iterdir())
     assert found == ["sweeps", "vae-digits"], answer.err
