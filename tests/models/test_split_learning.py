@@ -66,8 +66,8 @@ def scores(model, data):
 
 @pytest.mark.slow
 def test_class_and_colours_come_apart():
-    """Thresholds of the reference, whose weights are all 1: with these, colours were in both codes here (ratio 0.89 to 0.99 for
-    seeds 0 to 2)."""
+    """Thresholds of the reference, whose weights are all 1: with these, colours were in both codes here (ratio 0.89 to
+    0.99 for seeds 0 to 2)."""
     got = scores(*trained(SplitVAE, **SPLIT))
     assert got["class_z_global"] >= 0.75 and got["class_z_local"] <= 0.40, got
     assert got["colour_z_local"] >= 0.65 and got["colour_z_local"] - got["colour_z_global"] >= 0.1, got
