@@ -140,3 +140,19 @@ def test_the_model_is_judged_on_data_without_labels_by_its_colours_alone(data):
     bare.setup()
     model = SplitVAE((3, 8, 8), 2, 2, MLP((8,)), Gaussian(0.1), PatchShuffle(1)).eval()
     assert set(dict(numbers(protocol.Evaluation(model, bare)))) == {"colour_transfer_ratio"}
+
+
+def test_labels_of_training_images_alone_judge_nothing_but_clusters_are_counted(data):
+    torch.manual_seed(0)
+    common = {"z_dim": 2, "num_classes": 4, "network": MLP((8,)), "likelihood": Gaussian(0.1)}
+    common |= {"class_hidden": (8, 8), "z_hidden": 8}
+    model = SplitGMVAE((3, 8, 8), **common, local_dim=2, local_network=MLP((8,)), view=PatchShuffle(2)).eval()
+    known = data.label.clone()
+    for part in ("val", "test"):
+        data.label[data.indices[part]] = -1
+    try:
+        e = protocol.Evaluation(model, data)
+        assert dict(numbers(e)).keys() == {"colour_transfer_ratio"}
+        assert dict(protocol._clusters(e)).keys() == {"clusters_used"} and "members_c" in e.pictures
+    finally:
+        data.label = known

@@ -123,13 +123,13 @@ class Evaluation:
 
     @cached_property
     def has_known_labels(self) -> bool:
-        """Whether every split has labels that are known, and the training images show all those of this one; identities of
-        unseen people they do not."""
+        """Whether labels of the split are known, and the training images show all of these; identities of unseen people they
+        do not."""
         if self.data.label is None:
             return False
-        labels = {split: self.data.first_label[index] for split, index in self.data.indices.items()}
-        known = {split: label[label >= 0] for split, label in labels.items()}
-        return all(map(len, known.values())) and bool(torch.isin(known[self.split], known["train"]).all())
+        train, scored = (self.data.first_label[self.data.indices[split]] for split in ("train", self.split))
+        known = scored[scored >= 0]
+        return len(known) > 0 and bool(torch.isin(known, train).all())
 
     def judged(self) -> list[str]:
         """The categorical factors, or where none are known the label."""

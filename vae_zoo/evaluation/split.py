@@ -58,8 +58,8 @@ def numbers(e: "Evaluation") -> Iterator[tuple[str, float]]:
     seen = torch.cat([mean_colour(image).cpu() for image in decoded(e.model, swapped)])
     to_local, to_global = ((seen - donor).abs().sum(1).mean().item() for donor in (colour[other], colour))
     yield "colour_transfer_ratio", to_local / to_global
-    if not e.has_known_labels:
-        return
+    if not e.has_known_labels or not all((e.data.first_label[rows] >= 0).any() for rows in e.data.indices.values()):
+        return  # a judge is fitted on train, chosen on val and measured on test
     judge, label = e.judge_of("label"), e.data.first_label[index]
     real = torch.cat([judge.predict(e.data.single(part)["image"]).cpu() for part in index.split(CHUNK)])
     yield "judge_accuracy", (real == label)[label >= 0].double().mean().item()
