@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra.errors import MissingConfigException
 from PIL import Image
 
 from tests.cli.calls import TINY, call, contents
 from tests.commands import run as run_process
 from vae_zoo import UserError, load_model
+from vae_zoo.config.messages import explain
 
 NO_RUN = "is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>"
 
@@ -577,3 +579,10 @@ def test_a_device_that_is_not_there_is_named(tmp_path, copy_of_run):
         load_model(copy_of_run(), device="cuda")
     answer = call(tmp_path, "train trainer=gpu")
     assert answer.code == 2 and "trainer.accelerator=gpu, but torch finds none" in answer.err
+
+
+@pytest.mark.parametrize("launcher, plugin", [("ray", "hydra-ray-launcher"), ("joblib", "hydra-joblib-launcher")])
+def test_a_launcher_whose_plugin_is_not_installed(launcher, plugin):
+    """Hydra's own sentence is of a group in which this choice is missing."""
+    error = MissingConfigException(f"Could not find 'hydra/launcher/{launcher}'", f"hydra/launcher/{launcher}")
+    assert re.fullmatch(f"launcher={launcher} needs a plugin .*{plugin} with pip.*", explain(error, ""))

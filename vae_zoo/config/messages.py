@@ -17,6 +17,12 @@ from vae_zoo.config.check import OPTIONAL_GROUPS, choose, one_line, settings_of
 from vae_zoo.errors import UserError
 
 HELP = "`python train.py --help` lists what there is"
+LAUNCHER_PLUGINS = {  # by Hydra's own name of the launcher, which is a choice only where the plugin is installed
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "ray": "ray and hydra-ray-launcher",
+}
 
 
 def explain(error: BaseException, elsewhere: str) -> str | None:
@@ -76,6 +82,8 @@ def _missing_choice(name: str) -> str:
             if path.name.startswith("_") == choice.startswith("_")  # bases, which only YAML files name
         }
     )
+    if group == "hydra/launcher" and (plugin := LAUNCHER_PLUGINS.get(choice)):
+        return f"launcher={choice} needs a plugin that is not installed; install {plugin} with pip (docs/clusters.md)"
     if not options:
         return f"{group}={choice} is not known, there is none of that group yet; {HELP}"
     near = choose(choice, options)
