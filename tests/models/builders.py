@@ -5,9 +5,11 @@ from importlib import import_module
 import torch
 from omegaconf import OmegaConf
 
+from tests.config.test_schemas import composed
 from vae_zoo import config_dir, noise
 from vae_zoo.data.digits import Digits
 from vae_zoo.distributions import Bernoulli
+from vae_zoo.job import prepare
 from vae_zoo.nets import MLP, PatchShuffle
 from vae_zoo.trainer import Trainer
 
@@ -73,3 +75,13 @@ def fit(model, max_steps, batch_size=32, val_check_interval=10_000, data=None, *
     data.needs = model.needs
     trainer.fit(model, datamodule=data)
     return trainer
+
+
+def train_as_the_command(folder, *words, callbacks=()):
+    """The model and data of `python train.py <words>` after its training on a CPU, without validation and pictures."""
+    cfg = composed(*words, "trainer=cpu", "callbacks.figures=null", f"paths.outputs={folder}")
+    trainer, model, data = prepare(folder, cfg)
+    trainer.limit_val_batches = 0
+    trainer.callbacks.extend(callbacks)
+    trainer.fit(model, datamodule=data)
+    return model.eval(), data

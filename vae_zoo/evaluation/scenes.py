@@ -51,6 +51,7 @@ def scenes(e: "Evaluation") -> Iterator[tuple[str, float]]:
                 e.pictures |= {f"{name}_{split}": image for name, image in pictures(e.model, batch).items()}
 
 
+@torch.no_grad()
 def numbers(e: "Evaluation", split: str) -> dict[str, float]:
     found, boxes, ari, squares, twice, parts = [], [], [], [], [], []
     for index in e.data.indices[split].split(CHUNK):
