@@ -5,8 +5,9 @@ import torch
 from torch.distributions import Normal as TorchNormal
 from torch.distributions import kl_divergence
 
-from tests.models.builders import images
+from tests.models.builders import fit, images
 from vae_zoo import noise
+from vae_zoo.data.digits import Digits
 from vae_zoo.distributions import Bernoulli, Gaussian
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds
 from vae_zoo.metrics.likelihood import importance_weighted
@@ -179,3 +180,19 @@ def test_two_boxes_on_one_object_are_seen():
     box = torch.tensor([[[10.0, 10, 8, 8], [11.0, 10, 8, 8], [30.0, 10, 8, 8]]]).repeat(2, 1, 1)
     present = torch.tensor([[True, True, True], [True, False, True]])
     assert have_duplicates(box, present).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"presence_bias": -9.0}, "no object is found in 100 %"),
+        ({"presence_bias": -9.0, "wheels_steps": 3}, None),  # presence has not begun to learn
+        ({"presence_bias": 9.0, "anchor": 60.0, "beta_pres": 2.0}, "in 100 % of the images two boxes lie on one object"),
+        ({"presence_bias": 9.0, "anchor": 60.0, "beta_pres": Linear(0.5, 2.0, 4)}, None),  # the pressure is still to come
+    ],
+)
+def test_a_run_warns_of_objects_that_die_and_of_two_boxes_on_one(options, message, caplog):
+    with caplog.at_level("WARNING", logger="vae_zoo"):
+        fit(spair((1, 16, 16), **options), 4, val_check_interval=3, data=Digits(size=16))
+    told = [record.getMessage() for record in caplog.records if record.name == "vae_zoo.models.spair"]
+    assert len(told) == (message is not None) and (message or "") in "".join(told)

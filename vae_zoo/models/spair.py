@@ -339,7 +339,9 @@ class SPAIR(LatentVariableModel):
                 "what keeps objects alive",
                 100 * (1 - found / count),
             )
-        if twice / count > 0.2 and self.step > self.wheels_steps:
+        last = self.trainer.max_steps
+        settled = all(s(self.step) == s(last) for s in (self.betas["kl_pres"], self.count_prior))
+        if twice / count > 0.2 and settled and self.step > self.wheels_steps:
             self._warn("in %.0f %% of the images two boxes lie on one object; raise model.beta_pres", 100 * twice / count)
 
     def _warn(self, message: str, value: float) -> None:
