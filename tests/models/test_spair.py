@@ -65,6 +65,14 @@ def test_how_much_a_near_object_hides_a_far_one(weight, front):
     assert opaque == 1
 
 
+def test_a_box_stays_within_reach_of_its_cell():
+    model = spair(reach=0.6)  # 2 x 2 cells of 8 pixels
+    z = torch.zeros(1, 4, 4)
+    z[..., 2], z[..., 3] = 50.0, -50.0
+    middle = torch.tensor([[4.0, 4], [12, 4], [4, 12], [12, 12]]) + torch.tensor([4.8, -4.8])
+    torch.testing.assert_close(model.box(z)[0], torch.cat([middle, torch.full((4, 2), 4.0)], dim=1))  # half the anchor of 8
+
+
 def test_without_presence_there_is_the_background_and_opaque_objects_hide_it():
     model = spair(alpha_bias=40.0).eval()
     codes = model.sample_prior(3)

@@ -411,6 +411,7 @@ class SPAIR(Model):
     beta_background: NonNegative | Schedule
     pres_kl: Literal["analytic", "mc", "bernoulli"]
     temperature: Positive
+    reach: Positive
     presence_bias: Finite
     alpha_bias: Finite
     alpha_scale: Positive

@@ -4,7 +4,7 @@ In the form of 51616/split-vae (Charakorn et al., 2020), where all cells of a gr
 Generative story:
     C ~ p(C = k) = s^k / sum_j s^j, k = 0..N;  which C cells hold an object: all choices alike     -> z_pres[i] in {0, 1}
     z_scale[i] ~ N(mu_s, 0.5^2)     z_shift[i], z_what[i], z_depth[i] ~ N(0, I)     z_background ~ N(0, I)
-    box[i]: size = anchor sigmoid(z_scale), centre = that of the cell + one cell tanh(z_shift)
+    box[i]: size = anchor sigmoid(z_scale), centre = that of the cell + reach tanh(z_shift)
     colour and opacity in the box = decoder(z_what),  ground = decoder(z_background), black without that block
     t = z_pres opacity,  w = t (1/2 + sigmoid(-z_depth)),  C = sum_i w c / sum_i w,  A = sum_i t w / sum_i w   at each pixel
     x ~ p(x | A C + (1 - A) ground)
@@ -87,8 +87,9 @@ class Scene:
 class SPAIR(LatentVariableModel):
     """what_dim: of each object; background_dim: 0 is a black ground; network: of the background; object_network: of glimpses
     of glimpse_size pixels a side; channels, strides, features, head_kernel: of CellBackbone; head_hidden: units of heads;
-    anchor: the largest size of an object, pixels; scale_prior: mu_s; count_prior: s > 0; temperature: of the relaxed
-    presence; depth_weight: w as above, or `softmax` over cells of 100 t sigmoid(-z_depth): the nearest hides others."""
+    anchor: the largest size of an object, pixels; reach: how far from the middle of its cell the middle of a box may lie, in
+    cells; scale_prior: mu_s; count_prior: s > 0; temperature: of the relaxed presence; depth_weight: w as above, or `softmax`
+    over cells of 100 t sigmoid(-z_depth): the nearest hides others."""
 
     def __init__(
         self,
@@ -114,6 +115,7 @@ class SPAIR(LatentVariableModel):
         beta_background: float | Schedule = 1.0,
         pres_kl: Literal["analytic", "mc", "bernoulli"] = "analytic",
         temperature: float = 0.8,
+        reach: float = 1.0,
         presence_bias: float = 0.0,
         alpha_bias: float = 0.0,
         alpha_scale: float = 1.0,
@@ -146,7 +148,7 @@ class SPAIR(LatentVariableModel):
             self.blocks["background"] = Block(background_dim, "gaussian", holds)
             self.encoder = network.encoder(self.image_shape, 2 * background_dim)
             self.decoder = network.decoder(background_dim, self.image_shape)
-        self.likelihood, self.anchor = likelihood, anchor
+        self.likelihood, self.anchor, self.reach = likelihood, anchor, reach * self.backbone.cell
         self.scale_prior, self.count_prior = as_schedule(scale_prior), as_schedule(count_prior)
         self.betas = {
             "kl_where": as_schedule(beta_where),
@@ -204,7 +206,7 @@ class SPAIR(LatentVariableModel):
     def box(self, z_where: Tensor) -> Tensor:
         """Centre x, y and width, height in pixels, [B, N, 4]."""
         size = self.anchor * z_where[..., :2].float().sigmoid()
-        return torch.cat([self.centres + self.backbone.cell * z_where[..., 2:].float().tanh(), size], dim=-1)
+        return torch.cat([self.centres + self.reach * z_where[..., 2:].float().tanh(), size], dim=-1)
 
     def split_code(self, code: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """z_where [B, N, 4], z_what [B, N, A], z_depth [B, N], z_pres [B, N] in [0, 1]."""
