@@ -19,8 +19,8 @@ Minimised, in nats per image, all sums over cells:
 
 Both priors that decide how many and how large are schedules: s falls from 1 (any number is as likely) to nearly 0, mu_s to
 the size one believes in. With a background that learns along, objects die out unless they have a start: `wheels_steps`
-without a gradient to box, depth and presence, an opacity and a presence that start high (`alpha_bias`, `presence_bias`), a
-likelihood with small sigma, and pressure on presence only at the end. docs/spair.md tells what happens without, and the
+without a gradient to depth and presence, an opacity and a presence that start high (`alpha_bias`, `presence_bias`), a
+sharp likelihood, and pressure on presence only at the end. docs/spair.md tells what happens without, and the
 deviations.
 """
 
@@ -177,7 +177,7 @@ class SPAIR(LatentVariableModel):
         eps, logistic = draw or (x.new_zeros(len(x), self.num_cells, self.code_size - 1), None)
         features = self.backbone(x)  # [B, N, F]
         where, passed = self.where_head(features).split([2 * WHERE, PASSED], dim=-1)
-        mu, raw = _held(where, learning).chunk(2, dim=-1)
+        mu, raw = where.chunk(2, dim=-1)
         scale = Normal.from_softplus(torch.cat([mu[..., :2], raw[..., :2] - 1], dim=-1))
         shift = Normal.from_softplus(torch.cat([mu[..., 2:], raw[..., 2:]], dim=-1))
         z_where = torch.cat([_at(scale, eps[..., :2]), _at(shift, eps[..., 2:4])], dim=-1)
