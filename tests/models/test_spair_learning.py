@@ -28,7 +28,8 @@ def test_objects_on_black_are_counted_and_boxed(tmp_path):
 
 @pytest.mark.slow
 def test_objects_on_coloured_grounds_stay_alive(tmp_path):
-    """As the experiment is. Where objects die all counts are 0, right on a quarter, mean error 1.5, ap50 0."""
+    """As the experiment is. Where objects die all counts are 0, right on a quarter, mean error 1.5, ap50 0; where two boxes
+    share what one could have, both numbers are near 0.6."""
     n = found(tmp_path)
-    assert n["count_accuracy"] >= 0.5 and n["count_mae"] <= 0.7 and abs(n["count_bias"]) <= 0.4
-    assert n["ap50"] >= 0.5 and n["ap50_shuffled"] <= 0.05
+    assert n["count_accuracy"] >= 0.7 and n["count_mae"] <= 0.4 and abs(n["count_bias"]) <= 0.3
+    assert n["ap50"] >= 0.7 and n["ap50_shuffled"] <= 0.05

@@ -88,8 +88,8 @@ class SPAIR(LatentVariableModel):
     """what_dim: of each object; background_dim: 0 is a black ground; network: of the background; object_network: of glimpses
     of glimpse_size pixels a side; channels, strides, features, head_kernel: of CellBackbone; head_hidden: units of heads;
     anchor: the largest size of an object, pixels; reach: how far from the middle of its cell the middle of a box may lie, in
-    cells; scale_prior: mu_s; count_prior: s > 0; temperature: of the relaxed presence; depth_weight: w as above, or `softmax`
-    over cells of 100 t sigmoid(-z_depth): the nearest hides others."""
+    cells; scale_prior: mu_s; count_prior: s > 0; temperature: of the relaxed presence; depth_weight: w as above, or
+    `softmax` over cells of 100 t sigmoid(-z_depth): the nearest hides others."""
 
     def __init__(
         self,
