@@ -116,6 +116,19 @@ def test_endless_training_draws_each_scene_once_and_the_same_on_any_number_of_ra
         scenes(tmp_path, endless=True, group_by="label")
 
 
+def test_no_batch_waits_for_the_gpu(tmp_path, monkeypatch):
+    """Copies to a GPU come from pinned memory; here they go nowhere."""
+    pinned, copied = [], []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking=False: copied.append(non_blocking) or self)
+    for endless in (True, False):
+        data = scenes(tmp_path, endless=endless)
+        pinned.clear(), copied.clear()
+        data.train_batch(5, device="cuda")
+        data.single(data.indices["val"], device="cuda")
+        assert all(copied) and len(pinned) == len(copied) >= 6
+
+
 def test_a_users_cut_outs_and_pictures(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "cut_outs").mkdir(), (tmp_path / "grounds").mkdir()

@@ -92,6 +92,16 @@ def test_known_values_of_the_count_prior():
     assert torch.isfinite(large).all() and -9.42 < large.min() and large.max() < 0.21
 
 
+def test_the_table_is_made_once_for_each_device():
+    """A copy at every call would hold up a GPU."""
+    for device in (torch.device("cpu"), torch.device("meta")):
+        first = count_log_odds(0.31, 7, device)
+        assert first.device == device and count_log_odds(0.31, 7, device) is first
+    occupied = torch.zeros(3, 7, dtype=torch.bool, device="meta")
+    assert prior_log_odds(occupied, 0.31).device.type == "meta"
+    assert count_log_odds.cache_info().maxsize < 10
+
+
 def test_draws_of_the_count_prior():
     torch.manual_seed(0)
     occupied = sample_occupied(50_000, 6, 0.5, torch.device("cpu"))

@@ -23,6 +23,7 @@ from vae_zoo.data.download import reason
 from vae_zoo.data.image_folder import read_images
 from vae_zoo.data.scene_drawing import Recipe
 from vae_zoo.errors import UserError
+from vae_zoo.memory import to_device
 from vae_zoo.models.base import Batch
 
 Variant = Literal["split_easy", "split_hard", "binarized", "colored_on_grayscale", "colored_on_colored"]
@@ -161,7 +162,8 @@ class Scenes(DataModule):
         index = torch.arange(self.batch_size) + step * self.batch_size + (self.seed << 40)
         index = share(index, rank, world_size)
         scenes = scene_drawing.draw(self.recipe, "train", index.numpy())
-        return {"image": self.to_float(torch.from_numpy(scenes[:, :3]).to(device)), "index": index.to(device)}
+        image = self.to_float(to_device(torch.from_numpy(scenes[:, :3]), device))
+        return {"image": image, "index": to_device(index, device)}
 
     def batch(self, index: Tensor, device="cpu", group_sizes: Tensor | None = None) -> Batch:
         return super().batch(index, device, group_sizes) | self._truth(index, device)
@@ -178,7 +180,8 @@ class Scenes(DataModule):
         box, pixels = boxes_of(mask)
         boxes = [one[seen] for one, seen in zip(box, pixels >= LEAST)]
         count = torch.tensor([len(one) for one in boxes])
-        return {"mask": mask.long().to(device), "boxes": [b.to(device) for b in boxes], "count": count.to(device)}
+        known = {"mask": to_device(mask, device).long(), "count": to_device(count, device)}
+        return known | {"boxes": [to_device(one, device) for one in boxes]}
 
 
 def boxes_of(mask: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
