@@ -32,6 +32,16 @@ def test_whose_decoder_sees_the_local_code(local_to, sees):
     assert torch.equal(first.box, other.box)
 
 
+def test_a_local_code_for_a_background_that_is_not_there_is_refused():
+    for local_to in ("background", "both"):
+        with pytest.raises(ValueError, match=f"local_to={local_to} needs a decoder of the background, got background_dim=0"):
+            split_spair(local_to, background_dim=0)
+    for local_to in ("none", "objects"):
+        model = split_spair(local_to, background_dim=0)
+        model.objective(batch())["loss"].backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+
 def test_terms_are_those_of_spair_and_of_the_local_branch():
     model = split_spair("none", beta_local=0.7, aux_weight=0.3)
     assert model.weights() == dict.fromkeys(spair().weights(), 1.0) | {"kl_z_local": 0.7, "rec_aux": 0.3}
