@@ -14,7 +14,7 @@ from vae_zoo.metrics.likelihood import importance_weighted
 from vae_zoo.models.spair import SPAIR, composite, have_duplicates
 from vae_zoo.nets import MLP
 from vae_zoo.nets.spatial import paste
-from vae_zoo.schedules import Linear
+from vae_zoo.schedules import Constant, Cyclic, Linear
 
 SHAPE = (3, 16, 16)
 TERMS = ("rec", "kl_where", "kl_what", "kl_depth", "kl_pres", "kl_background")
@@ -160,6 +160,12 @@ def test_bound_belongs_to_its_image_and_draw_and_is_that_of_the_terms():
         bound.mean(), -terms["loss"], atol=4 * float((bound + terms["loss"]).std()) / 3000**0.5, rtol=0
     )
     assert importance_weighted(model, [found], 20) < -float(together.detach().mean())
+
+
+@pytest.mark.parametrize("prior", [0.0, -0.1, Linear(1.0, 0.0, 10), Cyclic(0.0, 1.0, 10), Constant(0.0)])
+def test_a_count_prior_of_zero_is_refused(prior):
+    with pytest.raises(ValueError, match="count_prior must be > 0 at every step, got .*; give a small number"):
+        spair(count_prior=prior)
 
 
 # ---- what is found --------------------------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ class SPAIR(LatentVariableModel):
         **training,
     ):
         super().__init__(image_shape, **training)
+        _check_count_prior(count_prior)
         C, H, W = self.image_shape
         self.backbone = CellBackbone(C, channels, strides, features, head_kernel)
         rows, columns = self.backbone.grid(H, W)
@@ -377,6 +378,13 @@ def have_duplicates(box: Tensor, present: Tensor) -> Tensor:
     iou = common / (area[:, :, None] + area[:, None] - common)  # [B, N, N]
     pairs = present[:, :, None] & present[:, None] & ~torch.eye(box.shape[1], dtype=torch.bool, device=box.device)
     return ((iou > 0.5) & pairs).flatten(1).any(1)
+
+
+def _check_count_prior(s: float | Schedule) -> None:
+    """Raises ValueError if the prior is 0 or less at some step; a user's own schedule is not looked into."""
+    ends = [s] if not callable(s) else [getattr(s, name) for name in ("value", "start", "end") if hasattr(s, name)]
+    if any(value <= 0 for value in ends):
+        raise ValueError(f"count_prior must be > 0 at every step, got {s}; give a small number such as 0.001 for 0")
 
 
 def _at(q: Normal, eps: Tensor) -> Tensor:
