@@ -123,6 +123,11 @@ class SPAIR(LatentVariableModel):
     ):
         super().__init__(image_shape, **training)
         _check_count_prior(count_prior)
+        if likelihood.num_params > 1:
+            raise ValueError(
+                f"likelihood={type(likelihood).__name__} needs {likelihood.num_params} numbers a pixel, and a scene has "
+                f"one, its mean; choose another, such as model/likelihood=sharp_laplace"
+            )
         C, H, W = self.image_shape
         self.backbone = CellBackbone(C, channels, strides, features, head_kernel)
         rows, columns = self.backbone.grid(H, W)
@@ -320,6 +325,14 @@ class SPAIR(LatentVariableModel):
         return found
 
     # ---- watched while training -----------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        if 0 <= self.trainer.max_steps <= self.wheels_steps:
+            self._warn(
+                "box, depth and presence learn nothing in this run, which ends within model.wheels_steps=%d; raise "
+                "trainer.max_steps above it, or lower it",
+                self.wheels_steps,
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
