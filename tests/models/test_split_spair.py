@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.models.test_spair import SHAPE, batch, spair
+from tests.models.test_spair import SHAPE, batch, check_weight, spair
 from vae_zoo import noise
 from vae_zoo.distributions import kl_standard
 from vae_zoo.models.spair import SPAIR
@@ -55,6 +55,11 @@ def test_terms_are_those_of_spair_and_of_the_local_branch():
     assert reached == {"local"}
 
 
+@pytest.mark.parametrize("term", ["rec_aux", "kl_z_local", "kl_where", "kl_background"])
+def test_each_weight_moves_the_gradient_by_that_of_its_term(term):
+    check_weight(lambda **betas: split_spair("both", **betas), term)
+
+
 def test_without_wiring_the_rest_is_spair():
     model, plain = split_spair("none"), spair(kind=SPAIR)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("local.")})
@@ -63,7 +68,7 @@ def test_without_wiring_the_rest_is_spair():
         terms = model.eval().objective(found)
     with noise.per_image(found["index"]):
         expected = plain.eval().objective(found)
-    for name in ("rec", "kl_where", "kl_what", "kl_pres", "kl_background"):
+    for name in ("rec", "kl_where", "kl_what", "kl_depth", "kl_pres", "kl_background"):
         torch.testing.assert_close(terms[name], expected[name])
 
 
