@@ -261,7 +261,7 @@ def _blocks(e: Evaluation) -> Numbers:
     and the same by a linear probe, of the blocks alone. block_mean/<block>/identity and style: its mean over the factors of
     identities and of single images, where the data tell them apart."""
     (train_targets, factors), (test_targets, _) = targets(e.data, e.train), targets(e.data, e.scored)
-    if not factors or not e.codes.names or (e.data.factors is None and not e.has_known_labels):
+    if not factors or (e.data.factors is None and not e.has_known_labels) or not e.codes.blocks(e.scored):
         return
     sources = [e.codes.blocks]
     if e.untrained is not None:
