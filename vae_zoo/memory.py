@@ -1,9 +1,19 @@
-"""The allocator of the C library, set for training on a CPU."""
+"""The allocator of the C library, set for training on a CPU, and the way to a GPU."""
 
 import ctypes
 import sys
 
+import torch
+from torch import Tensor
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the CPU on this device. From pinned memory, as a copy from any other waits for all work of the GPU."""
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def keep_freed_memory() -> bool:

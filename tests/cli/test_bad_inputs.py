@@ -193,6 +193,24 @@ $ train model=mfcvae model.schedule.stages=[10,20,30]
 vae_zoo.models.mfcvae.MFCVAE: stages needs a number for each of the 2 facets, got 3
 $ train model=mfcvae model.schedule.fade_steps=100
 *: give either fade_steps or fade_fraction, got 100 and 0.6
+$ train model=spair data=digits model/network@model.object_network=fc_vlae
+model.object_network=vae_zoo.nets.LadderMLP is a ladder of facets, which objects do not have; choose model/network@*=mlp
+$ train model=spair data=digits model/network@model.object_network=conv
+glimpses of 12 pixels are too small for the 4 convolutions of model.object_network, *, or model/network@*=mlp
+$ train model=spair data=digits model/likelihood=pixelwise_logistic
+vae_zoo.models.spair.SPAIR: likelihood=PixelwiseLogistic needs 2 numbers a pixel, * choose another, such as model/*
+$ train model=spair data=digits model.strides=[2,2]
+vae_zoo.models.spair.SPAIR: channels and strides are of the same convolutions, got 3 and 2 of them; give as many of both
+$ train model=spair data=digits model.count_prior.end=0
+vae_zoo.models.spair.SPAIR: count_prior must be > 0 at every step, got Linear(*end=0*); give a small number such as 0.001 *
+$ train model=split_spair data=digits model.background_dim=0
+*.SplitSPAIR: local_to=background needs a decoder of the background, got background_dim=0; give background_dim >= 1, or *
+$ train model=spair data=scenes data.num_objects=[0,255]
+data.num_objects=[0, 255] is not allowed; give the least and the most objects of a scene, up to 254, such as [0, 5], or null
+$ train model=spair data=scenes data.image_shape=[3,24,24]
+data.image_shape=[3, 24, 24] does not fit scenes of data.size=48, which are [3, 48, 48]; leave it out, it follows the size
+$ train model=spair data=scenes data.image_shape=[1,48,48]
+data.image_shape=[1, 48, 48] does not fit scenes of data.size=48, which are [3, 48, 48]; leave it out, it follows the size
 $ train model=mfcvae trainer=ddp_cpu
 trainer.strategy=ddp waits for gradients of every weight, and facets that have not entered have none; set trainer.strategy=*
 $ train trainer=ddp_cpu data.batch_size=63

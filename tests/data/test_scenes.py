@@ -1,6 +1,7 @@
 """Scenes: what is drawn, what is known of it, and that neither depends on who asks."""
 
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -116,6 +117,19 @@ def test_endless_training_draws_each_scene_once_and_the_same_on_any_number_of_ra
         scenes(tmp_path, endless=True, group_by="label")
 
 
+def test_no_batch_waits_for_the_gpu(tmp_path, monkeypatch):
+    """Copies to a GPU come from pinned memory; here they go nowhere."""
+    pinned, copied = [], []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking=False: copied.append(non_blocking) or self)
+    for endless in (True, False):
+        data = scenes(tmp_path, endless=endless)
+        pinned.clear(), copied.clear()
+        data.train_batch(5, device="cuda")
+        data.single(data.indices["val"], device="cuda")
+        assert all(copied) and len(pinned) == len(copied) >= 6
+
+
 def test_a_users_cut_outs_and_pictures(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "cut_outs").mkdir(), (tmp_path / "grounds").mkdir()
@@ -148,6 +162,37 @@ def test_scenes_of_a_file(tmp_path):
     np.savez(tmp_path / "other.npz", image=image)
     with pytest.raises(UserError, match="give an npz"):
         scenes(tmp_path, path=str(tmp_path / "other.npz"))
+
+
+@pytest.mark.parametrize(
+    "number, scenes_of, told",
+    [
+        (256, 40, "numbers in mask from 0 to 256; give whole numbers from 0, the ground, to 254"),
+        (-1, 40, "numbers in mask from -1 to 0; give"),
+        (255, 40, "numbers in mask from 0 to 255; give"),
+        (0.5, 40, "numbers in mask from 0.0 to 0.5; give"),
+        (np.nan, 40, "numbers in mask from nan to nan; give"),
+        (1, 0, "holds no scenes"),
+    ],
+)
+def test_masks_that_are_none_are_refused(tmp_path, number, scenes_of, told):
+    mask = np.zeros((scenes_of, 16, 16), np.float64 if isinstance(number, float) else np.int64)
+    mask[:, 2:6, 3:9] = number
+    np.savez(tmp_path / "scenes.npz", image=np.zeros((scenes_of, 16, 16, 3), np.uint8), mask=mask)
+    with pytest.raises(UserError, match=told):
+        scenes(tmp_path, path=str(tmp_path / "scenes.npz"), size=16, val_size=4, test_size=4)
+
+
+def test_objects_of_a_file_are_counted_scene_by_scene(tmp_path):
+    mask = np.zeros((2000, 64, 64), np.int64)
+    mask[:, 0, :4], mask[:, 1, :4] = 254, np.arange(2000)[:, None] % 3 * 7
+    np.savez_compressed(tmp_path / "scenes.npz", image=np.zeros((2000, 64, 64, 3), np.uint8), mask=mask)
+    tracemalloc.start()
+    data = scenes(tmp_path, path=str(tmp_path / "scenes.npz"), size=64)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert data.label.tolist() == (1 + (np.arange(2000) % 3 > 0)).tolist()
+    assert most < 3 * mask.nbytes, "what grows with the number of objects is not kept for all scenes at once"
 
 
 @pytest.mark.parametrize(

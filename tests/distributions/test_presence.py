@@ -44,6 +44,19 @@ def test_kl_is_smooth_through_zero_and_everywhere_finite():
     assert torch.autograd.gradcheck(lambda x: kl_relaxed(x, torch.ones_like(x)), d[4:6].detach().requires_grad_())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_finite_where_presence_is_certain_and_where_it_is_as_the_prior_says(dtype):
+    a = torch.tensor([10.0, -10.0, -7.37, 10.0, -10.0], dtype=dtype, requires_grad=True)
+    b = torch.tensor([-7.37, -7.37, -7.37, 10.0, -10.0], dtype=dtype)
+    y = (a + torch.tensor([13.8, -13.8, 0.0, 13.8, -13.8])) / 0.8  # as far out as draws go
+    for kl in (kl_relaxed(a, b), log_relaxed(y, a, 0.8) - log_relaxed(y, b, 0.8), kl_bernoulli(a, b)):
+        [gradient] = torch.autograd.grad(kl.sum(), a, retain_graph=True)
+        assert torch.isfinite(kl).all() and torch.isfinite(gradient).all()
+    [gradient] = torch.autograd.grad(kl_relaxed(a, b).sum(), a)
+    torch.testing.assert_close(gradient[2:], torch.zeros(3, dtype=dtype), atol=1e-6, rtol=0)  # least at d = 0
+    assert gradient[0] > 0.99 and -1 < gradient[1] < 0
+
+
 def test_kl_of_bernoulli_variables():
     a, b = torch.tensor([-3.0, 0.5, 10.0]).double(), torch.tensor([1.0, -2.0, -7.37]).double()
     torch.testing.assert_close(kl_bernoulli(a, b), kl_divergence(Bernoulli(logits=a), Bernoulli(logits=b)))
@@ -83,13 +96,46 @@ def test_count_prior_against_the_loop_over_cells(s):
     np.testing.assert_allclose(prior_log_odds(torch.from_numpy(occupied), s), sequential(occupied, s), atol=1e-5)
 
 
+@pytest.mark.parametrize("s", [1.0, 0.01])
+def test_count_prior_of_many_cells_against_the_loop(s):
+    """float32, so to 1e-5 of odds from -9.4 to 0.2."""
+    occupied = np.random.default_rng(1).random((50, 121)) < np.linspace(0.0, 0.9, 50)[:, None]
+    found = prior_log_odds(torch.from_numpy(occupied), s).numpy()
+    np.testing.assert_allclose(found, sequential(occupied, s), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("s, expected", [(0.01, 0.010101), (1.0, 8.0)])
+def test_mean_number_of_objects_of_the_chain(s, expected):
+    """The log-odds followed from cell to cell: p(m objects among the first i), i = 0..16."""
+    odds = count_log_odds(s, 16).double()
+    p = torch.zeros(17, dtype=torch.float64)
+    p[0] = 1
+    for i in range(16):
+        on = odds[i].sigmoid() * p[:16]
+        p = torch.cat([p[:16] - on, p[16:]]) + torch.cat([torch.zeros(1), on])
+    assert p.sum() == pytest.approx(1) and float(p @ torch.arange(17.0).double()) == pytest.approx(expected, rel=1e-4)
+
+
 def test_known_values_of_the_count_prior():
-    assert float(count_log_odds(0.01, 16)[0, 0]) == pytest.approx(log(6.3131e-4 / (1 - 6.3131e-4)), abs=1e-4)
+    few = count_log_odds(0.01, 16)
+    assert float(few[0, 0].sigmoid()) == pytest.approx(6.3131e-4, abs=1e-8)
+    few = few[torch.ones(16, 16).tril() > 0]
+    assert (float(few.min()), float(few.max())) == pytest.approx((-7.38, -1.83), abs=0.01)
     laplace = count_log_odds(1.0, 16).double()
     for i, m in [(0, 0), (5, 2), (15, 15)]:
         assert float(laplace[i, m].sigmoid()) == pytest.approx((m + 1) / (i + 2), abs=1e-6)
     large = count_log_odds(0.01, 121)[torch.ones(121, 121).tril() > 0]
     assert torch.isfinite(large).all() and -9.42 < large.min() and large.max() < 0.21
+
+
+def test_the_table_is_made_once_for_each_device():
+    """A copy at every call would hold up a GPU."""
+    for device in (torch.device("cpu"), torch.device("meta")):
+        first = count_log_odds(0.31, 7, device)
+        assert first.device == device and count_log_odds(0.31, 7, device) is first
+    occupied = torch.zeros(3, 7, dtype=torch.bool, device="meta")
+    assert prior_log_odds(occupied, 0.31).device.type == "meta"
+    assert count_log_odds.cache_info().maxsize < 10
 
 
 def test_draws_of_the_count_prior():

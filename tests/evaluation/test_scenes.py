@@ -7,7 +7,7 @@ import torch
 from tests.models.test_spair import spair
 from vae_zoo.data.scenes import Scenes
 from vae_zoo.evaluation import protocol
-from vae_zoo.evaluation.scenes import edits, instance_map, means, numbers
+from vae_zoo.evaluation.scenes import edits, instance_map, means, numbers, pictures
 from vae_zoo.figures.scenes import ZOOM, with_boxes
 from vae_zoo.models.spair import SPAIR, Scene
 
@@ -77,6 +77,13 @@ def test_numbers_and_pictures_of_the_protocol(data):
     assert {f"{n}_{s}" for n in ("boxes", "glimpses", "edits") for s in ("test", "test_unseen")} == e.pictures.keys()
 
 
+def test_pictures_of_grey_scenes():
+    model = spair((1, 24, 24)).eval()
+    batch = {"image": torch.rand(3, 1, 24, 24), "boxes": [torch.tensor([[2.0, 2, 9, 9]])] * 3}
+    with torch.no_grad():
+        assert all(image.shape[2] == 3 for image in pictures(model, batch).values())
+
+
 def test_edits_change_one_object():
     model = spair((3, 24, 24)).eval()
     batch = {"image": torch.rand(3, 3, 24, 24)}
@@ -100,4 +107,6 @@ def test_boxes_are_drawn_around_their_pixels():
     drawn = with_boxes(np.zeros((1, 3, 8, 10), np.float32), [np.array([[2, 1, 5, 4]])], "#ff0000")
     rows, columns = np.nonzero(drawn[0, 0])
     ends = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    grey = with_boxes(np.zeros((1, 1, 8, 10), np.float32), [np.array([[2, 1, 5, 4]])], "#ff0000")
+    assert (grey == drawn).all()
     assert ends == [2 * ZOOM, ZOOM, 5 * ZOOM, 4 * ZOOM] and not drawn[0, 1].any() and drawn[0, 0].sum() == 4 * (3 * ZOOM - 1)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
+from vae_zoo.metrics import detection
 from vae_zoo.metrics.detection import adjusted_rand, average_precision, connected_components, recall
 
 BOX, OTHER, FAR = [2.0, 2, 10, 10], [14.0, 2, 22, 10], [2.0, 14, 10, 22]
@@ -52,6 +53,14 @@ def test_recall_takes_a_box_once():
     found = [torch.tensor([BOX, shifted]), torch.empty(0, 4)]
     assert recall(found, [truth(BOX), truth(OTHER)], [0.3, 0.5]) == [0.5, 0.5]
     assert recall([torch.tensor([shifted])], [truth(BOX, OTHER)], [0.5, 0.7]) == [0.5, 0.0]
+
+
+def test_recall_pairs_boxes_anew_for_each_iou():
+    """The pairs of the largest sum of IoU, 0.481 + 0.538, would leave out the one pair above 0.75."""
+    wanted = torch.tensor([[0.143, 0.481], [0.538, 0.818]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detection, "box_iou", lambda found, truth: wanted)
+        assert recall([torch.zeros(2, 4)], [torch.zeros(2, 4)], [0.1, 0.3, 0.5, 0.75, 0.9]) == [1, 1, 0.5, 0.5, 0]
 
 
 def test_adjusted_rand_index():

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch.distributions import Normal as TorchNormal
 from torch.distributions import kl_divergence
 
 from tests.models.builders import fit, images
-from vae_zoo import noise
+from vae_zoo import config_dir, noise
+from vae_zoo.cli import register_resolvers
 from vae_zoo.data.digits import Digits
 from vae_zoo.distributions import Bernoulli, Gaussian
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds
@@ -14,7 +18,7 @@ from vae_zoo.metrics.likelihood import importance_weighted
 from vae_zoo.models.spair import SPAIR, composite, have_duplicates
 from vae_zoo.nets import MLP
 from vae_zoo.nets.spatial import paste
-from vae_zoo.schedules import Linear
+from vae_zoo.schedules import Constant, Cyclic, Linear
 
 SHAPE = (3, 16, 16)
 TERMS = ("rec", "kl_where", "kl_what", "kl_depth", "kl_pres", "kl_background")
@@ -116,22 +120,67 @@ def test_terms_against_torch():
         torch.testing.assert_close(model.kl_objects(q)["kl_pres"], expected.sum(1))
 
 
-def test_each_weight_reaches_its_term_and_no_other():
-    def terms_and_loss(**betas):
-        model = spair(**betas)
-        torch.manual_seed(3)
-        terms = model.objective(batch())
-        return terms, model
+def gradients(model, value):
+    found = torch.autograd.grad(value, [*model.parameters()], retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), found)]
 
-    base, _ = terms_and_loss()
-    for term in TERMS[1:]:
-        terms, model = terms_and_loss(**{f"beta_{term.removeprefix('kl_')}": 3.0})
-        assert model.weights() == {name: 3.0 if name == term else 1.0 for name in TERMS}
-        torch.testing.assert_close(terms["loss"] - base["loss"], 2 * base[term].mean(), atol=1e-2, rtol=1e-4)
-        gradient = torch.autograd.grad(terms["loss"], model.depth_head[-1].weight)[0]
-        assert torch.isfinite(gradient).all()
-    total = sum(base[name] for name in TERMS).mean()
-    torch.testing.assert_close(base["loss"], total)
+
+def check_weight(build, term):
+    """Loss and gradients with the weight of a term at 2 and at 0 are those at 1 and the term's own, added or taken away."""
+    option = "aux_weight" if term == "rec_aux" else "beta_local" if term == "kl_z_local" else f"beta_{term[3:]}"
+
+    def objective(**betas):
+        model = build(**betas)
+        torch.manual_seed(3)
+        return model, model.objective(batch())
+
+    model, base = objective()
+    own, of_loss = gradients(model, base[term].mean()), gradients(model, base["loss"])
+    assert any(g.abs().max() > 0 for g in own)
+    for value in (2.0, 0.0):
+        other, terms = objective(**{option: value})
+        assert other.weights() == model.weights() | {term: value}
+        torch.testing.assert_close(terms["loss"] - base["loss"], (value - 1) * base[term].mean(), atol=1e-2, rtol=1e-4)
+        for found, g, one in zip(gradients(other, terms["loss"]), of_loss, own):
+            scale = 1e-5 * float(g.abs().max() + one.abs().max()) + 1e-6
+            torch.testing.assert_close(found, g + (value - 1) * one, atol=scale, rtol=1e-4)
+
+
+@pytest.mark.parametrize("term", TERMS[1:])
+def test_each_weight_moves_the_gradient_by_that_of_its_term(term):
+    check_weight(spair, term)
+
+
+def test_the_loss_is_the_sum_of_its_terms():
+    terms = spair().objective(batch())
+    torch.testing.assert_close(terms["loss"], sum(terms[name] for name in TERMS).mean())
+
+
+# What conf/experiment/spair says, by hand: at the first step, half-way through its schedules, and after them.
+SMALL = {"rec": 1, "kl_where": 0.5, "kl_what": 0.05, "kl_depth": 0.5, "kl_background": 1}
+OFFICIAL = {"rec": 1, "kl_where": 0.5, "kl_what": 0.05, "kl_depth": 0.5, "kl_background": 10}
+PRESETS = {  # (step, s, mu_s, weight of kl_pres)
+    "scenes_small": (SMALL, [(0, 1, 2, 0.5), (1000, 1, 2, 0.5), (1750, 0.505, 1.5, 3.25), (2500, 0.01, 1, 6)]),
+    "scenes_easy": (SMALL, [(0, 1, 2, 0.5), (1000, 1, 2, 0.5), (1750, 0.505, 1, 6.25), (2500, 0.01, 0, 12)]),
+    "scenes_hard": (SMALL, [(0, 1, 2, 0.5), (1000, 1, 2, 0.5), (1750, 0.505, 1, 6.25), (2500, 0.01, 0, 12)]),
+    "scenes_official": (OFFICIAL, [(0, 1, 10, 0.5), (5000, 0.505, 5, 0.5), (10_000, 0.01, 0, 0.5), (20_000, 0.01, 0, 0.5)]),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_schedules_and_weights_of_the_presets(name):
+    register_resolvers()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=[f"experiment=spair/{name}"])
+    settings = OmegaConf.to_container(cfg.model, resolve=True)
+    own = ("scale_prior", "count_prior", "pres_kl", "temperature", *(k for k in settings if k.startswith("beta_")))
+    model = spair(**{key: instantiate(settings[key]) if isinstance(settings[key], dict) else settings[key] for key in own})
+    weights, steps = PRESETS[name]
+    for step, s, mu_s, beta_pres in steps:
+        model.trained_steps = step
+        assert (model.count_prior(step), model.scale_prior(step)) == pytest.approx((s, mu_s))
+        terms, by_hand = model.objective(batch()), weights | {"kl_pres": beta_pres}
+        torch.testing.assert_close(terms["loss"], sum(by_hand[name] * terms[name].mean() for name in TERMS))
 
 
 def test_wheels_keep_depth_and_presence_where_they_are():
@@ -170,6 +219,12 @@ def test_bound_belongs_to_its_image_and_draw_and_is_that_of_the_terms():
     assert importance_weighted(model, [found], 20) < -float(together.detach().mean())
 
 
+@pytest.mark.parametrize("prior", [0.0, -0.1, Linear(1.0, 0.0, 10), Cyclic(0.0, 1.0, 10), Constant(0.0)])
+def test_a_count_prior_of_zero_is_refused(prior):
+    with pytest.raises(ValueError, match="count_prior must be > 0 at every step, got .*; give a small number"):
+        spair(count_prior=prior)
+
+
 # ---- what is found --------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +248,7 @@ def test_two_boxes_on_one_object_are_seen():
 @pytest.mark.parametrize(
     "options, message",
     [
+        ({"wheels_steps": 4}, "box, depth and presence learn nothing in this run, which ends within model.wheels_steps=4"),
         ({"presence_bias": -9.0}, "no object is found in 100 %"),
         ({"presence_bias": -9.0, "wheels_steps": 3}, None),  # presence has not begun to learn
         ({"presence_bias": 9.0, "anchor": 60.0, "beta_pres": 2.0}, "in 100 % of the images two boxes lie on one object"),

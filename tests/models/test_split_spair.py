@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.models.test_spair import SHAPE, batch, spair
+from tests.models.test_spair import SHAPE, batch, check_weight, spair
 from vae_zoo import noise
 from vae_zoo.distributions import kl_standard
 from vae_zoo.models.spair import SPAIR
@@ -32,6 +32,16 @@ def test_whose_decoder_sees_the_local_code(local_to, sees):
     assert torch.equal(first.box, other.box)
 
 
+def test_a_local_code_for_a_background_that_is_not_there_is_refused():
+    for local_to in ("background", "both"):
+        with pytest.raises(ValueError, match=f"local_to={local_to} needs a decoder of the background, got background_dim=0"):
+            split_spair(local_to, background_dim=0)
+    for local_to in ("none", "objects"):
+        model = split_spair(local_to, background_dim=0)
+        model.objective(batch())["loss"].backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+
 def test_terms_are_those_of_spair_and_of_the_local_branch():
     model = split_spair("none", beta_local=0.7, aux_weight=0.3)
     assert model.weights() == dict.fromkeys(spair().weights(), 1.0) | {"kl_z_local": 0.7, "rec_aux": 0.3}
@@ -45,6 +55,11 @@ def test_terms_are_those_of_spair_and_of_the_local_branch():
     assert reached == {"local"}
 
 
+@pytest.mark.parametrize("term", ["rec_aux", "kl_z_local", "kl_where", "kl_background"])
+def test_each_weight_moves_the_gradient_by_that_of_its_term(term):
+    check_weight(lambda **betas: split_spair("both", **betas), term)
+
+
 def test_without_wiring_the_rest_is_spair():
     model, plain = split_spair("none"), spair(kind=SPAIR)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("local.")})
@@ -53,7 +68,7 @@ def test_without_wiring_the_rest_is_spair():
         terms = model.eval().objective(found)
     with noise.per_image(found["index"]):
         expected = plain.eval().objective(found)
-    for name in ("rec", "kl_where", "kl_what", "kl_pres", "kl_background"):
+    for name in ("rec", "kl_where", "kl_what", "kl_depth", "kl_pres", "kl_background"):
         torch.testing.assert_close(terms[name], expected[name])
 
 

@@ -86,15 +86,10 @@ def check_together(cfg: dict[str, Any]) -> None:
             f"model.image_shape={model['image_shape']}, but the data give {data['image_shape']}; "
             f"leave it out, it follows the data"
         )
-    network = model.get("network")
-    if isinstance(network, dict) and network.get("_target_") == "vae_zoo.nets.Conv":
-        least, side = 2 ** len(network["channels"]), min(data["image_shape"][1:])
-        if side < least:
-            raise UserError(
-                f"images of {side} pixels are too small for the {len(network['channels'])} convolutions of "
-                f"model.network, which halve them each; give images of {least} pixels, fewer model.network.channels, "
-                f"or model/network=mlp"
-            )
+    _check_convolutions(model.get("network"), "model.network", "images", min(data["image_shape"][1:]), "model/network")
+    if "object_network" in model:
+        group = "model/network@model.object_network"
+        _check_convolutions(model["object_network"], "model.object_network", "glimpses", model["glimpse_size"], group)
     _check_ladder(model, data, trainer)
     needs, schema = needs_of(model), SCHEMAS.get(data["_target_"])
     if schema is not None:
@@ -104,8 +99,26 @@ def check_together(cfg: dict[str, Any]) -> None:
     _check_processes(data, trainer, grouped="group" in needs or data.get("group_by") is not None)
 
 
+def _check_convolutions(network: Any, name: str, what: str, side: int, group: str) -> None:
+    """Each convolution of a network halves what it sees, `what` of this side."""
+    if not isinstance(network, dict) or network.get("_target_") != "vae_zoo.nets.Conv":
+        return
+    number = len(network["channels"])
+    if side < 2**number:
+        raise UserError(
+            f"{what} of {side} pixels are too small for the {number} convolutions of {name}, which halve them each; give "
+            f"{what} of {2**number} pixels, fewer {name}.channels, or {group}=mlp"
+        )
+
+
 def _check_ladder(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, Any]) -> None:
     """Networks with one code for each facet go with models of facets, and these wait for each other."""
+    objects = model.get("object_network")
+    if isinstance(objects, dict) and issubclass(SCHEMAS.get(objects.get("_target_"), schemas.Schema), schemas.Ladder):
+        raise UserError(
+            f"model.object_network={objects['_target_']} is a ladder of facets, which objects do not have; choose "
+            f"model/network@model.object_network=mlp"
+        )
     schema, network = SCHEMAS.get(model["_target_"]), model.get("network")
     if schema is None or not isinstance(network, dict) or network["_target_"] not in SCHEMAS:
         return

@@ -22,8 +22,8 @@ Size = Annotated[float, Field(gt=0, description="a number of images, or a share 
 Widths = Annotated[list[Count], Field(min_length=1, description="a list of whole numbers >= 1, such as [32, 64]")]
 Range = Annotated[list[Count], Field(min_length=2, max_length=2), AfterValidator(lambda pair: _ordered(*pair))]
 NumObjects = Annotated[
-    list[Index],
-    Field(min_length=2, max_length=2, description="the least and the most objects of a scene, such as [0, 5]"),
+    list[Annotated[int, Field(ge=0, le=254)]],  # their numbers are bytes
+    Field(min_length=2, max_length=2, description="the least and the most objects of a scene, up to 254, such as [0, 5]"),
     AfterValidator(lambda pair: _ordered(*pair)),
 ]
 GroupSize = Annotated[Count | Range, Field(description="a whole number >= 1, or a range of them such as [1, 8]")]

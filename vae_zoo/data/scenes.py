@@ -23,9 +23,11 @@ from vae_zoo.data.download import reason
 from vae_zoo.data.image_folder import read_images
 from vae_zoo.data.scene_drawing import Recipe
 from vae_zoo.errors import UserError
+from vae_zoo.memory import to_device
 from vae_zoo.models.base import Batch
 
 Variant = Literal["split_easy", "split_hard", "binarized", "colored_on_grayscale", "colored_on_colored"]
+MOST = 254  # largest number of an object in a mask of bytes
 LEAST = 4  # pixels of an object that must be visible, else it has no box and does not count
 MULTI_DSPRITES = {"sprite_size": 28, "max_overlap": 1.0, "scales": (0.5, 1.0), "alike": True}
 VARIANTS = {  # what stands in a Recipe for data.variant
@@ -82,6 +84,12 @@ class Scenes(DataModule):
     def load(self) -> Arrays:
         if self.path is not None:
             return self._published()
+        side = self.settings["size"]
+        if self.image_shape != (3, side, side):  # told before minutes of drawing
+            raise UserError(
+                f"data.image_shape={list(self.image_shape)} does not fit scenes of data.size={side}, which are "
+                f"{[3, side, side]}; leave it out, it follows the size"
+            )
         self.recipe = recipe = self._recipe()
         sizes = {"train": self.train_size}
         for name, size in (("val", self.val_size), ("test", self.test_size)):
@@ -89,7 +97,7 @@ class Scenes(DataModule):
         if recipe.has_unseen():
             sizes["test_unseen"] = sizes["test"]
         index = {name: np.arange(count) for name, count in sizes.items()}
-        side, total = recipe.size, sum(sizes.values())
+        total = sum(sizes.values())
         stem = f"scenes_v{scene_drawing.VERSION}_{_digest(recipe)}_{'_'.join(map(str, sizes.values()))}"
         held_out = total - self.train_size
         images = cached_array(
@@ -109,9 +117,7 @@ class Scenes(DataModule):
         count = np.concatenate([scene_drawing.counts(recipe, *part) for part in index.items()])
         split = np.repeat(np.arange(len(sizes)), [*sizes.values()])
         most = recipe.num_objects[1]
-        return Arrays(
-            images, count, num_classes=most + 1, split=split, extra_splits=tuple(sizes)[3:], kept_as=(3, side, side)
-        )
+        return Arrays(images, count, num_classes=most + 1, split=split, extra_splits=tuple(sizes)[3:])
 
     def setup(self, stage: str | None = None) -> None:
         if self.endless and (self.path is not None or self.group_by or {"group", "supervised"} & self.needs):
@@ -122,8 +128,9 @@ class Scenes(DataModule):
 
     def _published(self) -> Arrays:
         try:
-            with np.load(Path(self.path).expanduser()) as file:
-                image, mask = file["image"], file["mask"].astype(np.uint8)
+            with np.load(Path(self.path).expanduser()) as file, np.errstate(invalid="ignore"):
+                image, given = file["image"], file["mask"]
+                mask = given.astype(np.uint8)
         except Exception as error:  # a file that is no npz raises many kinds
             raise UserError(
                 f"data.path={self.path} cannot be read ({reason(error)}); give an npz with `image` uint8 [N, H, W, 3] and "
@@ -131,8 +138,17 @@ class Scenes(DataModule):
             ) from error
         if image.ndim != 4 or mask.shape != image.shape[:3]:
             raise UserError(f"data.path={self.path} has image {image.shape} and mask {mask.shape}; masks need an image each")
+        if not mask.size:
+            raise UserError(
+                f"data.path={self.path} holds no scenes, its image is {image.shape}; give one for each split or more"
+            )
+        if (mask != given).any() or mask.max() > MOST:
+            raise UserError(
+                f"data.path={self.path} has numbers in mask from {given.min()} to {given.max()}; give whole numbers from 0, "
+                f"the ground, to {MOST}"
+            )
         self.masks = torch.from_numpy(mask)
-        count = (mask.reshape(len(mask), -1, 1) == np.arange(1, mask.max() + 1)).any(1).sum(1)
+        count = np.array([np.count_nonzero(np.bincount(one.ravel())[1:]) for one in mask])
         return Arrays(image.transpose(0, 3, 1, 2), count, num_classes=int(count.max()) + 1)
 
     def _recipe(self) -> Recipe:
@@ -161,7 +177,8 @@ class Scenes(DataModule):
         index = torch.arange(self.batch_size) + step * self.batch_size + (self.seed << 40)
         index = share(index, rank, world_size)
         scenes = scene_drawing.draw(self.recipe, "train", index.numpy())
-        return {"image": self.to_float(torch.from_numpy(scenes[:, :3]).to(device)), "index": index.to(device)}
+        image = self.to_float(to_device(torch.from_numpy(scenes[:, :3]), device))
+        return {"image": image, "index": to_device(index, device)}
 
     def batch(self, index: Tensor, device="cpu", group_sizes: Tensor | None = None) -> Batch:
         return super().batch(index, device, group_sizes) | self._truth(index, device)
@@ -178,7 +195,8 @@ class Scenes(DataModule):
         box, pixels = boxes_of(mask)
         boxes = [one[seen] for one, seen in zip(box, pixels >= LEAST)]
         count = torch.tensor([len(one) for one in boxes])
-        return {"mask": mask.long().to(device), "boxes": [b.to(device) for b in boxes], "count": count.to(device)}
+        known = {"mask": to_device(mask, device).long(), "count": to_device(count, device)}
+        return known | {"boxes": [to_device(one, device) for one in boxes]}
 
 
 def boxes_of(mask: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,10 @@ import torch.nn.functional as F
 from scipy.special import gammaln, logsumexp
 from torch import Tensor
 
+from vae_zoo.memory import to_device
+
+CPU = torch.device("cpu")
+
 
 def log_relaxed(y: Tensor, logit: Tensor, temperature: float) -> Tensor:
     """Log-density of y, nats, elementwise."""
@@ -41,7 +45,7 @@ def kl_bernoulli(logit: Tensor, prior_logit: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def count_log_odds(s: float, N: int) -> Tensor:
+def count_log_odds(s: float, N: int, device: torch.device = CPU) -> Tensor:
     """log odds[i, m] of N cells, float32 [N, N]; entries with m > i mean nothing. s > 0: p(C = k + 1) / p(C = k)."""
     k = np.arange(N + 1)
     log_a = k * log(s) - logsumexp(k * log(s)) - (gammaln(N + 1) - gammaln(k + 1) - gammaln(N - k + 1))  # [N + 1]
@@ -49,14 +53,14 @@ def count_log_odds(s: float, N: int) -> Tensor:
     for i in range(N - 1, -1, -1):
         table[i, : i + 1] = np.diff(log_a)
         log_a = np.logaddexp(log_a[:-1], log_a[1:])
-    return torch.from_numpy(table).float()
+    return to_device(torch.from_numpy(table).float(), device)
 
 
 def prior_log_odds(occupied: Tensor, s: float) -> Tensor:
     """The count prior's log-odds of each cell given the cells before it; occupied: bool [B, N] -> [B, N]."""
     N = occupied.shape[1]
     before = occupied.long().cumsum(1) - occupied.long()
-    return count_log_odds(s, N).to(occupied.device)[torch.arange(N, device=occupied.device), before]
+    return count_log_odds(s, N, occupied.device)[torch.arange(N, device=occupied.device), before]
 
 
 def sample_occupied(n: int, N: int, s: float, device: torch.device) -> Tensor:

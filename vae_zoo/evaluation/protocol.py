@@ -61,17 +61,20 @@ class Codes:
 
     def blocks(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """{block: [N, size]}; only blocks of one vector an image."""
-        names = self._names()
-        cuts = np.cumsum([self.model.blocks[name].size for name in names])[:-1]
-        return dict(zip(names, np.split(self(index), cuts, axis=1)))
+        cuts = np.cumsum([self.model.blocks[name].size for name in self.names])[:-1]
+        return dict(zip(self.names, np.split(self(index), cuts, axis=1)))
 
-    def _names(self) -> list[str]:
+    @property
+    def names(self) -> list[str]:
+        """Of those blocks; none where a model has nothing but objects."""
         return [name for name, block in self.model.blocks.items() if block.kind != "objects"]
 
     @torch.no_grad()
     def _encode(self, index: torch.Tensor) -> np.ndarray:
+        if not self.names:
+            return np.empty((len(index), 0), dtype=np.float32)
         posterior = self.model.encode(self.data.single(index, self.model.device))
-        return torch.cat([posterior[name].mean for name in self._names()], dim=1).float().cpu().numpy()
+        return torch.cat([posterior[name].mean for name in self.names], dim=1).float().cpu().numpy()
 
 
 @dataclass
@@ -235,7 +238,7 @@ def _disentanglement(e: Evaluation) -> Numbers:
         draws = [data.factors[i].numpy().astype(np.int64) for i in index]
     train, test = ((e.codes(i), factors) for i, factors in zip(index, draws))
     if train[0].shape[1] < 2:
-        log.warning("scores of disentanglement need two code dimensions, this model has one: left out")
+        log.warning("scores of disentanglement need two code dimensions, this model has %d: left out", train[0].shape[1])
         return
     yield "mig", disentanglement.mig(*train)
     yield "modularity", disentanglement.modularity(*train)
@@ -258,7 +261,7 @@ def _blocks(e: Evaluation) -> Numbers:
     and the same by a linear probe, of the blocks alone. block_mean/<block>/identity and style: its mean over the factors of
     identities and of single images, where the data tell them apart."""
     (train_targets, factors), (test_targets, _) = targets(e.data, e.train), targets(e.data, e.scored)
-    if not factors or (e.data.factors is None and not e.has_known_labels):
+    if not factors or (e.data.factors is None and not e.has_known_labels) or not e.codes.blocks(e.scored):
         return
     sources = [e.codes.blocks]
     if e.untrained is not None:

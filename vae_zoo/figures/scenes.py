@@ -10,8 +10,9 @@ ZOOM = 4  # pixels of the picture for one of the image, so that a line is thin
 
 
 def with_boxes(images: np.ndarray, boxes: Sequence[np.ndarray], colour: str) -> np.ndarray:
-    """Images [N, 3, H, W] in [0, 1], four times as large, with a line around each box x0, y0, x1, y1, image pixels."""
-    drawn = images.repeat(ZOOM, 2).repeat(ZOOM, 3)
+    """Images [N, 3, H, W], or [N, 1, H, W] of greys, in [0, 1]: in colour and four times as large, with a line around each
+    box x0, y0, x1, y1, image pixels."""
+    drawn = images.repeat(ZOOM, 2).repeat(ZOOM, 3).repeat(3 // images.shape[1], 1)
     height, width = drawn.shape[2:]
     ink = np.float32(theme.rgb(colour))[:, None] / 255
     for image, of_image in zip(drawn, boxes):

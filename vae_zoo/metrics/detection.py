@@ -30,12 +30,13 @@ def average_precision(found: Sequence[dict[str, Tensor]], boxes: Sequence[Tensor
 
 def recall(found: Sequence[Tensor], boxes: Sequence[Tensor], least: Sequence[float]) -> list[float]:
     """Share of the true boxes that have a found one of their own with at least this IoU, for each of `least`."""
-    pairs, total = [np.empty(0)], sum(map(len, boxes))
+    met, total = np.zeros(len(least)), sum(map(len, boxes))
     for one, truth in zip(found, boxes):
         iou = box_iou(one, truth).cpu().numpy()
-        pairs.append(iou[linear_sum_assignment(-iou)])
-    matched = np.concatenate(pairs)
-    return [float((matched >= value).sum() / total) if total else np.nan for value in least]
+        for i, value in enumerate(least):  # each its own: the pairs of the largest sum may lose one that is good enough
+            enough = iou >= value
+            met[i] += enough[linear_sum_assignment(enough, maximize=True)].sum()
+    return [float(n / total) if total else np.nan for n in met]
 
 
 def adjusted_rand(found: Tensor, truth: Tensor, foreground: bool = True) -> np.ndarray:

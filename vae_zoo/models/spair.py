@@ -124,6 +124,12 @@ class SPAIR(LatentVariableModel):
         **training,
     ):
         super().__init__(image_shape, **training)
+        _check_count_prior(count_prior)
+        if likelihood.num_params > 1:
+            raise ValueError(
+                f"likelihood={type(likelihood).__name__} needs {likelihood.num_params} numbers a pixel, and a scene has "
+                f"one, its mean; choose another, such as model/likelihood=sharp_laplace"
+            )
         C, H, W = self.image_shape
         self.backbone = CellBackbone(C, channels, strides, features, head_kernel)
         rows, columns = self.backbone.grid(H, W)
@@ -322,6 +328,14 @@ class SPAIR(LatentVariableModel):
 
     # ---- watched while training -----------------------------------------------------------------------------------
 
+    def on_fit_start(self) -> None:
+        if 0 <= self.trainer.max_steps <= self.wheels_steps:
+            self._warn(
+                "box, depth and presence learn nothing in this run, which ends within model.wheels_steps=%d; raise "
+                "trainer.max_steps above it, or lower it",
+                self.wheels_steps,
+            )
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
         q = self.infer(batch["image"])
@@ -379,6 +393,13 @@ def have_duplicates(box: Tensor, present: Tensor) -> Tensor:
     iou = common / (area[:, :, None] + area[:, None] - common)  # [B, N, N]
     pairs = present[:, :, None] & present[:, None] & ~torch.eye(box.shape[1], dtype=torch.bool, device=box.device)
     return ((iou > 0.5) & pairs).flatten(1).any(1)
+
+
+def _check_count_prior(s: float | Schedule) -> None:
+    """Raises ValueError if the prior is 0 or less at some step; a user's own schedule is not looked into."""
+    ends = [s] if not callable(s) else [getattr(s, name) for name in ("value", "start", "end") if hasattr(s, name)]
+    if any(value <= 0 for value in ends):
+        raise ValueError(f"count_prior must be > 0 at every step, got {s}; give a small number such as 0.001 for 0")
 
 
 def _at(q: Normal, eps: Tensor) -> Tensor:

@@ -45,6 +45,11 @@ class SplitSPAIR(SPAIR):
         aux_weight: float = 1.0,
         **spair,
     ):
+        if background_dim == 0 and local_to in ("background", "both"):
+            raise ValueError(
+                f"local_to={local_to} needs a decoder of the background, got background_dim=0; give background_dim >= 1, or "
+                f"local_to none or objects"
+            )
         networks = {"network": network, "object_network": object_network, "likelihood": likelihood}
         super().__init__(image_shape, what_dim, background_dim, glimpse_size=glimpse_size, **networks, **spair)
         self.local_to = {"none": (), "both": ("objects", "background")}.get(local_to, (local_to,))

@@ -57,6 +57,11 @@ class CellBackbone(nn.Module):
 
     def __init__(self, num_channels: int, channels: list[int], strides: list[int], features: int, kernel: int):
         super().__init__()
+        if len(channels) != len(strides):
+            raise ValueError(
+                f"channels and strides are of the same convolutions, got {len(channels)} and {len(strides)} of them; give "
+                f"as many of both"
+            )
         self.cell = prod(strides)
         layers: list[nn.Module] = []
         for i, o, stride in zip([num_channels, *channels], channels, strides):
