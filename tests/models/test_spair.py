@@ -248,7 +248,7 @@ def test_two_boxes_on_one_object_are_seen():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"wheels_steps": 4}, "box, depth and presence learn nothing in this run, which ends within model.wheels_steps=4"),
+        ({"wheels_steps": 4}, "depth and presence learn nothing in this run, which ends within model.wheels_steps=4"),
         ({"presence_bias": -9.0}, "no object is found in 100 %"),
         ({"presence_bias": -9.0, "wheels_steps": 3}, None),  # presence has not begun to learn
         ({"presence_bias": 9.0, "anchor": 60.0, "beta_pres": 2.0}, "in 100 % of the images two boxes lie on one object"),

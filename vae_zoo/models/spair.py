@@ -331,7 +331,7 @@ class SPAIR(LatentVariableModel):
     def on_fit_start(self) -> None:
         if 0 <= self.trainer.max_steps <= self.wheels_steps:
             self._warn(
-                "box, depth and presence learn nothing in this run, which ends within model.wheels_steps=%d; raise "
+                "depth and presence learn nothing in this run, which ends within model.wheels_steps=%d; raise "
                 "trainer.max_steps above it, or lower it",
                 self.wheels_steps,
             )
