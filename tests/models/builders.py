@@ -77,11 +77,10 @@ def fit(model, max_steps, batch_size=32, val_check_interval=10_000, data=None, *
     return trainer
 
 
-def train_as_the_command(folder, *words, callbacks=()):
+def train_as_the_command(folder, *words):
     """The model and data of `python train.py <words>` after its training on a CPU, without validation and pictures."""
     cfg = composed(*words, "trainer=cpu", "callbacks.figures=null", f"paths.outputs={folder}")
     trainer, model, data = prepare(folder, cfg)
     trainer.limit_val_batches = 0
-    trainer.callbacks.extend(callbacks)
     trainer.fit(model, datamodule=data)
     return model.eval(), data
