@@ -1,6 +1,7 @@
 """Training speed as a ratio to a bare PyTorch loop over the same images: python benchmarks/throughput.py model=... data=...
 
-bare   a uint8 tensor of up to 50,000 images, x = data[perm[i:i+B]].float().div_(255), the same network, loss and fused Adam
+bare   a uint8 tensor of up to 50,000 images, x = data[perm[i:i+B]].float().div_(255), the same network, loss and fused
+       Adam, and the same clipping of gradients where trainer.gradient_clip_val says so
 ours   what `python train.py` runs, default callbacks and csv on, timed from step 50
 
 Both run in this process, interleaved, with one thread unless OMP_NUM_THREADS says otherwise; medians over the rounds. Extra
@@ -51,7 +52,7 @@ def groups_of(data):
     return {key: batch[key] for key in ("group", "num_groups") if key in batch}
 
 
-def bare(model, images, batch_size, steps, groups, labelled=None):
+def bare(model, images, batch_size, steps, groups, labelled=None, clip=None):
     """Seconds of `steps` steps after the warm-up, from the same first weights and in the same memory format as ours (a
     network that has learnt to answer with nearly 0 is slower on a CPU)."""
     model = copy.deepcopy(model)
@@ -77,6 +78,8 @@ def bare(model, images, batch_size, steps, groups, labelled=None):
         loss = bare_loss(model, x, extra)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
     return time.perf_counter() - start
 
@@ -132,10 +135,11 @@ def main(words):
     if "supervised" in model.needs:
         index = data.labelled_indices[:50_000]
         labelled = (data.batch(index)["image"] * 255).byte(), data.label[index]
+    clip = trainer.gradient_clip_val
     steps = int(own.get("steps") or max(50, 4 / (bare(model, images, batch_size, 20, groups, labelled) / 20)))
     seconds = {"bare": [], "ours": []}
     for round_ in range(int(own.get("rounds", 5))):
-        seconds["bare"].append(bare(model, images, batch_size, steps, groups, labelled))
+        seconds["bare"].append(bare(model, images, batch_size, steps, groups, labelled, clip))
         seconds["ours"].append(ours(cfg, data, steps))
         print(f"round {round_}: bare {seconds['bare'][-1]:.3f} s, ours {seconds['ours'][-1]:.3f} s for {steps} steps")
     rate = {name: steps * batch_size / statistics.median(values) for name, values in seconds.items()}
