@@ -1,8 +1,10 @@
 """Small models of every kind in conf/model, and short runs of them on scikit-learn's digits."""
 
+from functools import partial
 from importlib import import_module
 
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import OmegaConf
 
 from tests.config.test_schemas import composed
@@ -77,10 +79,21 @@ def fit(model, max_steps, batch_size=32, val_check_interval=10_000, data=None, *
     return trainer
 
 
-def train_as_the_command(folder, *words):
-    """The model and data of `python train.py <words>` after its training on a CPU, without validation and pictures."""
+def train_as_the_command(folder, *words, after=None):
+    """The model and data of `python train.py <words>` after its training on a CPU, without validation and pictures.
+
+    after: called with model and data when so many steps are done, {step: function}.
+    """
     cfg = composed(*words, "trainer=cpu", "callbacks.figures=null", f"paths.outputs={folder}")
     trainer, model, data = prepare(folder, cfg)
     trainer.limit_val_batches = 0
+    for step, function in (after or {}).items():
+        trainer.callbacks.append(LambdaCallback(on_train_batch_end=partial(_at_step, step, function, data)))
     trainer.fit(model, datamodule=data)
     return model.eval(), data
+
+
+def _at_step(step, function, data, trainer, model, *_):
+    if model.step == step:
+        function(model.eval(), data)
+        model.train()

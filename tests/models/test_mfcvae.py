@@ -227,6 +227,17 @@ def test_analytic_estimator_is_the_mean_field_bound(covariance):
     assert gap > 0.02 and abs(terms["kl_facet0"].item() - gap - sampled.mean()) < 0.1
 
 
+def test_each_facet_may_have_an_estimator_of_its_own():
+    sample, analytic, mixed = (
+        with_noise(build(estimator=estimator), images()) for estimator in ("sample", "analytic", ["sample", "analytic"])
+    )
+    assert torch.equal(mixed["kl_facet0"], sample["kl_facet0"]) and torch.equal(mixed["kl_facet1"], analytic["kl_facet1"])
+    assert not torch.equal(sample["kl_facet0"], analytic["kl_facet0"])
+    assert not torch.equal(sample["kl_facet1"], analytic["kl_facet1"])
+    with pytest.raises(ValueError, match="estimator needs sample or analytic for each of the 2 facets, got .'sample'"):
+        build(estimator=["sample"])
+
+
 def test_one_facet_and_one_standard_cluster_are_the_plain_vae():
     model, batch = build(num_facets=1, num_clusters=[1], variance=1.0), images()
     with torch.no_grad():

@@ -1,9 +1,12 @@
-"""What MFCVAE must learn, with bars that a broken model does not reach. Source of the set-ups: checks L1 and L7 of the
-reference. Those on digits need MNIST-10k, the first 10,000 and 5,000 of MNIST in its own files, in the folder that
+"""What MFCVAE must learn, with bars that a broken model does not reach. Source of the set-ups: checks L1, L2, L5 and L7 of
+the reference. Those on digits need MNIST-10k, the first 10,000 and 5,000 of MNIST in its own files, in the folder that
 MNIST_10K names, by default ../shared/data/mnist10k beside the repository; without it they are skipped."""
 
 import os
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,32 +30,87 @@ needs_mnist = pytest.mark.skipif(not MNIST_10K.is_dir(), reason=f"no {MNIST_10K}
 # ---- digits ---------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def scores(model, data):
+    """Of each facet on the test images: purity of the digits, clusters with at least 0.5 % of the images, KL in nats, and
+    `ink`, how much of the variance of the mean pixel the clusters explain; and `loss`, -ELBO in nats, all gammas 1, of 5,000
+    training images."""
+    train, test = ([data.batch(part) for part in data.indices[split][:5000].split(500)] for split in ("train", "test"))
+    loss, posteriors, kl = [], [], []
+    for batch in train:
+        with noise.per_image(batch["index"]):
+            loss.append(-model.log_weights(batch, 1)[0])
+    for batch in test:
+        posteriors.append(q := model.encode(batch))
+        with noise.per_image(batch["index"]):
+            kl.append({name: model.kl_terms(name, q[name], q[name].rsample())[f"kl_{name}"] for name in model.facets})
+    label = torch.cat([batch["label"] for batch in test]).numpy()
+    ink = torch.cat([batch["image"].flatten(1).mean(1) for batch in test]).numpy()
+    found = {"loss": torch.cat(loss).mean().item()}
+    for name in model.facets:
+        c = torch.cat([model.clusters(q)[name].argmax(1) for q in posteriors]).numpy()
+        count = np.bincount(c)
+        of_cluster = np.bincount(c, ink) / np.maximum(count, 1)
+        found[name] = SimpleNamespace(
+            purity=clustering.purity(c, label),
+            used=int((count >= 0.005 * len(c)).sum()),
+            ink=float(((of_cluster[c] - ink.mean()) ** 2).sum() / ((ink - ink.mean()) ** 2).sum()),
+            kl=torch.cat([each[name] for each in kl]).mean().item(),
+        )
+    return SimpleNamespace(**found)
+
+
+def on_mnist(*words, **options):
+    """Scores of experiment=mfcvae/mnist as the command runs it."""
+    where = [f"data.root={MNIST_10K}", "data.download=false"]
+    with TemporaryDirectory() as folder:
+        model, data = train_as_the_command(Path(folder), "experiment=mfcvae/mnist", *words, *where, **options)
+        return scores(model, data)
+
+
+@cache
+def the_deep_facet_alone(seed, steps=4000):
+    return on_mnist(f"seed={seed}", f"trainer.max_steps={steps}", "data.batch_size=100")
+
+
 @needs_mnist
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_deep_facet_finds_digits(seed, tmp_path):
+def test_the_deep_facet_finds_digits(seed):
     """25 clusters at random have purity 0.13, a collapsed mixture uses 2 or 3 of them. The reference measured 0.77."""
-    words = [
-        f"seed={seed}",
-        "trainer.max_steps=4000",
-        "data.batch_size=100",
-        f"data.root={MNIST_10K}",
-        "data.download=false",
+    found = the_deep_facet_alone(seed)
+    assert found.facet1.purity >= 0.68
+    assert found.facet1.used >= 20 and 6 <= found.facet1.kl <= 16
+    assert found.loss < 122
+
+
+@needs_mnist
+def test_seeds_agree_and_a_seed_repeats_itself():
+    purities = [the_deep_facet_alone(seed).facet1.purity for seed in (0, 1, 2)]
+    assert 0 < np.std(purities, ddof=1) <= 0.05
+    first, again = the_deep_facet_alone(0, 60), the_deep_facet_alone.__wrapped__(0, 60)
+    assert vars(first.facet1) == vars(again.facet1) and first.loss == again.loss
+
+
+@needs_mnist
+def test_the_shallow_facet_enters_without_collapse_and_takes_the_style():
+    """In the reference's set-up for this check. With the published gate of 0.1 and as short a fade its KL falls to 0.1 to
+    0.7 nats (reference). Its clusters tell how much ink an image has, and those of the deep facet which digit it is, as
+    before."""
+    entry = [  # estimator and fade of alpha and gamma: as published
+        "seed=1",
+        "data.batch_size=50",
+        "trainer.max_steps=5200",
+        "model.estimator=sample",
+        "model.network.gate=1",
+        "model.schedule.stages=[2400,2800]",
+        "model.schedule.fade_steps=880",
     ]
-    model, data = train_as_the_command(tmp_path, "experiment=mfcvae/mnist", *words)
-    train, test = ([data.batch(part) for part in data.indices[split][:5000].split(500)] for split in ("train", "test"))
-    loss, kl, c = [], [], []
-    with torch.no_grad():
-        for batch in train:
-            with noise.per_image(batch["index"]):
-                loss.append(-model.log_weights(batch, 1)[0])
-        for batch in test:
-            q = model.encode(batch)
-            c.append(model.clusters(q)["facet1"].argmax(1))
-            kl.append(model.kl_terms("facet1", q["facet1"], q["facet1"].mu)["kl_facet1"])
-    c = torch.cat(c).numpy()
-    assert clustering.purity(c, torch.cat([batch["label"] for batch in test]).numpy()) >= 0.68
-    assert (np.bincount(c) >= 0.005 * len(c)).sum() >= 20
-    assert 6 <= torch.cat(kl).mean() <= 16 and torch.cat(loss).mean() < 122
+    before = []  # one update before the schedule lets facet 0 in
+    after = on_mnist(*entry, after={2399: lambda *run: before.append(scores(*run))})
+    assert after.facet0.kl >= 1 and after.facet0.used >= 20
+    assert after.facet0.ink >= 0.2 and after.facet0.purity <= 0.35
+    assert after.facet1.purity >= before[0].facet1.purity - 0.03
+    assert after.loss <= before[0].loss - 5
 
 
 # ---- two mixtures behind linear maps --------------------------------------------------------------------------------

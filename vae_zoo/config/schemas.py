@@ -440,7 +440,7 @@ class MFCVAE(LadderVAE):
     covariance: Literal["diagonal", "full"]
     weights: Literal["fixed", "learned"] | Annotated[list[Literal["fixed", "learned"]], Field(min_length=1)]
     variance: Annotated[float, Field(gt=1e-6, allow_inf_nan=False)]
-    estimator: Literal["sample", "analytic"]
+    estimator: Literal["sample", "analytic"] | Annotated[list[Literal["sample", "analytic"]], Field(min_length=1)]
     prior_init: Literal["none", "means", "means+vars+weights"]
     prior_init_at: Literal["start", "entry"]
     init_images: Count | None

@@ -42,11 +42,12 @@ from vae_zoo.nets.ladder import calibrate_batch_norm
 NORM_BATCHES = 50
 
 Weights = Literal["fixed", "learned"]
+Estimator = Literal["sample", "analytic"]
 
 
 class MFCVAE(LadderVAE):
     """facet_dims, network, likelihood, schedule, data_init: as in LadderVAE; num_clusters: of each facet; covariance,
-    weights, variance: of the mixtures, weights being p(c) of all or of each; estimator: see above.
+    weights, variance: of the mixtures, weights being p(c) of all or of each; estimator: of all or of each, see above.
 
     prior_init: what a mixture takes over from one that EM fits to the posterior means of `init_images` training images
     (None: all): its means, all of it, or nothing. prior_init_at: `start`, all facets before the first update, or `entry`,
@@ -68,7 +69,7 @@ class MFCVAE(LadderVAE):
         covariance: Literal["diagonal", "full"] = "diagonal",
         weights: Weights | Sequence[Weights] = "learned",
         variance: float = 0.01,
-        estimator: Literal["sample", "analytic"] = "sample",
+        estimator: Estimator | Sequence[Estimator] = "sample",
         prior_init: Literal["none", "means", "means+vars+weights"] = "means",
         prior_init_at: Literal["start", "entry"] = "start",
         init_images: int | None = 10_000,
@@ -82,15 +83,14 @@ class MFCVAE(LadderVAE):
         super().__init__(image_shape, facet_dims, network, likelihood, **ladder)
         if len(num_clusters) != len(facet_dims):
             raise ValueError(f"num_clusters needs a number for each of the {len(facet_dims)} facets, got {[*num_clusters]}")
-        each = [weights] * len(facet_dims) if isinstance(weights, str) else weights
-        if len(each) != len(facet_dims):
-            raise ValueError(f"weights needs fixed or learned for each of the {len(facet_dims)} facets, got {[*weights]}")
+        weights = _for_each("weights", weights, len(facet_dims), "fixed or learned")
+        estimator = _for_each("estimator", estimator, len(facet_dims), "sample or analytic")
         if consistency_weight and augment is None:
             raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
         self.facets = tuple(self.blocks)
-        priors = [MixturePrior(K, D, covariance, w, variance) for K, D, w in zip(num_clusters, facet_dims, each)]
+        priors = [MixturePrior(K, D, covariance, w, variance) for K, D, w in zip(num_clusters, facet_dims, weights)]
         self.priors = nn.ModuleDict(zip(self.facets, priors))
-        self.estimator = estimator
+        self.estimators = dict(zip(self.facets, estimator))
         self.prior_init, self.prior_init_at = prior_init, prior_init_at
         self.init_images, self.calibrate_norm = init_images, calibrate_norm
         deepest = self.facets[-1]
@@ -118,7 +118,7 @@ class MFCVAE(LadderVAE):
     def kl_terms(self, name: str, q: Normal, z: Tensor) -> Terms:
         """kl_z and kl_c, their sum `kl`, and the four expectations that they are made of."""
         prior, weights = self.priors[name], self.coefficients(self.step)[name]
-        if self.estimator == "sample":
+        if self.estimators[name] == "sample":
             log_q, log_joint = q.log_prob(z), prior.log_joint(z)  # [B], [B, K]
         else:
             log_q, log_joint = -q.entropy(), prior.expected_log_joint(q)
@@ -209,3 +209,11 @@ class MFCVAE(LadderVAE):
         parts = [self.encode(batch) for batch in self.training_images(self.init_images)]
         self.train()
         return {name: torch.cat([q[name].mu for q in parts]) for name in names}
+
+
+def _for_each(name: str, value: str | Sequence[str], num_facets: int, allowed: str) -> Sequence[str]:
+    """One value stands for all facets."""
+    each = [value] * num_facets if isinstance(value, str) else value
+    if len(each) != num_facets:
+        raise ValueError(f"{name} needs {allowed} for each of the {num_facets} facets, got {[*each]}")
+    return each
