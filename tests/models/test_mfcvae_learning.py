@@ -96,11 +96,13 @@ def test_the_shallow_facet_enters_without_collapse_and_takes_the_style():
     """In the reference's set-up for this check. With the published gate of 0.1 and as short a fade its KL falls to 0.1 to
     0.7 nats (reference). Its clusters tell how much ink an image has, and those of the deep facet which digit it is, as
     before."""
-    entry = [  # estimator and fade of alpha and gamma: as published
+    entry = [  # as published but for the gate
         "seed=1",
         "data.batch_size=50",
         "trainer.max_steps=5200",
         "model.estimator=sample",
+        "model.weights=learned",
+        "model.optimizer.lr=5e-4",
         "model.network.gate=1",
         "model.schedule.stages=[2400,2800]",
         "model.schedule.fade_steps=880",
