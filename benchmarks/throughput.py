@@ -135,7 +135,7 @@ def main(words):
     if "supervised" in model.needs:
         index = data.labelled_indices[:50_000]
         labelled = (data.batch(index)["image"] * 255).byte(), data.label[index]
-    clip = trainer.gradient_clip_val
+    clip = trainer.clip_norm
     steps = int(own.get("steps") or max(50, 4 / (bare(model, images, batch_size, 20, groups, labelled) / 20)))
     seconds = {"bare": [], "ours": []}
     for round_ in range(int(own.get("rounds", 5))):
