@@ -2,7 +2,7 @@
 
 import sys
 
-from vae_zoo.cli import evaluate
+from vae_zoo.cli.commands import evaluate
 
 if __name__ == "__main__":
     sys.exit(evaluate())

@@ -2,7 +2,7 @@
 
 import sys
 
-from vae_zoo.cli import train
+from vae_zoo.cli.commands import train
 
 if __name__ == "__main__":
     sys.exit(train())

@@ -17,12 +17,14 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from vae_zoo import config_dir, noise
-from vae_zoo.cli import register_resolvers
+from vae_zoo import config_dir
+from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config.check import check_train
-from vae_zoo.evaluation import classes, protocol
-from vae_zoo.job import prepare, quiet
-from vae_zoo.memory import keep_freed_memory
+from vae_zoo.distributions import noise
+from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.suites import classes
+from vae_zoo.runs.train import prepare, quiet
+from vae_zoo.utils.memory import keep_freed_memory
 
 
 @torch.no_grad()

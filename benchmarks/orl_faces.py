@@ -3,9 +3,9 @@
     python benchmarks/orl_faces.py <folder with a folder of pictures a person> [seeds=3] [folds=6] [jobs=2]
 
 Each of the two trains the same network on the same grouped batches (experiment=ml_vae/orl), the VAE without the groups.
-Verification: two disjoint sets of k images, of one unseen person or of two? (vae_zoo.evaluation.evidence). Every person is
-tested in one fold. Printed: AUC of each, mean over folds, mean and deviation over seeds; the paired difference with its 95 %
-bootstrap interval over the seed means and how many of the folds x seeds favour ML-VAE. Last line: one JSON object.
+Verification: two disjoint sets of k images, of one unseen person or of two? (vae_zoo.evaluation.suites.grouped). Every
+person is tested in one fold. Printed: AUC of each, mean over folds, mean and deviation over seeds; the paired difference
+with its 95 % bootstrap interval over the seed means and how many of the folds x seeds favour ML-VAE. Last line: one JSON object.
 """
 
 import json
@@ -20,14 +20,14 @@ from hydra import compose, initialize_config_dir
 from joblib import Parallel, delayed
 
 from vae_zoo import config_dir
-from vae_zoo.cli import register_resolvers
+from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config.check import check_train
-from vae_zoo.evaluation.evidence import Evidence, verification
-from vae_zoo.evaluation.groups import interval
-from vae_zoo.job import prepare, quiet
+from vae_zoo.evaluation.suites.grouped import Evidence, verification
+from vae_zoo.reports.settings import interval
+from vae_zoo.runs.train import prepare, quiet
 
 PLAIN = ["~model.content_dim", "~model.style_dim", "~model.beta_style", "~model.beta_content", "~model.evidence"]
-PLAIN += ["~model.content_sampling", "model._target_=vae_zoo.models.vae.VAE", "+model.latent_dim=48"]
+PLAIN += ["~model.content_sampling", "model._target_=vae_zoo.models.VAE", "+model.latent_dim=48"]
 
 
 def scores(folder: str, model: str, fold: int, folds: int, seed: int) -> dict[str, float]:

@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 
 from vae_zoo import config_dir
-from vae_zoo.cli import register_resolvers
+from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config.check import check_train
-from vae_zoo.job import prepare, quiet
-from vae_zoo.memory import keep_freed_memory
 from vae_zoo.models.beta_vae import BetaVAE
 from vae_zoo.models.vae import VAE
+from vae_zoo.runs.train import prepare, quiet
+from vae_zoo.utils.memory import keep_freed_memory
 
 WARM_UP = 50
 

@@ -17,8 +17,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from throughput import bare, compose_config  # noqa: E402
 
-from vae_zoo.job import prepare, quiet  # noqa: E402
-from vae_zoo.memory import keep_freed_memory  # noqa: E402
+from vae_zoo.runs.train import prepare, quiet  # noqa: E402
+from vae_zoo.utils.memory import keep_freed_memory  # noqa: E402
 
 STEPS, ROUNDS = 30, 3
 

@@ -3,11 +3,11 @@ import sys
 
 import pytest
 
-from vae_zoo.memory import keep_freed_memory
+from vae_zoo.utils.memory import keep_freed_memory
 
 PAGE_FAULTS = """
 import resource, torch
-from vae_zoo.memory import keep_freed_memory
+from vae_zoo.utils.memory import keep_freed_memory
 if {keep}: assert keep_freed_memory()
 def step(): torch.ones(12_000_000)  # 48 MB, freed at once
 for _ in range(5): step()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from vae_zoo import noise
+from vae_zoo.distributions import noise
 
 DRAWS = {"normal": (noise.normal, stats.norm.cdf), "uniform": (noise.uniform, stats.uniform.cdf)}
 either = pytest.mark.parametrize("draw", [noise.normal, noise.uniform], ids=["normal", "uniform"])

@@ -13,8 +13,9 @@ from hydra import compose, initialize_config_dir
 
 from tests.cli.calls import call
 from tests.commands import REPOSITORY, run, start
-from vae_zoo import cli, runs
+from vae_zoo.cli import commands as cli
 from vae_zoo.config import check
+from vae_zoo.runs import folder as runs
 
 TINY = (
     "data=digits model/network=mlp trainer.max_steps=1500 trainer.log_every_n_steps=20 trainer.val_check_interval=150 "

@@ -10,18 +10,19 @@ from lightning import Callback
 from PIL import Image
 
 from tests import wandb_files
-from vae_zoo import config_dir, load_model, runs
-from vae_zoo.callbacks import NotFinite
-from vae_zoo.callbacks.figures import log_image
-from vae_zoo.cli import register_resolvers
+from vae_zoo import config_dir, load_model
+from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config.check import check_train
 from vae_zoo.evaluation import protocol
-from vae_zoo.evaluation.evaluate import evaluate_trained
 from vae_zoo.evaluation.pictures import traversable
-from vae_zoo.job import prepare, quiet
-from vae_zoo.loggers import MetricsCSV
 from vae_zoo.metrics import judge
-from vae_zoo.trainer import AtomicCheckpointIO
+from vae_zoo.runs import folder as runs
+from vae_zoo.runs.evaluate import evaluate_trained
+from vae_zoo.runs.train import prepare, quiet
+from vae_zoo.training.callbacks.figures import log_image
+from vae_zoo.training.callbacks.monitor import NotFinite
+from vae_zoo.training.loggers import MetricsCSV
+from vae_zoo.training.trainer import AtomicCheckpointIO
 
 DISCRETE = ("joint_vae", "parted_vae", "ss_vae")
 GROUPED = ("ml_vae", "group_vae")

@@ -5,7 +5,7 @@ Everything heavy is imported on first use, so that configuration errors and `--h
 
 from pathlib import Path
 
-from vae_zoo.errors import UserError
+from vae_zoo.utils.errors import UserError
 
 __all__ = ["UserError", "config_dir", "load_model"]
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ def config_dir() -> Path:
 
 def __getattr__(name: str):
     if name == "load_model":
-        from vae_zoo.loading import load_model
+        from vae_zoo.runs.load import load_model
 
         return load_model
     raise AttributeError(f"module 'vae_zoo' has no attribute {name!r}")

@@ -13,8 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf, open_dict
 
-from vae_zoo import runs, sweeps
-from vae_zoo.sweeps import Job
+from vae_zoo.runs import folder as runs
+from vae_zoo.sweeps import jobs as sweeps
+from vae_zoo.sweeps.jobs import Job
 
 
 class Grid(BasicSweeper):

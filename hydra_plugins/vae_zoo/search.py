@@ -1,4 +1,4 @@
-"""A sweep whose jobs are the trials of an Optuna study: vae_zoo.search has what is Optuna's, this what is Hydra's.
+"""A sweep whose jobs are the trials of an Optuna study: vae_zoo.sweeps.search has what is Optuna's, this what is Hydra's.
 
 Hydra's own Optuna plugin (hydra-optuna-sweeper 1.2.0) needs Optuna < 3, which today's Python and numpy no longer have.
 """
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra_plugins.vae_zoo.grid import Grid
-from vae_zoo import runs, sweeps
-from vae_zoo.errors import UserError
-from vae_zoo.sweeps import Job
+from vae_zoo.runs import folder as runs
+from vae_zoo.sweeps import jobs as sweeps
+from vae_zoo.sweeps.jobs import Job
+from vae_zoo.utils.errors import UserError
 
 TRIES = 2  # of a trial whose job comes to no end, in one command
 FINISHED, NO_VALUE = ("finished", "done before"), "no value"
@@ -34,7 +35,7 @@ class Search(Grid):
 
     def sweep(self, arguments: list[str]) -> None:
         try:
-            from vae_zoo import search
+            from vae_zoo.sweeps import search
         except ModuleNotFoundError as error:
             raise UserError(f"{error.name} is not installed; pip install 'vae_zoo[sweep]'") from None
         given = [*self._parse_config(), *arguments]
@@ -77,7 +78,7 @@ class Search(Grid):
 
     def _run(self, study, record: Path, trials: list, fixed: list[str]) -> None:
         """Runs these trials and tells the study what came of them."""
-        from vae_zoo import search
+        from vae_zoo.sweeps import search
 
         metric, first = self.config.sweep.metric, len(sweeps.read_record(record))
         file = record / search.STUDY
@@ -86,7 +87,7 @@ class Search(Grid):
                 *fixed,
                 *search.words(trial),
                 *self._names(record),
-                f"++callbacks.pruning={{_target_:vae_zoo.callbacks.Pruning,study:{_quoted(file)},trial:{trial.number},"
+                f"++callbacks.pruning={{_target_:vae_zoo.sweeps.pruning.Pruning,study:{_quoted(file)},trial:{trial.number},"
                 f"metric:{_quoted(metric)}}}",
             ]
             for trial in trials
@@ -103,7 +104,7 @@ class Search(Grid):
         return self.max_batch_size or self.config.hydra.launcher.get("array_parallelism") or self.config.sweep.jobs
 
     def _wait(self, study, record: Path) -> None:
-        from vae_zoo import search
+        from vae_zoo.sweeps import search
 
         print("waiting for runs that have outlived their command", flush=True)
         while search.waits_for_runs(study, record) and sweeps.stop_code(sweeps.worker(record)) is None:
@@ -121,7 +122,7 @@ class Search(Grid):
         return job.folder in self.told
 
     def _direction(self, metric: str) -> str:
-        from vae_zoo.evaluation.groups import direction  # numpy, and Hydra imports every plugin at every start
+        from vae_zoo.reports.settings import direction  # numpy, and Hydra imports every plugin at every start
 
         known = {1: "maximize", -1: "minimize"}.get(direction(metric))
         if self.direction is None and known is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import REPOSITORY
-from vae_zoo import cli
+from vae_zoo.cli import commands as cli
 
 TINY = "data=digits model/network=mlp model.network.hidden=[16] trainer=cpu trainer.max_steps=5 callbacks=none"
 

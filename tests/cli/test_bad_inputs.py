@@ -16,7 +16,7 @@ from PIL import Image
 from tests.cli.calls import TINY, call, contents
 from tests.commands import run as run_process
 from vae_zoo import UserError, load_model
-from vae_zoo.config.messages import explain
+from vae_zoo.cli.messages import explain
 
 NO_RUN = "is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>"
 
@@ -188,9 +188,9 @@ model.network=vae_zoo.nets.LadderMLP is a ladder of facets, which this model doe
 $ train model=mfcvae model/network=conv_vlae data=digits data.size=16
 images of 16 pixels are too small for the convolutional ladder; give images of 28 pixels, or model/network=fc_vlae
 $ train model=mfcvae model.facet_dims=[5,5,5]
-vae_zoo.models.mfcvae.MFCVAE: facet_dims=[5, 5, 5] has 3 facets, the network 2; give as many to both
+vae_zoo.models.MFCVAE: facet_dims=[5, 5, 5] has 3 facets, the network 2; give as many to both
 $ train model=mfcvae model.schedule.stages=[10,20,30]
-vae_zoo.models.mfcvae.MFCVAE: stages needs a number for each of the 2 facets, got 3
+vae_zoo.models.MFCVAE: stages needs a number for each of the 2 facets, got 3
 $ train model=mfcvae model.schedule.fade_steps=100
 *: give either fade_steps or fade_fraction, got 100 and 0.6
 $ train model=spair data=digits model/network@model.object_network=fc_vlae
@@ -198,11 +198,11 @@ model.object_network=vae_zoo.nets.LadderMLP is a ladder of facets, which objects
 $ train model=spair data=digits model/network@model.object_network=conv
 glimpses of 12 pixels are too small for the 4 convolutions of model.object_network, *, or model/network@*=mlp
 $ train model=spair data=digits model/likelihood=pixelwise_logistic
-vae_zoo.models.spair.SPAIR: likelihood=PixelwiseLogistic needs 2 numbers a pixel, * choose another, such as model/*
+vae_zoo.models.SPAIR: likelihood=PixelwiseLogistic needs 2 numbers a pixel, * choose another, such as model/*
 $ train model=spair data=digits model.strides=[2,2]
-vae_zoo.models.spair.SPAIR: channels and strides are of the same convolutions, got 3 and 2 of them; give as many of both
+vae_zoo.models.SPAIR: channels and strides are of the same convolutions, got 3 and 2 of them; give as many of both
 $ train model=spair data=digits model.count_prior.end=0
-vae_zoo.models.spair.SPAIR: count_prior must be > 0 at every step, got Linear(*end=0*); give a small number such as 0.001 *
+vae_zoo.models.SPAIR: count_prior must be > 0 at every step, got Linear(*end=0*); give a small number such as 0.001 *
 $ train model=split_spair data=digits model.background_dim=0
 *.SplitSPAIR: local_to=background needs a decoder of the background, got background_dim=0; give background_dim >= 1, or *
 $ train model=spair data=scenes data.num_objects=[0,255]
@@ -380,12 +380,12 @@ class Makers:
         return self.folder / "empty"
 
     def conf(self) -> Path:
-        vae = "defaults: [_vae]\n_target_: vae_zoo.models.beta_vae.BetaVAE\nbeta: 4\n"
+        vae = "defaults: [_vae]\n_target_: vae_zoo.models.BetaVAE\nbeta: 4\n"
         files = {
             "model/typo": f"{vae}betta: 3\n",
             "model/nested": f"{vae}network:\n  chanels: [32, 32]\n",
             "model/broken": "beta: 4\n  gamma: 4\n",
-            "model/bare": "_target_: vae_zoo.models.beta_vae.BetaVAE\nbeta: 4\n",
+            "model/bare": "_target_: vae_zoo.models.BetaVAE\nbeta: 4\n",
             "model/half_written": "defaults: [_vae]\n_target_: unfinished.Mine\n",
             "model/own_typo": "defaults: [_vae]\n_target_: own.Mine\nwidht: 3\n",
             "model/own_short": "defaults: [_vae]\n_target_: own.Mine\n",
@@ -465,7 +465,7 @@ class Makers:
         return self._changed(lambda config: config["model"].update(latentdim=3))
 
     def run_of_another_model(self) -> Path:
-        beta_vae = {"_target_": "vae_zoo.models.beta_vae.BetaVAE", "beta": 4.0}
+        beta_vae = {"_target_": "vae_zoo.models.BetaVAE", "beta": 4.0}
         return self._changed(lambda config: config["model"].update(beta_vae))
 
     def run_with_truncated_checkpoint(self) -> Path:

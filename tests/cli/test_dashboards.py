@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tests import wandb_files
 from tests.cli.calls import TINY
 from tests.commands import REPOSITORY, run, start
-from vae_zoo.loggers import WandB
+from vae_zoo.training.loggers import WandB
 
 WORDS = "data=digits model=vae model/network=mlp model.network.hidden=[16] model.latent_dim=4 trainer=cpu seed=3".split()
 WORDS += "trainer.max_steps=600 trainer.log_every_n_steps=20 trainer.val_check_interval=200 logger=many".split()
@@ -108,7 +108,7 @@ def test_command_of_wandbs_agent_trains_under_the_agents_run(tmp_path):
 
 def test_workspace_has_a_section_for_everything_we_log():
     pytest.importorskip("wandb_workspaces")
-    from vae_zoo.workspace import workspace
+    from vae_zoo.cli.workspace import workspace
 
     view = workspace("us", "vae_zoo")
     names = [section.name for section in view.sections]

@@ -13,14 +13,15 @@ from omegaconf import OmegaConf
 from hydra_plugins.vae_zoo.search import Search
 from tests.cli.calls import TINY, call
 from tests.commands import run, start
-from vae_zoo import runs, sweeps
-from vae_zoo.errors import UserError
+from vae_zoo.runs import folder as runs
+from vae_zoo.sweeps import jobs as sweeps
+from vae_zoo.utils.errors import UserError
 
 pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from vae_zoo import search
+from vae_zoo.sweeps import search
 
 MODEL = """
 import math
@@ -169,7 +170,7 @@ def test_a_job_reports_to_its_trial_until_that_is_over(tmp_path):
 
 
 def test_pruning_reports_a_number_once_and_at_the_step_it_is_of(tmp_path):
-    from vae_zoo.callbacks import Pruning
+    from vae_zoo.sweeps.pruning import Pruning
 
     study = open_study(tmp_path, metric="val/mig")
     (trial,) = search.ask(study, tmp_path, {"x": FloatDistribution(0, 1)}, most=1, trials=1)

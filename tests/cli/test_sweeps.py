@@ -16,8 +16,10 @@ from hydra import compose, initialize_config_dir
 
 from tests.cli.calls import TINY, call, contents
 from tests.commands import REPOSITORY, run, start
-from vae_zoo import cli, runs, sweeps
-from vae_zoo.cli import _jobs_here, register_resolvers
+from vae_zoo.cli import commands as cli
+from vae_zoo.cli.commands import _jobs_here, register_resolvers
+from vae_zoo.runs import folder as runs
+from vae_zoo.sweeps import jobs as sweeps
 
 MODEL = """
 import os, signal
@@ -156,7 +158,7 @@ def jobs_run(monkeypatch, code, begun=lambda process: None):
     script = f"import os, pathlib, signal, sys, time\nfolder = pathlib.Path(sys.argv[1])\n{code}\n{finish}"
 
     def start_job(words, **options):
-        process = subprocess.Popen([words[0], "-c", script, words[words.index("vae_zoo.job") + 1]], **options)
+        process = subprocess.Popen([words[0], "-c", script, words[words.index("vae_zoo.runs.train") + 1]], **options)
         begun(process)
         return process
 

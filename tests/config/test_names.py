@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.config.test_schemas import composed
-from vae_zoo import runs
+from vae_zoo.runs import folder as runs
 
 CHOICES = {"model": "beta_vae", "data": "mnist", "experiment": None}
 BASE = ["model=beta_vae", "data=mnist"]

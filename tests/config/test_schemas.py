@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from vae_zoo import config_dir
-from vae_zoo.cli import register_resolvers
+from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config import check, schemas
 from vae_zoo.config.schemas import SCHEMAS
-from vae_zoo.loading import build
+from vae_zoo.runs.load import build
 
 GIVEN_BY_RUN = {"folder", "logger", "callbacks", "default_root_dir"}  # not in the config
 NOT_OURS = {"torch.optim.Adam", "torch.optim.AdamW"}  # the schema offers some of the arguments, and OPTIONAL ones
@@ -83,7 +83,7 @@ def test_every_schema_belongs_to_a_file_or_is_written_in_by_hand():
     used = set().union(*(targets(composed(f"{g}={c}", *NEEDED.get(c, []))) for g, c in FILES))
     by_hand = {
         "torch.optim.AdamW",
-        "vae_zoo.callbacks.Pruning",  # the search gives it to its jobs
+        "vae_zoo.sweeps.pruning.Pruning",  # the search gives it to its jobs
         "vae_zoo.nets.RandomAffine",
         *(f"vae_zoo.nets.{name}" for name in ("Identity", "MixedPatchShuffle", "GaussianBlur", "HighLowPass")),
         *(f"vae_zoo.schedules.{name}" for name in ("Constant", "Linear", "Cosine", "Cyclic", "Staircase")),
@@ -118,7 +118,7 @@ def arguments(cls: type) -> dict[str, inspect.Parameter]:
 @pytest.mark.parametrize("target", sorted(SCHEMAS))
 def test_fields_are_the_named_arguments(target):
     fields, real = SCHEMAS[target].model_fields, arguments(check.locate(target, target))
-    if target in NOT_OURS or target == "vae_zoo.trainer.Trainer":  # passes on to Lightning's, of which it offers some
+    if target in NOT_OURS or target == "vae_zoo.training.Trainer":  # passes on to Lightning's, of which it offers some
         assert fields.keys() <= real.keys()
     else:
         assert fields.keys() == real.keys() - GIVEN_BY_RUN
@@ -133,7 +133,7 @@ def test_types_are_those_of_the_arguments_or_narrower(target):
         parameter = arguments(cls).get(name)
         if parameter is None or parameter.annotation in (inspect.Parameter.empty, Any):
             continue
-        if target == "vae_zoo.trainer.Trainer" and name not in vars(cls)["__init__"].__annotations__:
+        if target == "vae_zoo.training.Trainer" and name not in vars(cls)["__init__"].__annotations__:
             continue  # Lightning's own, whose types are wider
         real = kinds(parameter.annotation)
         for kind in kinds(field.annotation):  # a literal may stand for its type
@@ -169,12 +169,12 @@ def test_default_group_is_that_of_the_data(target):
 
 
 def test_groupings_and_labels_are_those_of_the_arrays():
-    from vae_zoo.data import dsprites
+    from vae_zoo.data.sets import dsprites
 
     names = ("label", *(f.name for f in dsprites.FACTORS))
-    assert SCHEMAS["vae_zoo.data.dsprites.DSprites"].groupings == names
+    assert SCHEMAS["vae_zoo.data.DSprites"].groupings == names
     arrays = build(composed("data=digits")["data"]).load()
-    schema = SCHEMAS["vae_zoo.data.digits.Digits"]
+    schema = SCHEMAS["vae_zoo.data.Digits"]
     assert schema.labels is (arrays.label is not None) and schema.groupings == ("label",)
     assert not arrays.factor_info and not arrays.groups
 
@@ -183,7 +183,7 @@ def test_groupings_of_faces_are_the_identity_and_what_has_classes(tmp_path):
     words = ["data.num_identities=9", "data.images_per_identity=1", f"paths.cache={tmp_path}"]
     arrays = build(composed("data=faces", *words)["data"]).load()
     classes = [f.name for f in arrays.factor_info if f.kind == "categorical"]
-    assert SCHEMAS["vae_zoo.data.faces.Faces"].groupings == ("label", *arrays.groups, *classes)
+    assert SCHEMAS["vae_zoo.data.Faces"].groupings == ("label", *arrays.groups, *classes)
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------

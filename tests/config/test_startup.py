@@ -21,7 +21,7 @@ HEAVY = (
 )
 PROGRAM = f"""
 import sys
-from vae_zoo import cli
+from vae_zoo.cli import commands as cli
 script, *words = sys.argv[1:]
 sys.argv = [script + ".py", *words]
 try:

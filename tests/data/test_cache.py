@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from vae_zoo.data.cache import cached_array, cached_parts
-from vae_zoo.errors import UserError
+from vae_zoo.data.storage.cache import cached_array, cached_parts
+from vae_zoo.utils.errors import UserError
 
 ARRAY = np.arange(3000, dtype=np.uint8).reshape(100, 30)
 

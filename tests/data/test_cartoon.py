@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from vae_zoo.data import cartoon
-from vae_zoo.data.cartoon import FACTORS, IDENTITY_FACTORS, NAMES, STYLE_FACTORS
+from vae_zoo.data.render import cartoon
+from vae_zoo.data.render.cartoon import FACTORS, IDENTITY_FACTORS, NAMES, STYLE_FACTORS
 from vae_zoo.metrics import probes
 
 RANGES = {r.name: r for r in FACTORS}

@@ -9,8 +9,8 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import v2
 
-from vae_zoo.data.celeba import CelebA
-from vae_zoo.errors import UserError
+from vae_zoo.data.sets.celeba import CelebA
+from vae_zoo.utils.errors import UserError
 
 NAMES = [f"{i:06}.jpg" for i in range(1, 31)]
 PERSON = np.repeat(np.arange(10), 3) * 7 + 5  # 10 people of 3 pictures

@@ -2,7 +2,7 @@ import colorsys
 
 import numpy as np
 
-from vae_zoo.data.colours import coloured, ground_and_ink, hues
+from vae_zoo.data.render.colours import coloured, ground_and_ink, hues
 
 
 def test_hues_are_full_colours():

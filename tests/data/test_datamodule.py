@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vae_zoo.data.datamodule import Arrays, DataModule, EvalBatches, Factor, TrainStream, check_size
-from vae_zoo.errors import UserError
+from vae_zoo.utils.errors import UserError
 
 N = 500
 

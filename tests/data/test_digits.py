@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from vae_zoo.data.digits import Digits, resize
+from vae_zoo.data.sets.digits import Digits, resize
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from vae_zoo.data import sprites
-from vae_zoo.data.dsprites import DSprites
-from vae_zoo.errors import UserError
+from vae_zoo.data.render import sprites
+from vae_zoo.data.sets.dsprites import DSprites
+from vae_zoo.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

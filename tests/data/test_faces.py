@@ -8,9 +8,10 @@ from PIL import Image
 
 from tests.data.test_celeba import PERSON
 from tests.data.test_celeba import write as write_celeba
-from vae_zoo.data import cartoon, faces
-from vae_zoo.data.faces import Faces
-from vae_zoo.errors import UserError
+from vae_zoo.data.render import cartoon
+from vae_zoo.data.sets import faces
+from vae_zoo.data.sets.faces import Faces
+from vae_zoo.utils.errors import UserError
 
 SMALL = {"num_identities": 60, "images_per_identity": 4, "val_size": 10, "test_size": 10}
 

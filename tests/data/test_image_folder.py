@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vae_zoo.data.image_folder import ImageFolder, read_image
-from vae_zoo.errors import UserError
+from vae_zoo.data.sets.image_folder import ImageFolder, read_image
+from vae_zoo.utils.errors import UserError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

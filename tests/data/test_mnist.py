@@ -8,8 +8,8 @@ import pytest
 import torch
 import torchvision
 
-from vae_zoo.data.mnist import MNIST, FashionMNIST
-from vae_zoo.errors import UserError
+from vae_zoo.data.sets.mnist import MNIST, FashionMNIST
+from vae_zoo.utils.errors import UserError
 
 TRAIN, TEST = 60, 20
 FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]

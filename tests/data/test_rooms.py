@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from vae_zoo.data import rooms
-from vae_zoo.data.cache import cached_array
-from vae_zoo.data.rooms import FACTOR_SIZES, FACTOR_VALUES, SHAPES
-from vae_zoo.data.shapes3d import CACHE_NAME
+from vae_zoo.data.render import rooms
+from vae_zoo.data.render.rooms import FACTOR_SIZES, FACTOR_VALUES, SHAPES
+from vae_zoo.data.sets.shapes3d import CACHE_NAME
+from vae_zoo.data.storage.cache import cached_array
 
 FLOOR, WALL, OBJECT, SKY, HIGHLIGHT = range(5)
 

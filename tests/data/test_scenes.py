@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from scipy.stats import chisquare
 
-from vae_zoo.data import scene_drawing, sprites
-from vae_zoo.data.scene_drawing import PALETTES, Recipe
-from vae_zoo.data.scenes import LEAST, Scenes, boxes_of
-from vae_zoo.errors import UserError
+from vae_zoo.data.render import scenes as scene_drawing
+from vae_zoo.data.render import sprites
+from vae_zoo.data.render.scenes import PALETTES, Recipe
+from vae_zoo.data.sets.scenes import LEAST, Scenes, boxes_of
+from vae_zoo.utils.errors import UserError
 
 
 def scenes(tmp_path, **options):

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from vae_zoo.data import rooms
-from vae_zoo.data.colours import hues
-from vae_zoo.data.shapes3d import Shapes3D
+from vae_zoo.contract import Block
+from vae_zoo.data.render import rooms
+from vae_zoo.data.render.colours import hues
+from vae_zoo.data.sets.shapes3d import Shapes3D
 from vae_zoo.distributions import Normal
-from vae_zoo.errors import UserError
 from vae_zoo.evaluation import protocol
-from vae_zoo.models.base import Block, LatentVariableModel
+from vae_zoo.models.base import LatentVariableModel
+from vae_zoo.utils.errors import UserError
 
 PAPER = {1: {"wall_hue": [5], "object_hue": [6]}, 2: {"floor_hue": [0], "object_hue": [6]}}  # MFCVAE's configurations
 NAMES = rooms.FACTOR_NAMES
@@ -181,7 +182,7 @@ def test_published_images_and_factors_are_those_of_the_file(published):
 
 @pytest.mark.parametrize("chunks", [(13, 16, 16, 1), (1, 64, 64, 3), None])
 def test_only_the_chosen_rows_are_kept_whatever_the_chunks(tmp_path, monkeypatch, chunks):
-    monkeypatch.setattr("vae_zoo.data.shapes3d.ROWS", 20)
+    monkeypatch.setattr("vae_zoo.data.sets.shapes3d.ROWS", 20)
     images, labels, places = contents()
     path = write(tmp_path / "3dshapes.h5", images, labels, chunks)
     data = read(path, factors={"floor_hue": [1], "wall_hue": [0, 2], "shape": [3, 0]}, num_classes=2)
@@ -201,7 +202,7 @@ def test_published_images_are_halved_by_rounded_means(published):
 def test_the_file_is_unpacked_once_until_it_changes(published, monkeypatch):
     first = read(published)
     with monkeypatch.context() as patch:
-        patch.setattr("vae_zoo.data.shapes3d._images", lambda *_: pytest.fail("unpacked again"))
+        patch.setattr("vae_zoo.data.sets.shapes3d._images", lambda *_: pytest.fail("unpacked again"))
         assert torch.equal(read(published).images, first.images)
     write(published, *contents(seed=1)[:2])
     assert not torch.equal(read(published).images, first.images)

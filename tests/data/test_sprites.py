@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from vae_zoo.data import sprites
-from vae_zoo.errors import UserError
+from vae_zoo.data.render import sprites
+from vae_zoo.utils.errors import UserError
 
 ORIENTATIONS = sprites.FACTOR_VALUES[3]
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from vae_zoo.data import street_digits
-from vae_zoo.data.colours import hues
-from vae_zoo.data.street_digits import FACTORS, SIZES, TEXTURES, StreetDigits, draw, scenes, textures
+from vae_zoo.data.render.colours import hues
+from vae_zoo.data.sets import street_digits
+from vae_zoo.data.sets.street_digits import FACTORS, SIZES, TEXTURES, StreetDigits, draw, scenes, textures
 
 NAMES = [factor.name for factor in FACTORS]
 
@@ -101,7 +101,7 @@ def test_a_judge_of_them_names_unseen_digits():
 
 
 def test_images_of_another_size_are_refused():
-    from vae_zoo.errors import UserError
+    from vae_zoo.utils.errors import UserError
 
     with pytest.raises(UserError, match="images of 64x64 are not offered here; choose a side of 32"):
         StreetDigits(image_shape=(3, 64, 64))

@@ -7,10 +7,10 @@ import pytest
 import torchvision
 from scipy.io import savemat
 
-from vae_zoo.data import svhn
-from vae_zoo.data.digits import resize
-from vae_zoo.data.svhn import SVHN
-from vae_zoo.errors import UserError
+from vae_zoo.data.sets import svhn
+from vae_zoo.data.sets.digits import resize
+from vae_zoo.data.sets.svhn import SVHN
+from vae_zoo.utils.errors import UserError
 
 COUNTS = {"train": 60, "test": 20, "extra": 30}
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from vae_zoo.data.digits import Digits
+from vae_zoo.contract import Block
+from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Categorical, Normal
-from vae_zoo.evaluation import classes, protocol
+from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.suites import classes
 from vae_zoo.metrics import judge
-from vae_zoo.models.base import Block
 from vae_zoo.models.discrete import DiscreteLatentModel
 from vae_zoo.models.parted_vae import PartedVAE
 from vae_zoo.nets import MLP

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from tests.metrics.test_judge import CLASSES, COLOURS, QUICK, Painted, paint
+from vae_zoo.contract import Block
 from vae_zoo.distributions import Normal
-from vae_zoo.evaluation import evidence as ev
 from vae_zoo.evaluation.protocol import rows
+from vae_zoo.evaluation.suites import grouped as ev
 from vae_zoo.metrics.judge import train_judge
-from vae_zoo.models.base import Block
 
 
 class Oracle:

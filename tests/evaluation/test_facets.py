@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from vae_zoo.data.digits import Digits
-from vae_zoo.data.shapes3d import Shapes3D
+from vae_zoo.contract import Block
+from vae_zoo.data.sets.digits import Digits
+from vae_zoo.data.sets.shapes3d import Shapes3D
 from vae_zoo.distributions import MixturePrior, Normal
-from vae_zoo.evaluation import facets, protocol
+from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.suites import clusters as facets
 from vae_zoo.metrics import clustering
-from vae_zoo.models.base import Block, LatentVariableModel
+from vae_zoo.models.base import LatentVariableModel
 
 SHAPE_NAMES = torch.tensor([5, 0, 3, 2])  # cluster of each shape; 1 and 4 stay empty
 

@@ -18,12 +18,12 @@ import pytest
 from tests.cli.calls import TINY, call, contents
 from tests.commands import environment
 from tests.evaluation.test_report import EVIL, Page
-from vae_zoo import runs
-from vae_zoo.errors import UserError
-from vae_zoo.evaluation import leaderboard
-from vae_zoo.evaluation.groups import direction, find_runs, group_runs, interval, metric_order
-from vae_zoo.evaluation.leaderboard import write_leaderboard
 from vae_zoo.figures.encode import to_png
+from vae_zoo.reports import leaderboard
+from vae_zoo.reports.leaderboard import write_leaderboard
+from vae_zoo.reports.settings import direction, find_runs, group_runs, interval, metric_order
+from vae_zoo.runs import folder as runs
+from vae_zoo.utils.errors import UserError
 
 CLASSES = {"beta_vae": "BetaVAE", "factor_vae": "FactorVAE", "vae": "VAE"}
 ELBO = {"beta_vae": (-41.5, -43.0, -42.1), "factor_vae": (-40.0, -40.75, -41.0)}
@@ -41,14 +41,14 @@ def config(model="beta_vae", seed=0, *, data=(), trainer=(), likelihood="Bernoul
             **settings,
         },
         "data": {
-            "_target_": "vae_zoo.data.digits.Digits",
+            "_target_": "vae_zoo.data.Digits",
             "seed": seed,
             "batch_size": 64,
             "size": 32,
             "image_shape": [1, 32, 32],
             **dict(data),
         },
-        "trainer": {"_target_": "vae_zoo.trainer.Trainer", "seed": seed, "max_steps": 500, **dict(trainer)},
+        "trainer": {"_target_": "vae_zoo.training.Trainer", "seed": seed, "max_steps": 500, **dict(trainer)},
     }
 
 
@@ -575,7 +575,7 @@ def test_folders_without_runs_are_refused(sweep, tmp_path):
 
 def test_no_torch_is_imported(sweep):
     program = (
-        "import sys; from vae_zoo.evaluation.leaderboard import write_leaderboard; write_leaderboard(sys.argv[1]);"
+        "import sys; from vae_zoo.reports.leaderboard import write_leaderboard; write_leaderboard(sys.argv[1]);"
         "print([name for name in ('torch', 'lightning', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run(

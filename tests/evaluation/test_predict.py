@@ -10,9 +10,9 @@ from PIL import Image
 from tests.cli.calls import call
 from vae_zoo import load_model
 from vae_zoo.distributions import Bernoulli
-from vae_zoo.evaluation import predict
 from vae_zoo.models.joint_vae import JointVAE
 from vae_zoo.nets import MLP
+from vae_zoo.runs import predict
 
 RUN = (
     "train data=digits data.size=8 trainer=cpu trainer.max_steps=3 callbacks=none model=mfcvae hydra.run.dir=run "

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from tests.test_training import SMALL, train
+from vae_zoo.contract import Block
 from vae_zoo.data.datamodule import Factor
-from vae_zoo.data.digits import Digits
+from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli
 from vae_zoo.evaluation import protocol
 from vae_zoo.metrics import judge
-from vae_zoo.models.base import Block, LatentVariableModel
+from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.models.vae import VAE
 from vae_zoo.nets import MLP
 

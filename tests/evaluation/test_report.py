@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_zoo.evaluation.report import EARLIER, write_report
 from vae_zoo.figures.encode import to_gif, to_png
+from vae_zoo.reports.report import EARLIER, write_report
 
 EVIL = "</svg></style></pre><script src='http://evil.example/x.js'>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 
@@ -26,7 +26,7 @@ def run(tmp_path):
     folder = tmp_path / "ml_vae-dsprites" / "seed3_1f3a9c2b"
     (folder / "figures").mkdir(parents=True)
     (folder / "config.yaml").write_text(
-        "seed: 3\nmodel:\n  _target_: vae_zoo.models.ml_vae.MLVAE\n  beta: 1.5\ndata:\n  name: dsprites\n"
+        "seed: 3\nmodel:\n  _target_: vae_zoo.models.MLVAE\n  beta: 1.5\ndata:\n  name: dsprites\n"
     )
     (folder / "metrics.csv").write_text(
         "epoch,step,train/loss,train/rec,val/loss,val/kl_z10,val/kl_z2,lr-Adam\n"

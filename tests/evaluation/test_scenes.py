@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tests.models.test_spair import spair
-from vae_zoo.data.scenes import Scenes
+from vae_zoo.data.sets.scenes import Scenes
 from vae_zoo.evaluation import protocol
-from vae_zoo.evaluation.scenes import edits, instance_map, means, numbers, pictures
+from vae_zoo.evaluation.suites.objects import edits, instance_map, means, numbers, pictures
 from vae_zoo.figures.scenes import ZOOM, with_boxes
 from vae_zoo.models.spair import SPAIR, Scene
 

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from vae_zoo.contract import Block
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.distributions import Gaussian, Normal
 from vae_zoo.evaluation import protocol
-from vae_zoo.evaluation.split import another, numbers, split
+from vae_zoo.evaluation.suites.local_global import another, numbers, split
 from vae_zoo.metrics import judge
-from vae_zoo.models.base import Block, LatentVariableModel
+from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.models.gmvae import GMVAE
 from vae_zoo.models.split_gmvae import SplitGMVAE
 from vae_zoo.models.split_vae import SplitVAE

@@ -7,8 +7,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 from tests.models.builders import MODELS, build, images
-from vae_zoo import noise
-from vae_zoo.distributions import Gaussian, Normal
+from vae_zoo.distributions import Gaussian, Normal, noise
 from vae_zoo.metrics import likelihood
 from vae_zoo.metrics.likelihood import active_units, aggregate_posterior, bounds, importance_weighted
 from vae_zoo.models.base import LatentVariableModel

@@ -8,12 +8,12 @@ from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import OmegaConf
 
 from tests.config.test_schemas import composed
-from vae_zoo import config_dir, noise
-from vae_zoo.data.digits import Digits
-from vae_zoo.distributions import Bernoulli
-from vae_zoo.job import prepare
+from vae_zoo import config_dir
+from vae_zoo.data.sets.digits import Digits
+from vae_zoo.distributions import Bernoulli, noise
 from vae_zoo.nets import MLP, PatchShuffle
-from vae_zoo.trainer import Trainer
+from vae_zoo.runs.train import prepare
+from vae_zoo.training.trainer import Trainer
 
 SMALL = {"factor_vae": {"discriminator_hidden": (16, 16)}, "split_vae": {"view": PatchShuffle(2)}}
 DIMS = {name: ("content_dim", "style_dim") for name in ("group_vae", "ml_vae")}  # others have latent_dim

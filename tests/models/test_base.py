@@ -18,9 +18,8 @@ from tests.models.builders import (
     images,
     model_class,
 )
-from vae_zoo import noise
-from vae_zoo.data.digits import Digits
-from vae_zoo.distributions import Bernoulli, DiscretisedLogistic, Gaussian, Normal, kl_standard
+from vae_zoo.data.sets.digits import Digits
+from vae_zoo.distributions import Bernoulli, DiscretisedLogistic, Gaussian, Normal, kl_standard, noise
 from vae_zoo.nets import MLP, Conv
 from vae_zoo.schedules import Constant, Cosine, Cyclic, Linear
 

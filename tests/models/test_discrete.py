@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from tests.models.builders import DISCRETE, check_weights_belong_to_their_image_and_draw, fit, images, model_class
-from vae_zoo import noise
-from vae_zoo.data.digits import Digits
-from vae_zoo.distributions import Bernoulli, CategoricalVariables, Normal, kl_standard
-from vae_zoo.errors import UserError
+from vae_zoo.data.sets.digits import Digits
+from vae_zoo.distributions import Bernoulli, CategoricalVariables, Normal, kl_standard, noise
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets import MLP
+from vae_zoo.utils.errors import UserError
 
 every_model = pytest.mark.parametrize("name", DISCRETE)
 both = pytest.mark.parametrize("num_classes", [3, [3, 2]], ids=["one", "two"])

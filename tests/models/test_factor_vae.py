@@ -7,7 +7,7 @@ from scipy import stats
 from torch import nn
 
 from tests.models.builders import build, fit, images
-from vae_zoo import noise
+from vae_zoo.distributions import noise
 from vae_zoo.models.factor_vae import permute_dims
 
 # ---- the permutation ------------------------------------------------------------------------------------------------

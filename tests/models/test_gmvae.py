@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.models.builders import MIXTURES, check_weights_belong_to_their_image_and_draw, fit, images, model_class
-from vae_zoo.data.digits import Digits
+from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, PixelwiseLogistic
 from vae_zoo.nets import MLP, PatchShuffle, ResizeConv
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.models.builders import MODELS, build, fit
-from vae_zoo.data.digits import Digits
+from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import DiscretisedLogistic, Gaussian
 from vae_zoo.nets import MLP, Conv
 

@@ -15,18 +15,17 @@ from torch.distributions import Categorical, kl_divergence
 
 from tests.models.builders import LADDERS, check_weights_belong_to_their_image_and_draw, fit, images
 from tests.test_training import configuration
-from vae_zoo import noise
-from vae_zoo.data.digits import Digits
-from vae_zoo.distributions import Bernoulli, Gaussian, Normal, kl_standard
+from vae_zoo.data.sets.digits import Digits
+from vae_zoo.distributions import Bernoulli, Gaussian, Normal, kl_standard, noise
 from vae_zoo.distributions.mixture import FLOOR, _inverse_softplus, _softplus
-from vae_zoo.errors import UserError
-from vae_zoo.loading import build as build_node
 from vae_zoo.models.ladder_vae import LadderVAE
 from vae_zoo.models.mfcvae import MFCVAE
 from vae_zoo.models.vae import VAE
 from vae_zoo.nets import LadderConv, LadderMLP
+from vae_zoo.runs.load import build as build_node
 from vae_zoo.schedules import Progressive
-from vae_zoo.trainer import Trainer
+from vae_zoo.training.trainer import Trainer
+from vae_zoo.utils.errors import UserError
 
 FIXTURE = Path(__file__).with_name("mfcvae_loss")
 every_model = pytest.mark.parametrize("name", LADDERS)

@@ -14,8 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
 from tests.models.builders import train_as_the_command
-from vae_zoo import noise
-from vae_zoo.distributions import Gaussian, MixturePrior
+from vae_zoo.distributions import Gaussian, MixturePrior, noise
 from vae_zoo.metrics import clustering
 from vae_zoo.models.mfcvae import MFCVAE
 from vae_zoo.nets.ladder import LadderDecoder, LadderEncoder

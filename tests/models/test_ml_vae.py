@@ -9,8 +9,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 from tests.models.builders import batch_for, build, images
-from vae_zoo import noise
-from vae_zoo.distributions import Gaussian, Normal, kl_standard
+from vae_zoo.distributions import Gaussian, Normal, kl_standard, noise
 
 GROUPED = ("ml_vae", "group_vae")
 RULES = ("product", "product_with_prior", "mean", "mean_precision")

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from tests.models.builders import build
-from vae_zoo import noise
-from vae_zoo.data.digits import Digits
+from vae_zoo.data.sets.digits import Digits
+from vae_zoo.distributions import noise
 
 STEPS = (0, 5)
 

@@ -11,12 +11,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from vae_zoo import config_dir
-from vae_zoo.cli import register_resolvers
+from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config.check import check_train
 from vae_zoo.distributions import Normal
 from vae_zoo.evaluation import protocol
-from vae_zoo.job import prepare, quiet
 from vae_zoo.models.ml_vae import MLVAE
+from vae_zoo.runs.train import prepare, quiet
 
 
 def train(folder, *words, kind=MLVAE):

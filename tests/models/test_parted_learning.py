@@ -10,11 +10,11 @@ import torch
 
 from tests.models.builders import fit
 from tests.models.test_parted_vae import CONV32
-from vae_zoo import noise
 from vae_zoo.data.datamodule import Arrays, DataModule
-from vae_zoo.data.digits import Digits
-from vae_zoo.distributions import Bernoulli
-from vae_zoo.evaluation import classes, protocol
+from vae_zoo.data.sets.digits import Digits
+from vae_zoo.distributions import Bernoulli, noise
+from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.suites import classes
 from vae_zoo.models.parted_vae import PartedVAE
 from vae_zoo.schedules import Linear
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from tests.models.builders import fit, images
-from vae_zoo import noise
-from vae_zoo.data.digits import Digits
-from vae_zoo.distributions import Bernoulli, Normal, bhattacharyya, kl_normal
+from vae_zoo.data.sets.digits import Digits
+from vae_zoo.distributions import Bernoulli, Normal, bhattacharyya, kl_normal, noise
 from vae_zoo.models.parted_vae import PartedVAE
 from vae_zoo.nets import MLP, Conv
 from vae_zoo.schedules import Linear

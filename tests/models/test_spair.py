@@ -9,10 +9,10 @@ from torch.distributions import Normal as TorchNormal
 from torch.distributions import kl_divergence
 
 from tests.models.builders import fit, images
-from vae_zoo import config_dir, noise
-from vae_zoo.cli import register_resolvers
-from vae_zoo.data.digits import Digits
-from vae_zoo.distributions import Bernoulli, Gaussian
+from vae_zoo import config_dir
+from vae_zoo.cli.commands import register_resolvers
+from vae_zoo.data.sets.digits import Digits
+from vae_zoo.distributions import Bernoulli, Gaussian, noise
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds
 from vae_zoo.metrics.likelihood import importance_weighted
 from vae_zoo.models.spair import SPAIR, composite, have_duplicates

@@ -5,7 +5,7 @@ import pytest
 
 from tests.models.builders import train_as_the_command
 from vae_zoo.evaluation import protocol
-from vae_zoo.evaluation.scenes import numbers
+from vae_zoo.evaluation.suites.objects import numbers
 
 
 def found(folder, *words):

@@ -9,7 +9,7 @@ from tests.models.builders import fit
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.distributions import PixelwiseLogistic
 from vae_zoo.evaluation import protocol
-from vae_zoo.evaluation.split import numbers
+from vae_zoo.evaluation.suites.local_global import numbers
 from vae_zoo.models.gmvae import GMVAE
 from vae_zoo.models.split_gmvae import SplitGMVAE
 from vae_zoo.models.split_vae import SplitVAE
@@ -50,7 +50,7 @@ def trained(kind, seed=0, **options):
 
 @torch.no_grad()
 def scores(model, data):
-    """Those of vae_zoo.evaluation.split; class_<block>: a logistic probe; colour_<block>: R2 of the mean RGB by a ridge."""
+    """Those of the local and global suite; class_<block>: a logistic probe; colour_<block>: R2 of the mean RGB by a ridge."""
     e = protocol.Evaluation(model, data)
     found = dict(numbers(e))
     codes = [e.codes.blocks(index) for index in (e.train, e.scored)]

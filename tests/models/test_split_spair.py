@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from tests.models.test_spair import SHAPE, batch, check_weight, spair
-from vae_zoo import noise
-from vae_zoo.distributions import kl_standard
+from vae_zoo.distributions import kl_standard, noise
 from vae_zoo.models.spair import SPAIR
 from vae_zoo.models.split_spair import SplitSPAIR
 from vae_zoo.nets import Identity, PatchShuffle

@@ -7,10 +7,10 @@ import torch
 
 from tests.models.builders import build, images
 from vae_zoo.distributions import Normal, PixelwiseLogistic, kl_standard
+from vae_zoo.distributions.noise import key_of
 from vae_zoo.models.local_branch import LocalBranch
 from vae_zoo.models.split_vae import SplitVAE
 from vae_zoo.nets import MLP, GaussianBlur, HighLowPass, Identity, PatchShuffle, ResizeConv
-from vae_zoo.noise import key_of
 
 
 def coloured(B=8, side=8):

@@ -1,6 +1,6 @@
 import torch
 
-from vae_zoo import noise
+from vae_zoo.distributions import noise
 from vae_zoo.nets import RandomAffine
 
 NONE = {"rotate": 0.0, "scale": 0.0, "shear": 0.0, "shift": 0.0}

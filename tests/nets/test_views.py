@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from vae_zoo import noise
+from vae_zoo.distributions import noise
 from vae_zoo.nets import GaussianBlur, HighLowPass, Identity, MixedPatchShuffle, PatchShuffle
 from vae_zoo.nets.views import blur
 

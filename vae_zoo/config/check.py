@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from vae_zoo import config_dir
 from vae_zoo.config import schemas
 from vae_zoo.config.schemas import SCHEMAS, Schema
-from vae_zoo.errors import UserError
+from vae_zoo.utils.errors import UserError
 
 OPTIONAL_GROUPS = ("experiment", "launcher", "sweep", "debug")  # null in train.yaml: Hydra knows them by their files
 TRUSTED = ("vae_zoo", "lightning", "torch", "torchmetrics")

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_zoo.data.labels import read_labels
-from vae_zoo.errors import UserError
-from vae_zoo.memory import to_device
-from vae_zoo.models.base import Batch
+from vae_zoo.contract import Batch
+from vae_zoo.data.storage.labels import read_labels
+from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.memory import to_device
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class DataModule(L.LightningDataModule):
     image_shape: [C, H, W] of the images served. batch_size: images a step, over all ranks. seed: order of the training
     images. val_size, test_size: images, or when below 1 a share of the images that the set itself puts in no split;
     split_seed cuts them. subset: only so many training images. labelled: how many labels training may see, picked by
-    `label_pick`; None: all. labels_from: a CSV file whose labels stand in for the set's own (vae_zoo.data.labels).
+    `label_pick`; None: all. labels_from: a CSV file whose labels stand in for the set's own (vae_zoo.data.storage.labels).
     num_classes: of the label, for models that are built before the data are read. group_by: `label`, a factor or a
     grouping of the set; then a batch is num_groups groups of group_size images, and two of its groups may show the same
     class. group_size: a number, or [least, most], from which each group's is drawn. group_pick: `images`, so that each

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_zoo import noise
+from vae_zoo.distributions import noise
 
 
 @dataclass(frozen=True)

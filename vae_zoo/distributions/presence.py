@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from scipy.special import gammaln, logsumexp
 from torch import Tensor
 
-from vae_zoo.memory import to_device
+from vae_zoo.utils.memory import to_device
 
 CPU = torch.device("cpu")
 

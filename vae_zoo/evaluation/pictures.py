@@ -1,16 +1,18 @@
 """What any model is seen by, from the contract alone: reconstructions, prior samples, traversals, KL, swaps of blocks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from vae_zoo import noise
-from vae_zoo.evaluation import classes
+from vae_zoo.contract import Batch, Codes
+from vae_zoo.distributions import noise
+from vae_zoo.evaluation.context import central
+from vae_zoo.evaluation.suites import classes
 from vae_zoo.figures import reconstructions, samples, swap_grid, traversal_animation, traversals
-from vae_zoo.models.base import Batch, Codes, LatentVariableModel
+from vae_zoo.models.base import LatentVariableModel
 
 SPAN = np.linspace(-2, 2, 9)  # prior standard deviations that a traversal walks through
 
@@ -90,11 +92,6 @@ def traverse(
     walked[block][rows, dims.repeat_interleave(len(SPAN))] = torch.as_tensor(values).flatten().to(walked[block])
     labels = [f"{block}[{d}]  {kl[d]:.2f} nats" for d in dims.tolist()]
     return _decode(model, walked, len(dims), len(SPAN)), labels
-
-
-def central(codes: Sequence[Tensor]) -> int:
-    """The image whose codes [N, D] lie nearest to the prior's mean: a walk from the rim soon meets codes of no image."""
-    return int(sum(code.square().sum(1) for code in codes).argmin())
 
 
 def swap(model: LatentVariableModel, batch: Batch, block: str, count: int = 8) -> np.ndarray:

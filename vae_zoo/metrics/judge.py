@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_zoo import noise
-from vae_zoo.models.base import Batch, LatentVariableModel
+from vae_zoo.contract import Batch
+from vae_zoo.distributions import noise
+from vae_zoo.models.base import LatentVariableModel
 
 SPLITS = ("train", "val", "test")
 CHUNK = 512  # images at a time, outside training

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_zoo import noise
-from vae_zoo.distributions import Normal
+from vae_zoo.contract import Batch
+from vae_zoo.distributions import Normal, noise
 from vae_zoo.distributions.normal import log_density_pairs, log_standard_normal
-from vae_zoo.models.base import Batch, LatentVariableModel
+from vae_zoo.models.base import LatentVariableModel
 
 UNIT = 8  # draws that share one key of the noise, and one pass through the encoder
 

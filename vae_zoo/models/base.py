@@ -4,41 +4,16 @@ Figures, metrics, tables and resume use only this contract, so a new method gets
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from vae_zoo import noise
+from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.distributions import noise
 from vae_zoo.distributions.normal import Normal, kl_standard_per_dim
 from vae_zoo.schedules import Schedule
-
-
-class Batch(TypedDict, total=False):
-    """Only `image` is always there; the data module makes the rest where the data know it."""
-
-    image: Tensor  # [B, C, H, W] float32 in [0, 1]
-    index: Tensor  # [B] int64, place of the image in its data set
-    label: Tensor  # [B] or [B, V] int64, -1 = unknown
-    factors: Tensor  # [B, F] float32
-    group: Tensor  # [B] int64 in 0..num_groups-1: which images share their content
-    num_groups: int
-    supervised: "Batch"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A named part of the latent space. holds: one sentence for people on what it is meant to hold."""
-
-    size: int
-    kind: Literal["gaussian", "categorical", "objects"]
-    holds: str
-
-
-Terms = dict[str, Tensor]
-Codes = dict[str, Tensor]
 
 
 class LatentVariableModel(L.LightningModule):

@@ -18,9 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vae_zoo.contract import Batch, Terms
 from vae_zoo.distributions import Normal
 from vae_zoo.distributions.normal import log_density_pairs, log_standard_normal
-from vae_zoo.models.base import Batch, Terms
 from vae_zoo.models.vae import VAE
 from vae_zoo.schedules import Schedule, as_schedule
 

@@ -3,8 +3,8 @@
 Minimised, in nats per image:  loss = rec + beta * kl_z
 """
 
+from vae_zoo.contract import Batch, Terms
 from vae_zoo.distributions import kl_standard
-from vae_zoo.models.base import Batch, Terms
 from vae_zoo.models.vae import VAE
 from vae_zoo.schedules import Schedule, as_schedule
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from vae_zoo.contract import Batch, Terms
 from vae_zoo.distributions import Normal, kl_standard
 from vae_zoo.distributions.normal import covariance
-from vae_zoo.models.base import Batch, Terms
 from vae_zoo.models.vae import VAE
 
 

@@ -7,10 +7,10 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-from vae_zoo import noise
-from vae_zoo.distributions import Categorical, CategoricalVariables, Likelihood
-from vae_zoo.errors import UserError
-from vae_zoo.models.base import Batch, Block, Codes, LatentVariableModel
+from vae_zoo.contract import Batch, Block, Codes
+from vae_zoo.distributions import Categorical, CategoricalVariables, Likelihood, noise
+from vae_zoo.models.base import LatentVariableModel
+from vae_zoo.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

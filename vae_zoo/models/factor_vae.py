@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from vae_zoo import noise
-from vae_zoo.distributions import kl_standard
-from vae_zoo.models.base import Batch, Terms
+from vae_zoo.contract import Batch, Terms
+from vae_zoo.distributions import kl_standard, noise
 from vae_zoo.models.vae import VAE
 
 

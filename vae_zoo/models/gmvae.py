@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_zoo.contract import Batch, Block, Codes, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_normal
 from vae_zoo.distributions.mixture import kl_normal_per_dim
-from vae_zoo.models.base import Batch, Block, Codes, Terms
 from vae_zoo.models.discrete import DiscreteLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
 

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae_zoo import noise
-from vae_zoo.distributions import Likelihood, Normal, kl_standard
+from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.distributions import Likelihood, Normal, kl_standard, noise
 from vae_zoo.distributions.normal import log_standard_normal
-from vae_zoo.models.base import Batch, Block, Codes, LatentVariableModel, Terms
+from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.ladder import init_from_batch
 from vae_zoo.schedules import FacetWeights, Progressive
 

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from vae_zoo import noise
-from vae_zoo.distributions import Likelihood, Normal
+from vae_zoo.distributions import Likelihood, Normal, noise
 
 HOLDS = "what the shuffled image still shows: colours and texture"
 

@@ -33,11 +33,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vae_zoo.contract import Batch, Codes, Terms
 from vae_zoo.distributions import Likelihood, MixturePrior, Normal
-from vae_zoo.errors import UserError
-from vae_zoo.models.base import Batch, Codes, Terms
 from vae_zoo.models.ladder_vae import LadderVAE
 from vae_zoo.nets.ladder import calibrate_batch_norm
+from vae_zoo.utils.errors import UserError
 
 NORM_BATCHES = 50
 

@@ -25,10 +25,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vae_zoo.contract import Batch, Block, Codes, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard, pool
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.distributions.pooling import Evidence, first_of_groups, segment_sum
-from vae_zoo.models.base import Batch, Block, Codes, LatentVariableModel, Terms
+from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.schedules import Schedule, as_schedule
 
 

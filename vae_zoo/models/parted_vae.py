@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_zoo.contract import Batch, Block, Codes, Terms
 from vae_zoo.distributions import ComponentTable, Likelihood, Normal, bhattacharyya, kl_normal, kl_standard
 from vae_zoo.distributions.mixture import kl_normal_per_dim
 from vae_zoo.distributions.normal import kl_standard_per_dim, log_standard_normal
-from vae_zoo.models.base import Batch, Block, Codes, Terms
 from vae_zoo.models.discrete import LEAK, DiscreteLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
 

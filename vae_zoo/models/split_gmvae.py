@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from vae_zoo.contract import Batch, Block, Codes, Terms
 from vae_zoo.distributions import Likelihood, kl_normal, kl_standard
 from vae_zoo.distributions.normal import kl_standard_per_dim, log_standard_normal
-from vae_zoo.models.base import Batch, Block, Codes, Terms
 from vae_zoo.models.gmvae import GMVAE
 from vae_zoo.models.local_branch import HOLDS, LocalBranch
 from vae_zoo.schedules import Schedule, as_schedule

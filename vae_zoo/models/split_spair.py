@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vae_zoo.contract import Batch, Block, Codes, Terms
 from vae_zoo.distributions import Likelihood, Normal
-from vae_zoo.models.base import Batch, Block, Codes, Terms
 from vae_zoo.models.local_branch import HOLDS, LocalBranch
 from vae_zoo.models.spair import SPAIR
 from vae_zoo.schedules import Schedule, as_schedule

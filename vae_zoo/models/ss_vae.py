@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_zoo.contract import Batch, Terms
 from vae_zoo.distributions import Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
-from vae_zoo.models.base import Batch, Terms
 from vae_zoo.models.discrete import LEAK, ClassConditionalModel
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vae_zoo.contract import Batch, Block, Codes, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
-from vae_zoo.models.base import Batch, Block, Codes, LatentVariableModel, Terms
+from vae_zoo.models.base import LatentVariableModel
 
 
 class VAE(LatentVariableModel):

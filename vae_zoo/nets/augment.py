@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae_zoo import noise
+from vae_zoo.distributions import noise
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Views of images that keep some of what is in them and destroy the rest: what a local code has to explain by itself.
 
-A view is a function of a batch [B, C, H, W] that works on all of it at once, each image by noise of its own (vae_zoo.noise):
+A view is a function of a batch [B, C, H, W] that works on all of it at once, each image by
+noise of its own (vae_zoo.distributions.noise):
 new noise at each training step, the same again when a run is resumed. PatchShuffle keeps colours and texture and destroys
 the layout; GaussianBlur does the opposite. Source: 51616/split-vae, augmentation.py.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vae_zoo import noise
+from vae_zoo.distributions import noise
 
 
 @dataclass(frozen=True)

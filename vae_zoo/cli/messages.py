@@ -1,0 +1,173 @@
+"""Hydra's and OmegaConf's errors in one sentence, with the nearest name."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from vae_zoo import config_dir
+from vae_zoo.config.check import OPTIONAL_GROUPS, choose, one_line, settings_of
+from vae_zoo.utils.errors import UserError
+
+HELP = "`python train.py --help` lists what there is"
+LAUNCHER_PLUGINS = {  # by Hydra's own name of the launcher, which is a choice only where the plugin is installed
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "ray": "ray and hydra-ray-launcher",
+}
+
+
+def explain(error: BaseException, elsewhere: str) -> str | None:
+    """One sentence for the person at the terminal, or None when the error is not theirs to mend.
+
+    elsewhere: the setting that makes the command write to another place.
+    """
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+    if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        text = "\n".join(str(link) for link in chain)
+        for pattern, sentence in SENTENCES.items():
+            if found := re.search(pattern, text):
+                return sentence(*found.groups())
+    for link in chain:
+        if isinstance(link, OverrideParseException):
+            return (
+                f"{link.override!r} cannot be understood; write key=value, and lists in quotes, such as "
+                f"'model.network.channels=[32,64]'"
+            )
+        if isinstance(link, YAMLError):
+            return _damaged_yaml(link)
+    if isinstance(error, HydraException | OmegaConfBaseException) and not isinstance(error, InstantiationException):
+        first = next((str(link) for link in chain if str(link).strip()), type(error).__name__)
+        return " ".join(line.strip() for line in first.strip().splitlines() if line.strip()).rstrip(".")
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be written ({error.strerror}); choose another folder with {elsewhere}"
+    return None
+
+
+def config_dirs() -> Iterator[Path]:
+    """Where groups and their choices are looked for: the user's own folder, then the package's."""
+    words = sys.argv[1:]
+    for flag, value in zip(words, [*words[1:], ""]):
+        if flag in ("--config-dir", "-cd"):
+            yield Path(value)
+        elif flag.startswith("--config-dir="):
+            yield Path(flag.partition("=")[2])
+    yield config_dir()
+
+
+def _missing_choice(name: str) -> str:
+    """name: `model/betavae`, which is in no folder of configs."""
+    typed = (word.lstrip("+").partition("=")[::2] for word in sys.argv[1:])
+    group = next((key for key, value in typed if f"{key}/{value}" == name), name.rpartition("/")[0])
+    choice = name.removeprefix(f"{group}/")
+    pattern = "**/*.yaml" if group == "experiment" else "*.yaml"  # the sub-folders of others are groups of their own
+    options = sorted(
+        {
+            str(path.relative_to(folder / group).with_suffix(""))
+            for folder in config_dirs()
+            for path in (folder / group).glob(pattern)
+            if path.name.startswith("_") == choice.startswith("_")  # bases, which only YAML files name
+        }
+    )
+    if group == "hydra/launcher" and (plugin := LAUNCHER_PLUGINS.get(choice)):
+        return f"launcher={choice} needs a plugin that is not installed; install {plugin} with pip (docs/clusters.md)"
+    if not options:
+        return f"{group}={choice} is not known, there is none of that group yet; {HELP}"
+    near = choose(choice, options)
+    return f"{group}={choice} is not known; {near}" + (f" (all: {', '.join(options)})" if "did you" in near else "")
+
+
+def _unknown_key(key: str) -> str:
+    """A key that the composed config does not have."""
+    if key in OPTIONAL_GROUPS:
+        value = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{key}=")), "")
+        return _missing_choice(f"{key}/{value}")
+    if key.startswith("hydra."):
+        return f"{key} is not a key of Hydra's config; `python train.py --cfg hydra` shows them"
+    return f"{key} is not a key of the config; {_nearest_key(key)}"
+
+
+def _nearest_key(key: str) -> str:
+    """The key that was probably meant, in the config that the rest of the command line composes."""
+    node, path = _composed_without(key), ""
+    *parents, name = key.split(".")
+    for part in parents:
+        if not isinstance(node, DictConfig):
+            break
+        if part not in node:
+            if (config_dir() / (path or ".") / f"{part}.yaml").is_file():
+                return f"choose {path}={part} first"
+            return choose(part, [str(k) for k in node], f"{path}." if path else "")
+        node, path = node[part], f"{path}.{part}".lstrip(".")
+    if not isinstance(node, DictConfig):
+        return HELP
+    there = [str(k) for k in node if not str(k).startswith("_")]
+    allowed = settings_of(node.get("_target_", "")) or there
+    if name in allowed:
+        return f"it is allowed there, so add it with +{key}=<value>"
+    if not allowed:
+        return f"{path} ({node.get('_target_')}) takes no settings, drop it"
+    return choose(name, allowed, f"{path}." if path else "")
+
+
+def _composed_without(key: str) -> DictConfig | None:
+    """What the choices of groups on the command line compose, or None when they compose nothing."""
+    groups = [w for w in sys.argv[1:] if re.fullmatch(r"\+?[a-z/]+=[A-Za-z0-9_/-]+", w) and not w.startswith(f"{key}=")]
+    own = [f"file://{folder.resolve()}" for folder in list(config_dirs())[:-1]]
+    for words in (groups, []):
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(config_dir()), version_base="1.3"):
+                return compose(Path(sys.argv[0]).stem.rpartition("-")[2], [*words, f"hydra.searchpath={own}"])
+        except Exception:  # of whatever else is wrong with the command line
+            continue
+    return None
+
+
+def _damaged_yaml(error: YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"a config file cannot be read as YAML ({one_line(error)}); correct it"
+    return f"{mark.name} cannot be read as YAML ({error.problem} in line {mark.line + 1}); correct it"
+
+
+SENTENCES = {  # what Hydra says: what we say with the names in it
+    r"Could not (?:find|load) '([^']+)'": _missing_choice,
+    r"Could not override '([^']+)'": _unknown_key,
+    r"Could not delete from config\. '([^']+)' does not exist": _unknown_key,
+    r"Could not append to config\. An item is already at '([^']+)'": lambda key: (
+        f"{key} is in the config already; write it without +"
+    ),
+    r"Ambiguous value for argument '([^']+)'": lambda word: (
+        f"{word} gives several values; add -m to train one run for each, or brackets around them for a list"
+    ),
+    r"Multiple values for ([^ .]+)": lambda group: (
+        f"{group} is chosen more than once; name one choice, and in a YAML file write `- override /{group}: <choice>`"
+    ),
+    r"([\w/]+) appears more than once in the final defaults list": lambda group: (
+        f"{group} is chosen more than once; name one choice of each group, or train several runs with -m model=a,b"
+    ),
+    r"Config group override must be a string or a list. Got (\w+)": lambda kind: (
+        f"a group of configs is chosen by a name, not by {kind.replace('NoneType', 'null')}; "
+        f"write group=choice, such as model=beta_vae, or key=value"
+    ),
+    r"Invalid defaults list in '([^']+)'": lambda name: (
+        f"{name}.yaml has a defaults list that is none; write `defaults: [_common]`, or `- group: choice` line by line"
+    ),
+    r"Additional config directory '([^']+)' not found": lambda folder: (
+        f"--config-dir {folder} is not a folder; name the one that holds your model/, data/ or experiment/ folders"
+    ),
+}

@@ -1,0 +1,127 @@
+"""CelebA: 202,599 aligned photographs of 10,177 people, 178x218 pixels, 40 attributes (Liu et al., 2015).
+
+For research only and not to be passed on. torchvision downloads it (with gdown, often over quota); the files are read here,
+so that they can be put there by hand, only those that are needed, and so that a damaged one is named.
+"""
+
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torchvision
+from PIL import Image
+
+from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.storage.cache import cached_array
+from vae_zoo.data.storage.download import arriving_whole, reason
+from vae_zoo.utils.errors import UserError
+
+PICTURES, ATTRIBUTES, IDENTITIES, SPLIT = FILES = (
+    "img_align_celeba",  # a folder
+    "list_attr_celeba.txt",  # a line with the number of images, one with the names of the attributes, then -1 or 1 each
+    "identity_CelebA.txt",
+    "list_eval_partition.txt",  # 0 train, 1 val, 2 test
+)
+
+
+class CelebA(DataModule):
+    """root: folder that holds `celeba/`; download: fetch missing files. crop: side of the square that is cut from the
+    middle, or None: the whole picture, which is then resized to image_shape, or [3, size, size] (bilinear, antialiased).
+    split: the official one, or by identity with val_size and test_size. cache: folder for the decoded pictures.
+
+    Label: the 40 attributes as variables of 0 and 1, named by `label_names`.
+    """
+
+    default_label = "attributes"
+    default_group = "identity"
+
+    def __init__(
+        self,
+        root: str,
+        download: bool = True,
+        crop: int | None = 148,
+        size: int = 64,
+        split: Literal["official", "identity"] = "official",
+        cache: str = "~/.cache/vae_zoo",
+        image_shape=None,
+        **common,
+    ):
+        super().__init__(image_shape or (3, size, size), **common)
+        self.folder, self.download = Path(root).expanduser() / "celeba", download
+        self.crop, self.split, self.cache = crop, split, Path(cache).expanduser()
+
+    def load(self) -> Arrays:
+        self._fetch()
+        names, split = self._table(SPLIT)
+        tables = {}
+        for file in (IDENTITIES, ATTRIBUTES):
+            listed, tables[file] = self._table(file)
+            if listed != names:
+                raise UserError(f"{self.folder / file} and {SPLIT} do not list the same images; fetch both again")
+        label_names = tuple((self.folder / ATTRIBUTES).read_text().splitlines()[1].split())
+        return Arrays(
+            self._images(names),
+            names=names,
+            label=(tables[ATTRIBUTES] > 0).astype(np.int64),  # [N, 40]
+            label_names=label_names,
+            num_classes=2,
+            groups={"identity": tables[IDENTITIES][:, 0]},
+            split=split[:, 0] if self.split == "official" else None,
+        )
+
+    def _fetch(self) -> None:
+        missing = [file for file in FILES if not (self.folder / file).exists()]
+        names = ", ".join(missing).replace(PICTURES, f"{PICTURES}/ (the unpacked {PICTURES}.zip)")
+        by_hand = f"put {names} into {self.folder} by hand"
+        nearest = "use data=faces, the nearest set that needs no download"
+        if missing and not self.download:
+            raise UserError(f"{self.folder} lacks {names}; {by_hand}, set data.download=true, or {nearest}")
+        if not missing:
+            return
+        try:
+            with arriving_whole(self.folder.parent, [f"celeba/{file}" for file in missing]) as folder:
+                torchvision.datasets.CelebA(folder, download=True)
+        except Exception as error:  # torchvision and gdown raise many kinds
+            raise UserError(f"CelebA could not be downloaded ({reason(error)}); {by_hand}, or {nearest}") from error
+
+    def _table(self, file: str) -> tuple[list[str], np.ndarray]:
+        """Names of the images and the numbers beside them, int64 [N, columns]."""
+        try:
+            lines = (self.folder / file).read_text().splitlines()[2 if file == ATTRIBUTES else 0 :]
+            rows = [line for line in lines if line.strip()]
+            if not rows:
+                raise ValueError("it lists no images")
+            names = [row.split(maxsplit=1)[0] for row in rows]
+            columns = range(1, 41 if file == ATTRIBUTES else 2)
+            return names, np.loadtxt(rows, dtype=np.int64, usecols=columns, ndmin=2)
+        except (OSError, ValueError, IndexError) as error:
+            raise UserError(f"{self.folder / file} is damaged ({reason(error)}); delete it and fetch it again") from error
+
+    def _images(self, names: list[str]) -> np.ndarray:
+        """uint8 [N, 3, H, W], decoded once for each way of cutting them."""
+        height, width = self.image_shape[1:]
+        these = zlib.crc32("\n".join([str(self.folder.resolve()), *names]).encode())
+        path = self.cache / f"celeba_v1_{self.crop or 'whole'}_{height}x{width}_{these:08x}.npy"
+        return cached_array(path, lambda: self._decode(names), shape=(len(names), 3, height, width), dtype=np.uint8)
+
+    def _decode(self, names: list[str]) -> np.ndarray:
+        images = np.empty((len(names), 3, *self.image_shape[1:]), dtype=np.uint8)
+        with ThreadPoolExecutor() as pool:
+            for place, image in enumerate(pool.map(self._read_image, names)):
+                images[place] = image
+        return images
+
+    def _read_image(self, name: str) -> np.ndarray:
+        """uint8 [3, H, W]."""
+        path = self.folder / PICTURES / name
+        try:
+            with Image.open(path) as image:
+                image = image.convert("RGB")
+                if self.crop is not None:
+                    left, top = (round((side - self.crop) / 2) for side in image.size)
+                    image = image.crop((left, top, left + self.crop, top + self.crop))
+                return np.asarray(image.resize(self.image_shape[:0:-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({reason(error)}); unpack {PICTURES}.zip again") from error

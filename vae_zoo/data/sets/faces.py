@@ -1,0 +1,177 @@
+"""Faces grouped by identity: drawn ones of which every factor is known, the user's own, and three sets of photographs.
+
+Splits are by identity, so nobody in val or test is seen in training (celeba keeps its official split, which is so too).
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from sklearn.datasets import fetch_lfw_people, fetch_olivetti_faces
+
+from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.render import cartoon
+from vae_zoo.data.sets.celeba import CelebA
+from vae_zoo.data.sets.digits import resize_bytes
+from vae_zoo.data.sets.image_folder import ImageFolder
+from vae_zoo.data.storage.cache import cached_array
+from vae_zoo.data.storage.download import arriving_whole, reason
+from vae_zoo.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FILES = {  # below `root`, as scikit-learn names them
+    "olivetti": ("olivetti_py3.pkz",),
+    "lfw": tuple(f"lfw_home/{name}" for name in ("lfw_funneled", "pairsDevTrain.txt", "pairsDevTest.txt", "pairs.txt")),
+}
+LFW_CROP = slice(61, 189)  # rows and columns of 250 that hold the face: 128 pixels
+
+
+class Faces(DataModule):
+    """source: cartoon     drawn (vae_zoo.data.render.cartoon): num_identities, images_per_identity, style_strength, confound
+               folder      path: a folder of one folder of images a person
+               olivetti    400 grey photographs of 40 people, by scikit-learn
+               lfw         13,233 photographs of 5,749 people (Labeled Faces in the Wild), by scikit-learn
+               celeba      CelebA with its crop of 148 pixels
+    root: folder of what is downloaded; download: fetch what is missing. size, channels: of the images served.
+    min_images: people with fewer are left out, but of cartoons. cache: folder for what is drawn or decoded.
+
+    Label and grouping: the identity. Cartoons have a further split, `test_comb`: identities with a pair of factor values,
+    curly hair and a beard, that no identity of the other splits has.
+    """
+
+    default_label = "identity"
+    default_group = "identity"
+
+    def __init__(
+        self,
+        source: Literal["cartoon", "folder", "olivetti", "lfw", "celeba"] = "cartoon",
+        path: str | None = None,
+        root: str = "data",
+        download: bool = True,
+        size: int = 64,
+        channels: Literal[1, 3] = 3,
+        min_images: int = 2,
+        num_identities: int = 3000,
+        images_per_identity: int = 10,
+        style_strength: float = 1.0,
+        confound: float = 0.0,
+        cache: str = "~/.cache/vae_zoo",
+        image_shape=None,
+        **common,
+    ):
+        super().__init__(image_shape or (channels, size, size), **common)
+        self.source, self.path, self.root, self.download = source, path, Path(root).expanduser(), download
+        self.min_images, self.cache = min_images, cache
+        self.num_identities, self.images_per_identity = num_identities, images_per_identity
+        self.style_strength, self.confound = style_strength, confound
+        if source == "cartoon":
+            self.identity_factors, self.style_factors = cartoon.IDENTITY_FACTORS, cartoon.STYLE_FACTORS
+
+    def load(self) -> Arrays:
+        arrays = getattr(self, f"_{self.source}")()
+        if self.source != "cartoon":
+            arrays = self._without_rare(arrays)
+        arrays.images = _fitted(arrays.images, self.image_shape)
+        arrays.label = np.unique(arrays.groups["identity"], return_inverse=True)[1]
+        arrays.num_classes = int(arrays.label.max()) + 1
+        return arrays
+
+    def _cartoon(self) -> Arrays:
+        identity = np.arange(self.num_identities).repeat(self.images_per_identity)
+        image = np.tile(np.arange(self.images_per_identity), self.num_identities)
+        factors = cartoon.factors(identity, image, strength=self.style_strength, confound=self.confound)
+        size = f"{self.num_identities}x{self.images_per_identity}"
+        images = cached_array(
+            Path(self.cache).expanduser() / f"cartoon_v{cartoon.VERSION}_{size}_{self.style_strength}_{self.confound}.npy",
+            lambda: cartoon.render(factors, cartoon.noise_key(identity, image)),
+            shape=(len(factors), 3, cartoon.SIDE, cartoon.SIDE),
+            dtype=np.uint8,
+        )
+        return Arrays(
+            images,
+            factors=factors,
+            factor_info=cartoon.FACTORS,
+            groups={"identity": identity},
+            split=np.where(cartoon.is_held_out(factors), 3, 0),
+            extra_splits=("test_comb",),
+        )
+
+    def _folder(self) -> Arrays:
+        if self.path is None:
+            raise UserError("data.source=folder needs a folder with one folder of images a person; set data.path to it")
+        arrays = ImageFolder(self.path, image_shape=self.image_shape).load()
+        if arrays.label is None:
+            raise UserError(f"data.path={self.path} holds images but no folders; give each person one folder of images")
+        return Arrays(arrays.images, groups={"identity": arrays.label})
+
+    def _celeba(self) -> Arrays:
+        arrays = CelebA(str(self.root), self.download, size=self.image_shape[1], cache=self.cache).load()
+        return Arrays(arrays.images, groups=arrays.groups, split=arrays.split)
+
+    def _olivetti(self) -> Arrays:
+        bunch = self._fetched(fetch_olivetti_faces)
+        return Arrays(_bytes(bunch.images[:, None]), groups={"identity": bunch.target})
+
+    def _lfw(self) -> Arrays:
+        resized = {"slice_": (LFW_CROP, LFW_CROP), "resize": self.image_shape[1] / 128, "color": True}
+        bunch = self._fetched(fetch_lfw_people, min_faces_per_person=self.min_images, **resized)
+        return Arrays(_bytes(bunch.images.transpose(0, 3, 1, 2)), groups={"identity": bunch.target})
+
+    def _fetched(self, fetch: Callable, **settings):
+        """What a fetcher of scikit-learn gives, downloaded first if need be."""
+        missing = [file for file in FILES[self.source] if not (self.root / file).exists()]
+        names = ", ".join(missing)
+        by_hand = f"put {names}, as scikit-learn's {fetch.__name__} keeps it, into {self.root}"
+        nearest = "use data.source=cartoon, which needs no download"
+        if missing and not self.download:
+            raise UserError(f"{self.root} lacks {names}; {by_hand}, set data.download=true, or {nearest}")
+        if missing:
+            try:
+                with arriving_whole(self.root, missing) as folder, warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of the second try
+                    fetch(data_home=folder, n_retries=1, **settings)
+            except Exception as error:  # scikit-learn raises many kinds
+                raise UserError(
+                    f"{self.source} could not be downloaded ({reason(error)}); {by_hand} by hand, or {nearest}"
+                ) from error
+        try:
+            return fetch(data_home=self.root, download_if_missing=False, **settings)
+        except Exception as error:  # a damaged file raises many kinds
+            where = self.root / FILES[self.source][0]
+            raise UserError(f"{where} cannot be read ({reason(error)}); delete it and fetch it again") from error
+
+    def _without_rare(self, arrays: Arrays) -> Arrays:
+        """Without the identities that have fewer than `min_images`."""
+        identity = arrays.groups["identity"]
+        _, place, count = np.unique(identity, return_inverse=True, return_counts=True)
+        kept = count[place] >= self.min_images
+        if not kept.any():
+            raise UserError(
+                f"data.min_images={self.min_images} leaves nobody: the most images of one person are {count.max()}"
+            )
+        if not kept.all():
+            log.info("%d people with fewer than %d images are left out", (count < self.min_images).sum(), self.min_images)
+        split = None if arrays.split is None else arrays.split[kept]
+        images = arrays.images if kept.all() else arrays.images[kept]
+        return Arrays(images, groups={"identity": identity[kept]}, split=split)
+
+
+def _bytes(images: np.ndarray) -> np.ndarray:
+    """uint8 of reals in 0..1 or 0..255; releases of scikit-learn differ."""
+    return np.rint(images * (255 if images.max() <= 1 else 1)).clip(0, 255).astype(np.uint8)
+
+
+def _fitted(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [N, C, H, W] in these channels and this size: grey ones repeated, coloured ones weighed as ITU-R 601 does."""
+    channels, *size = image_shape
+    if images.shape[1] > channels:
+        weights, parts = np.float32([0.299, 0.587, 0.114]), np.array_split(images, len(images) // 2000 + 1)
+        images = np.concatenate(
+            [np.rint(np.einsum("c,nchw->nhw", weights, part)).astype(np.uint8)[:, None] for part in parts]
+        )
+    images = resize_bytes(images, size)
+    return images if images.shape[1] == channels else images.repeat(channels, axis=1)

@@ -1,0 +1,251 @@
+"""Scenes: some sprites on a ground, with the boxes, masks and number of the sprites known. Drawn here, nothing to download.
+
+Scene i of a split is the same whoever asks for it and when (vae_zoo.data.render.scenes), so training may also go on without
+end, each scene seen once. The test has scenes on the grounds of training, `test`, and on others, `test_unseen`.
+"""
+
+import zlib
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from vae_zoo.contract import Batch
+from vae_zoo.data.datamodule import Arrays, DataModule, share
+from vae_zoo.data.render import scenes as scene_drawing
+from vae_zoo.data.render.scenes import Recipe
+from vae_zoo.data.sets.digits import resize_bytes
+from vae_zoo.data.sets.image_folder import read_images
+from vae_zoo.data.storage.cache import cached_array
+from vae_zoo.data.storage.download import reason
+from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.memory import to_device
+
+Variant = Literal["split_easy", "split_hard", "binarized", "colored_on_grayscale", "colored_on_colored"]
+MOST = 254  # largest number of an object in a mask of bytes
+LEAST = 4  # pixels of an object that must be visible, else it has no box and does not count
+MULTI_DSPRITES = {"sprite_size": 28, "max_overlap": 1.0, "scales": (0.5, 1.0), "alike": True}
+VARIANTS = {  # what stands in a Recipe for data.variant
+    "split_easy": {"ground": "solid"},
+    "split_hard": {"ground": "chequer"},
+    "binarized": MULTI_DSPRITES | {"num_objects": (2, 3), "ground": "black", "colour": "white"},
+    "colored_on_grayscale": MULTI_DSPRITES | {"num_objects": (2, 5), "ground": "grey"},
+    "colored_on_colored": MULTI_DSPRITES | {"num_objects": (1, 4), "ground": "random"},
+}
+
+
+class Scenes(DataModule):
+    """variant: one of VARIANTS; sprite_size, num_objects [least, most], ground, colour, max_overlap: as in
+    scene_drawing.Recipe, None: the variant's. sprites: dsprites, digits, or a folder of cut-outs with transparency; ground
+    may be a folder of pictures too. size: side of the images. train_size: scenes; val_size, test_size: scenes, or shares of
+    it; test_unseen has as many as test. endless: training draws new scenes at every step. path: an npz of scenes drawn
+    elsewhere, `image` uint8 [N, H, W, 3] and `mask` [N, H, W], 0 = ground, instead of all this. cache: folder for what is
+    drawn.
+
+    Batches for evaluation have `mask` [B, H, W], `boxes`, a list of [n, 4] tight around what is visible, x0 y0 x1 y1 in
+    pixels, and `count` [B]. Label: the number of objects.
+    """
+
+    default_label = "count"
+    default_group = "label"
+
+    def __init__(
+        self,
+        variant: Variant = "split_easy",
+        path: str | None = None,
+        size: int = 48,
+        sprites: str = "dsprites",
+        sprite_size: int | None = None,
+        num_objects: tuple[int, int] | None = None,
+        ground: str | None = None,
+        colour: Literal["random", "white", "own"] | None = None,
+        phase_jitter: bool = False,
+        max_overlap: float | None = None,
+        train_size: int = 100_000,
+        endless: bool = False,
+        cache: str = "~/.cache/vae_zoo",
+        image_shape=None,
+        **common,
+    ):
+        super().__init__(image_shape or (3, size, size), **common)
+        self.path, self.train_size, self.endless = path, train_size, endless
+        self.cache = Path(cache).expanduser()
+        self.sprites, self.ground = sprites, ground
+        chosen = {"sprite_size": sprite_size, "ground": ground, "colour": colour, "max_overlap": max_overlap}
+        chosen["num_objects"] = num_objects and tuple(num_objects)
+        self.settings = {"size": size, "phase_jitter": phase_jitter} | VARIANTS[variant]
+        self.settings |= {name: value for name, value in chosen.items() if value is not None}
+
+    def load(self) -> Arrays:
+        if self.path is not None:
+            return self._published()
+        side = self.settings["size"]
+        if self.image_shape != (3, side, side):  # told before minutes of drawing
+            raise UserError(
+                f"data.image_shape={list(self.image_shape)} does not fit scenes of data.size={side}, which are "
+                f"{[3, side, side]}; leave it out, it follows the size"
+            )
+        self.recipe = recipe = self._recipe()
+        sizes = {"train": self.train_size}
+        for name, size in (("val", self.val_size), ("test", self.test_size)):
+            sizes[name] = max(1, round(size * self.train_size)) if size < 1 else int(size)
+        if recipe.has_unseen():
+            sizes["test_unseen"] = sizes["test"]
+        index = {name: np.arange(count) for name, count in sizes.items()}
+        total = sum(sizes.values())
+        stem = f"scenes_v{scene_drawing.VERSION}_{_digest(recipe)}_{'_'.join(map(str, sizes.values()))}"
+        held_out = total - self.train_size
+        images = cached_array(
+            self.cache / f"{stem}.npy",
+            lambda: np.concatenate([scene_drawing.draw(recipe, *part)[:, :3] for part in index.items()]),
+            shape=(total, 3, side, side),
+            dtype=np.uint8,
+        )
+        self.masks = torch.from_numpy(
+            cached_array(
+                self.cache / f"{stem}_masks.npy",
+                lambda: np.concatenate([scene_drawing.draw(recipe, *part)[:, 3] for part in [*index.items()][1:]]),
+                shape=(held_out, side, side),
+                dtype=np.uint8,
+            )
+        )
+        count = np.concatenate([scene_drawing.counts(recipe, *part) for part in index.items()])
+        split = np.repeat(np.arange(len(sizes)), [*sizes.values()])
+        most = recipe.num_objects[1]
+        return Arrays(images, count, num_classes=most + 1, split=split, extra_splits=tuple(sizes)[3:])
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.endless and (self.path is not None or self.group_by or {"group", "supervised"} & self.needs):
+            raise UserError(
+                "data.endless=true draws scenes without groups and labels; set it to false for this model, grouping or file"
+            )
+        super().setup(stage)
+
+    def _published(self) -> Arrays:
+        try:
+            with np.load(Path(self.path).expanduser()) as file, np.errstate(invalid="ignore"):
+                image, given = file["image"], file["mask"]
+                mask = given.astype(np.uint8)
+        except Exception as error:  # a file that is no npz raises many kinds
+            raise UserError(
+                f"data.path={self.path} cannot be read ({reason(error)}); give an npz with `image` uint8 [N, H, W, 3] and "
+                f"`mask` [N, H, W], whose 0 is the ground"
+            ) from error
+        if image.ndim != 4 or mask.shape != image.shape[:3]:
+            raise UserError(f"data.path={self.path} has image {image.shape} and mask {mask.shape}; masks need an image each")
+        if not mask.size:
+            raise UserError(
+                f"data.path={self.path} holds no scenes, its image is {image.shape}; give one for each split or more"
+            )
+        if (mask != given).any() or mask.max() > MOST:
+            raise UserError(
+                f"data.path={self.path} has numbers in mask from {given.min()} to {given.max()}; give whole numbers from 0, "
+                f"the ground, to {MOST}"
+            )
+        self.masks = torch.from_numpy(mask)
+        count = np.array([np.count_nonzero(np.bincount(one.ravel())[1:]) for one in mask])
+        return Arrays(image.transpose(0, 3, 1, 2), count, num_classes=int(count.max()) + 1)
+
+    def _recipe(self) -> Recipe:
+        settings, size = dict(self.settings), self.settings["size"]
+        side = settings.get("sprite_size", Recipe.sprite_size)
+        if side > size:
+            raise UserError(f"data.sprite_size={side} exceeds data.size={size}; lower it")
+        if self.sprites == "digits":
+            settings["sprites"] = _digits(side)
+        elif self.sprites != "dsprites":
+            settings = {"colour": "own"} | settings | {"sprites": _cut_outs(Path(self.sprites).expanduser(), side)}
+        elif settings.get("colour") == "own":
+            raise UserError("data.colour=own, but dSprites have no colours of their own; choose random or white")
+        if settings["ground"] not in scene_drawing.GROUNDS:
+            pictures = read_images(Path(settings["ground"]).expanduser(), (3, 2 * size, 2 * size), "data.ground").images
+            if len(pictures) < 2:
+                raise UserError(f"data.ground={settings['ground']} holds one picture; give more, some for test_unseen")
+            settings["ground_images"] = (pictures / np.float32(255)).transpose(0, 2, 3, 1)
+        return Recipe(**settings)
+
+    # ---- batches --------------------------------------------------------------------------------------------------
+
+    def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device="cpu") -> Batch:
+        if not self.endless:
+            return super().train_batch(step, rank, world_size, device)
+        index = torch.arange(self.batch_size) + step * self.batch_size + (self.seed << 40)
+        index = share(index, rank, world_size)
+        scenes = scene_drawing.draw(self.recipe, "train", index.numpy())
+        image = self.to_float(to_device(torch.from_numpy(scenes[:, :3]), device))
+        return {"image": image, "index": to_device(index, device)}
+
+    def batch(self, index: Tensor, device="cpu", group_sizes: Tensor | None = None) -> Batch:
+        return super().batch(index, device, group_sizes) | self._truth(index, device)
+
+    def single(self, index: Tensor, device="cpu") -> Batch:
+        return super().single(index, device) | self._truth(index, device)
+
+    def _truth(self, index: Tensor, device) -> Batch:
+        """What is known of scenes; nothing where one of them was drawn for training, whose masks are not kept."""
+        place = index - (len(self.images) - len(self.masks))
+        if (place < 0).any():
+            return {}
+        mask = self.masks[place]
+        box, pixels = boxes_of(mask)
+        boxes = [one[seen] for one, seen in zip(box, pixels >= LEAST)]
+        count = torch.tensor([len(one) for one in boxes])
+        known = {"mask": to_device(mask, device).long(), "count": to_device(count, device)}
+        return known | {"boxes": [to_device(one, device) for one in boxes]}
+
+
+def boxes_of(mask: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """Of maps [N, H, W] of whole numbers: the tight box of each number 1..K, float [N, K, 4], x0 y0 x1 y1, and how many
+    pixels show it [N, K]. most: K, else the largest number; boxes of no pixels are meaningless."""
+    number = torch.arange(1, (int(mask.max()) if most is None else most) + 1, device=mask.device)
+    shown = mask[:, None] == number[:, None, None]  # [N, K, H, W]
+    ends = []
+    for axis in (2, 3):  # what is left are columns, then rows
+        some = shown.any(axis).float()  # [N, K, side]
+        ends += [some.argmax(-1), some.shape[-1] - some.flip(-1).argmax(-1)]
+    return torch.stack([ends[0], ends[2], ends[1], ends[3]], dim=-1).float(), shown.sum((2, 3))
+
+
+def _digest(recipe: Recipe) -> str:
+    """A name for all that a recipe says."""
+    values = [getattr(recipe, field.name) for field in fields(recipe)]
+    text = b"".join(np.ascontiguousarray(v).tobytes() if isinstance(v, np.ndarray) else repr(v).encode() for v in values)
+    return f"{zlib.crc32(text):08x}"
+
+
+def _digits(side: int) -> np.ndarray:
+    """scikit-learn's handwritten digits as white tiles [1797, S, S, 4]."""
+    glyphs = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)[:, None]
+    alpha = np.float32(resize_bytes(glyphs, (side, side))[:, 0] / 255)
+    return np.concatenate([np.ones((*alpha.shape, 3), np.float32), alpha[..., None]], axis=-1)
+
+
+def _cut_outs(folder: Path, side: int) -> np.ndarray:
+    """The pictures of a folder, cut to what is not transparent and put in the middle of tiles [K, S, S, 4]."""
+    if not folder.is_dir():
+        raise UserError(f"data.sprites={folder} is no folder; give dsprites, digits or a folder of PNG with transparency")
+    paths = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    if len(paths) < 2:
+        raise UserError(f"data.sprites={folder} holds {len(paths)} pictures; give two or more, some of them for the test")
+    return np.stack([_cut_out(path, side) for path in paths])
+
+
+def _cut_out(path: Path, side: int) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            picture = picture.convert("RGBA")
+    except Exception as error:  # a damaged picture raises many kinds
+        raise UserError(f"{path} cannot be read as a picture; remove it or save it as PNG") from error
+    box = picture.getchannel("A").getbbox()
+    if box is None:
+        raise UserError(f"{path} is transparent all over; remove it")
+    picture = picture.crop(box).convert("RGBa")  # premultiplied, so that what is transparent gives no colour
+    longer = max(picture.size)
+    tile = Image.new("RGBa", (longer, longer))
+    tile.paste(picture, ((longer - picture.width) // 2, (longer - picture.height) // 2))
+    return np.float32(np.asarray(tile.resize((side, side), Image.Resampling.LANCZOS).convert("RGBA"))) / 255

@@ -1,0 +1,176 @@
+"""3DShapes: 480,000 images of 64x64 RGB, the full grid of six factors (Burgess and Kim, 2018), or a part of that grid.
+
+Drawn by ourselves (vae_zoo.data.render.rooms; docs/data.md says how they differ), or read from the published h5. Drawn
+images are kept as their factors, 6 bytes each, and made when a batch is: the whole grid costs the memory of
+its 480 scenes, 39 MB.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae_zoo.data.datamodule import Arrays, DataModule, Factor, check_size
+from vae_zoo.data.render import rooms
+from vae_zoo.data.render.colours import hues
+from vae_zoo.data.storage.cache import cached_array, cached_parts
+from vae_zoo.data.storage.download import reason
+from vae_zoo.utils.errors import UserError
+
+KINDS = ("categorical", "categorical", "categorical", "ordered", "categorical", "ordered")
+SHAPE = rooms.FACTOR_NAMES.index("shape")
+CACHE_NAME = "rooms_v1.npy"  # a new number whenever `rooms` draws other pixels
+ROWS = 4000  # images of the published file that are read at a time, about: 49 MB
+
+
+class Shapes3D(DataModule):
+    """path: the published h5, or None to draw. factors: {name: the values that are used, as places in
+    `rooms.FACTOR_VALUES`, or None: all}; the names are `rooms.FACTOR_NAMES`. size: 64, or 32: means of 2x2 pixels.
+    cache: folder for the drawn scenes, or for what is read.
+
+    Factors count the values in use: with `floor_hue: [0, 5]` hue 5 is class 1. A factor of one value is left out. Label: the
+    shape.
+    """
+
+    default_label = "shape"
+    default_group = "shape"
+
+    def __init__(
+        self,
+        path: str | None = None,
+        factors: dict[str, Sequence[int] | None] | None = None,
+        size: int = 64,
+        cache: str = "~/.cache/vae_zoo",
+        image_shape=None,
+        **common,
+    ):
+        super().__init__(image_shape or (3, size, size), **common)
+        check_size(self.image_shape, (32, 64))
+        self.path, self.cache = path, Path(cache).expanduser()
+        chosen = dict.fromkeys(rooms.FACTOR_NAMES) | (factors or {})
+        if unknown := chosen.keys() - {*rooms.FACTOR_NAMES}:
+            raise UserError(f"data.factors.{min(unknown)} is no factor of 3DShapes; choose {', '.join(rooms.FACTOR_NAMES)}")
+        self.values = [
+            sorted(range(count) if chosen[name] is None else chosen[name])
+            for name, count in zip(rooms.FACTOR_NAMES, rooms.FACTOR_SIZES)
+        ]
+        self.layers: Tensor | None = None  # of all scenes [480, L, H W], where images are drawn
+
+    def load(self) -> Arrays:
+        if self.path is None:
+            classes = np.stack(np.meshgrid(*self.values, indexing="ij"), axis=-1).reshape(-1, 6)
+            images, kept_as = classes.astype(np.uint8), (6,)
+            self.layers = torch.from_numpy(self._scenes())
+        else:
+            images, classes = self._read(Path(self.path).expanduser())
+            kept_as = None
+        places = np.stack([np.searchsorted(*pair) for pair in zip(self.values, classes.T)], axis=-1)  # among those in use
+        varied = [k for k, values in enumerate(self.values) if len(values) > 1]
+        return Arrays(
+            images,
+            kept_as=kept_as,
+            label=places[:, SHAPE],
+            num_classes=len(self.values[SHAPE]),
+            factors=places[:, varied].astype(np.uint8),
+            factor_info=[Factor(rooms.FACTOR_NAMES[k], len(self.values[k]), KINDS[k]) for k in varied],
+        )
+
+    def to_float(self, images: Tensor) -> Tensor:
+        """Drawn here, where what is kept are the places of the factors' values, uint8 [B, 6]."""
+        if self.layers is None:
+            return super().to_float(images)
+        self.layers = self.layers.to(images.device)  # once
+        return compose(self.layers, images)
+
+    def _scenes(self) -> np.ndarray:
+        """The layers of all scenes at the size of the images: float32 [480, L, H, W]."""
+        shape = (*rooms.FACTOR_SIZES[3:], len(rooms.LAYERS), rooms.SIDE, rooms.SIDE)
+        layers = cached_array(self.cache / CACHE_NAME, rooms.draw_layers, shape=shape, dtype=np.float32)
+        return rooms.shrink(layers, self.image_shape[1]).reshape(-1, len(rooms.LAYERS), *self.image_shape[1:])
+
+    def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """The chosen images of the published file, uint8 [N, 3, H, W], and the places of their factors' values [N, 6]."""
+        with _opened(path) as file:
+            classes = _classes(file["labels"][:])
+            if file["images"].shape != (len(classes), 64, 64, 3) or file["images"].dtype != np.uint8:
+                raise ValueError(f"images is {file['images'].dtype} {file['images'].shape} for {len(classes)} labels")
+            state = path.stat()
+        rows = np.flatnonzero(np.all([np.isin(*pair) for pair in zip(classes.T, self.values)], axis=0))
+        if not len(rows):
+            raise UserError(f"{path} has no image with these data.factors; choose other values, or the whole published file")
+        side, chosen = self.image_shape[1], f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {self.values}"
+        images = cached_parts(
+            self.cache / f"shapes3d_v1_{side}_{zlib.crc32(chosen.encode()):08x}.npy",
+            lambda: _images(path, rows, side),
+            shape=(len(rows), 3, side, side),
+            dtype=np.uint8,
+        )
+        return images, classes[rows]
+
+
+def compose(layers: Tensor, factors: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in [0, 1], of 256 levels.  layers: of all scenes [480, L, H, W]; factors: integers [B, 6]."""
+    floor, wall, hue, scale, shape, orientation = factors.long().unbind(1)
+    palette = torch.from_numpy(hues(rooms.FACTOR_VALUES[0])).to(layers)  # [10, 3]
+    fixed = torch.tensor([rooms.SKY.tolist(), [1.0, 1.0, 1.0]]).to(layers).expand(len(factors), 2, 3)
+    colours = torch.cat([palette[torch.stack([floor, wall, hue], 1)], fixed], dim=1)  # [B, L, 3]
+    scene = (scale * rooms.FACTOR_SIZES[4] + shape) * rooms.FACTOR_SIZES[5] + orientation
+    light = colours.transpose(1, 2) @ layers.index_select(0, scene).flatten(2)  # [B, 3, H W]
+    return light.mul_(255).round_().clamp_(0, 255).div_(255).unflatten(2, layers.shape[2:])
+
+
+# ---- the published file ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: Path):
+    """The file. Raises UserError for whatever is wrong with it, now or while it is read."""
+    try:
+        import h5py  # only here: an extra of the package
+    except ImportError as error:
+        raise UserError(
+            f"data.path={path} is read with h5py, which is not installed; `pip install h5py`, or drop data.path to use the "
+            f"built-in drawing"
+        ) from error
+    try:
+        with h5py.File(path) as file:
+            yield file
+    except Exception as error:  # a damaged file ends in KeyError, OSError, RuntimeError, ValueError
+        raise UserError(
+            f"cannot read {path} as 3DShapes ({reason(error)}): it must hold images, uint8 [N, 64, 64, 3], and labels, "
+            f"reals [N, 6] as published; download 3dshapes.h5 again, or drop data.path to use the built-in drawing"
+        ) from error
+
+
+def _classes(labels: np.ndarray) -> np.ndarray:
+    """Places in `rooms.FACTOR_VALUES` of published factor values [N, 6]."""
+    first, step = (np.array([f(values) for values in rooms.FACTOR_VALUES]) for f in (np.min, lambda v: v[1] - v[0]))
+    classes = np.rint((labels - first) / step).astype(np.int64)
+    wrong = (abs(first + step * classes - labels) > 1e-3) | (classes < 0) | (classes >= rooms.FACTOR_SIZES)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise ValueError(f"labels[{row}, {column}] = {labels[row, column]:g} is no {rooms.FACTOR_NAMES[column]}")
+    return classes
+
+
+def _images(path: Path, rows: np.ndarray, side: int) -> Iterator[np.ndarray]:
+    """These rows, increasing, in parts uint8 [n, 3, side, side]. Read in order by whole chunks, each unpacked once."""
+    with _opened(path) as file:
+        images = file["images"]
+        chunk = images.chunks[0] if images.chunks else 1
+        step = -(-ROWS // chunk) * chunk
+        for start in range(0, len(images), step):
+            wanted = rows[(rows >= start) & (rows < start + step)] - start
+            if len(wanted):
+                part = images[start : start + step][wanted].transpose(0, 3, 1, 2)
+                yield part if side == 64 else _halved(part)
+
+
+def _halved(images: np.ndarray) -> np.ndarray:
+    """Means of 2x2 pixels, as MFCVAE has them (OpenCV's bilinear at this factor)."""
+    blocks = images.reshape(*images.shape[:2], 32, 2, 32, 2)
+    return ((blocks.sum((3, 5), dtype=np.uint16) + 2) // 4).astype(np.uint8)

@@ -1,0 +1,138 @@
+"""Street digits: real handwritten digits in colour on a textured ground, with parts of others beside them. Drawn here.
+
+A relative of SVHN that needs no download and whose factors are known, so that global (which digit, how large) and local
+(colours, texture) have a ground truth. The digits are scikit-learn's 1,797, 8x8 pixels; each is drawn many times.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from vae_zoo.data.datamodule import Arrays, DataModule, Factor, check_size
+from vae_zoo.data.render.colours import ground_and_ink
+from vae_zoo.data.storage.cache import cached_array
+
+SIDE = 32
+TEXTURES = ("plain", "stripes", "checks", "dots", "clouds")
+SIZES = (19.0, 21.0, 23.0, 25.0)  # pixels a side of the square that a digit fills, by stroke_scale
+FACTORS = (
+    Factor("digit", 10, "categorical"),
+    Factor("digit_colour", 6, "categorical"),
+    Factor("texture", len(TEXTURES), "categorical"),
+    Factor("ground_colour", 6, "categorical"),
+    Factor("stroke_scale", len(SIZES), "ordered"),
+)
+DISTRACTOR = 0.6  # probability of a neighbour on each side
+CHUNK = 2000  # images drawn at a time
+CACHE_NAME = "street_digits_v1"  # a new number whenever `draw` gives other pixels
+
+
+class StreetDigits(DataModule):
+    """num_images: how many are drawn; cache: folder for them.
+
+    Label: the digit in the middle. Grouping `identity`: the handwritten digit that is drawn, so that those of val and test
+    are unseen in training, but for the neighbours, of which only parts show.
+    """
+
+    default_label = "digit"
+    default_group = "label"
+
+    def __init__(self, num_images: int = 20_000, cache: str = "~/.cache/vae_zoo", image_shape=(3, SIDE, SIDE), **common):
+        check_size(image_shape, (SIDE,))
+        super().__init__(image_shape, **common)
+        self.num_images, self.cache = num_images, Path(cache).expanduser()
+
+    def load(self) -> Arrays:
+        identity, factors = scenes(self.num_images)
+        images = cached_array(
+            self.cache / f"{CACHE_NAME}_{self.num_images}.npy",
+            lambda: draw(identity, factors),
+            shape=(self.num_images, 3, SIDE, SIDE),
+            dtype=np.uint8,
+        )
+        return Arrays(
+            images,
+            label=factors[:, 0],
+            num_classes=10,
+            factors=factors.astype(np.uint8),
+            factor_info=FACTORS,
+            groups={"identity": identity},
+        )
+
+
+def scenes(num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which handwritten digit is drawn [N], all equally often, and the factors [N, F]; at random but always the same."""
+    rng, target = np.random.default_rng(0), load_digits().target
+    identity = rng.permutation(np.arange(num_images) % len(target))
+    others = rng.integers([factor.size for factor in FACTORS[1:]], size=(num_images, len(FACTORS) - 1))
+    return identity, np.column_stack([target[identity], others])
+
+
+def draw(identity: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Images uint8 [N, 3, 32, 32] of these digits [N] with these factors [N, F]. Place, angle, lighting: at random by N."""
+    glyphs = torch.from_numpy(load_digits().images / 16).float()[:, None]  # [1797, 1, 8, 8]
+    glyphs = F.interpolate(glyphs, scale_factor=4, mode="bicubic").clamp(0, 1)
+    generator = torch.Generator().manual_seed(0)
+    parts = zip(torch.from_numpy(identity).split(CHUNK), torch.from_numpy(factors).split(CHUNK))
+    return torch.cat([_draw(glyphs, i, f, generator) for i, f in parts]).numpy()
+
+
+def _draw(glyphs: Tensor, identity: Tensor, factors: Tensor, generator: torch.Generator) -> Tensor:
+    _, digit_colour, texture, ground_colour, scale = factors.unbind(1)
+    N = len(identity)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(N, *shape, generator=generator)
+
+    hues = [colour / 6 + uniform(-0.02, 0.02) for colour in (ground_colour, digit_colour)]
+    colours = ground_and_ink(*(t.numpy() for t in (*hues, uniform(0, 1), uniform(0, 1))))
+    ground, ink = map(torch.from_numpy, colours)  # [N, 3]
+    relief = textures(N, generator)[torch.arange(N), texture]  # [N, 32, 32] in [-1, 1]
+    image = (ground[:, :, None, None] * (1 + 0.35 * relief[:, None])).clamp(0, 1)
+    size = torch.tensor(SIZES)[scale]
+    where = uniform(-1.5, 1.5, 2)  # pixels off the middle, x and y
+    covered = _place(glyphs[identity], size, uniform(-10, 10), where)
+    for side in (-1, 1):
+        there = uniform(0, 1) < DISTRACTOR
+        neighbour = torch.randint(len(glyphs), (N,), generator=generator)
+        beside = where + torch.stack([side * uniform(20, 24), uniform(-3, 3)], dim=1)
+        seen = _place(glyphs[neighbour], size, uniform(-10, 10), beside)
+        covered = torch.maximum(covered, seen * there[:, None, None, None])
+    image = torch.lerp(image, ink[:, :, None, None], covered)
+    image = image + 0.015 * torch.randn(image.shape, generator=generator)
+    return image.mul(255).round().clamp(0, 255).byte()
+
+
+def textures(N: int, generator: torch.Generator) -> Tensor:
+    """The relief of each kind for N images, [N, len(TEXTURES), 32, 32] in [-1, 1]."""
+    angle, period, *phases = torch.rand(4, N, 1, 1, generator=generator)
+    angle, period = math.pi * angle, 5 + 3 * period
+    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+    u, v = (2 * math.pi * (t / period + phase) for t, phase in zip((along, across), phases))
+    clouds = F.interpolate(2 * torch.rand(N, 1, 6, 6, generator=generator) - 1, size=(SIDE, SIDE), mode="bicubic")[:, 0]
+    dots = 2 * ((u.cos() + v.cos()) > 0.9).float() - 1
+    kinds = {
+        "plain": torch.zeros_like(u),
+        "stripes": u.sin().sign(),
+        "checks": (u.sin() * v.sin()).sign(),
+        "dots": dots,
+        "clouds": clouds.clamp(-1, 1),
+    }
+    return torch.stack([kinds[name] for name in TEXTURES], dim=1)
+
+
+def _place(glyphs: Tensor, size: Tensor, degrees: Tensor, where: Tensor) -> Tensor:
+    """How far glyphs [N, 1, h, w] of a size in pixels, turned and moved, cover each pixel: [N, 1, 32, 32] in [0, 1]."""
+    angle, zoom = degrees * math.pi / 180, SIDE / size
+    cos, sin, shift = zoom * angle.cos(), zoom * angle.sin(), 2 * where / SIDE
+    moved = torch.stack([cos * shift[:, 0] - sin * shift[:, 1], sin * shift[:, 0] + cos * shift[:, 1]], 1)
+    theta = torch.cat([torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2), -moved[:, :, None]], dim=2)
+    grid = F.affine_grid(theta, [len(glyphs), 1, SIDE, SIDE], align_corners=False)
+    seen = F.grid_sample(glyphs, grid, align_corners=False)
+    return (2.5 * seen - 0.6).clamp(0, 1)  # edges of strokes as sharp as the pixels

@@ -1,0 +1,73 @@
+"""SVHN: photographs of house numbers, cut to 32x32 RGB about one digit (Netzer et al., 2011). For non-commercial use only.
+
+73,257 images for training, 26,032 for test, and 531,131 easier ones for training too (`extra`).
+
+torchvision's addresses and checksums; the files are read here, so that a damaged one is named.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torchvision
+from scipy.io import loadmat
+from torchvision.datasets.utils import download_url
+
+from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.sets.digits import resize_bytes
+from vae_zoo.data.storage.download import arriving_whole, reason
+from vae_zoo.utils.errors import UserError
+
+
+class SVHN(DataModule):
+    """root: folder that holds `train_32x32.mat` and `test_32x32.mat`; download: fetch missing files. extra: train on
+    `extra_32x32.mat` too; 1.9 GB of memory in all, and twice as much while it is read. size: side of the images.
+
+    Label: the digit in the middle; others may stand beside it.
+    """
+
+    default_group = "label"
+
+    def __init__(self, root: str, download: bool = True, extra: bool = False, size: int = 32, image_shape=None, **common):
+        super().__init__(image_shape or (3, size, size), **common)
+        self.root, self.download = Path(root).expanduser(), download
+        self.parts = ("train", "extra", "test") if extra else ("train", "test")
+        self.sources = {part: torchvision.datasets.SVHN.split_list[part] for part in self.parts}  # address, file, md5
+
+    def load(self) -> Arrays:
+        self._fetch()
+        images, labels = zip(*(self._read(self.root / file) for _, file, _ in self.sources.values()))
+        split = np.concatenate([np.full(len(label), 2 * (part == "test")) for part, label in zip(self.parts, labels)])
+        images = resize_bytes(np.concatenate(images), self.image_shape[1:])
+        return Arrays(images, label=np.concatenate(labels), num_classes=10, split=split)
+
+    def _fetch(self) -> None:
+        """Downloads what is missing."""
+        missing = [source for source in self.sources.values() if not (self.root / source[1]).is_file()]
+        names = ", ".join(file for _, file, _ in missing)
+        if missing and not self.download:
+            raise UserError(f"{self.root} lacks {names}; put them there or set data.download=true")
+        if not missing:
+            return
+        try:
+            with arriving_whole(self.root, [file for _, file, _ in missing]) as folder:
+                for url, file, md5 in missing:
+                    download_url(url, folder, file, md5)
+        except Exception as error:  # torchvision raises many kinds
+            raise UserError(
+                f"SVHN could not be downloaded from {missing[0][0]} ({reason(error)}); put {names} into {self.root} "
+                f"by hand, or use data=street_digits, the nearest set that needs no download"
+            ) from error
+
+    @staticmethod
+    def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 [N, 3, 32, 32] and digits int64 [N]."""
+        try:
+            mat = loadmat(file, variable_names=("X", "y"))
+            images, label = mat["X"], mat["y"].astype(np.int64).ravel()
+            if images.shape != (32, 32, 3, len(label)) or images.dtype != np.uint8:
+                raise ValueError(f"X is {images.dtype} {images.shape} for {len(label)} labels")
+            if not ((label >= 1) & (label <= 10)).all():
+                raise ValueError(f"y reaches from {label.min()} to {label.max()}, not from 1 to 10")
+        except Exception as error:  # a damaged file ends in any of a dozen kinds
+            raise UserError(f"{file} is damaged ({reason(error)}); delete it and fetch it again") from error
+        return images.transpose(3, 2, 0, 1), label % 10  # the files call the digit 0 class 10

@@ -1,0 +1,50 @@
+"""Labels made by hand: a CSV file beside any data set."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vae_zoo.utils.errors import UserError
+
+
+def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None = None) -> np.ndarray:
+    """The labels of a file, int64 [N, V]; -1 where the file says nothing.
+
+    The first line names the columns: `image`, then one for each label variable. A line is an image: its number in the
+    set's own order, from 0 (training images come first), or its name where the set has `names`; then its labels, 0, 1,
+    ..., and nothing where unknown. Raises: UserError for what is not so.
+    """
+    path = Path(path).expanduser()
+    try:
+        with path.open(newline="") as file:
+            header, *lines = list(csv.reader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"data.labels_from={path} cannot be read ({error}); name a CSV file") from error
+    if len(header) < 2 or header[0].strip() != "image":
+        raise UserError(f"{path} begins with {','.join(header)!r}; its first line must be image,<label>,<label>,...")
+    place = None if names is None else {name: i for i, name in enumerate(names)}
+    label = np.full((num_images, len(header) - 1), -1, dtype=np.int64)
+    for number, line in enumerate(lines, start=2):
+        if not line:
+            continue
+        image, *values = (value.strip() for value in line)
+        index = place.get(image) if place is not None and image in place else _whole(image)
+        if index is None or index >= num_images:
+            known = f"a number from 0 to {num_images - 1}" + (f", or a name such as {names[0]}" if names else "")
+            raise UserError(f"{path}, line {number}: there is no image {image!r}; give {known}")
+        numbers = [-1 if value == "" else _whole(value) for value in values]
+        if len(numbers) != label.shape[1] or None in numbers:
+            raise UserError(
+                f"{path}, line {number}: {line} must be the image and {label.shape[1]} labels 0, 1, ..., or nothing where "
+                f"one is unknown"
+            )
+        label[index] = numbers
+    if not (label >= 0).any():
+        raise UserError(f"{path} has no labels; write a line for each image that has some")
+    return label
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -1,0 +1,154 @@
+"""Codes, judges and scored images of an evaluation, each computed once and shared by all suites."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vae_zoo.data.datamodule import DataModule, Factor
+from vae_zoo.metrics import judge
+from vae_zoo.models.base import LatentVariableModel
+
+LEVELS = ("basic", "quick", "full")
+NUM_TRAIN, NUM_TEST = 10_000, 5_000  # codes that estimators are fitted on and scored on
+
+
+class Codes:
+    """Posterior means of the images of a data set, [N, D] or by block, each image encoded when it is first asked for."""
+
+    def __init__(self, model: LatentVariableModel, data: DataModule, batch_size: int = 256):
+        self.model, self.data, self.batch_size = model, data, batch_size
+        self.known = np.zeros(len(data.images), dtype=bool)
+        self.codes: np.ndarray | None = None
+
+    def __call__(self, index: np.ndarray) -> np.ndarray:
+        new = torch.from_numpy(np.unique(index[~self.known[index]]))
+        for part in new.split(self.batch_size):
+            codes = self._encode(part)
+            if self.codes is None:
+                self.codes = np.empty((len(self.known), codes.shape[1]), dtype=np.float32)
+            self.codes[part.numpy()] = codes
+        self.known[new.numpy()] = True
+        return self.codes[index]
+
+    def blocks(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """{block: [N, size]}; only blocks of one vector an image."""
+        cuts = np.cumsum([self.model.blocks[name].size for name in self.names])[:-1]
+        return dict(zip(self.names, np.split(self(index), cuts, axis=1)))
+
+    @property
+    def names(self) -> list[str]:
+        """Of those blocks; none where a model has nothing but objects."""
+        return [name for name, block in self.model.blocks.items() if block.kind != "objects"]
+
+    @torch.no_grad()
+    def _encode(self, index: torch.Tensor) -> np.ndarray:
+        if not self.names:
+            return np.empty((len(index), 0), dtype=np.float32)
+        posterior = self.model.encode(self.data.single(index, self.model.device))
+        return torch.cat([posterior[name].mean for name in self.names], dim=1).float().cpu().numpy()
+
+
+@dataclass
+class Evaluation:
+    """What is evaluated, and what comes of it.
+
+    split: the images that are scored, and the prefix of the names. untrained: the model before training, for a row of the
+    block-factor matrix. inception: weights of the Inception network, if the user has them. numbers: as in metrics.json.
+    tables: {name: (title, values [R, C], row names, column names)}, drawn as heat maps. pictures: {name: [H, W, 3]}. kl:
+    {block: [D] nats}.
+    """
+
+    model: LatentVariableModel
+    data: DataModule
+    level: str = "basic"
+    split: str = "test"
+    untrained: LatentVariableModel | None = None
+    inception: str | Path | None = None
+    seed: int = 0
+    numbers: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, tuple[str, np.ndarray, list[str], list[str]]] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    kl: dict[str, np.ndarray] = field(default_factory=dict)
+    _judges: dict[str, judge.Judge] = field(default_factory=dict)
+
+    @cached_property
+    def codes(self) -> Codes:
+        return Codes(self.model, self.data)
+
+    @cached_property
+    def train(self) -> np.ndarray:
+        """Training images that probes and maps are fitted on."""
+        return rows(self.data, "train", NUM_TRAIN, self.seed)
+
+    @cached_property
+    def val(self) -> np.ndarray:
+        """Validation images on which a choice is made."""
+        return rows(self.data, "val", NUM_TEST, self.seed)
+
+    @cached_property
+    def scored(self) -> np.ndarray:
+        return rows(self.data, self.split, NUM_TEST, self.seed)
+
+    def judge_of(self, target: str) -> judge.Judge:
+        """A classifier of this factor, or of the `label`, fitted on real training images; trained when first asked for."""
+        if target not in self._judges:
+            self._judges[target] = judge.train_judge(self.data, target=target, seed=self.seed, device=self.model.device)
+        return self._judges[target]
+
+    @cached_property
+    def has_known_labels(self) -> bool:
+        """Whether labels of the split are known, and the training images show all of these; identities of unseen people they
+        do not."""
+        if self.data.label is None:
+            return False
+        train, scored = (self.data.first_label[self.data.indices[split]] for split in ("train", self.split))
+        known = scored[scored >= 0]
+        return len(known) > 0 and bool(torch.isin(known, train).all())
+
+    def judged(self) -> list[str]:
+        """The categorical factors, or where none are known the label."""
+        names = [factor.name for factor in self.data.factor_info if factor.kind == "categorical"]
+        return names or (["label"] if self.has_known_labels else [])
+
+    @cached_property
+    def gaussian_codes(self) -> dict[str, np.ndarray]:
+        """Posterior means of the test images [N, D], of the Gaussian blocks."""
+        blocks = self.codes.blocks(self.data.indices["test"].numpy())
+        return {name: codes for name, codes in blocks.items() if self.model.blocks[name].kind == "gaussian"}
+
+    def to_show(self, count: int) -> torch.Tensor:
+        """Places of `count` test images for the figures: the most central one, and others spread over the split."""
+        index = self.data.indices["test"]
+        spread = index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]
+        if self.gaussian_codes:
+            spread[0] = index[central([torch.from_numpy(codes) for codes in self.gaussian_codes.values()])]
+        return spread
+
+    def is_at_least(self, level: str) -> bool:
+        return LEVELS.index(self.level) >= LEVELS.index(level)
+
+
+def targets(data: DataModule, index: np.ndarray) -> tuple[np.ndarray, list[Factor]]:
+    """What is known of these images: the factors [N, F], or else the labels."""
+    if data.factors is not None:
+        return data.factors[index].numpy(), list(data.factor_info)
+    if data.label is None:
+        return np.empty((len(index), 0)), []
+    labels = data.label[index].numpy().reshape(len(index), -1)
+    names = ["label"] if labels.shape[1] == 1 else [f"label{v}" for v in range(labels.shape[1])]
+    return labels, [Factor(name, int(data.num_classes or 0), "categorical") for name in names]
+
+
+def rows(data: DataModule, split: str, count: int, seed: int) -> np.ndarray:
+    """`count` images of a split, or all, drawn without replacement."""
+    index = data.indices[split].numpy()
+    return np.random.default_rng(seed).permutation(index)[:count]
+
+
+def central(codes: Sequence[torch.Tensor]) -> int:
+    """The image whose codes [N, D] lie nearest to the prior's mean: a walk from the rim soon meets codes of no image."""
+    return int(sum(code.square().sum(1) for code in codes).argmin())

@@ -1,0 +1,175 @@
+"""Models with categorical blocks against the labels: do classes say what the labels say, and does the rest stay silent?
+
+From the contract and two methods of models/discrete.py: `sample_class` (codes of a class from the prior) and `with_class`
+(the same image, of another class). The values of the variables are the labels where the model was trained with labels;
+without, each is taken for the label that a one-to-one map fitted on training images gives it. A model of several variables
+has a number for each, accuracy/<block>, and their mean; whatever needs one class an image is then said of the first.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from vae_zoo.contract import Batch
+from vae_zoo.evaluation.suites.clusters import member_images
+from vae_zoo.figures import grid
+from vae_zoo.metrics import clustering, judge
+from vae_zoo.metrics.calibration import ece
+from vae_zoo.models.base import LatentVariableModel
+
+if TYPE_CHECKING:
+    from vae_zoo.evaluation.context import Evaluation
+
+Numbers = Iterator[tuple[str, float]]
+USED = 0.005  # share of the images from which on a value counts as used
+MEMBERS = 7  # of each value shown
+PER_CLASS = 100  # images of each class that the judge sees
+
+
+def accuracy(e: "Evaluation") -> Numbers:
+    """Accuracy, class-mean accuracy and calibration of q(c | x) on all images of the split, none of them labelled ones."""
+    names = _blocks(e.model)
+    if not names or e.data.label is None:
+        return
+    index = e.data.indices[e.split].numpy()
+    codes, found = e.codes.blocks(index), {}
+    for column, name in enumerate(names):
+        labels, probs = _labels(e, index, column), codes[name]
+        if labels is None or not (labels >= 0).any():
+            continue
+        to_label = _to_label(e, name, column)
+        seen = to_label[probs.argmax(1)]
+        known, used = labels >= 0, np.bincount(probs.argmax(1), minlength=probs.shape[1]) >= USED * len(index)
+        right = (seen == labels)[known]
+        of_class = [right[labels[known] == k].mean() for k in np.unique(labels[known])]
+        found[name] = {"accuracy": right.mean(), "accuracy_class_mean": np.mean(of_class), "classes_used": used.sum()}
+        if to_label.min() >= 0:
+            by_label = np.zeros((len(probs), max(probs.shape[1], labels.max() + 1)))
+            by_label[:, to_label] = probs
+            found[name]["ece"] = ece(by_label, labels)
+    for name, values in found.items():
+        if len(names) > 1:
+            for key, value in values.items():
+                yield f"{key}/{name}", value
+    for key in next(iter(found.values()), {}):
+        values = [float(v[key]) for v in found.values() if key in v]
+        yield key, sum(values) if key == "classes_used" else np.mean(values)
+
+
+def separation(e: "Evaluation") -> Numbers:
+    """What a linear probe and a judge of real images find of the class in each block: probe/<block>, swap_follows_<block>
+    and conditional_accuracy, all of them plain accuracies.
+
+    swap_follows_<block>: this block of an image with the others of an image of another class (posterior means), named by
+    the judge as the first image's class. conditional_accuracy: images decoded from the prior of a class, named as it;
+    conditional_accuracy_mean: the same with the Gaussian blocks of the class at their means, z from its prior.
+    """
+    names = _blocks(e.model)
+    if not names or e.data.label is None:
+        return
+    if not all((_labels(e, index.numpy(), 0) >= 0).any() for index in e.data.indices.values()):
+        return  # hand-made labels of training images alone
+    train, test = (_labels(e, index, 0) for index in (e.train, e.scored))
+    train_codes, test_codes = e.codes.blocks(e.train), e.codes.blocks(e.scored)
+    gaussian = [name for name, block in e.model.blocks.items() if block.kind == "gaussian"]
+    for name in gaussian:
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        probe.fit(train_codes[name][train >= 0], train[train >= 0])
+        yield f"probe/{name}", (probe.predict(test_codes[name]) == test)[test >= 0].mean()
+    if len(np.unique(test[test >= 0])) < 2:
+        return
+    one = e.judge_of("label")
+    yield "judge_accuracy", one.accuracy
+    batches = [e.data.single(part, e.model.device) for part in torch.from_numpy(e.scored).split(256)]
+    shares = judge.swap_consistency(e.model, batches, one, seed=e.seed)
+    for name in gaussian if len(gaussian) > 1 else e.model.blocks:
+        yield f"swap_follows_{name}", shares[f"follows_{name}"]
+    yield from _conditional(e, one, names)
+
+
+@torch.no_grad()
+def _conditional(e: "Evaluation", one: judge.Judge, names: list[str]) -> Numbers:
+    """Of every value of the first variable alike; other variables as the prior draws them."""
+    size, device = e.model.blocks[names[0]].size, e.model.device
+    first = torch.arange(size, device=device).repeat_interleave(PER_CLASS)
+    with torch.random.fork_rng():
+        torch.manual_seed(e.seed)
+        others = e.model.sample_prior(len(first))
+        classes = torch.stack([first, *(others[name].argmax(1) for name in names[1:])], dim=1)
+        codes = e.model.sample_class(classes)
+    wanted = torch.from_numpy(_to_label(e, names[0], 0))[first.cpu()]
+    yield "conditional_accuracy", (one.predict(e.model.decode(codes)).cpu() == wanted).double().mean().item()
+    if hasattr(e.model, "class_means"):
+        means = codes | e.model.class_means(classes)
+        yield "conditional_accuracy_mean", (one.predict(e.model.decode(means)).cpu() == wanted).double().mean().item()
+
+
+def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> Iterator[tuple[str, np.ndarray]]:
+    """Samples of each class, images moved from class to class, and walks within each class; of each variable."""
+    for j, name in enumerate(_blocks(model)):
+        size, codes = model.blocks[name].size, {b: q.mean for b, q in model.encode(batch).items()}
+        old = torch.stack([codes[b].argmax(1) for b in _blocks(model)], dim=1)  # [B, J]
+        rows, values = [f"{name} = {k}" for k in range(size)], torch.arange(size, device=old.device)
+        classes = old[:1].repeat(size * num_columns, 1)
+        classes[:, j] = values.repeat_interleave(num_columns)
+        drawn = model.sample_class(classes)
+        shared = {
+            b: code[:num_columns].repeat(size, 1) for b, code in drawn.items() if b in model.free_of_class
+        }  # one for each column
+        yield f"class_samples_{name}", grid(_grid(model, drawn | shared, size), rows, title="drawn from the prior of each")
+        shown = min(num_columns, len(old))
+        moved = {b: code[:shown].repeat_interleave(size + 1, 0) for b, code in codes.items()}
+        to = old[:shown].repeat_interleave(size + 1, 0)
+        to[:, j] = torch.cat([values[:1], values]).repeat(shown)
+        decoded = _grid(model, model.with_class(moved, to), shown)
+        decoded[:, 0] = batch["image"][:shown].float().cpu().numpy()
+        heads = ["image", *(f"{name} = {k}" for k in range(size))]
+        yield f"class_swap_{name}", grid(decoded, [""] * shown, heads, title="the class is changed, all else is kept")
+        if hasattr(model, "walk_in_class"):
+            walked, labels = model.walk_in_class(j, old[0])  # [rows, steps] codes
+            yield f"class_traversals_{name}", grid(_grid(model, walked, len(labels)), labels, title="within each class")
+
+
+def cluster_members(e: "Evaluation", name: str) -> np.ndarray:
+    """The images of the split that each value of a categorical block is surest of."""
+    index = e.data.indices[e.split]
+    values, members = clustering.most_confident(e.codes.blocks(index.numpy())[name], MEMBERS)
+    rows = [f"{name} = {k}" for k in values.tolist()]
+    return grid(member_images(e.data, index, members), rows, title=f"images that each value of {name} is surest of")
+
+
+def _grid(model: LatentVariableModel, codes: dict[str, torch.Tensor], rows: int) -> np.ndarray:
+    return model.decode(codes).float().cpu().numpy().reshape(rows, -1, *model.image_shape)
+
+
+def _blocks(model: LatentVariableModel) -> list[str]:
+    """The categorical blocks of a model that can be asked for a class."""
+    if not hasattr(model, "sample_class"):
+        return []
+    return [name for name, block in model.blocks.items() if block.kind == "categorical"]
+
+
+def _labels(e: "Evaluation", index: np.ndarray, column: int) -> np.ndarray | None:
+    """[N] int64; None where the data have fewer labels."""
+    labels = e.data.label[index].numpy().reshape(len(index), -1)
+    return labels[:, column] if column < labels.shape[1] else None
+
+
+def _to_label(e: "Evaluation", name: str, column: int) -> np.ndarray:
+    """The label of each value of a variable, [K]; -1: none is left for it."""
+    size = e.model.blocks[name].size
+    if "supervised" in e.model.needs:
+        return np.arange(size)
+    values, labels = e.codes.blocks(e.train)[name].argmax(1), _labels(e, e.train, column)
+    table = np.zeros((size, labels.max() + 1))
+    np.add.at(table, (values[labels >= 0], labels[labels >= 0]), 1)
+    to_label = np.full(size, -1)
+    rows, columns = linear_sum_assignment(-table)
+    to_label[rows] = columns
+    return to_label

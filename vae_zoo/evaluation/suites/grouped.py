@@ -1,0 +1,263 @@
+"""What the code that a group shares is worth as evidence grows: of grouped data, for models that pool groups or do not.
+
+k images of one group are pooled to one content code. What is asked of it:
+
+swap_accuracy_k<k>      decoded with the style of another image: does a judge of real training images see the class of the
+                        content's donor? style_shown: the class of the style's donor instead, at k = 1
+probe/content_k<k>      accuracy of a linear probe fitted on training images; probe/style: of style SAMPLES, which is what a
+                        decoder sees: the means of nearly collapsed dimensions still tell classes apart (probe/style_mean)
+verification_auc_k<k>   two disjoint sets of k images: of one group or of two? By the log odds that both have one content;
+                        verification_auc_cosine_k<k>: by the angle of the means, _pixels_k<k>: by the distance of the images
+identification_k<k>     the group with the best odds for a new image, among all groups known from k images each
+content_std_k<k>        width of the content's posterior, mean over dimensions
+held_out_error_k<k>     squared error of an image decoded from its own style and a content that others of its group give
+
+Evidence is drawn at random from one group of one split, the image itself among it except where it is `held_out`; the
+style's donor is any other image, never among the evidence. Pooling by class tells the class by itself: at k = 10 an
+untrained network does well too (probe/untrained_*), so lead with k = 1. Swaps and probes need classes that the training
+images have too; where a group has fewer than k images there is no number.
+Source: Bouchacourt et al. (2018), section 5.
+"""
+
+from collections import defaultdict
+from functools import cached_property
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from vae_zoo.distributions import Normal, noise
+from vae_zoo.distributions.pooling import log_same_group, pool
+from vae_zoo.figures import grid
+from vae_zoo.figures.charts import line_chart
+from vae_zoo.metrics.judge import Judge, partners
+from vae_zoo.models.base import LatentVariableModel
+
+COUNTS = (1, 2, 5, 10)  # images of evidence
+NUM_IMAGES = 5_000  # of a split, about
+CHUNK = 256  # images encoded or decoded at once
+SHOWN = 6  # groups in the figure of reconstructions
+
+
+def whole_groups(data, split: str, seed: int, count: int = NUM_IMAGES) -> np.ndarray:
+    """Places of about `count` images of a split, drawn so that groups stay large enough for evidence: of as many groups as
+    can have twice the most evidence (or all their images), as many images each."""
+    index = np.random.default_rng(seed).permutation(data.indices[split].numpy())
+    group = np.unique(data.group_of(torch.from_numpy(index)).numpy(), return_inverse=True)[1]
+    size = np.bincount(group)
+    per_group = max(2 * max(COUNTS), count // len(size))
+    order = np.argsort(group, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(group)) - (np.cumsum(size) - size)[group[order]]  # of each image within its group
+    kept = np.cumsum(np.minimum(size, per_group)) <= max(count, per_group)  # group numbers are in no order that matters
+    return index[kept[group] & (place < per_group)]
+
+
+class Evidence:
+    """Images of one split [N], what the encoder says of each by itself, and sets of evidence among them.
+
+    content: what one image says of the code that its group shares, Normal [N, Dc]; style: of the rest, None for a model of
+    one block. A group's images lie on a ring in random order; the evidence of an image are the k from it on.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: LatentVariableModel, data, index: np.ndarray, seed: int = 0):
+        self.model, self.data, self.index, self.seed = model, data, torch.from_numpy(index), seed
+        self.group = data.group_of(self.index).unique(return_inverse=True)[1]  # [N] in 0..G-1
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(index), generator=generator)
+        self._ring = order[self.group[order].argsort(stable=True)]  # one group's images after the other's
+        self.count = self.group.bincount()  # [G]
+        self._start = self.count.cumsum(0) - self.count
+        self.place = torch.empty_like(order)  # of each image on its group's ring
+        self.place[self._ring] = torch.arange(len(index)) - self._start.repeat_interleave(self.count)
+        encode = getattr(model, "encode_images", model.encode)  # not pooled, without the prior as a factor
+        parts = [encode(data.single(part, model.device)) for part in self.index.split(CHUNK)]
+        self.content, self.style = ([_concatenated([q[name] for q in parts]) for name in self.blocks] + [None])[:2]
+
+    @property
+    def blocks(self) -> list[str]:
+        """What a group shares first, as models that pool groups have it."""
+        return [name for name, block in self.model.blocks.items() if block.kind == "gaussian"][:2]
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        return self.data.first_label[self.index].numpy()
+
+    def of(self, k: int, skip: int = 0) -> Tensor:
+        """k images for each image [N, k], from its own place on the ring or from `skip` places further on."""
+        turn = (self.place[:, None] + skip + torch.arange(k)) % self.count[self.group][:, None]
+        return self._ring[self._start[self.group][:, None] + turn]
+
+    def ring(self, k: int) -> Tensor:
+        """The first k images of each group's ring [G, k]."""
+        return self._ring[self._start[:, None] + torch.arange(k)]
+
+    def pooled(self, evidence: Tensor, rule: str | None = None) -> Normal:
+        """The content of each set of evidence [M, k]: by the model's own rule, or by another."""
+        group = torch.arange(len(evidence)).repeat_interleave(evidence.shape[1])
+        rule = rule or getattr(self.model, "evidence", "product")
+        return pool(self.content[evidence.flatten()], group, len(evidence), rule)
+
+    def style_samples(self) -> Tensor:
+        with noise.per_image(self.index, self.seed):
+            return self.style.rsample()
+
+    @torch.no_grad()
+    def decode(self, content: Tensor, style: Tensor) -> Tensor:
+        """Mean images [M, C, H, W] of content means and styles."""
+        device, (shared, own) = self.model.device, self.blocks
+        pairs = zip(content.split(CHUNK), style.split(CHUNK))
+        return torch.cat([self.model.decode({shared: c.to(device), own: s.to(device)}).cpu() for c, s in pairs])
+
+    def images(self, rows: Tensor) -> Tensor:
+        return torch.cat([self.data.batch(self.index[part])["image"] for part in rows.split(CHUNK)])
+
+    def mean_image(self, rows: Tensor) -> Tensor:
+        """Pixels averaged over each set [M, k]: [M, C H W]."""
+        parts = rows.split(CHUNK)
+        return torch.cat([self.images(part.flatten()).unflatten(0, part.shape).mean(1).flatten(1) for part in parts])
+
+    def counts(self, times: int = 1, extra: int = 0) -> list[int]:
+        """The numbers k of evidence for which every group has enough images."""
+        return [k for k in COUNTS if times * k + extra <= int(self.count.min())]
+
+
+def evidence(e):
+    """The numbers and pictures; a step of vae_zoo.evaluation.protocol. e: its Evaluation."""
+    if not e.data.is_grouped:
+        return
+    test, curves = whole_groups(e.data, e.split, e.seed), defaultdict(dict)
+    scored = Evidence(e.model, e.data, test, e.seed)
+    parts = [verification(scored), identification(scored)]
+    if scored.style is not None:
+        parts.append(held_out(scored))
+    if e.has_known_labels:
+        fitted = whole_groups(e.data, "train", e.seed, 2 * NUM_IMAGES)
+        train = Evidence(e.model, e.data, fitted, e.seed)
+        parts.append(probes(train, scored))
+        if e.untrained is not None:
+            fresh = (Evidence(e.untrained, e.data, index, e.seed) for index in (fitted, test))
+            parts.append((name.replace("probe/", "probe/untrained_"), value) for name, value in probes(*fresh))
+        if scored.style is not None:
+            parts.append(swaps(scored, e.judge_of("label")))
+    for part in parts:
+        for name, value in part:
+            yield name, value
+            stem, found, k = name.rpartition("_k")
+            if found and k.isdecimal():
+                curves[stem][int(k)] = value
+    shares = {name: line for name, line in curves.items() if not name.startswith(("content_std", "held_out"))}
+    e.pictures["evidence"] = line_chart(shares, "images of evidence", "", "what a content code is worth", (0, 1))
+    if scored.style is not None:
+        e.pictures["group_reconstructions"] = group_reconstructions(scored)
+        e.pictures["interpolation"] = interpolation(scored)
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+def swaps(images: Evidence, judge: Judge):
+    """Content of image i from k images, style of another image j: whose class does the judge see?"""
+    label, style = torch.from_numpy(images.label), images.style.mu
+    for k in images.counts():
+        rows = images.of(k)
+        donor = _others(rows, images.seed)
+        seen = judge.predict(images.decode(images.pooled(rows).mu, style[donor])).cpu()
+        yield f"swap_accuracy_k{k}", float((seen == label).double().mean())
+        if k == 1:
+            yield "style_shown", float((seen == label[donor]).double().mean())
+
+
+def probes(train: Evidence, test: Evidence):
+    """Accuracy of standardised logistic regression of the label, fitted on training images."""
+
+    def accuracy(x: Tensor, x_test: Tensor) -> float:
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        return probe.fit(x.cpu().numpy(), train.label).score(x_test.cpu().numpy(), test.label)
+
+    for k in test.counts():
+        if k in train.counts():
+            yield f"probe/content_k{k}", accuracy(*(part.pooled(part.of(k)).mu for part in (train, test)))
+    if test.style is not None:
+        yield "probe/style", accuracy(train.style_samples(), test.style_samples())
+        yield "probe/style_mean", accuracy(train.style.mu, test.style.mu)
+
+
+def verification(images: Evidence):
+    """Area under the curve of telling two disjoint sets of k images of one group from two sets of two groups."""
+    if len(images.count) < 2:
+        return
+    other = partners(images.group, images.seed)  # an image of another group for each
+    truth = np.repeat([1, 0], len(other))
+    for k in images.counts(times=2):
+        sets = images.of(k), images.of(k, skip=k), images.of(k)[other]
+        one, same, different = (images.pooled(rows, "product_with_prior") for rows in sets)
+        faces = [images.mean_image(rows) for rows in sets]
+        for name, scores in {
+            "": [log_same_group(one, q) for q in (same, different)],
+            "_cosine": [torch.cosine_similarity(one.mu, q.mu) for q in (same, different)],
+            "_pixels": [-torch.linalg.vector_norm(faces[0] - x, dim=1) for x in faces[1:]],
+        }.items():
+            yield f"verification_auc{name}_k{k}", float(roc_auc_score(truth, torch.cat(scores)))
+
+
+def identification(images: Evidence):
+    """Accuracy of naming the group of images that are new, each group known from k others."""
+    counts = images.counts(extra=1)
+    new = (images.place >= max(counts, default=0)).nonzero()[:, 0]  # the same for every k
+    one = images.pooled(new[:, None], "product_with_prior")
+    for k in counts:
+        known = images.pooled(images.ring(k), "product_with_prior")  # [G, Dc]
+        odds = [log_same_group(one[part][:, None], known[None]) for part in torch.arange(len(new)).split(64)]
+        named = torch.cat([part.argmax(1) for part in odds])
+        yield f"identification_k{k}", float((named == images.group[new]).double().mean())
+
+
+def held_out(images: Evidence):
+    """Does more evidence of the group draw a new image of it better?"""
+    x = images.images(torch.arange(len(images.index)))
+    for k in images.counts(extra=1):
+        q = images.pooled(images.of(k, skip=1))
+        yield f"content_std_k{k}", float((0.5 * q.logvar).exp().mean())
+        drawn = images.decode(q.mu, images.style.mu)
+        yield f"held_out_error_k{k}", float((drawn - x).square().flatten(1).sum(1).mean())
+
+
+def _others(evidence: Tensor, seed: int) -> Tensor:
+    """For each row of evidence [N, k] one of the N images that is not in it, uniform over these."""
+    generator, N = torch.Generator().manual_seed(seed + 1), len(evidence)
+    other = torch.randint(N, (N,), generator=generator)
+    while (taken := (evidence == other[:, None]).any(1)).any():
+        other[taken] = torch.randint(N, (int(taken.sum()),), generator=generator)
+    return other
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+def group_reconstructions(images: Evidence) -> np.ndarray:
+    """An image of each of some groups, and its reconstruction with the content of 1, 2, 5, 10 images of its group."""
+    rows = images.ring(1)[:: max(1, len(images.count) // SHOWN), 0][:SHOWN]
+    columns = [images.images(rows)]
+    for k in images.counts():
+        columns.append(images.decode(images.pooled(images.of(k)[rows]).mu, images.style.mu[rows]))
+    labels = ["image", *(f"from {k}" for k in images.counts())]
+    return grid(torch.stack(columns, 1).numpy(), column_labels=labels, title="content from so many images of the group")
+
+
+def interpolation(images: Evidence, steps: int = 7) -> np.ndarray:
+    """Content from one image's to another's down the rows, style along the columns."""
+    first, last = images.ring(1)[[0, -1], 0]
+    t = torch.linspace(0, 1, steps)[:, None]
+    walk = [torch.lerp(code.mu[first].cpu(), code.mu[last].cpu(), t) for code in (images.content, images.style)]
+    drawn = images.decode(walk[0].repeat_interleave(steps, 0), walk[1].repeat(steps, 1))
+    return grid(drawn.unflatten(0, (steps, steps)).numpy(), title="content changes downwards, style to the right")
+
+
+def _concatenated(parts: list[Normal]) -> Normal:
+    return Normal(*(torch.cat([getattr(q, name).cpu() for q in parts]) for name in ("mu", "logvar")))

@@ -1,0 +1,129 @@
+"""Does the global code hold the class, and is the local code used? Of a model with blocks z_global and z_local.
+
+A judge of real TRAINING images (vae_zoo.metrics.judge) names decoded images; an accuracy is its agreement with the label of
+the image that z_global, or what stands in for it, comes from. Codes are posterior means.
+
+judge_accuracy              of the judge on the same real images: what all others are measured against
+accuracy_rec                reconstructions
+accuracy_resample_local     z_local drawn from its prior
+accuracy_resample_global    z_global drawn from its prior
+accuracy_swap_local         z_local of another image
+accuracy_swap_global        z_global of another image, but the label still of this one: chance, unless z_local tells it
+accuracy_resample_within    z_global drawn from the prior of the image's own cluster, where the model has clusters
+colour_transfer_ratio       after a swap of z_local: L1 distance of the mean colour to that of the local donor, over that to
+                            that of the global donor, both means over the images; 1: z_local says nothing of colours
+
+The accuracies alone are no evidence of a split: a z_local that the decoder ignores passes them all. The ratio is what tells.
+chance of accuracy_resample_global: the share of the largest class, at most. Source: 51616/split-vae, whose classifier is
+trained on the test images too and sees two ranges of values; here it does neither.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae_zoo.contract import Codes
+from vae_zoo.figures import grid
+from vae_zoo.metrics.judge import CHUNK
+from vae_zoo.models.base import LatentVariableModel
+
+if TYPE_CHECKING:
+    from vae_zoo.evaluation.context import Evaluation
+
+SHOWN = 8  # rows and columns of the grids
+
+
+def split(e: "Evaluation") -> Iterator[tuple[str, float]]:
+    """The numbers and pictures; a step of vae_zoo.evaluation.protocol."""
+    if {"z_global", "z_local"} <= e.model.blocks.keys():
+        yield from numbers(e)
+        if e.split != "val":  # while training only the numbers are kept
+            e.pictures |= pictures(e.model, e.data.single(e.to_show(SHOWN), e.model.device))
+
+
+@torch.no_grad()
+def numbers(e: "Evaluation") -> Iterator[tuple[str, float]]:
+    index = torch.from_numpy(e.scored)
+    codes = {name: torch.from_numpy(part).to(e.model.device) for name, part in e.codes.blocks(e.scored).items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(e.seed)
+        other = another(len(index))
+        prior = e.model.sample_prior(len(index))
+        own = e.model.sample_class(codes["c"].argmax(1, keepdim=True)) if hasattr(e.model, "sample_class") else None
+    elsewhere = {name: code[other] for name, code in codes.items()}
+    swapped = codes | {"z_local": elsewhere["z_local"]}
+    colour = torch.cat([mean_colour(e.data.single(part)["image"]) for part in index.split(CHUNK)])  # [N, C]
+    seen = torch.cat([mean_colour(image).cpu() for image in decoded(e.model, swapped)])
+    to_local, to_global = ((seen - donor).abs().sum(1).mean().item() for donor in (colour[other], colour))
+    yield "colour_transfer_ratio", to_local / to_global
+    if not e.has_known_labels or not all((e.data.first_label[rows] >= 0).any() for rows in e.data.indices.values()):
+        return  # a judge is fitted on train, chosen on val and measured on test
+    judge, label = e.judge_of("label"), e.data.first_label[index]
+    real = torch.cat([judge.predict(e.data.single(part)["image"]).cpu() for part in index.split(CHUNK)])
+    yield "judge_accuracy", (real == label)[label >= 0].double().mean().item()
+    mixed = {
+        "rec": codes,
+        "resample_local": codes | {"z_local": prior["z_local"]},
+        "resample_global": codes | {"z_global": prior["z_global"]},
+        "swap_local": swapped,
+        "swap_global": codes | {"z_global": elsewhere["z_global"]},
+    }
+    if own is not None:
+        mixed["resample_within"] = codes | {"z_global": own["z_global"]}
+    for name, part in mixed.items():
+        named = torch.cat([judge.predict(image).cpu() for image in decoded(e.model, part)])
+        yield f"accuracy_{name}", (named == label)[label >= 0].double().mean().item()
+
+
+def another(N: int) -> Tensor:
+    """For each of N images one of the others, each of them once, by torch's global generator."""
+    order = torch.randperm(N)
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)
+    return other
+
+
+def mean_colour(images: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, C]."""
+    return images.mean((2, 3))
+
+
+def decoded(model: LatentVariableModel, codes: Codes) -> Iterator[Tensor]:
+    """Images of codes [N, D], in parts."""
+    count = len(next(iter(codes.values())))
+    for rows in torch.arange(count).split(CHUNK):
+        yield model.decode({name: code[rows] for name, code in codes.items()})
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def pictures(model: LatentVariableModel, batch) -> dict[str, np.ndarray]:
+    """The shuffled images and what is made of both; draws of one code while the other stays that of an image. Style transfer
+    is among the swaps of vae_zoo.evaluation.pictures."""
+    x = batch["image"]
+    codes, count = {name: q.mean for name, q in model.encode(batch).items()}, len(x)
+    x_aux = model.local.fixed_view(x)
+    columns = [x, model.decode(codes), x_aux, model.local.likelihood.mean(model.local.decoder(codes["z_local"]))]
+    found = {}
+    if x_aux.shape == x.shape:
+        heads = ["image", "from both", "shuffled", "from z_local"]
+        found["views"] = grid(_numpy(torch.stack(columns, 1)), column_labels=heads)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = model.sample_prior(SHOWN)
+    for kept, moved in (("z_global", "z_local"), ("z_local", "z_global")):
+        mixed = {name: code.repeat_interleave(SHOWN, 0) for name, code in codes.items()}
+        mixed[moved] = drawn[moved].repeat(count, 1)
+        images = model.decode(mixed).unflatten(0, (count, SHOWN))
+        title = f"{kept} of the image at the left, {moved} drawn from its prior, one for each column"
+        found[f"generation_{kept}"] = grid(_numpy(torch.cat([x[:, None], images], 1)), title=title)
+    return found
+
+
+def _numpy(images: Tensor) -> np.ndarray:
+    return images.float().cpu().numpy()

@@ -1,0 +1,146 @@
+"""Are the objects found? Of a model with `detect` on data with boxes; on unseen grounds too, where the data have them.
+
+Codes are means and a presence is 0 or 1; boxes are those of z_where, true boxes tight around what is visible of an object;
+names begin with test/ or test_unseen/.
+
+count_accuracy, _mae, _bias    of the number of objects: exactly right, mean distance, mean of found - true
+count_accuracy_constant        of the one number that is most often right, whatever the image
+ap50, map                      average precision of boxes, ranked by their probability of presence (above 0.05)
+ap50_shuffled                  of each image's boxes on the next image: what places alone are worth
+recall30, recall50, recall75   true boxes that a present object's box meets with this IoU, one for one
+ari_fg                         adjusted Rand index of the pixels of objects, whose part of the image each is taken for
+duplicates                     share of the images in which two present boxes have IoU > 1/2
+mse                            of the reconstruction, mean over pixels and channels
+count_accuracy_components, ap50_components   of connected pixels that differ from the commonest colour: no learning at all
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from vae_zoo.contract import Batch, Codes
+from vae_zoo.figures import grid
+from vae_zoo.figures.scenes import with_boxes
+from vae_zoo.metrics import detection
+from vae_zoo.models.base import LatentVariableModel
+from vae_zoo.models.spair import have_duplicates
+
+if TYPE_CHECKING:
+    from vae_zoo.evaluation.context import Evaluation
+
+CHUNK = 256  # images at once
+SHOWN = 8  # images in a picture
+PRESENT = 0.5  # probability from which on an object counts
+TRUE, FOUND = "#2fd05f", "#ffffff"  # colours of the boxes
+IOUS = (0.3, 0.5, 0.75)
+
+
+@torch.no_grad()
+def scenes(e: "Evaluation") -> Iterator[tuple[str, float]]:
+    """The numbers and pictures; a step of vae_zoo.evaluation.protocol."""
+    if not hasattr(e.model, "detect") or "boxes" not in e.data.single(e.data.indices[e.split][:1]):
+        return
+    yield from numbers(e, e.split).items()
+    if e.split == "test":
+        for split in ("test_unseen",) if "test_unseen" in e.data.indices else ():
+            e.numbers |= {f"{split}/{name}": float(value) for name, value in numbers(e, split).items()}
+        for split in ("test", "test_unseen"):
+            if split in e.data.indices:
+                batch = e.data.single(e.data.indices[split][:SHOWN], e.model.device)
+                e.pictures |= {f"{name}_{split}": image for name, image in pictures(e.model, batch).items()}
+
+
+@torch.no_grad()
+def numbers(e: "Evaluation", split: str) -> dict[str, float]:
+    found, boxes, ari, squares, twice, parts = [], [], [], [], [], []
+    for index in e.data.indices[split].split(CHUNK):
+        batch = e.data.single(index, e.model.device)
+        scene = e.model.render(means(e.model, batch))
+        found += e.model.detect(batch)
+        boxes += batch["boxes"]
+        ari.append(detection.adjusted_rand(instance_map(scene.share), batch["mask"]))
+        squares.append((scene.image - batch["image"]).square().flatten(1).mean(1).cpu())
+        twice.append(have_duplicates(scene.box, scene.presence > 0.5).cpu())
+        parts += detection.connected_components(batch["image"].cpu().numpy())
+    return {
+        **of_counts(np.array([int((one["scores"] > PRESENT).sum()) for one in found]), np.array([len(b) for b in boxes])),
+        **detection.average_precision(found, boxes),
+        "ap50_shuffled": detection.average_precision(found, boxes[1:] + boxes[:1])["ap50"],
+        **of_recall([one["boxes"][one["scores"] > PRESENT] for one in found], boxes),
+        "ari_fg": float(np.nanmean(np.concatenate(ari))),
+        "duplicates": float(torch.cat(twice).double().mean()),
+        "mse": float(torch.cat(squares).double().mean()),
+        **of_components(parts, boxes),
+    }
+
+
+def of_counts(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    return {
+        "count_accuracy": float((found == true).mean()),
+        "count_mae": float(np.abs(found - true).mean()),
+        "count_bias": float((found - true).mean()),
+        "count_accuracy_constant": float(np.bincount(true).max() / len(true)),
+    }
+
+
+def of_recall(found: list[torch.Tensor], boxes: list[torch.Tensor]) -> dict[str, float]:
+    return {f"recall{round(100 * iou)}": value for iou, value in zip(IOUS, detection.recall(found, boxes, IOUS))}
+
+
+def of_components(parts: list[np.ndarray], boxes: list[torch.Tensor]) -> dict[str, float]:
+    """All boxes of connected components are as certain as each other."""
+    found = [
+        {"boxes": torch.from_numpy(b), "scores": torch.ones(len(b)), "labels": torch.zeros(len(b), dtype=torch.long)}
+        for b in parts
+    ]
+    accuracy = np.mean([len(one) == len(truth) for one, truth in zip(parts, boxes)])
+    ap50 = detection.average_precision(found, [b.cpu() for b in boxes])["ap50"]
+    return {"count_accuracy_components": float(accuracy), "ap50_components": ap50}
+
+
+def means(model: LatentVariableModel, batch: Batch) -> Codes:
+    return {name: q.mean for name, q in model.encode(batch).items()}
+
+
+def instance_map(share: torch.Tensor) -> torch.Tensor:
+    """What each pixel is mostly of, [B, H, W]: 0 the ground, i + 1 object i, from the objects' shares [B, N, H, W]."""
+    return torch.cat([1 - share.sum(1, keepdim=True), share], dim=1).argmax(1)
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
+    """Boxes over images and reconstructions, what each cell holds, scenes with their surest object taken away or moved."""
+    codes = means(model, batch)
+    scene = model.render(codes)
+    image, drawn, ground = (_numpy(x) for x in (batch["image"], scene.image.clamp(0, 1), scene.ground))
+    true = [box.cpu().numpy() for box in batch["boxes"]]
+    found = [one["boxes"][one["scores"] > PRESENT].cpu().numpy() for one in model.detect(batch)]
+    columns = [with_boxes(image, true, TRUE), with_boxes(image, found, FOUND), with_boxes(drawn, found, FOUND)]
+    columns.append(with_boxes(ground, [()] * len(ground), FOUND))
+    heads = ["image, true", "found", "drawn", "background"]
+    sprite = scene.alpha * scene.sprite + (1 - scene.alpha) / 2  # on grey; absent objects are faint
+    sprite = 0.5 + (sprite - 0.5) * (0.15 + 0.85 * scene.presence[..., None, None, None])
+    edited = [image, drawn, *(_numpy(model.decode(codes | {"objects": c})) for c in edits(model, codes["objects"], batch))]
+    return {
+        "boxes": grid(np.stack(columns, 1), column_labels=heads),
+        "glimpses": grid(_numpy(sprite), title="what each cell holds; faint: not present"),
+        "edits": grid(np.stack(edited, 1), column_labels=["image", "drawn", "one gone", "one moved"]),
+    }
+
+
+def edits(model: LatentVariableModel, objects: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The codes of the objects without the one whose presence is surest, and with it on the other side of its cell."""
+    surest = model.encode(batch)["objects"].logit.argmax(1)
+    row = torch.arange(len(objects), device=objects.device)
+    without, moved = (objects.unflatten(1, (model.num_cells, -1)).clone() for _ in range(2))
+    without[row, surest, -1] = 0
+    moved[row, surest, 2] = torch.where(moved[row, surest, 2] > 0, -1.0, 1.0)  # z_shift, along x
+    return without.flatten(1), moved.flatten(1)
+
+
+def _numpy(images: torch.Tensor) -> np.ndarray:
+    return images.float().cpu().numpy()

@@ -1,0 +1,33 @@
+"""Models: one file each, imported when its class is first used."""
+
+from importlib import import_module
+
+FILES = {  # public name: the file that defines it
+    "AnnealedVAE": "annealed_vae",
+    "BetaTCVAE": "beta_tc_vae",
+    "BetaVAE": "beta_vae",
+    "DIPVAE": "dip_vae",
+    "FactorVAE": "factor_vae",
+    "GMVAE": "gmvae",
+    "GroupVAE": "group_vae",
+    "JointVAE": "joint_vae",
+    "LadderVAE": "ladder_vae",
+    "MFCVAE": "mfcvae",
+    "MLVAE": "ml_vae",
+    "PartedVAE": "parted_vae",
+    "SPAIR": "spair",
+    "SplitGMVAE": "split_gmvae",
+    "SplitSPAIR": "split_spair",
+    "SplitVAE": "split_vae",
+    "SSVAE": "ss_vae",
+    "VAE": "vae",
+    "LatentVariableModel": "base",
+}
+__all__ = [*FILES]
+
+
+def __getattr__(name: str):
+    """Imports a class on first use: its public name says nothing of files and costs no other import."""
+    if name in FILES:
+        return getattr(import_module(f"vae_zoo.models.{FILES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

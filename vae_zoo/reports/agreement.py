@@ -1,0 +1,77 @@
+"""Do the seeds of one setting agree? UDR of the groups of a leaderboard, and for models with facets whether they find the
+same clusters, from the trained models themselves."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from vae_zoo.config.check import check_trust
+from vae_zoo.evaluation.context import rows
+from vae_zoo.metrics.clustering import pairwise_ari
+from vae_zoo.metrics.disentanglement import udr
+from vae_zoo.reports.settings import Group, Table
+from vae_zoo.runs.folder import read_config
+from vae_zoo.runs.load import build, load_model
+from vae_zoo.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+NUM_IMAGES = 1000  # as in disentanglement_lib
+FEW = 5  # models below which a median over the others says little
+
+
+def with_agreement(table: Table, trust: tuple[str, ...] = (), device: str = "cpu") -> Table:
+    """The table with `test/udr`, and `test/seed_ari_facet<j>`, in every run of a group of two seeds or more.
+
+    The scores of a run depend on the others of its group, so they stand in no run's own metrics.json.
+    """
+    return replace(table, groups=tuple(_with_scores(group, trust, device) for group in table.groups))
+
+
+def _with_scores(group: Group, trust: tuple[str, ...], device: str) -> Group:
+    if len(group.runs) < 2:
+        return group
+    if len(group.runs) < FEW:
+        log.warning("test/udr of %s: %d seeds; it means something from %d on", group.name, len(group.runs), FEW)
+    try:
+        scores = agreement(group, trust, device)
+    except UserError as error:  # data that have moved, a checkpoint that was deleted: the other groups have theirs
+        log.warning("no test/udr for %s: %s", group.name, error)
+        return group
+    added = ({name: float(values[i]) for name, values in scores.items()} for i in range(len(group.runs)))
+    return replace(group, runs=tuple(replace(run, metrics=run.metrics | more) for run, more in zip(group.runs, added)))
+
+
+@torch.no_grad()
+def agreement(group: Group, trust: tuple[str, ...] = (), device: str = "cpu") -> dict[str, np.ndarray]:
+    """The scores of each run, {name: [M]}, all on the same test images.
+
+    test/udr: the Gaussian blocks side by side are the code. test/seed_ari_facet<j>: ARI between the clusters of that facet
+    in this run and in another, mean over the others.
+    """
+    config = read_config(group.runs[0].folder)
+    check_trust(config, trust)
+    models = [load_model(run.folder, device, trust=trust) for run in group.runs]
+    data = build(config["data"])
+    data.needs = models[0].needs
+    data.setup()
+    index = torch.from_numpy(rows(data, "test", NUM_IMAGES, seed=0))
+    codes, kls, clusters = [], [], []
+    for model in models:
+        posteriors = [model.encode(data.single(part, model.device)) for part in index.split(256)]
+        kl = [model.kl_per_dim(posterior) for posterior in posteriors]
+        codes.append(np.hstack([_stacked([q[name].mean for q in posteriors]) for name in kl[0]]))
+        kls.append(np.hstack([_stacked([part[name] for part in kl]) for name in kl[0]]).mean(0))
+        if hasattr(model, "facets"):
+            probs = [model.clusters(q) for q in posteriors]
+            clusters.append([_stacked([part[name] for part in probs]).argmax(1) for name in model.facets])
+    scores = {"test/udr": udr(codes, kls)}
+    for j, of_runs in enumerate(zip(*clusters)):
+        scores[f"test/seed_ari_facet{j}"] = (pairwise_ari(of_runs).sum(1) - 1) / (len(models) - 1)
+    return scores
+
+
+def _stacked(parts: list[torch.Tensor]) -> np.ndarray:
+    return torch.cat(parts).float().cpu().numpy()

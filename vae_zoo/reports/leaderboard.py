@@ -1,0 +1,386 @@
+"""`python evaluate.py runs=<folder>`: the runs below a folder as tables on one page, for GitHub, and as csv.
+
+Imports neither torch nor lightning, unless metrics=full asks for the agreement between seeds. The page needs no network
+and no other file; its content security policy allows one script, by its hash: the one that sorts the columns. Without it
+the tables are the same, in their first order.
+"""
+
+import csv
+import hashlib
+import math
+import os
+import re
+from base64 import b64encode
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+
+from vae_zoo.figures import theme
+from vae_zoo.reports.report import Figure, embed, template_environment
+from vae_zoo.reports.settings import (
+    ALL_PAIRS,
+    Group,
+    Paired,
+    Run,
+    Table,
+    clean,
+    direction,
+    find_runs,
+    group_runs,
+    metric_order,
+    natural,
+    under_likelihood,
+)
+from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.files import write_atomic
+
+TERMINAL = 12  # pairs of a table that are printed at most
+CLEAR = 5  # seeds from which an interval without 0 is called a difference
+PICTURES = 32 << 20  # characters of figures on a page
+ARROWS = {1: "↑", -1: "↓"}
+
+
+def leaderboard_command(cfg: dict[str, Any]) -> None:
+    """Writes the tables to the folder of runs, or to `out`, and prints them."""
+    folder = Path(cfg["runs"]).expanduser()
+    out = Path(cfg["out"]).expanduser() if cfg["out"] else folder
+    print(write_leaderboard(folder, out, cfg))
+    print(f"written to {out}: leaderboard.html, leaderboard.md, leaderboard.csv, runs.csv")
+
+
+def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, Any] | None = None) -> str:
+    """Writes leaderboard.csv (a line a group), runs.csv (a line a run), leaderboard.md and leaderboard.html.
+
+    options: of conf/evaluate.yaml; with metrics=full the models are loaded and their agreement is measured too. Returns
+    what a terminal should show: the Markdown, in which long lists of pairs are only counted. Raises UserError when the
+    folder holds no runs.
+    """
+    folder, out = Path(folder), Path(out or folder)
+    if not folder.is_dir():
+        raise UserError(f"runs={folder} is not a folder; name one that holds runs, such as runs=outputs")
+    found = find_runs(folder)
+    if not found:
+        raise UserError(f"runs={folder} holds no runs, which are folders with a config.yaml; name another folder")
+    if found[0].folder == folder:
+        raise UserError(f"runs={folder} is a run itself; say run={folder}, or give the folder above it")
+    tables, left = group_runs(found)
+    if options is not None and options["metrics"] == "full":
+        from vae_zoo.reports.agreement import with_agreement  # torch
+
+        tables = [with_agreement(table, tuple(options["trust"]), options["device"]) for table in tables]
+    write_atomic(out / "leaderboard.csv", groups_csv(tables))
+    write_atomic(out / "runs.csv", runs_csv(folder, tables, left))
+    write_atomic(out / "leaderboard.md", markdown(folder, tables, left))
+    write_atomic(out / "leaderboard.html", page(folder, out, tables, left))
+    return markdown(folder, tables, left, most=TERMINAL)
+
+
+# ---- csv ------------------------------------------------------------------------------------------------------------
+
+
+def groups_csv(tables: Sequence[Table]) -> str:
+    """A line a group: `<metric>_mean`, `_std` (sample deviation) and `_n` for each metric, blocks and facets included."""
+    every = (metric for table in tables for metric in (*table.metrics, *table.probes, *table.facets))
+    metrics = list(dict.fromkeys(every))
+    lines = []
+    for table in tables:
+        for group in table.groups:
+            seeds = ", ".join(run.seed for run in group.runs)
+            line = [table.data, group.model, group.settings, len(group.runs), seeds, group.runs[0].key]
+            for metric in metrics:
+                line += [group.mean(metric), group.deviation(metric), len(group.values(metric)) or None]
+            lines.append(line)
+    parts = [f"{metric}_{part}" for metric in metrics for part in ("mean", "std", "n")]
+    return _csv(["data", "model", "settings", "n", "seeds", "key", *parts], lines)
+
+
+def runs_csv(folder: Path, tables: Sequence[Table], left: Sequence[Run]) -> str:
+    """A line a run, averaged or not, with all of its numbers."""
+    listed = [(table.data, group.settings, run) for table in tables for group in table.groups for run in group.runs]
+    listed += [(run.data, None, run) for run in left]
+    metrics = sorted({metric for *_, run in listed for metric in run.metrics}, key=metric_order)
+    lines = [
+        [_place(run, folder), data, run.model, settings, run.seed, run.key, run.state, run.note]
+        + [run.metrics.get(metric) for metric in metrics]
+        for data, settings, run in listed
+    ]
+    return _csv(["run", "data", "model", "settings", "seed", "key", "state", "note", *metrics], lines)
+
+
+def _csv(heads: list[str], lines: Iterable[list[Any]]) -> str:
+    """Numbers in full; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+
+    def tame(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = clean(value)
+        return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+    file = StringIO()
+    csv.writer(file, lineterminator="\n").writerows([tame(value) for value in line] for line in [heads, *lines])
+    return file.getvalue()
+
+
+# ---- what is shown --------------------------------------------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+    """A mean as it is shown. count: of how many runs, where that is not all of the group."""
+
+    value: float
+    mean: str
+    deviation: str
+    count: int | None
+    best: bool
+
+
+def column(table: Table, metric: str) -> list[Cell | None]:
+    """A cell for each group, with the decimals that show two digits of the usual deviation, else four of the size."""
+    means = [group.mean(metric) for group in table.groups]
+    deviations = [d for group in table.groups if (d := group.deviation(metric))]
+    given = [mean for mean in means if mean is not None]
+    if deviations:
+        decimals = 1 - _exponent(float(np.median(deviations)))
+    else:
+        decimals = 0 if all(mean.is_integer() for mean in given) else 3 - _exponent(max(map(abs, given)))
+    best = table.best(metric)
+    top = None if best is None else _fixed(best, decimals)  # what looks the same is equally good
+    return [_cell(group, metric, decimals, top) for group in table.groups]
+
+
+def _cell(group: Group, metric: str, decimals: int, top: str | None = None) -> Cell | None:
+    mean, deviation, count = group.mean(metric), group.deviation(metric), len(group.values(metric))
+    if mean is None:
+        return None
+    text, spread = _fixed(mean, decimals), "" if deviation is None else _fixed(deviation, decimals)
+    return Cell(mean, text, spread, count if count < len(group.runs) else None, text == top)
+
+
+def block_rows(table: Table) -> tuple[list[str], list[tuple[Group, str, list[Cell | None]]]]:
+    """The factors, and a row for each block of each group, from `test/block/<block>/<factor>`."""
+    parts = {metric: metric.split("/", 3) for metric in table.probes}
+    factors = list(dict.fromkeys(factor for *_, factor in parts.values()))
+    rows = []
+    for group in table.groups:
+        own = (parts[metric] for metric in table.probes if len(group.values(metric)))
+        for prefix, block in dict.fromkeys((prefix, block) for prefix, _, block, _ in own):
+            cells = [_cell(group, f"{prefix}/block/{block}/{factor}", 2) for factor in factors]
+            rows.append((group, block if prefix == "test" else f"{block} (unseen)", cells))
+    return factors, rows
+
+
+def seeds(group: Group) -> str:
+    return f"{len(group.runs)}" if group.tried == len(group.runs) else f"{len(group.runs)} of {group.tried}"
+
+
+def heading(metric: str) -> str:
+    """`elbo ↑` of test/elbo: `test/` goes without saying, and the arrow points to the better side."""
+    name = metric.removeprefix("test/").replace("test_unseen/", "unseen/", 1)
+    return clean(f"{name} {ARROWS.get(direction(metric), '')}")
+
+
+def verdict(pair: Paired) -> str:
+    if pair.better is None:
+        return "equal" if pair.low == pair.high else "no clear difference"
+    return f"{pair.better.name} {'is better' if pair.seeds >= CLEAR else 'leads, too few seeds'}"
+
+
+def pair_texts(table: Table, pair: Paired) -> tuple[str, str]:
+    """The difference and its interval, with two digits of the metric's usual width."""
+    widths = [other.high - other.low or abs(other.difference) for other in table.pairs if other.metric == pair.metric]
+    decimals = 1 - _exponent(float(np.median(widths)))
+    difference, low, high = (_fixed(value, decimals, "+") for value in (pair.difference, pair.low, pair.high))
+    return difference, f"{low} to {high}"
+
+
+def summary(tables: Sequence[Table], left: Sequence[Run]) -> list[tuple[int, str]]:
+    averaged = sum(len(group.runs) for table in tables for group in table.groups)
+    return [(averaged, "finished"), *((n, state) for state, n in sorted(Counter(run.state for run in left).items()))]
+
+
+def notes(table: Table) -> list[str]:
+    """What one must know to read the main table."""
+    found = []
+    if any(len(group.runs) > 1 for group in table.groups):
+        found.append("Mean ± sample deviation over seeds; the best mean of a column is bold.")
+    names = [metric.removeprefix("test/") for metric in table.metrics if under_likelihood(metric)]
+    if len(table.likelihoods) > 1 and names:
+        kinds = ", ".join(table.likelihoods)
+        found.append(f"The likelihoods differ ({kinds}), so these do not compare and none is bold: {', '.join(names)}.")
+    return found
+
+
+def caution(table: Table) -> str:
+    """What one must know to read the pairs."""
+    text = "A - B is the mean of the differences seed by seed; its interval is a bootstrap over seeds."
+    if len(table.groups) > ALL_PAIRS:
+        text += " Of so many rows only that with the best mean is compared, with each of the others."
+    if any(pair.seeds < CLEAR for pair in table.pairs):
+        text += " With 3 seeds all differences have one sign by mere chance once in 4 times, with 4 seeds once in 8."
+    if len(table.pairs) > 5:
+        text += f" Of {len(table.pairs)} such intervals expect {max(1, round(len(table.pairs) / 20))} or more to miss."
+    return text
+
+
+# ---- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: int | None = None) -> str:
+    """The tables for GitHub and for the terminal. most: so many pairs of a table, and where there are more, none."""
+    parts = [f"# Leaderboard of {_escape(folder.resolve().name)}"]
+    parts += [f"Runs: {', '.join(f'{n} {state}' for n, state in summary(tables, left))}."]
+    for table in tables:
+        heads, rows = ["model", "settings", "seeds"], []
+        columns = [column(table, metric) for metric in table.metrics]
+        for group, *cells in zip(table.groups, *columns):
+            rows.append([_escape(group.model), _escape(group.settings), seeds(group), *map(_bold, cells)])
+        if not any(group.settings for group in table.groups):
+            heads, rows = ["model", "seeds"], [[row[0], *row[2:]] for row in rows]
+        heads += [_escape(heading(metric)) for metric in table.metrics]
+        parts += [f"## {_escape(table.data)}", grid(heads, rows, left=heads.index("seeds"))]
+        parts += [_escape(note) for note in notes(table)]
+        factors, blocks = block_rows(table)
+        if blocks:
+            rows = [[_escape(group.name), _escape(block), *map(_bold, cells)] for group, block, cells in blocks]
+            parts += ["### Which factor a block holds", grid(["model", "block", *map(_escape, factors)], rows, left=2)]
+        if most is not None and len(table.pairs) > most:
+            parts += [f"{len(table.pairs)} differences over the same seeds are in leaderboard.md and leaderboard.html."]
+        elif table.pairs:
+            heads = ["metric", "A", "B", "verdict", "seeds", "A - B", "95 % interval"]
+            rows = [
+                [
+                    *map(_escape, (heading(p.metric), p.a.name, p.b.name, verdict(p))),
+                    str(p.seeds),
+                    *pair_texts(table, p),
+                ]
+                for p in table.pairs
+            ]
+            parts += ["### Differences over the same seeds", grid(heads, rows, left=4), caution(table)]
+    if left:
+        rows = [[_escape(_place(run, folder)), run.state, _escape(run.note)] for run in left]
+        parts += ["## Not averaged", grid(["run", "state", "why"], rows, left=3)]
+    return "\n\n".join(parts) + "\n"
+
+
+def grid(heads: list[str], rows: list[list[str]], left: int) -> str:
+    """A Markdown table with columns of even width; after the first `left` columns come numbers."""
+    widths = [max(3, *(len(row[i]) for row in [heads, *rows])) for i in range(len(heads))]
+
+    def line(cells: list[str]) -> str:
+        padded = (text.ljust(w) if i < left else text.rjust(w) for i, (text, w) in enumerate(zip(cells, widths)))
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join([line(heads), line(rule), *map(line, rows)])
+
+
+def _bold(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    mean = f"**{cell.mean}**" if cell.best else cell.mean
+    return mean + (f" ± {cell.deviation}" if cell.deviation else "") + (f" ({cell.count})" if cell.count else "")
+
+
+def _escape(text: str) -> str:
+    """Nothing in the text makes a cell, a tag, a link or bold print; `beta_vae` stays as it is."""
+    text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*|~]|(?<!\w)_|_(?!\w)|(?<=\])\()", r"\\\1", text)
+
+
+# ---- page -----------------------------------------------------------------------------------------------------------
+
+
+def page(folder: Path, out: Path, tables: Sequence[Table], left: Sequence[Run]) -> str:
+    """The tables with sortable columns, and the figures of the groups side by side."""
+    environment = template_environment()
+    environment.filters |= {"digest": _digest, "heading": heading, "direction": direction}
+    figures, omitted = _figures(tables)
+    return environment.get_template("leaderboard.html.jinja").render(
+        title=f"Leaderboard of {folder.resolve().name}",
+        folder="/".join(folder.resolve().parts[-2:]),
+        summary=summary(tables, left),
+        sections=list(zip(tables, figures)),
+        omitted=omitted,
+        left=left,
+        listed=[(table, group, run) for table in tables for group in table.groups for run in group.runs],
+        place=lambda run: _place(run, folder),
+        link=lambda run: _link(run, out),
+        reach=lambda table, metric: max(max(abs(p.low), abs(p.high)) for p in table.pairs if p.metric == metric) or 1,
+        column=column,
+        block_rows=block_rows,
+        seeds=seeds,
+        notes=notes,
+        caution=caution,
+        verdict=verdict,
+        pair_texts=pair_texts,
+        CLEAR=CLEAR,
+        theme=theme,
+    )
+
+
+def _figures(tables: Sequence[Table]) -> tuple[list[list[tuple[str, list[tuple[Group, Figure]]]]], int]:
+    """For each table (name, [(group, newest picture of its lowest seed)]), what most groups have first; and how many
+    pictures did not fit on the page."""
+    sections, size, omitted = [], 0, 0
+    for table in tables:
+        files = defaultdict(list)
+        for group in table.groups:
+            for kind, (step, path) in _newest(group.runs[0].folder).items():
+                files[kind].append((group, step, path))
+        section = []
+        for (name, _), row in sorted(files.items(), key=lambda item: (-len(item[1]), natural(item[0][0]))):
+            figures = []
+            for group, step, path in row:
+                for figure in embed([(name, step, path)]):
+                    size += len(figure.source)
+                    if size <= PICTURES:
+                        figures.append((group, figure))
+                    else:
+                        omitted += 1
+            section += [(name, figures)] if figures else []
+        sections.append(section)
+    return sections, omitted
+
+
+def _newest(run: Path) -> dict[tuple[str, str], tuple[int, Path]]:
+    """{(name, suffix): (step, path)}, the last of each `<name>_<step>` picture: of the evaluation, if it has made some,
+    else of training."""
+    for folder in (run / "evaluation" / "figures", run / "figures"):
+        found: dict[tuple[str, str], tuple[int, Path]] = {}
+        for path in sorted(folder.glob("*")):
+            if path.suffix in (".png", ".gif", ".webp") and path.is_file():
+                name, step = re.fullmatch(r"(?s)(.+?)(?:_(\d+))?", path.stem).groups()
+                kind = name, path.suffix
+                found[kind] = max(found.get(kind, (-2, path)), (-1 if step is None else int(step), path))
+        if found:
+            return found
+    return {}
+
+
+def _place(run: Run, folder: Path) -> str:
+    return clean(os.path.relpath(run.folder, folder))
+
+
+def _link(run: Run, out: Path) -> str:
+    """Where the run's report lies, as seen from the page; "" when it has none."""
+    report = run.folder / "report.html"
+    return quote(os.path.relpath(report.absolute(), out.absolute())) if report.is_file() else ""
+
+
+def _digest(script: str) -> str:
+    return b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _exponent(value: float) -> int:
+    return math.floor(math.log10(abs(value))) if value else 0
+
+
+def _fixed(value: float, decimals: int, plus: str = "") -> str:
+    if not -7 < -decimals < 9:
+        return f"{value:{plus}.3g}"
+    return f"{value:{plus},.{max(decimals, 0)}f}"

@@ -1,0 +1,215 @@
+"""A run on one page: `write_report` turns a run folder into a single HTML file that needs no network and no other file.
+
+Every string from the folder is escaped by jinja2; only the SVG of `figures.charts.curves`, which escapes what it is
+given, enters the page as it is. The page's own content security policy forbids scripts and requests.
+"""
+
+import csv
+import json
+import os
+import re
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from PIL import Image
+
+from vae_zoo.figures import theme
+from vae_zoo.figures.charts import curves
+from vae_zoo.runs import folder as runs
+
+# Numbers for the top of the page, in this order where the run has them: key, unit.
+HEADLINES = {
+    r"test/elbo": "nats",
+    r"test/nll_iw\d+": "nats",
+    r"test/rec": "nats",
+    r"test/(mig|accuracy|cluster_accuracy_(majority|hungarian)|map|count_accuracy)": "",
+    r"train/images_per_second": "",
+}
+TERMS = ["loss", "elbo", "rec", "kl"]  # curves that begin with these come first
+EARLIER = 8  # of each figure, evenly spread over training: a long run must not make a page of 100 MB
+
+
+class Figure(NamedTuple):
+    name: str
+    step: int | None
+    width: int
+    height: int
+    source: str  # a data: URI
+
+
+def write_report(
+    run_folder: Path, out: Path | None = None, *, metrics: Path | None = None, figures: Path | None = None
+) -> Path:
+    """Write the page of a run and return where it lies: `out`, or `report.html` in the run folder.
+
+    Read are `config.yaml`, `run.json`, `metrics.csv`, `metrics.json` and `figures/`; `metrics` and `figures` put others
+    in place of the last two. What is missing or unreadable is left out, so that a run that failed early has its report
+    too. The same folder gives the same bytes, and a reader never sees half a page.
+    """
+    run_folder = Path(run_folder)
+    out = Path(out or run_folder / "report.html")
+    config_text = _read(run_folder / "config.yaml")
+    run = _load_dict(json.loads, _read(run_folder / "run.json"))
+    numbers = _numbers(_load_dict(json.loads, _read(Path(metrics or run_folder / "metrics.json"))))
+    steps, columns = _history(run_folder / "metrics.csv")
+    place = "/".join(run_folder.resolve().parts[-2:])
+    page = template_environment().get_template("report.html.jinja")
+    text = page.render(
+        run=run,
+        title=_title(_load_dict(yaml.safe_load, config_text)) or place,
+        folder=place,
+        cards=_cards(numbers, run, steps),
+        tables=_tables(numbers),
+        probes=runs.block_scores(numbers),
+        charts=_charts(steps, columns),
+        figures=_figures(Path(figures or run_folder / "figures")),
+        config=config_text,
+        theme=theme,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, out)
+    return out
+
+
+def template_environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = _number
+    return environment
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _load_dict(parse, text: str) -> dict:
+    """What `parse` makes of the text, if that is a dict: a run that was killed may leave anything."""
+    try:
+        value = parse(text)
+    except (ValueError, yaml.YAMLError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _numbers(values: dict) -> dict[str, float]:
+    return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+
+
+def _title(config: dict) -> str:
+    """Model on data, seed: as far as the config says."""
+    title = " on ".join(filter(None, (_part_name(config.get(part)) for part in ("model", "data"))))
+    return f"{title}, seed {config['seed']}" if title and config.get("seed") is not None else title
+
+
+def _part_name(part) -> str:
+    """A config group's `name`, or else the class that its `_target_` ends with."""
+    if isinstance(part, dict):
+        return str(part.get("name") or str(part.get("_target_", "")).rpartition(".")[2])
+    return str(part or "")
+
+
+def _cards(numbers: dict[str, float], run: dict, steps: np.ndarray) -> list[tuple[str, str, str]]:
+    """(what, value, unit) of the numbers to see first."""
+    cards = [
+        (key.replace("_", " "), _number(numbers[key]), unit)
+        for pattern, unit in HEADLINES.items()
+        for key in sorted(numbers)
+        if re.fullmatch(pattern, key)
+    ]
+    if len(steps):
+        cards.append(("last step", f"{int(steps.max()):,}", ""))
+    if isinstance(run.get("seconds"), int | float):
+        cards.append(("time, h:m:s", str(timedelta(seconds=round(run["seconds"]))), ""))
+    return cards
+
+
+def _tables(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
+    """{prefix: {name: number}}; the prefix is everything before the last slash."""
+    tables = defaultdict(dict)
+    for prefix, _, name in sorted((key.rpartition("/") for key in numbers), key=lambda parts: [*map(_natural, parts)]):
+        tables[prefix][name] = numbers[f"{prefix}/{name}" if prefix else name]
+    return tables
+
+
+def _history(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """steps [N] and {key: [N]}, NaN for blanks, of a csv in Lightning's form; a torn last line does no harm."""
+    rows = [
+        row for row in csv.DictReader(_read(path).replace("\0", "").splitlines()) if np.isfinite(_float(row.get("step")))
+    ]
+    keys = [key for key in (rows[0] if rows else ()) if key and key not in ("epoch", "step")]
+    steps = np.array([_float(row["step"]) for row in rows])
+    return steps, {key: np.array([_float(row[key]) for row in rows]) for key in keys}
+
+
+def _float(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return np.nan
+
+
+def _charts(steps: np.ndarray, columns: dict[str, np.ndarray]) -> list[tuple[str, Markup]]:
+    """(term, SVG) for each term; `train/<term>` and `val/<term>` share a chart, a key without prefix has its own."""
+    terms = defaultdict(dict)
+    for key, values in columns.items():
+        prefix, _, name = key.partition("/")
+        if np.isfinite(values).any() and prefix != "test":
+            term, line = (name, prefix) if prefix in ("train", "val") and name else (key, key)
+            terms[term][line] = values
+
+    def rank(term: str):
+        return next((i for i, start in enumerate(TERMS) if term.startswith(start)), len(TERMS)), _natural(term)
+
+    return [(term, Markup(curves(steps, dict(sorted(terms[term].items()))))) for term in sorted(terms, key=rank)]
+
+
+def _natural(text: str) -> list[str | int]:
+    """Sorting key by which `kl_z2` comes before `kl_z10`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+
+
+def _figures(folder: Path) -> list[tuple[Figure, list[Figure]]]:
+    """The newest step of each figure and some earlier ones; files are `<name>_<step>.png`, `.gif` or `.webp`."""
+    files = defaultdict(dict)
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".png", ".gif", ".webp"):
+            name, step = re.fullmatch(r"(?s)(.+?)(?:_(\d+))?", path.stem).groups()
+            files[name, path.suffix][-1 if step is None else int(step)] = path
+    shown = []
+    for (name, _), by_step in files.items():
+        latest, *earlier = [(name, step, by_step[step]) for step in sorted(by_step, reverse=True)]
+        earlier = [earlier[i] for i in np.linspace(0, len(earlier) - 1, min(EARLIER, len(earlier))).astype(int)]
+        if pictures := list(embed([latest, *earlier])):
+            shown.append((pictures[0], pictures[1:]))
+    return shown
+
+
+def embed(files) -> Iterator[Figure]:
+    for name, step, path in files:
+        try:
+            data = path.read_bytes()
+            with Image.open(BytesIO(data)) as image:  # reads the header only
+                width, height, mime = *image.size, image.get_format_mimetype()
+        except OSError:
+            continue
+        yield Figure(name, step if step >= 0 else None, width, height, f"data:{mime};base64,{b64encode(data).decode()}")
+
+
+def _number(value: float) -> str:
+    """Four significant digits, thousands with separators."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"

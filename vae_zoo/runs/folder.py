@@ -1,0 +1,231 @@
+"""A run is a folder: its name, what lies in it, who works on it. Imports neither torch nor lightning."""
+
+import csv
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from vae_zoo.config.renamed import with_present_targets
+from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.files import write_atomic, write_json
+
+ELSEWHERE = {"data": ("root", "cache", "download")}  # where things lie does not make another run
+CONTENTS = (
+    "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard "
+    "wandb wandb_id"
+).split()
+
+
+class Busy(UserError):
+    """Another process holds the run's lock."""
+
+
+def config_hash(cfg: dict[str, Any]) -> str:
+    """8 hexadecimal digits of model, data, trainer and seed; paths, logger and launcher do not count."""
+    parts = {
+        name: {k: v for k, v in cfg[name].items() if k not in ELSEWHERE.get(name, ())}
+        for name in ("model", "data", "trainer")
+    }
+    text = json.dumps(_as_equal({**parts, "seed": cfg["seed"]}), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _as_equal(value: Any) -> Any:
+    """4.0 as 4, so that what is the same number is the same text."""
+    if isinstance(value, dict):
+        return {k: _as_equal(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_as_equal(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def run_name(cfg: dict[str, Any], choices: dict[str, Any]) -> str:
+    """`<experiment, or model-data>/seed<k>_<hash8>`; every other character becomes '-'."""
+    name = choices.get("experiment") or f"{choices['model']}-{choices['data']}"
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', str(name))}/seed{cfg['seed']}_{config_hash(cfg)}"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The run's config. Raises UserError when the folder is none of a run's or its config cannot be read."""
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}: {error.problem})" if mark else ""
+        raise UserError(f"{path} is damaged{where}; restore it or train anew") from error
+    if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in ("model", "data", "trainer")):
+        raise UserError(f"{path} holds no model, data and trainer; restore it or train anew")
+    return with_present_targets(config)
+
+
+def write_config(folder: Path, cfg: dict[str, Any]) -> None:
+    write_atomic(Path(folder) / "config.yaml", yaml.safe_dump(cfg, sort_keys=False, allow_unicode=True))
+
+
+def change(cfg: dict[str, Any], group: str, key: str, value: Any) -> None:
+    """Changes a key of a run's config. Raises UserError where the run has no such key."""
+    if key not in cfg[group]:
+        raise UserError(f"{group}.{key} means nothing to this run, whose {group} has no {key}; drop it")
+    cfg[group][key] = value
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """run.json, or {} when there is none."""
+    try:
+        return json.loads((Path(folder) / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def write_status(folder: Path, **changes: Any) -> None:
+    """state is one of running, finished, failed, interrupted."""
+    write_json(Path(folder) / "run.json", read_status(folder) | changes)
+
+
+def is_finished(folder: Path) -> bool:
+    return read_status(folder).get("state") == "finished" and (Path(folder) / "metrics.json").is_file()
+
+
+def can_go_on(folder: Path, cfg: dict[str, Any]) -> bool:
+    """Whether the folder holds a run of this very config that was cut short, and a checkpoint to go on from."""
+    cut_short = read_status(folder).get("state") in ("running", "interrupted", "pruned")
+    if not cut_short or not (folder / "checkpoints" / "last.ckpt").is_file():
+        return False
+    try:
+        return config_hash(read_config(folder)) == config_hash(cfg)
+    except (UserError, KeyError):  # damaged
+        return False
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv file; none when there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def block_scores(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
+    """`test/block/<block>/<factor>` as {block: {factor: score}}: each block has each factor, None without a score."""
+    rows = defaultdict(dict)
+    for key, value in numbers.items():
+        match key.split("/", 3):
+            case "test", "block", block, factor:
+                rows[block][factor] = value
+    factors = dict.fromkeys(factor for row in rows.values() for factor in row)
+    return {block: {factor: row.get(factor) for factor in factors} for block, row in rows.items()}
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Moves an earlier run's files to `previous/`, so that nothing is lost at once; those there to `previous.old/`."""
+    found = [folder / name for name in CONTENTS if (folder / name).exists()]
+    if not (folder / "config.yaml").is_file():
+        return None
+    previous = folder / "previous"
+    forget_older(folder)
+    if previous.is_dir():
+        os.replace(previous, folder / "previous.old")
+    previous.mkdir()
+    for path in found:
+        os.replace(path, previous / path.name)
+    return previous
+
+
+def forget_older(folder: Path) -> None:
+    """The run before the previous one goes for good."""
+    shutil.rmtree(folder / "previous.old", ignore_errors=True)
+
+
+def put_back(folder: Path, before: set[Path], previous: Path | None) -> None:
+    """Undoes `set_aside`, and removes all that has come to the folder since it held `before`."""
+    for path in set(folder.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if previous is not None:
+        for path in previous.iterdir():
+            os.replace(path, folder / path.name)
+        previous.rmdir()
+        if (folder / "previous.old").is_dir():
+            os.replace(folder / "previous.old", previous)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[IO[str]]:
+    """Holds the run's lock; it falls with the process, and with those that inherit the file, however they end. What looks at
+    the folder and then changes it, and the training itself, need one and the same. Raises Busy while another holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Busy(f"{folder} is being trained by {file.read().strip()}; wait for it or stop it") from None
+        sign(file, os.getpid())
+        yield file
+
+
+def sign(lock: IO[str], pid: int) -> None:
+    """Tells whom to wait for or to stop."""
+    lock.truncate(0)
+    lock.write(f"process {pid} on {socket.gethostname()}")
+    lock.flush()
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds the lock; asked by a shared one for a moment, without making the file."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def rank() -> int:
+    """Of this process in a run of several, as torchrun, Lightning or SLURM's srun have set it. Rank 0 writes."""
+    return int(next((os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0))
+
+
+def command_line() -> str:
+    name = Path(sys.argv[0]).name
+    return shlex.join([*(["python"] if name.endswith(".py") else []), name, *sys.argv[1:]])
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to repeat the run: versions, hardware, commit."""
+    versions = {"python": platform.python_version()}
+    for package in ("vae_zoo", "torch", "torchvision", "lightning", "hydra-core", "numpy", "scikit-learn"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True)
+    return {
+        "command": command_line(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions,
+        "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.system()}",
+        **({"commit": commit.stdout.strip()} if commit.returncode == 0 else {}),
+    }

@@ -1,0 +1,75 @@
+"""From a run folder or a checkpoint back to the model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from vae_zoo.config.check import check_trust, one_line
+from vae_zoo.config.renamed import with_present_targets
+from vae_zoo.models.base import LatentVariableModel
+from vae_zoo.runs import folder as runs
+from vae_zoo.utils.errors import UserError
+
+
+def build(node: dict[str, Any], **extra: Any) -> Any:
+    """The object of a config node with a `_target_`; a UserError from inside it comes out as itself."""
+    try:
+        return instantiate(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        if isinstance(error.__cause__, ValueError | MisconfigurationException):  # a constructor's own check
+            raise UserError(f"{node['_target_']}: {one_line(error.__cause__)}") from error
+        raise
+
+
+def load_model(run: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()) -> LatentVariableModel:
+    """The trained model of a run folder (its last.ckpt) or of a checkpoint, in eval mode on `device`.
+
+    Only classes of vae_zoo, lightning, torch and torchmetrics are imported, unless `trust` names more packages; weights
+    are read with `weights_only=True`. Raises UserError when there is no such run or it cannot be read.
+    """
+    run = Path(run).expanduser()
+    if run.is_dir():
+        runs.read_config(run)
+        path = run / "checkpoints" / "last.ckpt"
+        if not path.is_file():
+            raise UserError(f"{run} has no checkpoints/last.ckpt; it was not trained yet")
+    else:
+        path = run
+    check_device(device, "device")
+    checkpoint = read_checkpoint(path)
+    config = checkpoint["config"]["model"]
+    check_trust(config, trust)
+    model = build(config)
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit its own config ({one_line(error)}); it was altered, train anew") from error
+    model.trained_steps = checkpoint["global_step"]
+    return model.to(device).eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Raises UserError when there is none or it is none of ours."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name a run folder or one of its checkpoints/*.ckpt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise UserError(f"{path} is damaged, or no checkpoint of vae_zoo; restore it or train anew") from error
+    if not isinstance(checkpoint, dict) or not {"config", "state_dict", "global_step"} <= checkpoint.keys():
+        raise UserError(f"{path} is no checkpoint of vae_zoo; name a run folder or one of its checkpoints/*.ckpt")
+    return checkpoint | {"config": with_present_targets(checkpoint["config"])}
+
+
+def check_device(name: str, key: str) -> None:
+    """Raises UserError when this machine lacks it. name: such as cpu, gpu, cuda:1; key: the setting it was given in."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {"cuda": cuda, "mps": mps, "gpu": cuda or mps}
+    if not there.get(name.split(":")[0], True):
+        raise UserError(f"{key}={name}, but torch finds none on this machine; use {key}=cpu")

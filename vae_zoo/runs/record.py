@@ -1,0 +1,24 @@
+"""sweep.yaml, the record of a sweep: the folder and the overrides of each job."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Job:
+    """words: its overrides."""
+
+    words: tuple[str, ...]
+    folder: Path
+
+
+def read_record(record: Path) -> list[Job]:
+    """The jobs in sweep.yaml, or none when there is no such file."""
+    try:
+        listed = yaml.safe_load((record / "sweep.yaml").read_text())["jobs"]
+    except FileNotFoundError:
+        return []
+    return [Job(tuple(job["overrides"]), Path(os.path.normpath(record / job["folder"]))) for job in listed]

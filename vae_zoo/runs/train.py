@@ -1,0 +1,189 @@
+"""One training run in a folder that holds its config: `python -m vae_zoo.runs.train <run folder> --fresh|--resume`.
+
+The folder is all that a job is given, so the ranks of ddp, which Lightning starts by repeating this very command, get
+the composed config and write nothing of their own. The folder's lock is held by whoever starts the job, which inherits it.
+"""
+
+import argparse
+import contextlib
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from vae_zoo.config import check
+from vae_zoo.runs import folder as runs
+from vae_zoo.utils.console import quiet
+from vae_zoo.utils.errors import Pruned, UserError
+from vae_zoo.utils.files import write_atomic, write_json
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Trains, evaluates and reports; whatever happens is in the folder's run.json and in the exit code."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--fresh", dest="resume", action="store_false", help="a config that this user composed")
+    parser.add_argument("--resume", dest="resume", action="store_true", help="continue from last.ckpt")
+    parser.add_argument("--command", default="", help="what the user typed, for the report")
+    options = parser.parse_args(arguments)
+    folder, is_writer = options.folder, runs.rank() == 0
+    started = time.monotonic()
+    with _signals() as signals:
+        about, before = runs.environment() | {"command": options.command}, runs.read_status(folder)
+        try:
+            cfg = runs.read_config(folder)
+            ready = prepare_run(folder, cfg, options.resume)
+            if is_writer:
+                runs.write_status(folder, state="running", error=None, **about)
+                (folder / "error.txt").unlink(missing_ok=True)
+            train(folder, cfg, *ready, signals)
+            state, code = {"state": "finished"}, 0
+        except Pruned as error:
+            state, code = {"state": "pruned"}, 0
+            print(error)
+        except UserError as error:
+            state, code = {"state": "failed", "error": str(error)}, 2
+            text = f"{error}\n"
+            print(f"error: {error}", file=sys.stderr)
+            if options.resume and is_writer:  # the run stays as it was
+                write_json(folder / "run.json", before)
+                return code
+        except BaseException as error:
+            signum = signals.received or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+            if signum:
+                state, code = {"state": "interrupted"}, 128 + signum
+                print(f"stopped; continue with: python train.py resume={folder}", file=sys.stderr)
+            else:
+                state, code = {"state": "failed", "error": check.one_line(error)}, 1
+                text = traceback.format_exc()
+                traceback.print_exc()
+        if is_writer:
+            if state["state"] == "failed":
+                write_atomic(folder / "error.txt", text)
+            runs.write_status(folder, **about, **state, seconds=time.monotonic() - started)
+            report(folder)
+    return code
+
+
+def prepare_run(folder: Path, cfg: dict[str, Any], resume: bool) -> tuple:
+    """Step and checkpoint to go on from, trainer, model and data: all that may be refused, before any writing."""
+    quiet()
+    last = folder / "checkpoints" / "last.ckpt" if resume else None
+    step = check_checkpoint(last, cfg) if resume else 0
+    if step > cfg["trainer"]["max_steps"]:
+        raise UserError(
+            f"trainer.max_steps={cfg['trainer']['max_steps']}, but this run has been trained for {step} steps; "
+            f"give more or leave it out"
+        )
+    return step, last, *prepare(folder, cfg)
+
+
+def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: "Signals") -> None:
+    """Fits the model from `step` on, whose checkpoint is `last`, then evaluates the weights it ends with."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    from vae_zoo.runs.evaluate import evaluate_trained
+
+    csv, *dashboards = trainer.loggers
+    wandb_loggers = [logger for logger in dashboards if isinstance(logger, WandbLogger)]
+    signals.checkpoint = trainer.checkpoint_callback
+    try:
+        if trainer.is_global_zero:
+            csv.cut_back(step)
+            blocks = [{"name": n, "size": b.size, "kind": b.kind, "holds": b.holds} for n, b in model.blocks.items()]
+            runs.write_status(folder, blocks=blocks)
+            for logger in dashboards:
+                logger.log_hyperparams(cfg)
+            for logger in wandb_loggers:
+                logger.rewrite_history(step)
+        signals.fitting = True
+        trainer.fit(model, datamodule=data, ckpt_path=last)
+        signals.fitting = False
+        if trainer.is_global_zero:
+            metrics = evaluate_trained(trainer, model, data, folder)
+            for logger in dashboards:
+                if hasattr(logger, "log_summary"):
+                    logger.log_summary(metrics | {"best/val_loss": trainer.checkpoint_callback.best}, trainer.global_step)
+            write_json(folder / "metrics.json", metrics)
+    finally:
+        signals.fitting = False
+        for logger in trainer.loggers:
+            logger.save()
+        if wandb_loggers and trainer.is_global_zero:
+            import wandb
+
+            wandb.finish(exit_code=0 if sys.exc_info()[0] is None else 1)
+
+
+def prepare(folder: Path, cfg: dict[str, Any], data=None):
+    """The trainer with its loggers and callbacks, the model with its first weights, and the data, read (or given)."""
+    import torch
+
+    from vae_zoo.runs.load import build, check_device
+    from vae_zoo.training.loggers import MetricsCSV
+
+    check_device(cfg["trainer"]["accelerator"], "trainer.accelerator")
+    torch.manual_seed(cfg["seed"])
+    model, data = build(cfg["model"]), data or build(cfg["data"])
+    data.needs = model.needs
+    data.setup()
+    places = {"figures": {"folder": folder / "figures"}, "checkpoint": {"folder": folder / "checkpoints"}}
+    callbacks = {name: build(node, **places.get(name, {})) for name, node in cfg["callbacks"].items() if node is not None}
+    callbacks["checkpoint"].config = cfg
+    loggers = [MetricsCSV(folder / "metrics.csv"), *(build(node, folder=folder) for node in cfg["logger"].values())]
+    extra = {"logger": loggers, "callbacks": list(callbacks.values()), "default_root_dir": folder}
+    return build(cfg["trainer"], **extra), model, data
+
+
+def check_checkpoint(path: Path, cfg: dict[str, Any]) -> int:
+    """The step a checkpoint was written at. Raises UserError when it cannot belong to this config."""
+    from vae_zoo.runs.load import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    theirs, ours = checkpoint["config"]["model"], cfg["model"]
+    if theirs != ours:
+        differs = next(k for k in [*theirs, *ours] if theirs.get(k) != ours.get(k))
+        raise UserError(
+            f"{path} is the checkpoint of another model, whose model.{differs} is {check.shown(theirs.get(differs))} "
+            f"where config.yaml has {check.shown(ours.get(differs))}; put the right checkpoint there or train anew"
+        )
+    return checkpoint["global_step"]
+
+
+def report(folder: Path) -> None:
+    from vae_zoo.reports.report import write_report
+
+    write_report(folder)
+
+
+class Signals:
+    """Ctrl-C and SIGTERM: in training, save between two steps and stop; elsewhere, or at the second, stop at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.fitting = False
+        self.checkpoint = None
+
+    def __call__(self, signum: int, frame: Any) -> None:
+        again, self.received = self.received is not None, signum
+        if self.fitting and not again and self.checkpoint is not None:
+            self.checkpoint.stop_signal = signum
+        else:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _signals():
+    handler = Signals()
+    earlier = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield handler
+    finally:
+        for signum, before in earlier.items():
+            signal.signal(signum, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

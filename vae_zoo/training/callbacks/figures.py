@@ -1,0 +1,43 @@
+"""Pictures of the model while it trains, to disk and to every logger."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+
+from vae_zoo.evaluation.pictures import stills
+from vae_zoo.figures.encode import to_png
+from vae_zoo.utils.files import write_atomic
+
+
+class Figures(L.Callback):
+    """Draws the first `num_images` validation images' figures every so many steps; 0: none while training."""
+
+    def __init__(self, folder: Path, every_n_steps: int = 1000, num_images: int = 8):
+        self.folder = Path(folder)
+        self.every_n_steps, self.num_images = every_n_steps, num_images
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, batch_idx: int) -> None:
+        step = trainer.global_step
+        if not self.every_n_steps or step % self.every_n_steps or step == trainer.max_steps or not trainer.is_global_zero:
+            return  # the last step's are drawn when training is over, with the weights that are kept
+        module.eval()
+        with torch.autocast(module.device.type, enabled=False):
+            for name, image in stills(module, self.batch(trainer.datamodule, module.device)):
+                log_image(trainer.loggers, self.folder, name, image, step)
+        module.train()
+
+    def batch(self, data, device):
+        index = data.indices["val"]
+        spread = torch.linspace(0, len(index) - 1, min(self.num_images, len(index))).long()
+        return data.batch(index[spread], device)
+
+
+def log_image(loggers: Iterable, folder: Path, name: str, image: np.ndarray, step: int) -> None:
+    """The one way a picture [H, W, 3] uint8 leaves the program: `<folder>/<name>_<step>.png` and every logger."""
+    write_atomic(folder / f"{name}_{step}.png", to_png(image))
+    for logger in loggers:
+        if hasattr(logger, "log_figure"):
+            logger.log_figure(name, image, step)

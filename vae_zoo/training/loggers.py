@@ -1,0 +1,216 @@
+"""metrics.csv, which every run has, and the dashboards."""
+
+import csv
+import io
+import math
+import os
+import secrets
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from PIL import Image
+
+from vae_zoo.runs.folder import block_scores, read_rows
+from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.files import write_atomic
+
+
+class MetricsCSV(Logger):
+    """`metrics.csv` in Lightning's form: a row for each call, a column for each name, blank where a row has no value.
+
+    Rows wait in memory until `save`; a new name rewrites the file with one more column.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = Path(path)
+        self.columns: list[str] = ["epoch", "step"]
+        self._waiting: list[dict[str, Any]] = []
+
+    name = version = None
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._waiting.append({"epoch": 0, "step": step, **metrics})
+        if len(self._waiting) >= 20:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        rows, self._waiting = self._waiting, []
+        if not rows:
+            return
+        new = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in self.columns]
+        if new or not self.path.is_file():
+            rows, self.columns = self.rows() + rows, self.columns + sorted(new)
+            write_atomic(self.path, _text(rows, self.columns, header=True))
+            return
+        with self.path.open("a", newline="") as file:
+            file.write(_text(rows, self.columns, header=False))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def rows(self) -> list[dict[str, str]]:
+        """The rows on disk."""
+        return read_rows(self.path)
+
+    @rank_zero_only
+    def cut_back(self, step: int) -> None:
+        """Drops what was written after this step, so that a resumed run writes it again, and only once."""
+        rows = [row for row in self.rows() if row["step"] and row["step"].isdigit() and int(row["step"]) <= step]
+        self.columns = list(rows[0]) if rows else self.columns
+        used = [c for c in self.columns if c in ("epoch", "step") or any(row[c] for row in rows)]
+        self.columns = used
+        write_atomic(self.path, _text(rows, used, header=True))
+
+
+def _step_of(figure: Path) -> int:
+    """The step in `<name>_<step>.png`."""
+    return int(figure.stem.rpartition("_")[2])
+
+
+def _text(rows: list[dict[str, Any]], columns: list[str], header: bool) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+CAPTIONS = (  # of figures, by the beginning of their names
+    ("reconstructions", "images, and below each its reconstruction"),
+    ("samples", "decoded draws from the prior"),
+    ("traversals_", "block {rest}: in each row one dimension moves, all else stays"),
+    ("swap_", "block {rest} taken from the image of the row, all else from that of the column"),
+    ("kl_per_dimension", "KL to the prior of each dimension, nats per image"),
+    ("blocks", "what a probe reads of each factor from each block"),
+)
+
+
+def caption(name: str, step: int) -> str:
+    """One line for people."""
+    words = next((text.format(rest=name[len(start) :]) for start, text in CAPTIONS if name.startswith(start)), None)
+    return f"{words or name.replace('_', ' ')}, step {step}"
+
+
+class TensorBoard(TensorBoardLogger):
+    def __init__(self, folder: Path):
+        super().__init__(save_dir=folder, name="tensorboard", version="", default_hp_metric=False)
+
+    @rank_zero_only
+    def log_summary(self, values: dict[str, float], step: int) -> None:
+        """Final numbers, as scalars and beside the config in the HParams tab."""
+        self.log_hyperparams(self.hparams, values, step)
+
+    @rank_zero_only
+    def log_figure(self, name: str, image: np.ndarray, step: int) -> None:
+        self.experiment.add_image(f"figures/{name}", image, step, dataformats="HWC")
+
+
+class WandB(WandbLogger):
+    """One run, one folder, one id: made at random once and kept in `wandb_id` in the run folder.
+
+    Online, a resumed run goes on under its id. Offline, wandb cannot join two folders of one id, so the earlier one is moved
+    to `wandb/replaced` and the history is written anew from metrics.csv.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        project: str = "vae_zoo",
+        entity: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        job_type: str = "train",
+        offline: bool = False,
+    ):
+        folder = Path(folder)
+        resumed = rank_zero_only.rank == 0 and (folder / "wandb_id").is_file()  # other ranks begin when it is there
+        self._history = folder / "metrics.csv" if offline and resumed else None
+        if self._history is not None:
+            replaced = folder / "wandb" / "replaced"
+            replaced.mkdir(parents=True, exist_ok=True)
+            for old in [p for p in (folder / "wandb").glob("offline-run-*") if p.is_dir()]:
+                shutil.move(old, replaced / old.name)
+        super().__init__(
+            name=f"{folder.parent.name}/{folder.name}",
+            save_dir=folder,
+            id=self._run_id(folder),
+            project=project,
+            entity=entity,
+            group=group or folder.parent.name,
+            tags=tags,
+            notes=notes,
+            job_type=job_type,
+            offline=offline,
+            resume=None if offline else "allow",
+        )
+        self._wandb_init.pop("anonymous", None)  # Lightning still passes what wandb warns about
+        self._wandb_init.setdefault("settings", {"silent": offline})
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """The whole config, as plain containers. The run begins here: raises UserError when it cannot."""
+        import wandb
+
+        try:
+            super().log_hyperparams(params)
+        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+            message = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"wandb cannot start ({message}); run `wandb login`, or use logger=wandb_offline") from error
+
+    @staticmethod
+    def _run_id(folder: Path) -> str | None:
+        """Under `wandb agent` the agent's, which wandb would take in any case."""
+        file, agents = folder / "wandb_id", os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+        if rank_zero_only.rank == 0 and (agents or not file.is_file()):
+            write_atomic(file, agents or secrets.token_hex(6))
+        return file.read_text().strip() if file.is_file() else None
+
+    @rank_zero_only
+    def rewrite_history(self, step: int) -> None:
+        """Sends the rows of metrics.csv and the figures up to this step again, into the new offline folder."""
+        if self._history is None or not self._history.is_file():
+            return
+        for path in sorted((self._history.parent / "figures").glob("*_*.png"), key=_step_of):
+            if _step_of(path) <= step:  # the later ones will be drawn again
+                self.log_figure(path.stem.rpartition("_")[0], np.asarray(Image.open(path)), _step_of(path))
+        for row in read_rows(self._history):
+            values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
+            self.log_metrics(values, step=int(row["step"]))
+        self._history = None
+
+    @rank_zero_only
+    def log_figure(self, name: str, image: np.ndarray, step: int) -> None:
+        import wandb
+
+        picture = wandb.Image(image, caption=caption(name, step))
+        self.experiment.log({f"figures/{name}": picture, "trainer/global_step": step})
+
+    @rank_zero_only
+    def log_summary(self, values: dict[str, float], step: int) -> None:
+        """Final numbers: in the summary, which the table of runs shows, and as tables `tables/test` and `tables/blocks`."""
+        import wandb
+
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        self.experiment.summary.update(values)
+        tables = {
+            "tables/test": wandb.Table(["metric", "value"], [[k, v] for k, v in values.items() if k.startswith("test")])
+        }
+        if rows := block_scores(values):
+            factors = list(next(iter(rows.values())))
+            tables["tables/blocks"] = wandb.Table(["block", *factors], [[name, *row.values()] for name, row in rows.items()])
+        self.experiment.log(tables | {"trainer/global_step": step})

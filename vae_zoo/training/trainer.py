@@ -1,0 +1,92 @@
+"""Lightning's Trainer with this project's conventions: endless epochs, steps as the only clock, atomic checkpoints."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from vae_zoo.training.callbacks.monitor import Monitor
+from vae_zoo.utils.memory import keep_freed_memory
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """A checkpoint is either the old one or the new one, never a part; reading unpickles only plain containers."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+class Trainer(L.Trainer):
+    """What conf/trainer may set; the rest of Lightning's arguments is fixed by how this project counts.
+
+    seed: of the training noise. gradient_clip_val: norm, for every optimiser. ema_decay: validate, test and keep weights
+    averaged with this decay. patience: stop after so many validations without a lower val/loss. compile: torch.compile the
+    networks, whose checkpoints stay the plain ones. channels_last: memory format of the convolutions.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        gradient_clip_val: float | None = None,
+        ema_decay: float | None = None,
+        patience: int | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
+        callbacks: list[L.Callback] | None = None,
+        devices: Any = "auto",
+        max_steps: int = 4000,
+        val_check_interval: int = 500,
+        **lightning,
+    ):
+        self.seed, self.clip_norm = seed, gradient_clip_val
+        self.compile_networks, self.channels_last = compile, channels_last
+        callbacks = [Monitor(), *(callbacks or [])]
+        if ema_decay is not None:
+            callbacks.append(EMAWeightAveraging(decay=ema_decay))
+        if patience is not None:
+            callbacks.append(EarlyStopping("val/loss", patience=patience))
+        super().__init__(
+            callbacks=callbacks,
+            devices=1 if devices == "auto" else devices,  # more only when asked for
+            max_steps=max_steps,
+            val_check_interval=min(val_check_interval, max_steps),  # a short run is validated too
+            max_epochs=-1,  # one endless epoch: the data module counts its own
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # ranks split batches in the data module
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),  # ours or none
+            enable_progress_bar=False,  # ours: vae_zoo.training.Progress
+            enable_model_summary=False,
+            plugins=[AtomicCheckpointIO()],
+            **lightning,
+        )
+
+    def fit(self, model: L.LightningModule, *args, **kwargs) -> None:
+        """In place, so parameters keep their names and a checkpoint loads with or without these options."""
+        if self.strategy.root_device.type == "cpu":
+            keep_freed_memory()
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)
+        if self.compile_networks:
+            for network in model.children():
+                network.compile(dynamic=False)
+        super().fit(model, *args, **kwargs)

@@ -1,0 +1,14 @@
+"""What a command prints beside its own messages."""
+
+import logging
+import warnings
+
+
+def quiet() -> None:
+    """Lightning's greetings and hints, which are about settings that this project has decided."""
+    import lightning.pytorch  # noqa: F401  (sets the levels that are overruled here)
+
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning calls what torch deprecates
