@@ -7,7 +7,7 @@ train: .venv/installed
 	$(BIN)/python train.py
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow and not gpu and not net" --durations=10
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not net" --durations=10
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m "slow" --durations=10
@@ -15,6 +15,7 @@ test-slow: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 # installed once, and again when the dependencies change; the file is written last, so a half-done install is repeated
 .venv/installed: pyproject.toml

@@ -5,7 +5,8 @@
 Each of the two trains the same network on the same grouped batches (experiment=ml_vae/orl), the VAE without the groups.
 Verification: two disjoint sets of k images, of one unseen person or of two? (vae_zoo.evaluation.suites.grouped). Every
 person is tested in one fold. Printed: AUC of each, mean over folds, mean and deviation over seeds; the paired difference
-with its 95 % bootstrap interval over the seed means and how many of the folds x seeds favour ML-VAE. Last line: one JSON object.
+with its 95 % bootstrap interval over the seed means and how many of the folds x seeds favour ML-VAE.
+Last line: one JSON object.
 """
 
 import json

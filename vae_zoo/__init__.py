@@ -3,19 +3,11 @@
 Everything heavy is imported on first use, so that configuration errors and `--help` answer at once.
 """
 
-from pathlib import Path
-
+from vae_zoo.config import config_dir
 from vae_zoo.utils.errors import UserError
 
 __all__ = ["UserError", "config_dir", "load_model"]
 __version__ = "0.1.0"
-
-
-def config_dir() -> Path:
-    """The folder of the Hydra configs: the checkout's `conf/` when there is one, else the wheel's copy."""
-    package = Path(__file__).resolve().parent
-    checkout = package.parent / "conf"
-    return checkout if (package.parent / "train.py").is_file() and checkout.is_dir() else package / "conf"
 
 
 def __getattr__(name: str):

@@ -50,7 +50,7 @@ def trained(kind, seed=0, **options):
 
 @torch.no_grad()
 def scores(model, data):
-    """Those of the local and global suite; class_<block>: a logistic probe; colour_<block>: R2 of the mean RGB by a ridge."""
+    """Those of the suite; class_<block>: a logistic probe; colour_<block>: R2 of the mean RGB by a ridge."""
     e = protocol.Evaluation(model, data)
     found = dict(numbers(e))
     codes = [e.codes.blocks(index) for index in (e.train, e.scored)]

@@ -19,9 +19,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_zoo import config_dir
 from vae_zoo.cli.messages import explain
-from vae_zoo.config import check, schemas
+from vae_zoo.config import check, config_dir, schemas
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.utils.errors import UserError

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from vae_zoo import config_dir
+from vae_zoo.config import config_dir
 from vae_zoo.config.check import OPTIONAL_GROUPS, choose, one_line, settings_of
 from vae_zoo.utils.errors import UserError
 

@@ -13,8 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from vae_zoo import config_dir
-from vae_zoo.config import schemas
+from vae_zoo.config import config_dir, schemas
 from vae_zoo.config.schemas import SCHEMAS, Schema
 from vae_zoo.utils.errors import UserError
 

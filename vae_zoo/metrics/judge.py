@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_zoo.contract import Batch
+from vae_zoo.contract import Batch, Model
 from vae_zoo.distributions import noise
-from vae_zoo.models.base import LatentVariableModel
 
 SPLITS = ("train", "val", "test")
 CHUNK = 512  # images at a time, outside training
@@ -119,7 +118,7 @@ def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def reconstruction_accuracy(model: LatentVariableModel, batches: Iterable[Batch], judge: Judge) -> float:
+def reconstruction_accuracy(model: Model, batches: Iterable[Batch], judge: Judge) -> float:
     """Share of images whose reconstruction (posterior means) the judge gives the image's own label; unknown left out."""
     right = count = 0
     for batch in batches:
@@ -141,7 +140,7 @@ def images_and_labels(data: Any, split: str, column: int | None, max_images: int
 
 @torch.no_grad()
 def swap_consistency(
-    model: LatentVariableModel,
+    model: Model,
     batches: Iterable[Batch],
     judge: Judge,
     *,

@@ -12,18 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Batch
+from vae_zoo.contract import Batch, HasBound, Model
 from vae_zoo.distributions import Normal, noise
 from vae_zoo.distributions.normal import log_density_pairs, log_standard_normal
-from vae_zoo.models.base import LatentVariableModel
 
 UNIT = 8  # draws that share one key of the noise, and one pass through the encoder
 
 
 @torch.no_grad()
-def importance_weighted(
-    model: LatentVariableModel, batches: Iterable[Batch], k: int, chunk: int = UNIT, *, seed: int = 0
-) -> float:
+def importance_weighted(model: Model, batches: Iterable[Batch], k: int, chunk: int = UNIT, *, seed: int = 0) -> float:
     """Estimate of -log p(x) with k draws an image, mean over the images: the test/nll_iw<k> of the tables.
 
     -log p(x) <= E[-log 1/k sum_i p(x, z_i) / q(z_i | x)],  z_i ~ q(z | x):  k = 1 is the negative ELBO, and the bound
@@ -40,15 +37,13 @@ def importance_weighted(
     return -total / count
 
 
-def has_bound(model: LatentVariableModel) -> bool:
+def has_bound(model: Model) -> bool:
     """Whether the model writes `log_weights`; without it there is neither test/elbo nor test/nll_iw<K>."""
-    return type(model).log_weights is not LatentVariableModel.log_weights
+    return isinstance(model, HasBound)
 
 
 @torch.no_grad()
-def bounds(
-    model: LatentVariableModel, batches: Iterable[Batch], *, seed: int = 0
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def bounds(model: Model, batches: Iterable[Batch], *, seed: int = 0) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """({"elbo", "rec", "rate", "kl_<block>" ...}, KL of each dimension {block: [D]}): one draw z an image, weights 1.
 
     elbo = -(rec + rate), whatever weights the model was trained with. rec: the distortion -log p(x | z), the model's term
@@ -129,7 +124,7 @@ def aggregate_posterior(
     }
 
 
-def _log_weights(model: LatentVariableModel, batch: Batch, k: int, chunk: int, seed: int) -> Tensor:
+def _log_weights(model: Model, batch: Batch, k: int, chunk: int, seed: int) -> Tensor:
     """log p(x, z) - log q(z | x) of k draws, [k, B or G] float64.
 
     The noise of a row is a function of its index and the number of the draw within a call. So the draws are made in

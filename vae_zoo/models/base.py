@@ -68,13 +68,6 @@ class LatentVariableModel(L.LightningModule):
         """Weight of each term in the loss at the present step."""
         raise NotImplementedError  # pragma: contract
 
-    def log_weights(self, batch: Batch, k: int) -> Tensor:
-        """log p(x, z) - log q(z | x) for k draws, nats: [k, B], or [k, G] where a group shares part of z.
-
-        The only source of test/elbo and test/nll_iw<K>, which are nats per image all the same.
-        """
-        raise NotImplementedError  # pragma: contract
-
     def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Tensor]:
         """KL of each dimension of the Gaussian blocks to their prior, here N(0, I), nats: {block: [B, D]}."""
         return {name: kl_standard_per_dim(q) for name, q in posterior.items() if isinstance(q, Normal)}
