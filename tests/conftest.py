@@ -1,6 +1,7 @@
 """For all tests: one thread, no network, one cache of drawn data."""
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -44,3 +45,22 @@ def no_network(request, monkeypatch):
 def cache_dir() -> Path:
     """Where users keep drawn data too, so that a machine draws dSprites once."""
     return Path(os.environ.get("VAE_ZOO_CACHE", "~/.cache/vae_zoo")).expanduser()
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """A run of 5 steps that nobody may change."""
+    from tests.cli.calls import TINY, call
+
+    folder = tmp_path_factory.mktemp("finished")
+    answer = call(folder, f"train {TINY} model=vae hydra.run.dir=run")
+    assert answer.code == 0, answer.err
+    return folder / "run"
+
+
+@pytest.fixture
+def copy_of_run(finished_run, tmp_path):
+    def copy(name: str = "run") -> Path:
+        return Path(shutil.copytree(finished_run, tmp_path / name))
+
+    return copy

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_training import SMALL, train
+from tests.training.test_training import SMALL, train
 from vae_zoo.contract import Block
 from vae_zoo.data.datamodule import Factor
 from vae_zoo.data.sets.digits import Digits

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.cli.calls import TINY, call
-from tests.evaluation.test_leaderboard import read_csv
+from tests.reports.test_leaderboard import read_csv
 from vae_zoo import load_model
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Normal

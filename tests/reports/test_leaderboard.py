@@ -17,7 +17,7 @@ import pytest
 
 from tests.cli.calls import TINY, call, contents
 from tests.commands import environment
-from tests.evaluation.test_report import EVIL, Page
+from tests.reports.test_report import EVIL, Page
 from vae_zoo.figures.encode import to_png
 from vae_zoo.reports import leaderboard
 from vae_zoo.reports.leaderboard import write_leaderboard

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.test_celeba import PERSON
-from tests.data.test_celeba import write as write_celeba
+from tests.data.sets.test_celeba import PERSON
+from tests.data.sets.test_celeba import write as write_celeba
 from vae_zoo.data.render import cartoon
 from vae_zoo.data.sets import faces
 from vae_zoo.data.sets.faces import Faces
