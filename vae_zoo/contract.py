@@ -1,6 +1,6 @@
 """What models, data and evaluation say to each other. No other module of vae_zoo is imported here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
@@ -33,12 +33,29 @@ Terms = dict[str, Tensor]
 Codes = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model is told of the data that it trains on, once, by the data module.
+
+    num_images: training images. label: [N] or [N, V] int64 of all images of the set, -1 = unknown, None: it has none.
+    images: the training images at these of their places 0..num_images-1, as a batch without groups. batch: that of a step.
+    """
+
+    num_images: int
+    label: Tensor | None
+    images: Callable[[Tensor, torch.device], Batch]
+    batch: Callable[[int, torch.device], Batch]
+
+
 class Model(Protocol):
     """What shared code may call of every model; LatentVariableModel has the docstrings. All models are LightningModules."""
 
+    needs: frozenset[str]
     blocks: Mapping[str, Block]
     image_shape: tuple[int, ...]
     device: torch.device
+
+    def learn_from(self, data: TrainingData) -> None: ...
 
     def encode(self, batch: Batch | Tensor) -> dict[str, Any]: ...
 
@@ -61,3 +78,101 @@ class HasBound(Protocol):
 
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         """log p(x, z) - log q(z | x) for k draws, nats: [k, B], or [k, G] where a group shares part of z."""
+
+
+# ---- capabilities: a model that can do more says so by having these names ---------------------------------------------
+
+
+@runtime_checkable
+class SharesGroupCode(Protocol):
+    """Images of a group share one code; enters the grouped suite with swaps and held-out images.
+
+    shared_block, own_block: names of the code that a group shares and of that which each image has for itself.
+    """
+
+    shared_block: str
+    own_block: str
+
+    def encode_images(self, batch: Batch | Tensor) -> dict[str, Any]:
+        """The posteriors of each image by itself, not pooled, [B, D] each."""
+
+    def pool(self, content: Any, group: Tensor, num_groups: int) -> Any:
+        """The posterior of each group [G, D] from those of its images [B, D]."""
+
+
+@runtime_checkable
+class HasClasses(Protocol):
+    """Classes that can be chosen; enters the suite of the classes.
+
+    free_of_class: blocks whose prior knows no class.
+    """
+
+    free_of_class: tuple[str, ...]
+
+    def sample_class(self, classes: Tensor) -> Codes:
+        """Codes from the prior given the values of all categorical blocks, [n, J] int64."""
+
+    def with_class(self, codes: Codes, classes: Tensor) -> Codes:
+        """The same codes, but of other classes [B, J]."""
+
+
+@runtime_checkable
+class HasClassMeans(Protocol):
+    """Classes with a mean in the Gaussian blocks; adds test/conditional_accuracy_mean."""
+
+    def class_means(self, classes: Tensor) -> Codes:
+        """The means of the blocks whose prior depends on the class, of the classes [n, J]."""
+
+
+@runtime_checkable
+class WalksInClass(Protocol):
+    """Variation within a class; adds the pictures class_traversals_<block>."""
+
+    def walk_in_class(self, j: int, classes: Tensor) -> tuple[Codes, list[str]]:
+        """Codes [rows * steps] of walks within each value of variable j, and the labels of the rows."""
+
+
+@runtime_checkable
+class HasFacets(Protocol):
+    """Several clusterings of the same images; enters the suite of the clusters.
+
+    facets: names of the Gaussian blocks that cluster; priors: of each facet the mixture, with `log_weights()` [K] and
+    `sample(c, temperature)`.
+    """
+
+    facets: Sequence[str]
+    priors: Mapping[str, Any]
+
+    def clusters(self, posterior: dict[str, Any]) -> dict[str, Tensor]:
+        """q(c | x) of each facet, [B, K]."""
+
+
+@runtime_checkable
+class FindsObjects(Protocol):
+    """Objects with boxes; enters the suite of the objects."""
+
+    def detect(self, batch: Batch | Tensor) -> list[dict[str, Tensor]]:
+        """Of each image `boxes` [N, 4] xyxy pixels and `scores` [N], probabilities of presence."""
+
+    def render(self, codes: Codes) -> Any:
+        """The image with the share, box, sprite and presence of each object."""
+
+    def without_object(self, codes: Codes, object_: Tensor) -> Codes:
+        """The codes without one object of each image, [B] int64."""
+
+    def with_object_moved(self, codes: Codes, object_: Tensor) -> Codes:
+        """The codes with one object of each image, [B] int64, on the other side of its cell."""
+
+
+@runtime_checkable
+class HasLocalView(Protocol):
+    """A global and a local code, the latter of an auxiliary view; enters the suite of the local and global code."""
+
+    global_block: str
+    local_block: str
+
+    def local_view(self, x: Tensor) -> Tensor:
+        """The auxiliary view of images, [B, C, h, w]; the same for the same image."""
+
+    def decode_local(self, code: Tensor) -> Tensor:
+        """The auxiliary view that the local code [B, D] explains, [B, C, h, w] in [0, 1]."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vae_zoo.data.datamodule import Arrays, DataModule, EvalBatches, Factor, TrainStream, check_size
+from vae_zoo.data.sets.digits import Digits
 from vae_zoo.utils.errors import UserError
 
 N = 500
@@ -779,3 +780,26 @@ def test_loaders_take_rank_and_device_from_the_trainer():
     assert flat(data.val_dataloader()) == data.indices["val"][1::2].tolist()
     batch = data.train_batch(0)
     assert data.transfer_batch_to_device(batch, "cpu", 0) is batch
+
+
+def test_a_trainer_that_is_given_model_and_data_by_hand_trains_on_groups():
+    from tests.models.builders import build
+    from vae_zoo.training.trainer import Trainer
+
+    model, seen = build("ml_vae", (1, 8, 8)), []
+    objective = model.objective
+    model.objective = lambda batch: (seen.append(batch["num_groups"]), objective(batch))[1]
+    data = Digits(size=8, batch_size=32)
+    Trainer(max_steps=2, accelerator="cpu", logger=False, limit_val_batches=0).fit(model, datamodule=data)
+    assert seen == [16, 16]  # of two images each, not 32 of one
+    assert model.training_data.num_images == data.num_train
+
+
+def test_data_that_were_read_before_they_met_the_model_still_serve_it():
+    from tests.models.builders import build
+
+    data = Digits(size=8, batch_size=32)
+    data.setup()
+    assert "group" not in data.train_batch(0)
+    data.serve(build("ml_vae", (1, 8, 8)))
+    assert data.train_batch(0)["num_groups"] == 16

@@ -74,7 +74,6 @@ def fit(model, max_steps, batch_size=32, val_check_interval=10_000, data=None, *
     options = {"logger": False, "accelerator": "cpu", "limit_val_batches": 1.0} | options
     trainer = Trainer(max_steps=max_steps, val_check_interval=val_check_interval, **options)
     data = data or Digits(size=8, batch_size=batch_size)
-    data.needs = model.needs
     trainer.fit(model, datamodule=data)
     return trainer
 

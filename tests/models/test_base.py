@@ -18,6 +18,7 @@ from tests.models.builders import (
     images,
     model_class,
 )
+from vae_zoo.contract import TrainingData
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, DiscretisedLogistic, Gaussian, Normal, kl_standard, noise
 from vae_zoo.nets import MLP, Conv
@@ -177,7 +178,7 @@ def assert_loss_is_the_weighted_sum(model, batch):
 def test_loss_is_the_sum_of_the_weighted_terms(name, batch_size, likelihood):
     model = build(name, likelihood=likelihood)
     for num_train in (None, 1, 1000):  # 1: an epoch smaller than the batch must not break the estimates of q(z)
-        model.num_train = num_train
+        model.training_data = num_train and TrainingData(num_train, None, None, None)
         assert_loss_is_the_weighted_sum(model, batch_for(name, batch_size))
 
 
@@ -344,9 +345,7 @@ def test_trainer_takes_the_steps_of_a_bare_loop(name):
     schedule, clip = Linear(1.0, 0.2, 4), 0.5
     bare = build(name, (1, 8, 8))
     data = Digits(size=8, batch_size=32)
-    data.needs = bare.needs
-    data.setup()
-    bare.num_train = data.num_train
+    data.serve(bare)
     players = [[p for n, p in bare.named_parameters() if n.startswith("discriminator.") == other] for other in (False, True)]
     optimizers = [torch.optim.Adam(p, lr=1e-3) for p in players if p]
     for step in range(5):

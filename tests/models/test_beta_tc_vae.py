@@ -8,6 +8,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from tests.models.builders import build, images
+from vae_zoo.contract import TrainingData
 from vae_zoo.distributions import Normal
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.beta_tc_vae import decompose_kl, log_weights_of_batch
@@ -165,7 +166,7 @@ def test_the_model_decomposes_with_the_size_of_the_training_set(sampling):
         (1000, 1000),
         (3, 8),
     ):  # never below the batch, for which the weights are not defined
-        model.num_train = num_train
+        model.training_data = num_train and TrainingData(num_train, None, None, None)
         torch.manual_seed(1)
         terms = model.objective(batch)
         torch.manual_seed(1)

@@ -56,8 +56,7 @@ def labels_alone(seed, steps):
 
 def from_labels(model, data, seed, steps):
     """Accuracy of the same encoder after as many steps on the labelled images alone."""
-    data.needs = model.needs
-    data.setup()
+    data.serve(model)
     optimizer = torch.optim.Adam(model.class_parameters(), lr=5e-4)
     model.supervised_optimizer = None
     for step in range(steps):

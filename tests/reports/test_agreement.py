@@ -58,7 +58,9 @@ def test_facets_agree_as_far_as_their_clusters_do(monkeypatch):
     """Three runs: the same clusters under other names, and of the last one none that the others know."""
 
     class Facets(torch.nn.Module):
-        facets, needs, device = ("near", "far"), frozenset(), torch.device("cpu")
+        facets, needs, device, priors = ("near", "far"), frozenset(), torch.device("cpu"), {}
+
+        def learn_from(self, data): ...
 
         def __init__(self, names, seed):
             super().__init__()

@@ -177,7 +177,7 @@ def _check_groups(needs: Iterable[str], data: dict[str, Any], schema: type[schem
 def needs_of(model: dict[str, Any]) -> frozenset[str]:
     """What the model needs of a batch; a user's own class is imported to ask it."""
     schema = SCHEMAS.get(model["_target_"])
-    return schema.needs if schema is not None else getattr(locate(model["_target_"], "model"), "needs", frozenset())
+    return schema.needs if schema is not None else locate(model["_target_"], "model").needs
 
 
 def check_trust(node: Any, trust: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Batch
+from vae_zoo.contract import Batch, Model, TrainingData
 from vae_zoo.data.storage.labels import read_labels
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.memory import to_device
@@ -113,7 +113,7 @@ class DataModule(L.LightningDataModule):
         self.group_by, self.group_pick = group_by, group_pick
         self.group_size = (group_size, group_size) if isinstance(group_size, int) else tuple(group_size)  # least, most
         self.num_groups = num_groups or max(1, 2 * batch_size // sum(self.group_size))
-        self.needs: frozenset[str] = frozenset()  # what the model needs of a batch, set before `setup`
+        self.needs: frozenset[str] = frozenset()  # what the model needs of a batch; it is asked by `serve`
         self.indices: dict[str, Tensor] = {}
         self._cached_order: dict[str, tuple[int, Sequence[Tensor], Tensor | None]] = {}
 
@@ -124,8 +124,28 @@ class DataModule(L.LightningDataModule):
     # ---- setup ----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
-        if self.indices:
-            return
+        """Reads the data. A trainer calls it with its model at hand, whose needs are then asked for."""
+        model = None if self.trainer is None else self.trainer.lightning_module
+        if model is not None:
+            self.serve(model)
+        elif not self.indices:
+            self._fill()
+
+    def serve(self, model: Model) -> None:
+        """Makes the batches that this model needs, and tells it of the data. Raises UserError where the two do not fit."""
+        if not self.indices or self.needs != model.needs:
+            self.needs = frozenset(model.needs)
+            self._fill()
+        model.learn_from(TrainingData(self.num_train, self.label, self._training_images, self._training_batch))
+
+    def _training_images(self, places: Tensor, device: torch.device) -> Batch:
+        return self.single(self.indices["train"][places], device)
+
+    def _training_batch(self, step: int, device: torch.device) -> Batch:
+        return self.train_batch(step, device=device)
+
+    def _fill(self) -> None:
+        self._cached_order = {}
         arrays = self.load()
         if self.labels_from is not None:
             label = read_labels(self.labels_from, len(arrays.images), arrays.names)

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from vae_zoo.contract import Batch, Codes
+from vae_zoo.contract import Batch, Codes, HasClasses
 from vae_zoo.distributions import noise
 from vae_zoo.evaluation.context import central
 from vae_zoo.evaluation.suites import classes
@@ -49,7 +49,7 @@ def means(model: LatentVariableModel, batch: Batch) -> Codes:
 
 
 def traversable(model: LatentVariableModel) -> list[str]:
-    kinds = ("gaussian",) if hasattr(model, "with_class") else ("gaussian", "categorical")  # it has a picture of its own
+    kinds = ("gaussian",) if isinstance(model, HasClasses) else ("gaussian", "categorical")  # it has a picture of its own
     return [name for name, block in model.blocks.items() if block.kind in kinds]
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from vae_zoo.contract import HasFacets
 from vae_zoo.data.datamodule import DataModule, EvalBatches
 from vae_zoo.evaluation.context import NUM_TEST, NUM_TRAIN, Codes, Evaluation, rows, targets
 from vae_zoo.evaluation.suites import classes
@@ -179,7 +180,7 @@ def _pixels(data: DataModule, index: np.ndarray) -> np.ndarray:
 def _clusters(e: Evaluation) -> Numbers:
     """Each categorical block's arg max: how many values are used, and where labels are known the agreement with them; maps
     fitted on train, applied to the split."""
-    if hasattr(e.model, "facets"):  # whose numbers have these names
+    if isinstance(e.model, HasFacets):  # whose numbers have these names
         return
     names = [name for name, block in e.model.blocks.items() if block.kind == "categorical"]
     index = e.train, e.data.indices[e.split].numpy()

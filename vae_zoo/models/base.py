@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.contract import Batch, Block, Codes, Terms, TrainingData
 from vae_zoo.distributions import noise
 from vae_zoo.distributions.normal import Normal, kl_standard_per_dim
 from vae_zoo.schedules import Schedule
@@ -37,7 +37,7 @@ class LatentVariableModel(L.LightningModule):
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
         self.trained_steps = 0  # what `step` is when no trainer is attached; set by load_model
-        self.num_train: int | None = None  # images in the training set, known once data are there
+        self.training_data: TrainingData | None = None  # known once a data module has met the model
         self.terms: Terms = {}  # of the latest training step, detached, for the callbacks
         self.latest: dict[str, float] = {}  # the newest value of everything that was logged, for the callbacks
         self.latest_at: dict[str, int] = {}  # and the step it is of
@@ -117,15 +117,15 @@ class LatentVariableModel(L.LightningModule):
     def configure_optimizers(self):
         return self.optimizer(self.parameters())
 
-    def setup(self, stage: str) -> None:
-        self.num_train = getattr(self.trainer.datamodule, "num_train", None)
+    def learn_from(self, data: TrainingData) -> None:
+        """Called by the data module before training. Raises UserError where the model cannot learn from these data."""
+        self.training_data = data
 
     def training_images(self, count: int | None = None, batch_size: int = 1000) -> Iterator[Batch]:
         """So many of the training images, drawn by the run's seed, or all: for what is set from data within training."""
-        data = self.trainer.datamodule
-        index = data.indices["train"]
-        order = torch.randperm(len(index), generator=torch.Generator().manual_seed(self.trainer.seed))
-        return (data.single(part, self.device) for part in index[order[:count]].split(batch_size))
+        data, generator = self.training_data, torch.Generator().manual_seed(self.trainer.seed)
+        order = torch.randperm(data.num_images, generator=generator)
+        return (data.images(part, self.device) for part in order[:count].split(batch_size))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.begin_step()

@@ -68,7 +68,8 @@ class BetaTCVAE(VAE):
 
     def objective(self, batch: Batch) -> Terms:
         q_z, z, rec = self.infer(batch)
-        mi, tc, kl_dims = decompose_kl(q_z, z, self.num_train or len(z), self.sampling)
+        N = self.training_data.num_images if self.training_data is not None else len(z)
+        mi, tc, kl_dims = decompose_kl(q_z, z, N, self.sampling)
         loss = (rec + self.alpha * mi + self.beta(self.step) * tc + self.gamma * kl_dims).mean()
         return {"loss": loss, "rec": rec, "mi": mi, "tc": tc, "kl_dims": kl_dims, "kl_z": mi + tc + kl_dims}
 

@@ -7,7 +7,7 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-from vae_zoo.contract import Batch, Block, Codes
+from vae_zoo.contract import Batch, Block, Codes, TrainingData
 from vae_zoo.distributions import Categorical, CategoricalVariables, Likelihood, noise
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.utils.errors import UserError
@@ -59,13 +59,12 @@ class DiscreteLatentModel(LatentVariableModel):
         labels = batch["label"].view(len(batch["image"]), -1)
         return labels[:, : len(self.classes.sizes)]
 
-    def setup(self, stage: str) -> None:
+    def learn_from(self, data: TrainingData) -> None:
         """Raises UserError when the labels do not fit the variables."""
-        super().setup(stage)
-        label = getattr(self.trainer.datamodule, "label", None)
-        if label is None or "supervised" not in self.needs:
+        super().learn_from(data)
+        if data.label is None or "supervised" not in self.needs:
             return
-        label, sizes = label.view(len(label), -1), self.classes.sizes
+        label, sizes = data.label.view(len(data.label), -1), self.classes.sizes
         if label.shape[1] < len(sizes):
             raise UserError(
                 f"model.num_classes={[*sizes]} has {len(sizes)} variables, the labels of these data {label.shape[1]}; "

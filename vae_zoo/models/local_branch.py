@@ -51,3 +51,20 @@ class LocalBranch(nn.Module):
     def rec(self, x_aux: Tensor, z_local: Tensor) -> Tensor:
         """-log p(x_aux | z_local), nats: [B]."""
         return -self.likelihood.log_prob(x_aux, self.decoder(z_local))
+
+    def mean(self, z_local: Tensor) -> Tensor:
+        """The mean of p(x_aux | z_local) in [0, 1]."""
+        return self.likelihood.mean(self.decoder(z_local))
+
+
+class LocalView:
+    """The capability of models with a `local` branch, see vae_zoo.contract.HasLocalView."""
+
+    global_block, local_block = "z_global", "z_local"
+    local: LocalBranch
+
+    def local_view(self, x: Tensor) -> Tensor:
+        return self.local.fixed_view(x)
+
+    def decode_local(self, code: Tensor) -> Tensor:
+        return self.local.mean(code)

@@ -33,7 +33,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vae_zoo.contract import Batch, Codes, Terms
+from vae_zoo.contract import Batch, Codes, Terms, TrainingData
 from vae_zoo.distributions import Likelihood, MixturePrior, Normal
 from vae_zoo.models.ladder_vae import LadderVAE
 from vae_zoo.nets.ladder import calibrate_batch_norm
@@ -173,13 +173,13 @@ class MFCVAE(LadderVAE):
 
     # ---- training -------------------------------------------------------------------------------------------------
 
-    def setup(self, stage: str) -> None:
+    def learn_from(self, data: TrainingData) -> None:
         """Raises UserError when there are fewer images than clusters."""
-        super().setup(stage)
+        super().learn_from(data)
         most = max(len(prior.mu) for prior in self.priors.values())
-        if self.prior_init != "none" and self.num_train is not None and self.num_train < most:
+        if self.prior_init != "none" and data.num_images < most:
             raise UserError(
-                f"model.num_clusters asks for {most} clusters of {self.num_train} training images; give fewer, or set "
+                f"model.num_clusters asks for {most} clusters of {data.num_images} training images; give fewer, or set "
                 f"model.prior_init=none"
             )
 
@@ -195,7 +195,7 @@ class MFCVAE(LadderVAE):
         if not due:
             return changed
         if self.calibrate_norm:
-            batches = (self.trainer.datamodule.train_batch(step, device=self.device) for step in range(NORM_BATCHES))
+            batches = (self.training_data.batch(step, self.device) for step in range(NORM_BATCHES))
             calibrate_batch_norm(self.encoder, (batch["image"] for batch in batches))
         codes = self.posterior_means(due)
         for name in due:

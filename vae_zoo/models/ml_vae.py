@@ -40,6 +40,7 @@ class MLVAE(LatentVariableModel):
 
     needs = frozenset({"group"})
     unit = "kl_content"
+    shared_block, own_block = "content", "style"
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ from vae_zoo.contract import Batch, Block, Codes, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_standard, noise
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds, sample_occupied
+from vae_zoo.metrics.detection import have_duplicates
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.mlp import dense
 from vae_zoo.nets.spatial import CellBackbone, crop, paste
@@ -238,6 +239,21 @@ class SPAIR(LatentVariableModel):
         image = opaque * mixed + (1 - opaque) * ground
         return Scene(image, ground, share, box, sprite, alpha, presence)
 
+    def without_object(self, codes: Codes, object_: Tensor) -> Codes:
+        """The codes without one object of each image, [B] cells."""
+        where, what, depth, presence = self.split_code(codes["objects"])
+        rows = torch.arange(len(object_), device=object_.device)
+        presence = presence.clone()
+        presence[rows, object_] = 0
+        return codes | {"objects": join_code(where, what, depth, presence)}
+
+    def with_object_moved(self, codes: Codes, object_: Tensor) -> Codes:
+        """The codes with one object of each image, [B] cells, on the other side of its cell along x."""
+        where, what, depth, presence = self.split_code(codes["objects"])
+        rows, where = torch.arange(len(object_), device=object_.device), where.clone()
+        where[rows, object_, 2] = torch.where(where[rows, object_, 2] > 0, -1.0, 1.0)  # z_shift, along x
+        return codes | {"objects": join_code(where, what, depth, presence)}
+
     def decode(self, codes: Codes) -> Tensor:
         return self.render(codes).image.clamp(0, 1)  # sums of shares may miss 1 by rounding
 
@@ -383,16 +399,9 @@ def composite(
     return torch.einsum("bnhw,bnchw->bchw", w, colour), opaque, opaque * w
 
 
-def have_duplicates(box: Tensor, present: Tensor) -> Tensor:
-    """Whether two present objects of an image have boxes [B, N, 4], centre and size, whose IoU exceeds 1/2: bool [B]."""
-    low, high = box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2
-    common = (
-        (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp(min=0).prod(-1)
-    )
-    area = box[..., 2:].prod(-1)
-    iou = common / (area[:, :, None] + area[:, None] - common)  # [B, N, N]
-    pairs = present[:, :, None] & present[:, None] & ~torch.eye(box.shape[1], dtype=torch.bool, device=box.device)
-    return ((iou > 0.5) & pairs).flatten(1).any(1)
+def join_code(where: Tensor, what: Tensor, depth: Tensor, presence: Tensor) -> Tensor:
+    """The code [B, N (4 + A + 2)] of its parts, see SPAIR.split_code."""
+    return torch.cat([where, what, depth[..., None], presence[..., None]], dim=-1).flatten(1)
 
 
 def _check_count_prior(s: float | Schedule) -> None:

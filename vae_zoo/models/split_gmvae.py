@@ -17,11 +17,11 @@ from vae_zoo.contract import Batch, Block, Codes, Terms
 from vae_zoo.distributions import Likelihood, kl_normal, kl_standard
 from vae_zoo.distributions.normal import kl_standard_per_dim, log_standard_normal
 from vae_zoo.models.gmvae import GMVAE
-from vae_zoo.models.local_branch import HOLDS, LocalBranch
+from vae_zoo.models.local_branch import HOLDS, LocalBranch, LocalView
 from vae_zoo.schedules import Schedule, as_schedule
 
 
-class SplitGMVAE(GMVAE):
+class SplitGMVAE(LocalView, GMVAE):
     """local_dim: dimensions of z_local; local_network: of its encoder and decoder; view: makes x_aux; beta_local: a number
     or a schedule of the step. The rest: as in GMVAE, whose z is z_global here."""
 

@@ -22,11 +22,11 @@ from vae_zoo.contract import Batch, Block, Codes, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.base import LatentVariableModel
-from vae_zoo.models.local_branch import HOLDS, LocalBranch
+from vae_zoo.models.local_branch import HOLDS, LocalBranch, LocalView
 from vae_zoo.schedules import Schedule, as_schedule
 
 
-class SplitVAE(LatentVariableModel):
+class SplitVAE(LocalView, LatentVariableModel):
     """global_dim, local_dim: dimensions of the blocks; network: of both encoders and both decoders, which share no weights;
     likelihood: of both images; view: makes x_aux (vae_zoo.nets.views); beta_global, beta_local: numbers or schedules of the
     step."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from vae_zoo.config.check import check_trust
+from vae_zoo.contract import HasFacets
 from vae_zoo.evaluation.context import rows
 from vae_zoo.metrics.clustering import pairwise_ari
 from vae_zoo.metrics.disentanglement import udr
@@ -55,8 +56,7 @@ def agreement(group: Group, trust: tuple[str, ...] = (), device: str = "cpu") ->
     check_trust(config, trust)
     models = [load_model(run.folder, device, trust=trust) for run in group.runs]
     data = build(config["data"])
-    data.needs = models[0].needs
-    data.setup()
+    data.serve(models[0])
     index = torch.from_numpy(rows(data, "test", NUM_IMAGES, seed=0))
     codes, kls, clusters = [], [], []
     for model in models:
@@ -64,7 +64,7 @@ def agreement(group: Group, trust: tuple[str, ...] = (), device: str = "cpu") ->
         kl = [model.kl_per_dim(posterior) for posterior in posteriors]
         codes.append(np.hstack([_stacked([q[name].mean for q in posteriors]) for name in kl[0]]))
         kls.append(np.hstack([_stacked([part[name] for part in kl]) for name in kl[0]]).mean(0))
-        if hasattr(model, "facets"):
+        if isinstance(model, HasFacets):
             probs = [model.clusters(q) for q in posteriors]
             clusters.append([_stacked([part[name] for part in probs]).argmax(1) for name in model.facets])
     scores = {"test/udr": udr(codes, kls)}

@@ -54,8 +54,7 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     if cfg["data"]["root"] is not None:
         runs.change(config, "data", "root", cfg["data"]["root"])
     data = build(config["data"])
-    data.needs = model.needs
-    data.setup()
+    data.serve(model)
     out = Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation"
     untrained = first_weights(config, model.device)
     options = {"level": cfg["metrics"], "untrained": untrained, "inception": cfg["inception"]}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vae_zoo.contract import HasFacets
 from vae_zoo.data.sets.image_folder import read_images
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.runs.load import load_model
@@ -39,7 +40,7 @@ def predict_command(cfg: dict[str, Any]) -> None:
 def clustering_blocks(model: LatentVariableModel) -> list[str]:
     """The facets and the categorical blocks."""
     categorical = [name for name, block in model.blocks.items() if block.kind == "categorical"]
-    return [*getattr(model, "facets", ()), *categorical]
+    return [*(model.facets if isinstance(model, HasFacets) else ()), *categorical]
 
 
 @torch.no_grad()
@@ -48,7 +49,7 @@ def predict(model: LatentVariableModel, images: np.ndarray, batch_size: int = 25
     parts = []
     for part in torch.from_numpy(images).split(batch_size):
         q = model.encode(part.to(model.device).float().div_(255))
-        clusters = model.clusters(q) if hasattr(model, "facets") else {}
+        clusters = model.clusters(q) if isinstance(model, HasFacets) else {}
         parts.append({name: clusters[name] if name in clusters else q[name].mean for name in clustering_blocks(model)})
     return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
 

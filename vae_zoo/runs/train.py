@@ -127,8 +127,7 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     check_device(cfg["trainer"]["accelerator"], "trainer.accelerator")
     torch.manual_seed(cfg["seed"])
     model, data = build(cfg["model"]), data or build(cfg["data"])
-    data.needs = model.needs
-    data.setup()
+    data.serve(model)
     places = {"figures": {"folder": folder / "figures"}, "checkpoint": {"folder": folder / "checkpoints"}}
     callbacks = {name: build(node, **places.get(name, {})) for name, node in cfg["callbacks"].items() if node is not None}
     callbacks["checkpoint"].config = cfg

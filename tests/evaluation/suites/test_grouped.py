@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from tests.metrics.test_judge import CLASSES, COLOURS, QUICK, Painted, paint
 from vae_zoo.contract import Block
-from vae_zoo.distributions import Normal
+from vae_zoo.distributions import Normal, pool
 from vae_zoo.evaluation.protocol import rows
 from vae_zoo.evaluation.suites import grouped as ev
 from vae_zoo.metrics.judge import train_judge
@@ -16,7 +16,8 @@ from vae_zoo.metrics.judge import train_judge
 class Oracle:
     """Content says the shape and style the colour, or the other way round; `noise` is added to what an image says."""
 
-    needs, device, evidence = frozenset({"group"}), torch.device("cpu"), "product"
+    needs, device = frozenset({"group"}), torch.device("cpu")
+    shared_block, own_block = "content", "style"
 
     def __init__(self, content="shape", noise=0.0):
         self.blocks = {"content": Block(CLASSES, "gaussian", ""), "style": Block(CLASSES, "gaussian", "")}
@@ -30,6 +31,9 @@ class Oracle:
         return {"content": Normal(pair[0] + self.noise * eps, logvar), "style": Normal(pair[1], logvar - 4)}
 
     encode = encode_images
+
+    def pool(self, content, group, num_groups):
+        return pool(content, group, num_groups, "product")
 
     def decode(self, codes):
         shape, colour = codes["content"].argmax(1), codes["style"].argmax(1)

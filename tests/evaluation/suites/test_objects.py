@@ -87,8 +87,9 @@ def test_pictures_of_grey_scenes():
 def test_edits_change_one_object():
     model = spair((3, 24, 24)).eval()
     batch = {"image": torch.rand(3, 3, 24, 24)}
-    objects = means(model, batch)["objects"]
-    without, moved = edits(model, objects, batch)
+    codes = means(model, batch)
+    objects = codes["objects"]
+    without, moved = (edited["objects"] for edited in edits(model, codes, batch))
     surest = model.encode(batch)["objects"].logit.argmax(1)
     for changed, column in ((without, -1), (moved, 2)):
         places = (changed != objects).unflatten(1, (model.num_cells, -1)).nonzero()

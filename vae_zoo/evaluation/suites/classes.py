@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from vae_zoo.contract import Batch
+from vae_zoo.contract import Batch, HasClasses, HasClassMeans, WalksInClass
 from vae_zoo.evaluation.suites.clusters import member_images
 from vae_zoo.figures import grid
 from vae_zoo.metrics import clustering, judge
@@ -105,7 +105,7 @@ def _conditional(e: "Evaluation", one: judge.Judge, names: list[str]) -> Numbers
         codes = e.model.sample_class(classes)
     wanted = torch.from_numpy(_to_label(e, names[0], 0))[first.cpu()]
     yield "conditional_accuracy", (one.predict(e.model.decode(codes)).cpu() == wanted).double().mean().item()
-    if hasattr(e.model, "class_means"):
+    if isinstance(e.model, HasClassMeans):
         means = codes | e.model.class_means(classes)
         yield "conditional_accuracy_mean", (one.predict(e.model.decode(means)).cpu() == wanted).double().mean().item()
 
@@ -131,7 +131,7 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
         decoded[:, 0] = batch["image"][:shown].float().cpu().numpy()
         heads = ["image", *(f"{name} = {k}" for k in range(size))]
         yield f"class_swap_{name}", grid(decoded, [""] * shown, heads, title="the class is changed, all else is kept")
-        if hasattr(model, "walk_in_class"):
+        if isinstance(model, WalksInClass):
             walked, labels = model.walk_in_class(j, old[0])  # [rows, steps] codes
             yield f"class_traversals_{name}", grid(_grid(model, walked, len(labels)), labels, title="within each class")
 
@@ -150,7 +150,7 @@ def _grid(model: LatentVariableModel, codes: dict[str, torch.Tensor], rows: int)
 
 def _blocks(model: LatentVariableModel) -> list[str]:
     """The categorical blocks of a model that can be asked for a class."""
-    if not hasattr(model, "sample_class"):
+    if not isinstance(model, HasClasses):
         return []
     return [name for name, block in model.blocks.items() if block.kind == "categorical"]
 

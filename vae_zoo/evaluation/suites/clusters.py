@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Codes
+from vae_zoo.contract import Codes, HasFacets
 from vae_zoo.figures import grid, swap_grid
 from vae_zoo.figures.charts import cluster_sizes, heat_map
 from vae_zoo.metrics import clustering
@@ -66,9 +66,9 @@ class Clusters:
 
 def facets(e: "Evaluation") -> Iterator[tuple[str, float]]:
     """The numbers, tables and pictures; a step of vae_zoo.evaluation.protocol."""
-    names = getattr(e.model, "facets", ())
-    if not names:
+    if not isinstance(e.model, HasFacets):
         return
+    names = e.model.facets
     scored = Clusters(e.model, e.data, e.data.indices[e.split].numpy())
     for j, name in enumerate(names):
         yield f"facet{j}/clusters_used", clustering.used(scored.assigned(name), USED)

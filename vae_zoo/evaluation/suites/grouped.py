@@ -30,6 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from vae_zoo.contract import SharesGroupCode
 from vae_zoo.distributions import Normal, noise
 from vae_zoo.distributions.pooling import log_same_group, pool
 from vae_zoo.figures import grid
@@ -57,11 +58,16 @@ def whole_groups(data, split: str, seed: int, count: int = NUM_IMAGES) -> np.nda
     return index[kept[group] & (place < per_group)]
 
 
+def gaussian_blocks(model: LatentVariableModel) -> list[str]:
+    return [name for name, block in model.blocks.items() if block.kind == "gaussian"]
+
+
 class Evidence:
     """Images of one split [N], what the encoder says of each by itself, and sets of evidence among them.
 
-    content: what one image says of the code that its group shares, Normal [N, Dc]; style: of the rest, None for a model of
-    one block. A group's images lie on a ring in random order; the evidence of an image are the k from it on.
+    content: what one image says of the code that its group shares, Normal [N, Dc], for a model that shares none all its
+    Gaussian blocks; style: of the code that each image has for itself, None for a model that shares none.
+    A group's images lie on a ring in random order; the evidence of an image are the k from it on.
     """
 
     @torch.no_grad()
@@ -75,14 +81,17 @@ class Evidence:
         self._start = self.count.cumsum(0) - self.count
         self.place = torch.empty_like(order)  # of each image on its group's ring
         self.place[self._ring] = torch.arange(len(index)) - self._start.repeat_interleave(self.count)
-        encode = getattr(model, "encode_images", model.encode)  # not pooled, without the prior as a factor
-        parts = [encode(data.single(part, model.device)) for part in self.index.split(CHUNK)]
-        self.content, self.style = ([_concatenated([q[name] for q in parts]) for name in self.blocks] + [None])[:2]
+        self.content, self.style = self._encode()
 
-    @property
-    def blocks(self) -> list[str]:
-        """What a group shares first, as models that pool groups have it."""
-        return [name for name, block in self.model.blocks.items() if block.kind == "gaussian"][:2]
+    def _encode(self) -> tuple[Normal, Normal | None]:
+        """Of each image by itself: not pooled, without the prior as a factor."""
+        pools = isinstance(self.model, SharesGroupCode)
+        encode = self.model.encode_images if pools else self.model.encode
+        parts = [encode(self.data.single(part, self.model.device)) for part in self.index.split(CHUNK)]
+        if pools:
+            return tuple(_concatenated([q[name] for q in parts]) for name in (self.model.shared_block, self.model.own_block))
+        blocks = [_concatenated([q[name] for q in parts]) for name in gaussian_blocks(self.model)]
+        return Normal(*(torch.cat([getattr(q, key) for q in blocks], dim=1) for key in ("mu", "logvar"))), None
 
     @cached_property
     def label(self) -> np.ndarray:
@@ -99,9 +108,10 @@ class Evidence:
 
     def pooled(self, evidence: Tensor, rule: str | None = None) -> Normal:
         """The content of each set of evidence [M, k]: by the model's own rule, or by another."""
-        group = torch.arange(len(evidence)).repeat_interleave(evidence.shape[1])
-        rule = rule or getattr(self.model, "evidence", "product")
-        return pool(self.content[evidence.flatten()], group, len(evidence), rule)
+        group, content = torch.arange(len(evidence)).repeat_interleave(evidence.shape[1]), self.content[evidence.flatten()]
+        if rule is None and isinstance(self.model, SharesGroupCode):
+            return self.model.pool(content, group, len(evidence))
+        return pool(content, group, len(evidence), rule or "product")
 
     def style_samples(self) -> Tensor:
         with noise.per_image(self.index, self.seed):
@@ -110,7 +120,7 @@ class Evidence:
     @torch.no_grad()
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
         """Mean images [M, C, H, W] of content means and styles."""
-        device, (shared, own) = self.model.device, self.blocks
+        device, shared, own = self.model.device, self.model.shared_block, self.model.own_block
         pairs = zip(content.split(CHUNK), style.split(CHUNK))
         return torch.cat([self.model.decode({shared: c.to(device), own: s.to(device)}).cpu() for c, s in pairs])
 
@@ -129,7 +139,7 @@ class Evidence:
 
 def evidence(e):
     """The numbers and pictures; a step of vae_zoo.evaluation.protocol. e: its Evaluation."""
-    if not e.data.is_grouped:
+    if not e.data.is_grouped or not gaussian_blocks(e.model):
         return
     test, curves = whole_groups(e.data, e.split, e.seed), defaultdict(dict)
     scored = Evidence(e.model, e.data, test, e.seed)
@@ -165,6 +175,8 @@ def swaps(images: Evidence, judge: Judge):
     """Content of image i from k images, style of another image j: whose class does the judge see?"""
     label, style = torch.from_numpy(images.label), images.style.mu
     for k in images.counts():
+        if k >= len(images.index):  # no donor of a style is left
+            continue
         rows = images.of(k)
         donor = _others(rows, images.seed)
         seen = judge.predict(images.decode(images.pooled(rows).mu, style[donor])).cpu()
@@ -231,6 +243,8 @@ def held_out(images: Evidence):
 def _others(evidence: Tensor, seed: int) -> Tensor:
     """For each row of evidence [N, k] one of the N images that is not in it, uniform over these."""
     generator, N = torch.Generator().manual_seed(seed + 1), len(evidence)
+    if evidence.shape[1] >= N:
+        raise ValueError(f"no image is left beside {evidence.shape[1]} of {N} images")
     other = torch.randint(N, (N,), generator=generator)
     while (taken := (evidence == other[:, None]).any(1)).any():
         other[taken] = torch.randint(N, (int(taken.sum()),), generator=generator)

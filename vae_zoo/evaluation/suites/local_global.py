@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Codes
+from vae_zoo.contract import Codes, HasClasses, HasLocalView
 from vae_zoo.figures import grid
 from vae_zoo.metrics.judge import CHUNK
 from vae_zoo.models.base import LatentVariableModel
@@ -38,7 +38,7 @@ SHOWN = 8  # rows and columns of the grids
 
 def split(e: "Evaluation") -> Iterator[tuple[str, float]]:
     """The numbers and pictures; a step of vae_zoo.evaluation.protocol."""
-    if {"z_global", "z_local"} <= e.model.blocks.keys():
+    if isinstance(e.model, HasLocalView):
         yield from numbers(e)
         if e.split != "val":  # while training only the numbers are kept
             e.pictures |= pictures(e.model, e.data.single(e.to_show(SHOWN), e.model.device))
@@ -52,7 +52,7 @@ def numbers(e: "Evaluation") -> Iterator[tuple[str, float]]:
         torch.manual_seed(e.seed)
         other = another(len(index))
         prior = e.model.sample_prior(len(index))
-        own = e.model.sample_class(codes["c"].argmax(1, keepdim=True)) if hasattr(e.model, "sample_class") else None
+        own = e.model.sample_class(codes["c"].argmax(1, keepdim=True)) if isinstance(e.model, HasClasses) else None
     elsewhere = {name: code[other] for name, code in codes.items()}
     swapped = codes | {"z_local": elsewhere["z_local"]}
     colour = torch.cat([mean_colour(e.data.single(part)["image"]) for part in index.split(CHUNK)])  # [N, C]
@@ -107,8 +107,8 @@ def pictures(model: LatentVariableModel, batch) -> dict[str, np.ndarray]:
     is among the swaps of vae_zoo.evaluation.pictures."""
     x = batch["image"]
     codes, count = {name: q.mean for name, q in model.encode(batch).items()}, len(x)
-    x_aux = model.local.fixed_view(x)
-    columns = [x, model.decode(codes), x_aux, model.local.likelihood.mean(model.local.decoder(codes["z_local"]))]
+    x_aux = model.local_view(x)
+    columns = [x, model.decode(codes), x_aux, model.decode_local(codes[model.local_block])]
     found = {}
     if x_aux.shape == x.shape:
         heads = ["image", "from both", "shuffled", "from z_local"]

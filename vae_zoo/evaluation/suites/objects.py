@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from vae_zoo.contract import Batch, Codes
+from vae_zoo.contract import Batch, Codes, FindsObjects
 from vae_zoo.figures import grid
 from vae_zoo.figures.scenes import with_boxes
 from vae_zoo.metrics import detection
 from vae_zoo.models.base import LatentVariableModel
-from vae_zoo.models.spair import have_duplicates
 
 if TYPE_CHECKING:
     from vae_zoo.evaluation.context import Evaluation
@@ -40,7 +39,7 @@ IOUS = (0.3, 0.5, 0.75)
 @torch.no_grad()
 def scenes(e: "Evaluation") -> Iterator[tuple[str, float]]:
     """The numbers and pictures; a step of vae_zoo.evaluation.protocol."""
-    if not hasattr(e.model, "detect") or "boxes" not in e.data.single(e.data.indices[e.split][:1]):
+    if not isinstance(e.model, FindsObjects) or "boxes" not in e.data.single(e.data.indices[e.split][:1]):
         return
     yield from numbers(e, e.split).items()
     if e.split == "test":
@@ -62,7 +61,7 @@ def numbers(e: "Evaluation", split: str) -> dict[str, float]:
         boxes += batch["boxes"]
         ari.append(detection.adjusted_rand(instance_map(scene.share), batch["mask"]))
         squares.append((scene.image - batch["image"]).square().flatten(1).mean(1).cpu())
-        twice.append(have_duplicates(scene.box, scene.presence > 0.5).cpu())
+        twice.append(detection.have_duplicates(scene.box, scene.presence > 0.5).cpu())
         parts += detection.connected_components(batch["image"].cpu().numpy())
     return {
         **of_counts(np.array([int((one["scores"] > PRESENT).sum()) for one in found]), np.array([len(b) for b in boxes])),
@@ -124,7 +123,7 @@ def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
     heads = ["image, true", "found", "drawn", "background"]
     sprite = scene.alpha * scene.sprite + (1 - scene.alpha) / 2  # on grey; absent objects are faint
     sprite = 0.5 + (sprite - 0.5) * (0.15 + 0.85 * scene.presence[..., None, None, None])
-    edited = [image, drawn, *(_numpy(model.decode(codes | {"objects": c})) for c in edits(model, codes["objects"], batch))]
+    edited = [image, drawn, *(_numpy(model.decode(c)) for c in edits(model, codes, batch))]
     return {
         "boxes": grid(np.stack(columns, 1), column_labels=heads),
         "glimpses": grid(_numpy(sprite), title="what each cell holds; faint: not present"),
@@ -132,14 +131,10 @@ def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
     }
 
 
-def edits(model: LatentVariableModel, objects: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The codes of the objects without the one whose presence is surest, and with it on the other side of its cell."""
+def edits(model: FindsObjects, codes: Codes, batch: Batch) -> tuple[Codes, Codes]:
+    """The codes without the object whose presence is surest, and with it on the other side of its cell."""
     surest = model.encode(batch)["objects"].logit.argmax(1)
-    row = torch.arange(len(objects), device=objects.device)
-    without, moved = (objects.unflatten(1, (model.num_cells, -1)).clone() for _ in range(2))
-    without[row, surest, -1] = 0
-    moved[row, surest, 2] = torch.where(moved[row, surest, 2] > 0, -1.0, 1.0)  # z_shift, along x
-    return without.flatten(1), moved.flatten(1)
+    return model.without_object(codes, surest), model.with_object_moved(codes, surest)
 
 
 def _numpy(images: torch.Tensor) -> np.ndarray:
