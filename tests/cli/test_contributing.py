@@ -146,7 +146,7 @@ from vae_zoo.models.vae import VAE
 
 
 class Minimal(VAE):
-    log_weights = VAE.__mro__[1].log_weights
+    log_weights = None
 
     def objective(self, batch):
         terms = super().objective(batch)

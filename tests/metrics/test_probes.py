@@ -210,7 +210,8 @@ def test_wide_codes_are_reduced_by_components_of_the_training_rows():
     assert x_small.shape == (500, 64) and x_test_small.shape == (200, 64)
     expected = PCA(4).fit(x).transform(x_test)
     np.testing.assert_allclose(abs(x_test_small[:, :4]), abs(expected), rtol=1e-3, atol=1e-3)
-    np.testing.assert_array_equal(probes._reduced(x, x_test[:7], 0)[1], x_test_small[:7])  # test rows take no part
+    few = probes._reduced(x, x_test[:7], 0)[1]
+    np.testing.assert_allclose(few, x_test_small[:7], rtol=0, atol=1e-3)  # test rows take no part, but for BLAS's rounding
     wide = block_factor_matrix({"pixels": x.reshape(500, 1, 30, 10)}, train, {"pixels": x_test}, test, FACTORS, hidden=None)
     assert wide[0, 2] > 0.95
 

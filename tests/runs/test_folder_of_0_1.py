@@ -1,0 +1,70 @@
+"""Run folders of version 0.1, whose config names files that have moved, load, go on and are evaluated.
+
+v0_1/ was written by commit 29a4fe5: `train.py model=vae data=digits model/network=mlp model.network.hidden=[8]
+model.latent_dim=2 trainer=cpu trainer.max_steps=10 callbacks=none`; weights_at_20.pt is what the same commit had after
+`train.py resume=<a copy> trainer.max_steps=20`.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.cli.calls import call
+from vae_zoo import load_model
+from vae_zoo.config.check import locate
+from vae_zoo.config.renamed import RENAMED
+from vae_zoo.models.vae import VAE
+from vae_zoo.runs.load import read_checkpoint
+
+FOLDER = Path(__file__).with_name("v0_1")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Path(shutil.copytree(FOLDER, tmp_path / "run"))
+
+
+def test_the_folder_is_one_of_0_1():
+    config = yaml.safe_load((FOLDER / "config.yaml").read_text())
+    old = [config["model"], config["data"], config["trainer"], config["callbacks"]["checkpoint"]]
+    assert all(node["_target_"] in RENAMED for node in old)
+    assert json.loads((FOLDER / "run.json").read_text())["versions"]["vae_zoo"] == "0.1.0"
+
+
+def test_it_loads(run):
+    model = load_model(run)
+    assert type(model) is VAE and model.trained_steps == 10
+    assert model.sample(2).shape == (2, 1, 32, 32)
+
+
+def test_it_goes_on_to_the_weights_that_0_1_would_have_had(run):
+    answer = call(run.parent, "train resume=run trainer.max_steps=20")
+    assert answer.code == 0, answer.err
+    got, wanted = (
+        read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"],
+        torch.load(run / "weights_at_20.pt", weights_only=True),
+    )
+    before = read_checkpoint(FOLDER / "checkpoints" / "last.ckpt")["state_dict"]
+    assert got.keys() == wanted.keys()
+    for name, weight in wanted.items():  # bit-equal where it was written; other processors round otherwise
+        torch.testing.assert_close(got[name], weight, rtol=0, atol=1e-6)
+    assert max((before[name] - weight).abs().max() for name, weight in wanted.items()) > 1e-3
+
+
+def test_it_is_evaluated(run):
+    answer = call(run.parent, "evaluate run=run metrics=quick")
+    assert answer.code == 0, answer.err
+    before, after = (json.loads((run / part).read_text()) for part in ("metrics.json", "evaluation/metrics.json"))
+    shared = [name for name in before if name.startswith("test/")]
+    assert shared and {name: after[name] for name in shared} == pytest.approx(
+        {name: before[name] for name in shared}, rel=1e-5
+    )
+
+
+def test_every_new_name_is_one_of_a_class():
+    for target in set(RENAMED.values()):
+        assert isinstance(locate(target, "model"), type)
