@@ -14,11 +14,10 @@ from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Gaussian, noise
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds
-from vae_zoo.metrics.detection import have_duplicates
 from vae_zoo.metrics.likelihood import importance_weighted
 from vae_zoo.models.spair import SPAIR, composite
 from vae_zoo.nets import MLP
-from vae_zoo.nets.spatial import paste
+from vae_zoo.nets.spatial import have_duplicates, paste
 from vae_zoo.schedules import Constant, Cyclic, Linear
 
 SHAPE = (3, 16, 16)

@@ -101,13 +101,13 @@ class Evaluation:
 
     @cached_property
     def has_known_labels(self) -> bool:
-        """Whether labels of the split are known, and the training images show all of these; identities of unseen people they
-        do not."""
+        """Whether two labels or more of the split are known, and the training images show all of these; identities of unseen
+        people they do not."""
         if self.data.label is None:
             return False
         train, scored = (self.data.first_label[self.data.indices[split]] for split in ("train", self.split))
         known = scored[scored >= 0]
-        return len(known) > 0 and bool(torch.isin(known, train).all())
+        return len(known.unique()) > 1 and bool(torch.isin(known, train).all())
 
     def judged(self) -> list[str]:
         """The categorical factors, or where none are known the label."""

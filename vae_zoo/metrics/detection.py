@@ -76,15 +76,3 @@ def connected_components(images: np.ndarray, least: float = 0.1, pixels: int = 4
         slices = [place for place, n in zip(ndimage.find_objects(parts), size) if n >= pixels]
         found.append(np.array([[x.start, y.start, x.stop, y.stop] for y, x in slices], np.float32).reshape(-1, 4))
     return found
-
-
-def have_duplicates(box: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Whether two present objects of an image have boxes [B, N, 4], centre and size, whose IoU exceeds 1/2: bool [B]."""
-    low, high = box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2
-    common = (
-        (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp(min=0).prod(-1)
-    )
-    area = box[..., 2:].prod(-1)
-    iou = common / (area[:, :, None] + area[:, None] - common)  # [B, N, N]
-    pairs = present[:, :, None] & present[:, None] & ~torch.eye(box.shape[1], dtype=torch.bool, device=box.device)
-    return ((iou > 0.5) & pairs).flatten(1).any(1)

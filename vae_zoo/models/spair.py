@@ -36,10 +36,9 @@ from vae_zoo.contract import Batch, Block, Codes, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_standard, noise
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds, sample_occupied
-from vae_zoo.metrics.detection import have_duplicates
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.mlp import dense
-from vae_zoo.nets.spatial import CellBackbone, crop, paste
+from vae_zoo.nets.spatial import CellBackbone, crop, have_duplicates, paste
 from vae_zoo.schedules import Schedule, as_schedule
 
 logger = logging.getLogger(__name__)

@@ -81,3 +81,15 @@ class CellBackbone(nn.Module):
         rows, columns = self.grid(*x.shape[2:])
         padded = F.pad(x, (0, columns * self.cell - x.shape[3], 0, rows * self.cell - x.shape[2]))
         return self.layers(padded).flatten(2).transpose(1, 2)
+
+
+def have_duplicates(box: Tensor, present: Tensor) -> Tensor:
+    """Whether two present objects of an image have boxes [B, N, 4], centre and size, whose IoU exceeds 1/2: bool [B]."""
+    low, high = box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2
+    common = (
+        (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp(min=0).prod(-1)
+    )
+    area = box[..., 2:].prod(-1)
+    iou = common / (area[:, :, None] + area[:, None] - common)  # [B, N, N]
+    pairs = present[:, :, None] & present[:, None] & ~torch.eye(box.shape[1], dtype=torch.bool, device=box.device)
+    return ((iou > 0.5) & pairs).flatten(1).any(1)

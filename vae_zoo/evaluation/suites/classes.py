@@ -76,6 +76,8 @@ def separation(e: "Evaluation") -> Numbers:
     if not all((_labels(e, index.numpy(), 0) >= 0).any() for index in e.data.indices.values()):
         return  # hand-made labels of training images alone
     train, test = (_labels(e, index, 0) for index in (e.train, e.scored))
+    if len(np.unique(train[train >= 0])) < 2:
+        return  # nothing to tell apart
     train_codes, test_codes = e.codes.blocks(e.train), e.codes.blocks(e.scored)
     gaussian = [name for name, block in e.model.blocks.items() if block.kind == "gaussian"]
     for name in gaussian:

@@ -25,6 +25,7 @@ from vae_zoo.figures import grid
 from vae_zoo.figures.scenes import with_boxes
 from vae_zoo.metrics import detection
 from vae_zoo.models.base import LatentVariableModel
+from vae_zoo.nets.spatial import have_duplicates
 
 if TYPE_CHECKING:
     from vae_zoo.evaluation.context import Evaluation
@@ -61,7 +62,7 @@ def numbers(e: "Evaluation", split: str) -> dict[str, float]:
         boxes += batch["boxes"]
         ari.append(detection.adjusted_rand(instance_map(scene.share), batch["mask"]))
         squares.append((scene.image - batch["image"]).square().flatten(1).mean(1).cpu())
-        twice.append(detection.have_duplicates(scene.box, scene.presence > 0.5).cpu())
+        twice.append(have_duplicates(scene.box, scene.presence > 0.5).cpu())
         parts += detection.connected_components(batch["image"].cpu().numpy())
     return {
         **of_counts(np.array([int((one["scores"] > PRESENT).sum()) for one in found]), np.array([len(b) for b in boxes])),
