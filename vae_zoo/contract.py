@@ -46,6 +46,9 @@ class TrainingData:
     images: Callable[[Tensor, torch.device], Batch]
     batch: Callable[[int, torch.device], Batch]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TrainingData":
+        return self  # a copy of a model, such as that of its average weights, must not copy the data set
+
 
 class Model(Protocol):
     """What shared code may call of every model; LatentVariableModel has the docstrings. All models are LightningModules."""

@@ -1,5 +1,6 @@
 """The contract of models/base.py, held by every model of conf/model."""
 
+import copy
 import inspect
 from dataclasses import dataclass
 from functools import partial
@@ -413,3 +414,9 @@ def test_active_units_are_the_dimensions_whose_mean_moves_by_more_than_a_tenth()
         model.encoder[1].bias[:3] = 5.0
     fit(model, 1, val_check_interval=1)
     assert logged["val/active_units_z"] == 1
+
+
+def test_a_copy_of_a_model_does_not_copy_its_data_set():
+    model, data = build("vae", (1, 8, 8)), Digits(size=8, batch_size=32)
+    data.serve(model)
+    assert copy.deepcopy(model).training_data is model.training_data
