@@ -41,6 +41,8 @@ def drawn(label, paint, ground):
 class Oracle(LatentVariableModel):
     """z_global: the quadrant one-hot, z_local: both colours. ignores: z_local says nothing, colours are in z_global too."""
 
+    global_block, local_block = "z_global", "z_local"
+
     def __init__(self, ignores=False):
         super().__init__((3, 8, 8))
         self.ignores = ignores

@@ -54,7 +54,8 @@ def numbers(e: "Evaluation") -> Iterator[tuple[str, float]]:
         prior = e.model.sample_prior(len(index))
         own = e.model.sample_class(codes["c"].argmax(1, keepdim=True)) if isinstance(e.model, HasClasses) else None
     elsewhere = {name: code[other] for name, code in codes.items()}
-    swapped = codes | {"z_local": elsewhere["z_local"]}
+    z_global, z_local = e.model.global_block, e.model.local_block
+    swapped = codes | {z_local: elsewhere[z_local]}
     colour = torch.cat([mean_colour(e.data.single(part)["image"]) for part in index.split(CHUNK)])  # [N, C]
     seen = torch.cat([mean_colour(image).cpu() for image in decoded(e.model, swapped)])
     to_local, to_global = ((seen - donor).abs().sum(1).mean().item() for donor in (colour[other], colour))
@@ -66,13 +67,13 @@ def numbers(e: "Evaluation") -> Iterator[tuple[str, float]]:
     yield "judge_accuracy", (real == label)[label >= 0].double().mean().item()
     mixed = {
         "rec": codes,
-        "resample_local": codes | {"z_local": prior["z_local"]},
-        "resample_global": codes | {"z_global": prior["z_global"]},
+        "resample_local": codes | {z_local: prior[z_local]},
+        "resample_global": codes | {z_global: prior[z_global]},
         "swap_local": swapped,
-        "swap_global": codes | {"z_global": elsewhere["z_global"]},
+        "swap_global": codes | {z_global: elsewhere[z_global]},
     }
     if own is not None:
-        mixed["resample_within"] = codes | {"z_global": own["z_global"]}
+        mixed["resample_within"] = codes | {z_global: own[z_global]}
     for name, part in mixed.items():
         named = torch.cat([judge.predict(image).cpu() for image in decoded(e.model, part)])
         yield f"accuracy_{name}", (named == label)[label >= 0].double().mean().item()
@@ -116,7 +117,8 @@ def pictures(model: LatentVariableModel, batch) -> dict[str, np.ndarray]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         drawn = model.sample_prior(SHOWN)
-    for kept, moved in (("z_global", "z_local"), ("z_local", "z_global")):
+    blocks = model.global_block, model.local_block
+    for kept, moved in (blocks, blocks[::-1]):
         mixed = {name: code.repeat_interleave(SHOWN, 0) for name, code in codes.items()}
         mixed[moved] = drawn[moved].repeat(count, 1)
         images = model.decode(mixed).unflatten(0, (count, SHOWN))
