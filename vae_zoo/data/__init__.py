@@ -1,25 +1,19 @@
 """Data sets: one file each under `sets/`, imported when its class is first used."""
 
-from importlib import import_module
+from vae_zoo.utils.lazy import importer
 
 FILES = {  # public name: the file that defines it
-    "CelebA": "celeba",
-    "Digits": "digits",
-    "DSprites": "dsprites",
-    "Faces": "faces",
-    "FashionMNIST": "mnist",
-    "ImageFolder": "image_folder",
-    "MNIST": "mnist",
-    "Scenes": "scenes",
-    "Shapes3D": "shapes3d",
-    "StreetDigits": "street_digits",
-    "SVHN": "svhn",
+    "CelebA": "sets.celeba",
+    "Digits": "sets.digits",
+    "DSprites": "sets.dsprites",
+    "Faces": "sets.faces",
+    "FashionMNIST": "sets.mnist",
+    "ImageFolder": "sets.image_folder",
+    "MNIST": "sets.mnist",
+    "Scenes": "sets.scenes",
+    "Shapes3D": "sets.shapes3d",
+    "StreetDigits": "sets.street_digits",
+    "SVHN": "sets.svhn",
 }
 __all__ = [*FILES]
-
-
-def __getattr__(name: str):
-    """Imports a class on first use: its public name says nothing of files and costs no other import."""
-    if name in FILES:
-        return getattr(import_module(f"vae_zoo.data.sets.{FILES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importer(__name__, FILES)

@@ -1,6 +1,6 @@
 """Models: one file each, imported when its class is first used."""
 
-from importlib import import_module
+from vae_zoo.utils.lazy import importer
 
 FILES = {  # public name: the file that defines it
     "AnnealedVAE": "annealed_vae",
@@ -24,10 +24,4 @@ FILES = {  # public name: the file that defines it
     "LatentVariableModel": "base",
 }
 __all__ = [*FILES]
-
-
-def __getattr__(name: str):
-    """Imports a class on first use: its public name says nothing of files and costs no other import."""
-    if name in FILES:
-        return getattr(import_module(f"vae_zoo.models.{FILES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importer(__name__, FILES)

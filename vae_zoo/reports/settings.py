@@ -220,7 +220,7 @@ def _snake(target: str) -> str:
     """`vae_zoo.models.BetaTCVAE`: beta_tc_vae, as its file is called; `my.FashionNet`: fashion_net."""
     *_, module, name = ["", *target.split(".")]
     if target.startswith("vae_zoo.") and (file := (MODEL_FILES | DATA_FILES).get(name)):
-        return file
+        return file.rpartition(".")[2]
     if module.replace("_", "").lower() == name.lower():
         return module
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

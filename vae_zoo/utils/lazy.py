@@ -1,0 +1,16 @@
+"""Public names of a package whose files are imported when a name is first used."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def importer(package: str, files: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package. files: {public name: the file below the package that defines it}."""
+
+    def get(name: str) -> Any:
+        if name in files:
+            return getattr(import_module(f"{package}.{files[name]}"), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return get
