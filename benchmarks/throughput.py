@@ -38,7 +38,7 @@ WARM_UP = 50
 def bare_loss(model, x, extra):
     """Nothing of ours where the loss is short enough to write out."""
     if type(model) not in (VAE, BetaVAE):
-        return model.objective({"image": x} | extra)["loss"]
+        return model.total(model.objective({"image": x} | extra))
     mu, logvar = model.encoder(x).chunk(2, -1)
     z = mu + torch.randn_like(mu) * (0.5 * logvar).exp()
     rec = F.binary_cross_entropy_with_logits(model.decoder(z), x, reduction="none").flatten(1).sum(1)
@@ -71,7 +71,7 @@ def bare(model, images, batch_size, steps, groups, labelled=None, clip=None):
             rows = torch.randperm(len(labelled[0]))[:batch_size]
             extra = groups | {"supervised": {"image": labelled[0][rows].float().div_(255), "label": labelled[1][rows]}}
         if own_step:
-            class_loss = model.supervised_terms({"image": x} | extra)["ce"].mean()
+            class_loss = model.supervised_terms({"image": x} | extra)["ce"].value
             class_optimizer.zero_grad(set_to_none=True)
             class_loss.backward()
             class_optimizer.step()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,7 +29,17 @@ class Block:
     holds: str
 
 
-Terms = dict[str, Tensor]
+class Term(NamedTuple):
+    """What an objective adds up. value: [B], [G] or [], nats, positive is cost, summed over dimensions, unweighted.
+
+    weight: in the loss; None: the term is shown, not trained on.
+    """
+
+    value: Tensor
+    weight: float | None = None
+
+
+Terms = dict[str, Term]
 Codes = dict[str, Tensor]
 
 

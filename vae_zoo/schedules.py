@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import cos, pi
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,7 @@ class Staircase:
         return self.factor ** (step // self.every)
 
 
-@dataclass(frozen=True)
-class FacetWeights:
+class FacetWeights(NamedTuple):
     """Of one facet at one step: alpha, of its rung in the decoder; gamma_z, gamma_c, of KL(q(z) || p(z | c)) and KL(q(c) ||
     p(c)), of which only their sum is a divergence where the prior has no clusters."""
 

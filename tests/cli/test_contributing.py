@@ -142,6 +142,7 @@ def test_a_network_and_a_likelihood_of_ones_own(tmp_path):
 
 
 MINIMAL = """
+from vae_zoo.contract import Term
 from vae_zoo.models.vae import VAE
 
 
@@ -150,10 +151,7 @@ class Minimal(VAE):
 
     def objective(self, batch):
         terms = super().objective(batch)
-        return {"loss": terms["loss"], "cost": terms["rec"] + terms["kl_z"]}
-
-    def weights(self):
-        return {"cost": 1.0}
+        return {"cost": Term(terms["rec"].value + terms["kl_z"].value, 1.0)}
 """
 
 

@@ -26,6 +26,17 @@ OTHERS = (*DISCRETE, *LADDERS, *MIXTURES, *SCENES)
 MODELS = sorted(p.stem for p in (config_dir() / "model").glob("[!_]*.yaml") if p.stem not in OTHERS)
 
 
+def costs(model, batch):
+    """The values of the terms, and the loss that they add up to."""
+    terms = model.objective(batch)
+    return {"loss": model.total(terms)} | {name: term.value for name, term in terms.items()}
+
+
+def weights_of(model, batch):
+    """Of the terms that are in the loss."""
+    return {name: term.weight for name, term in model.objective(batch).items() if term.weight is not None}
+
+
 def model_class(name):
     module, _, kind = OmegaConf.load(config_dir() / "model" / f"{name}.yaml")["_target_"].rpartition(".")
     return getattr(import_module(module), kind)

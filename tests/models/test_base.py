@@ -15,9 +15,11 @@ from tests.models.builders import (
     batch_for,
     build,
     check_weights_belong_to_their_image_and_draw,
+    costs,
     fit,
     images,
     model_class,
+    weights_of,
 )
 from vae_zoo.contract import TrainingData
 from vae_zoo.data.sets.digits import Digits
@@ -162,13 +164,14 @@ def in_loss(model, terms, term):
 
 
 def assert_loss_is_the_weighted_sum(model, batch):
-    terms, weights = model.objective(batch), model.weights()
-    assert terms["loss"].shape == () and terms["loss"].isfinite()
-    assert all(value.shape in ((), (len(batch["image"]),), (batch.get("num_groups"),)) for value in terms.values())
-    expected = sum(weight * in_loss(model, terms, term) for term, weight in weights.items())
-    torch.testing.assert_close(terms["loss"], expected)
-    named = model.named_values(terms, model.weights())
-    torch.testing.assert_close(sum(named[f"weighted/{term}"] for term in weights), terms["loss"])
+    terms = model.objective(batch)
+    loss, values = model.total(terms), {name: term.value for name, term in terms.items()}
+    weights = {name: term.weight for name, term in terms.items() if term.weight is not None}
+    assert loss.shape == () and loss.isfinite()
+    assert all(value.shape in ((), (len(batch["image"]),), (batch.get("num_groups"),)) for value in values.values())
+    torch.testing.assert_close(loss, sum(weight * in_loss(model, values, term) for term, weight in weights.items()))
+    named = model.named_values(terms)
+    torch.testing.assert_close(sum(named[f"weighted/{term}"] for term in weights), loss)
 
 
 @every_model
@@ -208,12 +211,12 @@ def test_a_weight_reaches_its_own_term_and_no_other(name, argument, term):
         with torch.no_grad():
             model.encoder[-1].weight[:3] *= 8  # means that vary, so that no term is nearly zero
         torch.manual_seed(1)
-        terms = model.objective(batch_for(name))
+        terms = costs(model, batch_for(name))
         parameters = list(model.parameters())
         graph = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
         parts = {"loss": terms["loss"], term: in_loss(model, terms, term)}
         gradients = {t: torch.autograd.grad(part, parameters, **graph) for t, part in parts.items()}
-        return terms, parts, gradients, model.weights()
+        return terms, parts, gradients, weights_of(model, batch_for(name))
 
     (off, _, off_gradients, off_weights), (on, parts, on_gradients, on_weights) = run(0.0), run(2.5)
     assert all(torch.equal(off[t], on[t]) for t in off if t != "loss")
@@ -229,7 +232,7 @@ def test_a_weight_reaches_its_own_term_and_no_other(name, argument, term):
 def test_reconstruction_and_kl_are_those_of_likelihood_and_posterior(name):
     model, batch = build(name).eval(), images()
     torch.manual_seed(1)
-    terms = model.objective(batch)
+    terms = costs(model, batch)
     torch.manual_seed(1)
     posterior = model.encode(batch)
     z = {block: q.mu + torch.randn_like(q.mu) * (q.logvar / 2).exp() for block, q in posterior.items()}
@@ -260,7 +263,7 @@ def test_mean_of_one_draw_bounds_is_minus_reconstruction_and_kl(name):
         torch.manual_seed(0)
         bound = model.log_weights(one, draws)[:, 0]
         kl = kl_standard(side_by_side(model.encode(one)))
-        rec = torch.cat([model.objective(many)["rec"] for _ in range(10)])
+        rec = torch.cat([costs(model, many)["rec"] for _ in range(10)])
     error = ((bound.var() + rec.var()) / draws).sqrt()
     assert abs(bound.mean() + rec.mean() + kl) < 4 * error
     assert 4 * error < 0.2 * kl  # losing the KL, or a fifth of it, would be seen
@@ -352,7 +355,7 @@ def test_trainer_takes_the_steps_of_a_bare_loop(name):
     for step in range(5):
         bare.trained_steps = step
         noise.seed_step(7, step)
-        terms = bare.objective(data.train_batch(step))
+        terms = costs(bare, data.train_batch(step))
         for optimizer, loss in zip(optimizers, (terms["loss"], terms.get("discriminator"))):
             parameters = optimizer.param_groups[0]["params"]
             gradients = torch.autograd.grad(loss.mean(), parameters, retain_graph=True)
@@ -396,7 +399,7 @@ def test_validation_averages_over_images_whatever_the_batch_size():
     batch = data.batch(data.indices["val"])
     assert len(batch["image"]) == 180
     with noise.per_image(batch["index"]), torch.no_grad():
-        terms = build("vae", (1, 8, 8)).objective(batch)
+        terms = costs(build("vae", (1, 8, 8)), batch)
     for term in ("loss", "rec", "kl_z"):
         assert few[f"val/{term}"] == pytest.approx(terms[term].mean().item(), rel=1e-5)
 

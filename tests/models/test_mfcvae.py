@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
-from tests.models.builders import LADDERS, check_weights_belong_to_their_image_and_draw, fit, images
+from tests.models.builders import LADDERS, check_weights_belong_to_their_image_and_draw, costs, fit, images, weights_of
 from tests.training.test_training import configuration
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Gaussian, Normal, kl_standard, noise
@@ -125,7 +125,7 @@ def test_terms_are_those_of_the_official_code(name, monkeypatch):
     assert [w.gamma_z for w in weights] == [w.gamma_c for w in weights] == terms["gamma"]
     monkeypatch.setattr(noise, "normal", lambda like, shape=(): torch.zeros(*shape, *like.shape))  # the means, as theirs
     x = theirs["x"].view(-1, 1, 6, 6)
-    got, q = model.objective({"image": x}), model.encode(x)
+    got, q = costs(model, {"image": x}), model.encode(x)
     assert got["loss"].item() == pytest.approx(terms["loss"], rel=1e-5)
     assert -got["rec"].mean().item() == pytest.approx(terms["log_px_z"], rel=1e-5)
     parts = {"log_p_z": "E_log_pz_c", "log_p_c": "E_log_pc", "log_q_z": "E_log_qz", "log_q_c": "E_log_qc"}
@@ -172,7 +172,7 @@ def test_the_mnist_preset_has_the_published_size_and_schedule():
 
 def with_noise(model, batch, seed=0):
     with noise.per_image(batch["index"], seed):
-        return model.objective(batch)
+        return costs(model, batch)
 
 
 def by_hand(prior, q, z, detach):
@@ -195,7 +195,7 @@ def test_five_terms_and_the_marginal_are_one_loss_with_one_gradient(covariance):
     q = Normal(mu, logvar)
     z = q.rsample()
     inputs = [mu, logvar, *prior.parameters()]
-    terms = model.kl_terms("facet0", q, z)
+    terms = {name: term.value for name, term in model.kl_terms("facet0", q, z).items()}
     for detach in (False, True):
         kl_z, kl_c = by_hand(prior, q, z, detach)
         torch.testing.assert_close(terms["kl_facet0"], kl_z + kl_c, rtol=1e-6, atol=1e-9)
@@ -215,7 +215,7 @@ def test_analytic_estimator_is_the_mean_field_bound(covariance):
     """E_q [log q(z) - log p(z, c)] + E_q(c) log q(c) by draws, q(c | x) being the best one: 5 standard errors."""
     model = build(covariance=covariance, estimator="analytic")
     prior, q = model.priors.double()["facet0"], Normal(*(torch.randn(1, 3, dtype=torch.float64) for _ in "ml"))
-    terms = model.kl_terms("facet0", q, q.mu)
+    terms = {name: term.value for name, term in model.kl_terms("facet0", q, q.mu).items()}
     c_probs = model.clusters({"facet0": q, "facet1": q})["facet0"]
     torch.manual_seed(0)
     z = q.rsample((50_000,))[:, 0]
@@ -243,7 +243,7 @@ def test_one_facet_and_one_standard_cluster_are_the_plain_vae():
         model.priors["facet0"].mu.zero_()
     q = model.encode(batch)["facet0"]
     torch.manual_seed(1)
-    terms = model.objective(batch)
+    terms = costs(model, batch)
     torch.manual_seed(1)
     z = q.rsample()
     rec = F.binary_cross_entropy_with_logits(model.decode_params({"facet0": z}), batch["image"], reduction="none")
@@ -251,12 +251,12 @@ def test_one_facet_and_one_standard_cluster_are_the_plain_vae():
     sampled = q.log_prob(z) - Normal(torch.zeros(3), torch.zeros(3)).log_prob(z)
     torch.testing.assert_close(terms["kl_facet0"], sampled, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(terms["loss"], (rec.flatten(1).sum(1) + sampled).mean())
-    draws = model.kl_terms("facet0", q[:1], q[:1].rsample((100_000,))[:, 0])["kl_facet0"]
+    draws = model.kl_terms("facet0", q[:1], q[:1].rsample((100_000,))[:, 0])["kl_facet0"].value
     assert abs(draws.mean() - kl_standard(q[:1])[0]) < 3 * draws.std() / 100_000**0.5
     analytic = build(num_facets=1, num_clusters=[1], variance=1.0, estimator="analytic")
     with torch.no_grad():
         analytic.priors["facet0"].mu.zero_()
-    torch.testing.assert_close(analytic.objective(batch)["kl_facet0"], kl_standard(q), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(costs(analytic, batch)["kl_facet0"], kl_standard(q), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(analytic.kl_per_dim({"facet0": q})["facet0"].sum(1), kl_standard(q), rtol=1e-4, atol=1e-4)
 
 
@@ -282,7 +282,7 @@ def test_facets_pay_each_for_itself_and_names_of_clusters_mean_nothing():
 def test_kl_of_dimensions_adds_up_to_that_of_the_code_given_the_cluster(covariance):
     model, batch = build(covariance=covariance, estimator="analytic"), images()
     q = model.encode(batch)
-    per_dim, clusters, terms = model.kl_per_dim(q), model.clusters(q), model.objective(batch)
+    per_dim, clusters, terms = model.kl_per_dim(q), model.clusters(q), costs(model, batch)
     for name in model.facets:
         torch.testing.assert_close(per_dim[name].sum(1), terms[f"kl_z_{name}"], rtol=1e-4, atol=1e-4)
         entropy = -(clusters[name] * clusters[name].log()).sum(1)
@@ -296,7 +296,7 @@ def test_kl_of_dimensions_adds_up_to_that_of_the_code_given_the_cluster(covarian
 def test_a_facet_that_waits_is_no_part_of_the_model():
     model, batch = build(schedule=progressive(), step=39), images()
     assert model.coefficients(39)["facet0"].alpha == 0 and model.entered() == ["facet1"]
-    found = gradients(model, model.objective(batch)["loss"])
+    found = gradients(model, costs(model, batch)["loss"])
     assert all(found[name] is None for name in of_facet(model, 0)), "nor does Adam count steps for it"
     assert all(found[name] is not None for name in found.keys() - {*of_facet(model, 0)})
     codes = model.sample_prior(4)
@@ -316,7 +316,7 @@ def test_a_facet_that_waits_is_no_part_of_the_model():
 def test_a_facet_whose_kl_does_not_count_yet_gets_no_gradient_from_it():
     model = build(schedule=progressive(fade_steps=0, gamma_fade_steps=10), step=40)
     assert (model.coefficients(40)["facet0"].alpha, model.coefficients(40)["facet0"].gamma_z) == (1, 0)
-    found = gradients(model, model.objective(images())["loss"])
+    found = gradients(model, costs(model, images())["loss"])
     assert all(found[name] is None for name in found if name.startswith("priors.facet0."))
     assert found["encoder.heads.0.weight"].abs().max() > 0, "but the decoder reads it"
 
@@ -329,7 +329,7 @@ def test_an_entering_facet_enters_with_alpha_and_pays_gamma(name):
     terms = with_noise(model, batch)
     by_hand = terms["rec"] + 0.1 * terms["kl_facet0"] + terms["kl_facet1"]
     torch.testing.assert_close(terms["loss"], by_hand.mean())
-    assert model.weights() == pytest.approx({"rec": 1.0, "kl_facet0": 0.1, "kl_facet1": 1.0})
+    assert weights_of(model, batch) == pytest.approx({"rec": 1.0, "kl_facet0": 0.1, "kl_facet1": 1.0})
     later = build(name, schedule=progressive(gamma_fade_steps=50), step=60)
     assert not torch.allclose(with_noise(later, batch)["rec"], terms["rec"])
 
@@ -366,7 +366,7 @@ def test_terms_of_the_clusters_are_those_of_categorical_distributions():
     weights = {"consistency_weight": 2.0, "entropy_weight": 3.0, "balance_weight": 4.0}
     model, batch = of_clusters(**weights), images()
     with torch.no_grad():
-        terms, K = model.objective(batch), len(model.priors["facet1"].mu)
+        terms, K = costs(model, batch), len(model.priors["facet1"].mu)
         c, copy = (
             Categorical(model.clusters(model.encode(x))["facet1"]) for x in (batch["image"], batch["image"].roll(1, 3))
         )
@@ -377,9 +377,11 @@ def test_terms_of_the_clusters_are_those_of_categorical_distributions():
         "balance_facet1": kl_divergence(used, uniform),
     }
     torch.testing.assert_close({term: terms[term] for term in expected}, expected, rtol=1e-4, atol=1e-5)
-    assert model.weights() == {"rec": 1.0, "kl_facet0": 1.0, "kl_facet1": 1.0} | dict(zip(expected, weights.values()))
+    assert weights_of(model, batch) == {"rec": 1.0, "kl_facet0": 1.0, "kl_facet1": 1.0} | dict(
+        zip(expected, weights.values())
+    )
     assert expected["balance_facet1"] > 0.05 and min(expected["consistency_facet1"] - c.entropy()) > 0
-    assert not any("balance" in term for term in build().objective(batch))
+    assert not any("balance" in term for term in costs(build(), batch))
     with pytest.raises(ValueError, match="give augment"):
         build(consistency_weight=1.0)
 
@@ -408,7 +410,7 @@ def test_a_weight_of_the_clusters_reaches_its_own_term_and_the_deepest_facet_alo
 def test_a_copy_follows_its_image_and_not_the_image_its_copy():
     """Nothing is asked of clusters that are kept: the gradient of the cross-entropy is that of the KL to a fixed target."""
     model = build(augment=nn.Identity(), consistency_weight=1.0)
-    kept = gradients(model, model.objective(images())["consistency_facet1"].sum())
+    kept = gradients(model, costs(model, images())["consistency_facet1"].sum())
     assert max(gradient.abs().max() for gradient in kept.values() if gradient is not None) < 1e-5
 
 
@@ -416,7 +418,7 @@ def test_clusters_that_no_image_is_near_have_a_finite_gradient():
     model = of_clusters(balance_weight=1.0)
     with torch.no_grad():
         model.priors["facet1"].mu[1:] += 1e3
-    found = gradients(model, model.objective(images())["loss"])
+    found = gradients(model, costs(model, images())["loss"])
     assert all(gradient.isfinite().all() for gradient in found.values() if gradient is not None)
 
 
@@ -427,10 +429,10 @@ def test_loss_is_the_sum_of_the_weighted_terms_at_every_step(name, num_facets):
         model = build(name, num_facets, schedule=Progressive(90, **fades))
         for step in (0, 29, 30, 35, 50, 62, 89, 500):
             model.trained_steps = step
-            terms, weights = model.objective(images()), model.weights()
+            terms, weights = costs(model, images()), weights_of(model, images())
             assert all(value.shape in ((), (8,)) and value.isfinite().all() for value in terms.values())
             torch.testing.assert_close(terms["loss"], sum(w * terms[t].mean() for t, w in weights.items()))
-            assert model.named_values(terms, weights).keys() >= {f"weighted/{term}" for term in weights}
+            assert model.named_values(model.objective(images())).keys() >= {f"weighted/{term}" for term in weights}
 
 
 def test_collapse_of_a_facet_is_told_once_and_only_when_its_kl_counts(caplog, monkeypatch):
@@ -558,13 +560,13 @@ def test_vade_is_an_autoencoder_first():
     """And nothing is learned about the mixture until it starts from the codes."""
     model, batch = build("vade", schedule=Progressive(100, fade_steps=0, pretrain=[0.25]), step=24), images()
     assert model.begins() == model.prior_init_steps() == {"facet0": 25}
-    terms = model.objective(batch)
+    terms = costs(model, batch)
     torch.testing.assert_close(terms["loss"], terms["rec"].mean())
     found = gradients(model, terms["loss"])
-    assert model.weights() == {"rec": 1.0}
+    assert weights_of(model, batch) == {"rec": 1.0}
     assert {name for name, gradient in found.items() if gradient is None} == {n for n in found if n.startswith("priors.")}
     model.trained_steps = 25
-    terms = model.objective(batch)
+    terms = costs(model, batch)
     torch.testing.assert_close(terms["loss"], (terms["rec"] + terms["kl_facet0"]).mean())
 
 
@@ -710,7 +712,7 @@ def test_trainer_takes_the_steps_of_a_bare_loop(name):
         bare.trained_steps = step
         noise.seed_step(7, step)
         optimizer.zero_grad()
-        bare.objective(data.train_batch(step))["loss"].backward()
+        costs(bare, data.train_batch(step))["loss"].backward()
         optimizer.step()
     fit(ours, 5, seed=7)
     for (key, got), wanted in zip(ours.state_dict().items(), bare.state_dict().values()):
@@ -722,10 +724,10 @@ def test_loss_falls_and_validation_does_not_shift_training(name):
     states, recs = [], []
     for interval in (5, 10_000):
         model = build(name, image_shape=(1, 8, 8), optimizer=partial(torch.optim.Adam, lr=3e-3))
-        recs.append(model.objective(images(32, (1, 8, 8)))["rec"].mean())
+        recs.append(costs(model, images(32, (1, 8, 8)))["rec"].mean())
         fit(model, 60, val_check_interval=interval)
         states.append(model.state_dict())
-        recs.append(model.terms["rec"].mean())
+        recs.append(model.terms["rec"].value.mean())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert recs[1] < 0.85 * recs[0]
 
@@ -733,5 +735,5 @@ def test_loss_falls_and_validation_does_not_shift_training(name):
 def test_precision_of_the_networks_is_not_that_of_the_terms():
     model = build(covariance="full")
     with torch.autocast("cpu", torch.bfloat16):
-        terms = model.objective(images())
+        terms = costs(model, images())
     assert all(value.dtype == torch.float32 for value in terms.values())

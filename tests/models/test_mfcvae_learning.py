@@ -13,7 +13,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
-from tests.models.builders import train_as_the_command
+from tests.models.builders import costs, train_as_the_command
 from vae_zoo.distributions import Gaussian, MixturePrior, noise
 from vae_zoo.metrics import clustering
 from vae_zoo.models.mfcvae import MFCVAE
@@ -41,7 +41,7 @@ def scores(model, data):
     for batch in test:
         posteriors.append(q := model.encode(batch))
         with noise.per_image(batch["index"]):
-            kl.append({name: model.kl_terms(name, q[name], q[name].rsample())[f"kl_{name}"] for name in model.facets})
+            kl.append({name: model.kl_terms(name, q[name], q[name].rsample())[f"kl_{name}"].value for name in model.facets})
     label = torch.cat([batch["label"] for batch in test]).numpy()
     ink = torch.cat([batch["image"].flatten(1).mean(1) for batch in test]).numpy()
     found = {"loss": torch.cat(loss).mean().item()}
@@ -179,7 +179,7 @@ def test_two_mixtures_behind_linear_maps_are_found():
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * (1 - step / 1500)
         optimizer.zero_grad()
-        model.objective({"image": image[index], "index": index})["loss"].backward()
+        costs(model, {"image": image[index], "index": index})["loss"].backward()
         optimizer.step()
 
     with torch.no_grad():

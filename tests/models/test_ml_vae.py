@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from tests.models.builders import batch_for, build, images
+from tests.models.builders import batch_for, build, costs, images
 from vae_zoo.distributions import Gaussian, Normal, kl_standard, noise
 
 GROUPED = ("ml_vae", "group_vae")
@@ -30,7 +30,7 @@ def rows(batch, index):
 def objective(model, batch, seed=0):
     """With noise that belongs to the image."""
     with noise.per_image(batch["index"], seed):
-        return model.objective(batch)
+        return costs(model, batch)
 
 
 def sharpened(model):
@@ -73,7 +73,7 @@ def test_groups_of_one_image_are_the_plain_vae(monkeypatch, evidence, grouping):
     vae.load_state_dict(ml_vae.state_dict())
     batch = images() if grouping == "none" else grouped(list(range(8)))
     monkeypatch.setattr(noise, "normal", lambda like, shape=(): torch.full((*shape, *like.shape), 0.7))
-    ours, theirs = ml_vae.objective(batch), vae.objective(batch)
+    ours, theirs = costs(ml_vae, batch), costs(vae, batch)
     torch.testing.assert_close(ours["loss"], theirs["loss"], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(ours["kl_style"] + ours["kl_content"], theirs["kl_z"])
     torch.testing.assert_close(ml_vae.log_weights(batch, 3), vae.log_weights(batch, 3))
@@ -142,12 +142,12 @@ def test_an_image_is_seen_by_its_group_and_by_nobody_else(name):
 def test_every_weight_learns(name, sampling):
     """A content that is pooled without its gradient is a random projection, and the content code is never trained."""
     model, batch = build(name, content_sampling=sampling), grouped([0, 1, 0, 1, 2, 2, 2, 0])
-    model.objective(batch)["loss"].backward()
+    costs(model, batch)["loss"].backward()
     assert all(p.grad.abs().max() > 0 for p in model.parameters())
     heads = model.encoder[-1].weight.grad.abs().amax(1)  # content, style; means, log-variances
     assert (heads > 1e-4).all() and len(heads) == 12
     model.zero_grad()
-    model.objective(batch)["rec"][0].backward()  # through the evidence of the other images of its group too
+    costs(model, batch)["rec"][0].backward()  # through the evidence of the other images of its group too
     assert (model.encoder[-1].weight.grad.abs().amax(1) > 0).all()
 
 
@@ -158,7 +158,7 @@ def drawn(model, batch):
     """The content codes that the objective decodes, [B, Dc]."""
     seen = []
     hook = model.decoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    model.objective(batch)
+    costs(model, batch)
     hook.remove()
     return seen[0][:, : model.blocks["content"].size]
 
@@ -266,7 +266,7 @@ def test_own_draws_have_the_same_mean_gradient_and_less_variance():
         q = {name: q.map(lambda t: t.detach().requires_grad_()) for name, q in model.encode_images(batch).items()}
         model.encode_images = lambda batch, q=q: q
         torch.manual_seed(0)
-        loss = model.objective(batch)["loss"] * copies
+        loss = costs(model, batch)["loss"] * copies
         found = torch.autograd.grad(loss, (q["content"].mu, q["content"].logvar))
         gradients[sampling] = torch.cat([g.view(copies, 4, 2)[:, 0] for g in found], 1)  # [copies, 4]
     own, shared = gradients["per_image"], gradients["per_group"]

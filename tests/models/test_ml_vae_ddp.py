@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.builders import build
+from tests.models.builders import build, costs
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import noise
 
@@ -27,7 +27,7 @@ class Loss(nn.Module):
 
     def forward(self, batch):
         with noise.per_image(batch["index"]):
-            return self.model.objective(batch)["loss"]
+            return costs(self.model, batch)["loss"]
 
 
 def step(loss_of, model, batch):

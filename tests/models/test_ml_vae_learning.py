@@ -13,6 +13,7 @@ from sklearn.svm import SVC
 from vae_zoo import config_dir
 from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config.check import check_train
+from vae_zoo.contract import Term
 from vae_zoo.distributions import Normal
 from vae_zoo.evaluation import protocol
 from vae_zoo.models.ml_vae import MLVAE
@@ -78,8 +79,8 @@ class ContentPerImage(MLVAE):
 
     def objective(self, batch):
         terms = super().objective(batch)
-        per_image = terms["kl_content"][batch["group"]].sum() - terms["kl_content"].sum()
-        return terms | {"loss": terms["loss"] + per_image / batch["num_groups"]}
+        per_image, weight = terms["kl_content"]
+        return terms | {"paid_again": Term(per_image[batch["group"]].sum() - per_image.sum(), weight)}
 
 
 def test_content_and_style_come_apart_within_seconds(tmp_path):

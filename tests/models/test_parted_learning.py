@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.builders import fit
+from tests.models.builders import costs, fit
 from tests.models.test_parted_vae import CONV32
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.data.sets.digits import Digits
@@ -41,7 +41,9 @@ def on_digits(seed, steps, gate=True):
     torch.manual_seed(seed)
     model, history = mnist_weights(steps, gate=gate), []
     step = model.training_step
-    model.training_step = lambda *a: (step(*a), history.append({k: v.mean().item() for k, v in model.terms.items()}))[0]
+    model.training_step = lambda *a: (step(*a), history.append({k: v.value.mean().item() for k, v in model.terms.items()}))[
+        0
+    ]
     data = Digits(size=32, batch_size=64, labelled=50, seed=seed)
     fit(model, steps, data=data, seed=seed, limit_val_batches=0)
     return SimpleNamespace(model=model, data=data, accuracy=accuracy(model, data), history=history)
@@ -62,7 +64,7 @@ def from_labels(model, data, seed, steps):
     for step in range(steps):
         noise.seed_step(seed, step)
         optimizer.zero_grad()
-        model.supervised_terms(data.train_batch(step))["ce"].mean().backward()
+        model.supervised_terms(data.train_batch(step))["ce"].value.backward()
         optimizer.step()
     return accuracy(model, data)
 
@@ -74,7 +76,7 @@ def test_reconstruction_alone_learns_a_batch_by_heart():
     data.setup()
     batch, optimizer, rec = data.train_batch(0), torch.optim.Adam(model.parameters(), lr=5e-4), []
     for _ in range(300):
-        terms = model.objective(batch)
+        terms = costs(model, batch)
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()

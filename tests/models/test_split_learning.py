@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
-from tests.models.builders import fit
+from tests.models.builders import costs, fit
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.distributions import PixelwiseLogistic
 from vae_zoo.evaluation import protocol
@@ -94,6 +94,6 @@ def test_mixtures_learn_and_use_more_than_one_cluster(kind):
     model, data = trained(kind, **mixture, **local)
     batch = data.single(data.indices["test"])
     with torch.no_grad():
-        bits = model.objective(batch)["rec"].mean() / (3 * 16 * 16) / np.log(2)
+        bits = costs(model, batch)["rec"].mean() / (3 * 16 * 16) / np.log(2)
         used = np.unique(model.class_log_probs(batch["image"]).argmax(1).numpy())
     assert bits < 7.6 and len(used) >= 2, (bits, used)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.models.builders import costs, weights_of
 from tests.models.test_spair import SHAPE, batch, check_weight, spair
 from vae_zoo.distributions import kl_standard, noise
 from vae_zoo.models.spair import SPAIR
@@ -37,16 +38,17 @@ def test_a_local_code_for_a_background_that_is_not_there_is_refused():
             split_spair(local_to, background_dim=0)
     for local_to in ("none", "objects"):
         model = split_spair(local_to, background_dim=0)
-        model.objective(batch())["loss"].backward()
+        costs(model, batch())["loss"].backward()
         assert all(p.grad is not None for p in model.parameters())
 
 
 def test_terms_are_those_of_spair_and_of_the_local_branch():
     model = split_spair("none", beta_local=0.7, aux_weight=0.3)
-    assert model.weights() == dict.fromkeys(spair().weights(), 1.0) | {"kl_z_local": 0.7, "rec_aux": 0.3}
+    others = dict.fromkeys(weights_of(spair(), batch()), 1.0)
+    assert weights_of(model, batch()) == others | {"kl_z_local": 0.7, "rec_aux": 0.3}
     torch.manual_seed(1)
-    terms = model.objective(batch())
-    total = sum(weight * terms[name] for name, weight in model.weights().items()).mean()
+    terms = costs(model, batch())
+    total = sum(weight * terms[name] for name, weight in weights_of(model, batch()).items()).mean()
     torch.testing.assert_close(terms["loss"], total)
     local = terms["rec_aux"].mean()
     gradients = torch.autograd.grad(local, [*model.parameters()], allow_unused=True)
@@ -64,9 +66,9 @@ def test_without_wiring_the_rest_is_spair():
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("local.")})
     found = batch()
     with noise.per_image(found["index"]):
-        terms = model.eval().objective(found)
+        terms = costs(model.eval(), found)
     with noise.per_image(found["index"]):
-        expected = plain.eval().objective(found)
+        expected = costs(plain.eval(), found)
     for name in ("rec", "kl_where", "kl_what", "kl_depth", "kl_pres", "kl_background"):
         torch.testing.assert_close(terms[name], expected[name])
 
@@ -75,10 +77,10 @@ def test_the_view_is_new_at_each_step_and_fixed_in_evaluation():
     model, x = split_spair(), batch()["image"]
     assert torch.equal(model.encode(x)["z_local"].mu, model.encode(x)["z_local"].mu)
     torch.manual_seed(0)
-    first, second = (model.objective({"image": x})["kl_z_local"] for _ in range(2))
+    first, second = (costs(model, {"image": x})["kl_z_local"] for _ in range(2))
     assert not torch.equal(first, second)
     fixed = split_spair(view=Identity())
-    torch.testing.assert_close(fixed.objective({"image": x})["kl_z_local"], kl_standard(fixed.local.posterior(x)))
+    torch.testing.assert_close(costs(fixed, {"image": x})["kl_z_local"], kl_standard(fixed.local.posterior(x)))
 
 
 def test_bound_has_a_row_for_each_draw():

@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 
-from tests.models.builders import build, images
+from tests.models.builders import build, costs, images
 from vae_zoo.distributions import Normal, PixelwiseLogistic, kl_standard
 from vae_zoo.distributions.noise import key_of
 from vae_zoo.models.local_branch import LocalBranch
@@ -20,7 +20,7 @@ def coloured(B=8, side=8):
 def gradients(model, term, batch):
     """{network: whether any gradient of this term reaches it}."""
     model.zero_grad()
-    model.objective(batch)[term].sum().backward()
+    costs(model, batch)[term].sum().backward()
     parts = {
         "encoder": model.encoder,
         "decoder": model.decoder,
@@ -58,9 +58,9 @@ def test_views_are_new_in_training_and_the_images_own_otherwise():
     model, batch = build("split_vae"), images()
     seen = []
     model.local.encoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    model.objective(batch), model.objective(batch)
+    costs(model, batch), costs(model, batch)
     model.eval()
-    model.objective(batch), model.encode(batch), model.encode(batch["image"][3:4])
+    costs(model, batch), model.encode(batch), model.encode(batch["image"][3:4])
     assert not torch.equal(seen[0], seen[1])
     assert torch.equal(seen[2], seen[3]) and torch.equal(seen[4], seen[3][3:4])
     before = torch.get_rng_state()
@@ -100,7 +100,7 @@ def test_loss_with_unit_weights_is_the_bound_on_both_images():
     batch = {"image": one["image"].expand(4000, -1, -1, -1)}
     torch.manual_seed(0)
     with torch.no_grad():
-        terms = model.objective(batch)
+        terms = costs(model, batch)
         x, x_aux = batch["image"], model.local.fixed_view(batch["image"])
         q = model.infer(x, x_aux)
         z = {name: torch.distributions.Normal(part.mu, (0.5 * part.logvar).exp()).sample() for name, part in q.items()}
@@ -122,7 +122,7 @@ def test_any_view_and_likelihood_will_do(view):
     torch.manual_seed(0)
     network = ResizeConv((4, 4), (4, 4), "elu", (4, 4), (4, 4, 6))
     model = SplitVAE((3, 8, 8), 2, 3, network, PixelwiseLogistic(), view)
-    loss = model.objective(coloured())["loss"]
+    loss = costs(model, coloured())["loss"]
     loss.backward()
     assert loss.isfinite() and model.sample(2).shape == (2, 3, 8, 8)
 

@@ -26,13 +26,14 @@ from vae_zoo.sweeps import search
 MODEL = """
 import math
 import torch
+from vae_zoo.contract import Term
 from vae_zoo.models.beta_vae import BetaVAE
 
 
 class Toy(BetaVAE):
     def objective(self, batch):
         terms = super().objective(batch)
-        return terms | {"gap": torch.tensor(math.log(self.beta(self.step) / 4) ** 2)}
+        return terms | {"gap": Term(torch.tensor(math.log(self.beta(self.step) / 4) ** 2))}
 """
 SPACE = "model.beta=tag(log,interval(0.25,64))"
 SEARCH = ["--config-dir", "conf", *TINY.split(), "model=toy", "trainer.max_steps=4", "trainer.val_check_interval=2"]

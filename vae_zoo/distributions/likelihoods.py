@@ -24,6 +24,11 @@ class Likelihood(nn.Module):
         """log p(x | params), summed over pixels and channels, nats: [B]."""
         raise NotImplementedError  # pragma: contract
 
+    def log_prob_of_draws(self, x: Tensor, params: Tensor) -> Tensor:
+        """log p(x | params) under k draws for each image, nats: x [B, C, H, W], params [k B, ...] -> [k, B]."""
+        k = len(params) // len(x)
+        return self.log_prob(x.expand(k, *x.shape).flatten(0, 1), params).view(k, len(x))
+
     def mean(self, params: Tensor) -> Tensor:
         """The image a person is shown: [B, C, H, W] in [0, 1]."""
         raise NotImplementedError  # pragma: contract

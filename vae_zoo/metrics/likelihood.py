@@ -56,7 +56,7 @@ def bounds(model: Model, batches: Iterable[Batch], *, seed: int = 0) -> tuple[di
     for batch in batches:
         with noise.per_image(batch["index"], seed):
             terms = model.objective(batch)
-        found = {name: terms[name] for name in ("rec", *(f"kl_{block}" for block in model.blocks)) if name in terms}
+        found = {name: terms[name].value for name in ("rec", *(f"kl_{block}" for block in model.blocks)) if name in terms}
         if has_bound(model):
             with noise.per_image(batch["index"], seed):
                 found["elbo"] = model.log_weights(batch, 1)[0]

@@ -3,7 +3,7 @@
 Minimised, in nats per image:  loss = rec + gamma * |kl_z - C(step)|,  kl_z averaged over the batch before the modulus
 """
 
-from vae_zoo.contract import Batch, Terms
+from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import kl_standard
 from vae_zoo.models.vae import VAE
 from vae_zoo.schedules import Schedule, as_schedule
@@ -21,8 +21,4 @@ class AnnealedVAE(VAE):
         q_z, _, rec = self.infer(batch)
         kl_z = kl_standard(q_z)
         capacity_gap = (kl_z.mean() - self.capacity(self.step)).abs()
-        loss = rec.mean() + self.gamma * capacity_gap
-        return {"loss": loss, "rec": rec, "capacity_gap": capacity_gap, "kl_z": kl_z}
-
-    def weights(self) -> dict[str, float]:
-        return {"rec": 1.0, "capacity_gap": self.gamma}
+        return {"rec": Term(rec, 1.0), "capacity_gap": Term(capacity_gap, self.gamma), "kl_z": Term(kl_z)}

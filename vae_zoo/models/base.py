@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Batch, Block, Codes, Terms, TrainingData
+from vae_zoo.contract import Batch, Block, Codes, Term, Terms, TrainingData
 from vae_zoo.distributions import noise
 from vae_zoo.distributions.normal import Normal, kl_standard_per_dim
 from vae_zoo.schedules import Schedule
@@ -57,15 +57,7 @@ class LatentVariableModel(L.LightningModule):
         raise NotImplementedError  # pragma: contract
 
     def objective(self, batch: Batch) -> Terms:
-        """{"loss": scalar, term: [B], [G] or []}: nats, cost is positive, summed over dimensions, unweighted.
-
-        loss = sum over terms of weights()[term] * term.mean(), or where `unit` names a term * term.sum() / its length: the
-        loss of a group is a sum over its images. Terms without a weight are shown, not trained on.
-        """
-        raise NotImplementedError  # pragma: contract
-
-    def weights(self) -> dict[str, float]:
-        """Weight of each term in the loss at the present step."""
+        """The terms of the loss with their weights at the present step, and what else is shown."""
         raise NotImplementedError  # pragma: contract
 
     def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Tensor]:
@@ -127,15 +119,31 @@ class LatentVariableModel(L.LightningModule):
         order = torch.randperm(data.num_images, generator=generator)
         return (data.images(part, self.device) for part in order[:count].split(batch_size))
 
+    def total(self, terms: Terms) -> Tensor:
+        """The loss: the weighted terms added up, those of images averaged over the batch.
+
+        Where `unit` names a term, all are sums divided by its length: the loss of a group is a sum over its images.
+        """
+        weighted = {name: term for name, term in terms.items() if term.weight is not None}
+        if self.unit is not None:
+            return sum(weight * value.sum() for value, weight in weighted.values()) / len(terms[self.unit].value)
+        parts = [sum(weight * value for value, weight in weighted.values() if value.ndim)]
+        parts = [part.mean() for part in parts if isinstance(part, Tensor)]
+        return sum(parts + [weight * value for value, weight in weighted.values() if not value.ndim])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.begin_step()
         terms = self.objective(batch)
-        self.terms = {name: value.detach() for name, value in terms.items()}
-        return terms["loss"]
+        loss = self.total(terms)
+        self.keep(loss, terms)
+        return loss
+
+    def keep(self, loss: Tensor, terms: Terms) -> None:
+        """What the callbacks read of this step, without waiting for the device."""
+        self.terms = {name: Term(value.detach(), weight) for name, (value, weight) in ({"loss": Term(loss)} | terms).items()}
 
     def begin_step(self) -> None:
         """Noise and learning rate of this step. Models with several optimisers call it in their own `training_step`."""
-        self.step_weights = self.weights()  # of this step: the counter moves on before anything is logged
         noise.seed_step(getattr(self.trainer, "seed", 0), self.step, self.global_rank, self.device)
         if self.lr_schedule is not None:
             for optimizer in self.trainer.optimizers:
@@ -147,11 +155,14 @@ class LatentVariableModel(L.LightningModule):
         if clip_norm := getattr(self.trainer, "clip_norm", None):
             torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
 
-    def named_values(self, terms: Terms, weights: dict[str, float]) -> dict[str, Tensor]:
+    def named_values(self, terms: Terms) -> dict[str, Tensor]:
         """What is logged of the terms: each mean, and weighted/<term>, which add up to the loss, of those that are in it."""
-        means = {name: value.mean() for name, value in terms.items()}
-        in_loss = means if self.unit is None else {t: terms[t].sum() / len(terms[self.unit]) for t in weights}
-        return means | {f"weighted/{name}": weight * in_loss[name] for name, weight in weights.items()}
+        means = {name: term.value.mean() for name, term in terms.items()}
+        return means | {
+            f"weighted/{name}": weight * (means[name] if self.unit is None else value.sum() / len(terms[self.unit].value))
+            for name, (value, weight) in terms.items()
+            if weight is not None
+        }
 
     def on_validation_epoch_start(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -160,11 +171,12 @@ class LatentVariableModel(L.LightningModule):
         with noise.per_image(batch["index"]):
             terms = self.objective(batch)
             posterior = self.encode(batch)
+        terms = {"loss": Term(self.total(terms))} | terms
         size = len(batch["image"])
-        units = size if self.unit is None else len(terms[self.unit])
+        units = size if self.unit is None else len(terms[self.unit].value)
         sums = {"count": torch.tensor(float(size), device=self.device)}
-        for name, value in self.named_values(terms, self.weights()).items():
-            items = len(terms[name]) if name in terms and terms[name].ndim else units
+        for name, value in self.named_values(terms).items():
+            items = len(terms[name].value) if name in terms and terms[name].value.ndim else units
             sums |= {f"term/{name}": value * items, f"items/{name}": torch.tensor(float(items), device=self.device)}
         for name, q in posterior.items():
             if self.blocks[name].kind == "gaussian":

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Batch, Terms
+from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import Normal
 from vae_zoo.distributions.normal import log_density_pairs, log_standard_normal
 from vae_zoo.models.vae import VAE
@@ -70,8 +70,10 @@ class BetaTCVAE(VAE):
         q_z, z, rec = self.infer(batch)
         N = self.training_data.num_images if self.training_data is not None else len(z)
         mi, tc, kl_dims = decompose_kl(q_z, z, N, self.sampling)
-        loss = (rec + self.alpha * mi + self.beta(self.step) * tc + self.gamma * kl_dims).mean()
-        return {"loss": loss, "rec": rec, "mi": mi, "tc": tc, "kl_dims": kl_dims, "kl_z": mi + tc + kl_dims}
-
-    def weights(self) -> dict[str, float]:
-        return {"rec": 1.0, "mi": self.alpha, "tc": self.beta(self.step), "kl_dims": self.gamma}
+        return {
+            "rec": Term(rec, 1.0),
+            "mi": Term(mi, self.alpha),
+            "tc": Term(tc, self.beta(self.step)),
+            "kl_dims": Term(kl_dims, self.gamma),
+            "kl_z": Term(mi + tc + kl_dims),
+        }

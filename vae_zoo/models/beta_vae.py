@@ -3,7 +3,7 @@
 Minimised, in nats per image:  loss = rec + beta * kl_z
 """
 
-from vae_zoo.contract import Batch, Terms
+from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import kl_standard
 from vae_zoo.models.vae import VAE
 from vae_zoo.schedules import Schedule, as_schedule
@@ -18,9 +18,4 @@ class BetaVAE(VAE):
 
     def objective(self, batch: Batch) -> Terms:
         q_z, _, rec = self.infer(batch)
-        kl_z = kl_standard(q_z)
-        loss = (rec + self.beta(self.step) * kl_z).mean()
-        return {"loss": loss, "rec": rec, "kl_z": kl_z}
-
-    def weights(self) -> dict[str, float]:
-        return {"rec": 1.0, "kl_z": self.beta(self.step)}
+        return {"rec": Term(rec, 1.0), "kl_z": Term(kl_standard(q_z), self.beta(self.step))}

@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from vae_zoo.contract import Batch, Terms
+from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import Normal, kl_standard
 from vae_zoo.distributions.normal import covariance
 from vae_zoo.models.vae import VAE
@@ -43,11 +43,10 @@ class DIPVAE(VAE):
 
     def objective(self, batch: Batch) -> Terms:
         q_z, _, rec = self.infer(batch)
-        kl_z = kl_standard(q_z)
         off_diagonal, diagonal = dip_penalties(q_z, self.variant)
-        loss = (rec + kl_z).mean() + self.lambda_off * off_diagonal + self.lambda_diagonal * diagonal
-        return {"loss": loss, "rec": rec, "kl_z": kl_z, "dip_off_diagonal": off_diagonal, "dip_diagonal": diagonal}
-
-    def weights(self) -> dict[str, float]:
-        penalties = {"dip_off_diagonal": self.lambda_off, "dip_diagonal": self.lambda_diagonal}
-        return {"rec": 1.0, "kl_z": 1.0} | penalties
+        return {
+            "rec": Term(rec, 1.0),
+            "kl_z": Term(kl_standard(q_z), 1.0),
+            "dip_off_diagonal": Term(off_diagonal, self.lambda_off),
+            "dip_diagonal": Term(diagonal, self.lambda_diagonal),
+        }

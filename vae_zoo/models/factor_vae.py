@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from vae_zoo.contract import Batch, Terms
+from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import kl_standard, noise
 from vae_zoo.models.vae import VAE
 
@@ -43,14 +43,18 @@ class FactorVAE(VAE):
         self.discriminator = nn.Sequential(*layers, nn.Linear(units[-1], 2))
 
     def objective(self, batch: Batch) -> Terms:
-        """`loss` is the VAE's and trains no discriminator, `discriminator` is the other player's and trains no VAE."""
+        """The weighted terms are the VAE's and train no discriminator; `discriminator` is the other player's and trains no
+        VAE."""
         q_z, z, rec = self.infer(batch)
-        kl_z = kl_standard(q_z)
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         logits = functional_call(self.discriminator, frozen, z).float()  # [B, 2]
         tc = logits[:, 0] - logits[:, 1]
-        loss = (rec + kl_z + self.gamma * tc).mean()
-        return {"loss": loss, "rec": rec, "kl_z": kl_z, "tc": tc, "discriminator": self.discriminator_loss(z.detach())}
+        return {
+            "rec": Term(rec, 1.0),
+            "kl_z": Term(kl_standard(q_z), 1.0),
+            "tc": Term(tc, self.gamma),
+            "discriminator": Term(self.discriminator_loss(z.detach())),
+        }
 
     def discriminator_loss(self, z: Tensor) -> Tensor:
         """Mean cross-entropy of telling z [B, D] from its permutation, nats: [B]. log 2 = 0.69 when it cannot."""
@@ -58,9 +62,6 @@ class FactorVAE(VAE):
         target = torch.zeros(len(z), dtype=torch.long, device=z.device)
         costs = F.cross_entropy(real, target, reduction="none"), F.cross_entropy(permuted, target + 1, reduction="none")
         return 0.5 * (costs[0] + costs[1])
-
-    def weights(self) -> dict[str, float]:
-        return {"rec": 1.0, "kl_z": 1.0, "tc": self.gamma}
 
     def configure_optimizers(self):
         vae = [p for name, p in self.named_parameters() if not name.startswith("discriminator.")]
@@ -70,9 +71,10 @@ class FactorVAE(VAE):
         self.begin_step()
         vae_optimizer, discriminator_optimizer = self.optimizers()
         terms = self.objective(batch)
-        self.terms = {name: value.detach() for name, value in terms.items()}
+        loss = self.total(terms)
+        self.keep(loss, terms)
         self.zero_grad()
-        self.manual_backward(terms["loss"] + terms["discriminator"].mean())  # at once: ddp wants every parameter in it
+        self.manual_backward(loss + terms["discriminator"].value.mean())  # at once: ddp wants every parameter in it
         for optimizer in (vae_optimizer, discriminator_optimizer):
             self.configure_gradient_clipping(optimizer)
         vae_optimizer.step()

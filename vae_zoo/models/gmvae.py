@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_normal
 from vae_zoo.distributions.mixture import kl_normal_per_dim
 from vae_zoo.models.discrete import DiscreteLatentModel
@@ -125,11 +125,8 @@ class GMVAE(DiscreteLatentModel):
         q_z = self.posterior_z(h, c)
         rec = -self.likelihood.log_prob(x, self.decoder(q_z.rsample()))  # [B]
         kl_z, kl_c = kl_normal(q_z, self.prior_z(c)), self.classes.kl(log_c).sum(1)
-        loss = (rec + self.beta(self.step) * kl_z + self.alpha(self.step) * kl_c).mean()
-        return {"loss": loss, "rec": rec, "kl_z": kl_z, "kl_c": kl_c}
-
-    def weights(self) -> dict[str, float]:
-        return {"rec": 1.0, "kl_z": self.beta(self.step), "kl_c": self.alpha(self.step)}
+        beta, alpha = self.beta(self.step), self.alpha(self.step)
+        return {"rec": Term(rec, 1.0), "kl_z": Term(kl_z, beta), "kl_c": Term(kl_c, alpha)}
 
     def kl_per_dim(self, posterior: dict) -> dict[str, Tensor]:
         """To the prior of the likeliest cluster."""
@@ -149,5 +146,4 @@ class GMVAE(DiscreteLatentModel):
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         """c is summed out of both mixtures."""
         x, (z, log_ratio) = batch["image"], self.draw_z(batch["image"], k)
-        x_repeated = x.expand(k, *x.shape).flatten(0, 1)  # [k B, C, H, W]
-        return self.likelihood.log_prob(x_repeated, self.decoder(z.flatten(0, 1))).view(k, len(x)) + log_ratio
+        return self.likelihood.log_prob_of_draws(x, self.decoder(z.flatten(0, 1))) + log_ratio

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_zoo.contract import Batch, Terms
+from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.discrete import LEAK, ClassConditionalModel
@@ -60,11 +60,8 @@ class JointVAE(ClassConditionalModel):
         kl_z, kl_c = kl_standard(q_z), self.classes.kl(log_c).sum(1)
         z_gap = (self.z_capacity(self.step + 1) - kl_z.mean()).abs()
         c_gap = (min(self.c_capacity(self.step + 1), self.largest_kl_c) - kl_c.mean()).abs()
-        loss = rec.mean() + self.gamma * z_gap + self.gamma * c_gap
-        return {"loss": loss, "rec": rec, "z_gap": z_gap, "c_gap": c_gap, "kl_z": kl_z, "kl_c": kl_c}
-
-    def weights(self) -> dict[str, float]:
-        return {"rec": 1.0, "z_gap": self.gamma, "c_gap": self.gamma}
+        shown = {"kl_z": Term(kl_z), "kl_c": Term(kl_c)}
+        return {"rec": Term(rec, 1.0), "z_gap": Term(z_gap, self.gamma), "c_gap": Term(c_gap, self.gamma)} | shown
 
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         """c is summed out: every z is decoded with every combination of classes."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard, noise
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.base import LatentVariableModel
@@ -97,39 +97,29 @@ class LadderVAE(LatentVariableModel):
         return {name: torch.randn(n, block.size, device=self.device) for name, block in self.blocks.items()}
 
     def objective(self, batch: Batch) -> Terms:
-        q, weights = self.encode(batch), self.weights()
-        in_loss = [name for name, w in self.coefficients(self.step).items() if w.alpha > 0 or w.gamma_z > 0 or w.gamma_c > 0]
-        z = {name: q[name].rsample() for name in in_loss}
-        terms = {"rec": -self.likelihood.log_prob(batch["image"], self.decode_params(z))}
-        for name in in_loss:
-            terms |= self.kl_terms(name, q[name], z[name])
-        terms |= self.further_terms(batch, q)
-        loss = sum(weight * terms[term] for term, weight in weights.items() if weight > 0).mean()
-        return {"loss": loss} | terms
+        q, z, rec = self.infer(batch)
+        return {"rec": Term(rec, 1.0)} | {
+            f"kl_{name}": Term(kl_standard(q[name]), weights.gamma_z or None)  # a facet whose gamma is 0 hears of no loss
+            for name, weights in self.coefficients(self.step).items()
+            if name in z
+        }
 
-    def kl_terms(self, name: str, q: Normal, z: Tensor) -> Terms:
-        """The cost of a facet, [B] nats, from its posterior and a draw of it."""
-        return {f"kl_{name}": kl_standard(q)}
-
-    def further_terms(self, batch: Batch, q: dict[str, Normal]) -> Terms:
-        """What counts beside reconstruction and KL, [B] nats or one number."""
-        return {}
+    def infer(self, batch: Batch) -> tuple[dict[str, Normal], Codes, Tensor]:
+        """All posteriors, a draw [B, D] of each facet that is decoded or costs, and the reconstruction's cost [B], nats."""
+        q = self.encode(batch)
+        z = {name: q[name].rsample() for name, w in self.coefficients(self.step).items() if max(w) > 0}
+        return q, z, -self.likelihood.log_prob(batch["image"], self.decode_params(z))
 
     def log_prior(self, name: str, z: Tensor) -> Tensor:
         """log p(z) of a facet, nats: [...]."""
         return log_standard_normal(z)
 
-    def weights(self) -> dict[str, float]:
-        gammas = {name: weights.gamma_z for name, weights in self.coefficients(self.step).items()}
-        return {"rec": 1.0} | {f"kl_{name}": gamma for name, gamma in gammas.items() if gamma > 0}
-
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         """Facets that wait are left out: the image does not depend on them, so their best posterior is the prior."""
         x, q = batch["image"], self.encode(batch)
         z = {name: q[name].rsample((k,)) for name in self.entered()}  # [k, B, D] each
-        x_repeated = x.expand(k, *x.shape).flatten(0, 1)  # [k B, C, H, W]
         params = self.decode_params({name: draws.flatten(0, 1) for name, draws in z.items()})
-        log_px_z = self.likelihood.log_prob(x_repeated, params).view(k, len(x))
+        log_px_z = self.likelihood.log_prob_of_draws(x, params)
         return log_px_z + sum(self.log_prior(name, z[name]) - q[name].log_prob(z[name]) for name in z)
 
     # ---- training -------------------------------------------------------------------------------------------------
@@ -155,9 +145,9 @@ class LadderVAE(LatentVariableModel):
     def on_validation_epoch_end(self) -> None:
         """Warns, once, of a facet that holds nothing though its KL has its full weight since long."""
         super().on_validation_epoch_end()
-        weights = self.weights()
+        weights = self.coefficients(self.step)
         for name, begin in self.begins().items():
-            if self.step < begin + AFTER or weights.get(f"kl_{name}", 0) < 1 or name in self._warned:
+            if self.step < begin + AFTER or weights[name].gamma_z < 1 or name in self._warned:
                 continue
             total, count = (self.trainer.strategy.reduce(self._sums[f"{key}/kl_{name}"], "sum") for key in ("term", "items"))
             if total < COLLAPSED * count:

@@ -33,7 +33,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vae_zoo.contract import Batch, Codes, Terms, TrainingData
+from vae_zoo.contract import Batch, Codes, Term, Terms, TrainingData
 from vae_zoo.distributions import Likelihood, MixturePrior, Normal
 from vae_zoo.models.ladder_vae import LadderVAE
 from vae_zoo.nets.ladder import calibrate_batch_norm
@@ -93,13 +93,8 @@ class MFCVAE(LadderVAE):
         self.estimators = dict(zip(self.facets, estimator))
         self.prior_init, self.prior_init_at = prior_init, prior_init_at
         self.init_images, self.calibrate_norm = init_images, calibrate_norm
-        deepest = self.facets[-1]
-        self.augment = augment
-        self.cluster_weights = {
-            f"consistency_{deepest}": consistency_weight,
-            f"entropy_{deepest}": entropy_weight,
-            f"balance_{deepest}": balance_weight,
-        }
+        self.augment, self.consistency_weight = augment, consistency_weight
+        self.entropy_weight, self.balance_weight = entropy_weight, balance_weight
 
     def clusters(self, q: dict[str, Normal]) -> dict[str, Tensor]:
         """q(c_j | x) of each facet [B, K], the closed form above, from posteriors [B, D]."""
@@ -115,51 +110,55 @@ class MFCVAE(LadderVAE):
     def log_prior(self, name: str, z: Tensor) -> Tensor:
         return self.priors[name].log_prob(z)
 
+    def objective(self, batch: Batch) -> Terms:
+        q, z, rec = self.infer(batch)
+        terms = {"rec": Term(rec, 1.0)}
+        for name in z:
+            terms |= self.kl_terms(name, q[name], z[name])
+        if self.consistency_weight or self.entropy_weight or self.balance_weight:
+            terms |= self.cluster_terms(batch["image"], q)
+        return terms
+
     def kl_terms(self, name: str, q: Normal, z: Tensor) -> Terms:
-        """kl_z and kl_c, their sum `kl`, and the four expectations that they are made of."""
+        """kl_z and kl_c, their sum `kl`, and the four expectations that they are made of, [B] nats each. Those without a
+        weight, or with the weight 0, are shown: a facet that waits hears of no loss."""
         prior, weights = self.priors[name], self.coefficients(self.step)[name]
+        together = weights.gamma_z == weights.gamma_c
         if self.estimators[name] == "sample":
             log_q, log_joint = q.log_prob(z), prior.log_joint(z)  # [B], [B, K]
         else:
             log_q, log_joint = -q.entropy(), prior.expected_log_joint(q)
-        terms = {f"kl_{name}": log_q - log_joint.logsumexp(-1)}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and weights.gamma_z != weights.gamma_c):
+        kl = Term(log_q - log_joint.logsumexp(-1), weights.gamma_z or None if together else None)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not together):
             log_p_c, log_q_c = prior.log_weights(), log_joint.log_softmax(-1)
             c_probs = log_q_c.exp()
-            parts = {
-                "log_p_z": (c_probs * (log_joint - log_p_c)).sum(-1),
-                "log_p_c": (c_probs * log_p_c).sum(-1),
-                "log_q_z": log_q,
-                "log_q_c": (c_probs * log_q_c).sum(-1),
-            }
-            parts |= {"kl_z": log_q - parts["log_p_z"], "kl_c": parts["log_q_c"] - parts["log_p_c"]}
-        return terms | {f"{part}_{name}": value for part, value in parts.items()}
+            log_p_z, log_p_c = (c_probs * (log_joint - log_p_c)).sum(-1), (c_probs * log_p_c).sum(-1)
+            log_q_c = (c_probs * log_q_c).sum(-1)
+        parts = {
+            "kl": kl,
+            "log_p_z": Term(log_p_z),
+            "log_p_c": Term(log_p_c),
+            "log_q_z": Term(log_q),
+            "log_q_c": Term(log_q_c),
+            "kl_z": Term(log_q - log_p_z, None if together else weights.gamma_z or None),
+            "kl_c": Term(log_q_c - log_p_c, None if together else weights.gamma_c or None),
+        }
+        return {f"{part}_{name}": term for part, term in parts.items()}
 
-    def weights(self) -> dict[str, float]:
-        weights = {"rec": 1.0}
-        for name, w in self.coefficients(self.step).items():
-            if w.gamma_z == w.gamma_c:
-                weights |= {f"kl_{name}": w.gamma_z} if w.gamma_z > 0 else {}
-            else:
-                weights |= {f"kl_z_{name}": w.gamma_z, f"kl_c_{name}": w.gamma_c}
-        return weights | {term: weight for term, weight in self.cluster_weights.items() if weight > 0}
-
-    def further_terms(self, batch: Batch, q: dict[str, Normal]) -> Terms:
-        if not any(self.cluster_weights.values()):
-            return {}
-        deepest = self.facets[-1]
+    def cluster_terms(self, x: Tensor, q: dict[str, Normal]) -> Terms:
+        """Consistency and entropy [B], balance []: of the clusters of the deepest facet, see above, nats."""
+        deepest, terms = self.facets[-1], {}
         log_c = self.priors[deepest].expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
         c_probs = log_c.exp()
         log_used = log_c.logsumexp(0) - log(len(log_c))  # finite where a cluster has no image, and so is its gradient
-        terms = {
-            f"entropy_{deepest}": -(c_probs * log_c).sum(-1),
-            f"balance_{deepest}": log(len(log_used)) + (log_used.exp() * log_used).sum(),
-        }
-        if self.cluster_weights[f"consistency_{deepest}"]:
-            copy = self.encode(self.augment(batch["image"]))[deepest]
+        if self.consistency_weight:
+            copy = self.encode(self.augment(x))[deepest]
             log_c_copy = self.priors[deepest].expected_log_joint(copy).log_softmax(-1)
-            terms[f"consistency_{deepest}"] = -(c_probs.detach() * log_c_copy).sum(-1)
-        return terms
+            terms["consistency"] = Term(-(c_probs.detach() * log_c_copy).sum(-1), self.consistency_weight)
+        balance = log(len(log_used)) + (log_used.exp() * log_used).sum()
+        terms["entropy"] = Term(-(c_probs * log_c).sum(-1), self.entropy_weight or None)
+        terms["balance"] = Term(balance, self.balance_weight or None)
+        return {f"{name}_{deepest}": term for name, term in terms.items()}
 
     def kl_per_dim(self, posterior: dict[str, Normal]) -> dict[str, Tensor]:
         """Given the cluster, averaged over q(c | x); where dimensions are correlated, each given those before it. The KL of

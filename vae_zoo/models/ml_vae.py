@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard, pool
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.distributions.pooling import Evidence, first_of_groups, segment_sum
@@ -94,13 +94,11 @@ class MLVAE(LatentVariableModel):
             z_content = z_content[first_of_groups(group, num_groups)][group]
         z = {"content": z_content, "style": q["style"].rsample()}
         rec = -self.likelihood.log_prob(batch["image"], self.decoder(self.join(z)))  # [B]
-        kl_style, kl_content = kl_standard(q["style"]), kl_standard(q_content)  # [B], [G]
-        beta_style, beta_content = self.beta_style(self.step), self.beta_content(self.step)
-        loss = (rec.sum() + beta_style * kl_style.sum() + beta_content * kl_content.sum()) / num_groups
-        return {"loss": loss, "rec": rec, "kl_style": kl_style, "kl_content": kl_content}
-
-    def weights(self) -> dict[str, float]:
-        return {"rec": 1.0, "kl_style": self.beta_style(self.step), "kl_content": self.beta_content(self.step)}
+        return {
+            "rec": Term(rec, 1.0),
+            "kl_style": Term(kl_standard(q["style"]), self.beta_style(self.step)),  # [B]
+            "kl_content": Term(kl_standard(q_content), self.beta_content(self.step)),  # [G]
+        }
 
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         """Of groups, [k, G]: log p(x_G, z) - log q(z | x_G), z one content for the group and a style for each image.
@@ -112,8 +110,7 @@ class MLVAE(LatentVariableModel):
         z_content = q_content[group].rsample((k,))[:, first_of_groups(group, num_groups)]  # [k, G, Dc]
         z_style = q["style"].rsample((k,))  # [k, B, Ds]
         z = self.join({"content": z_content[:, group].flatten(0, 1), "style": z_style.flatten(0, 1)})  # [k B, Dc + Ds]
-        x_repeated = x.expand(k, *x.shape).flatten(0, 1)  # [k B, C, H, W]
-        log_px_z = self.likelihood.log_prob(x_repeated, self.decoder(z)).view(k, len(x))
+        log_px_z = self.likelihood.log_prob_of_draws(x, self.decoder(z))
         of_images = log_px_z + log_standard_normal(z_style) - q["style"].log_prob(z_style)  # [k, B]
         of_group = log_standard_normal(z_content) - q_content.log_prob(z_content)  # [k, G]
         return of_group + segment_sum(of_images.T, group, num_groups).T

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import ComponentTable, Likelihood, Normal, bhattacharyya, kl_normal, kl_standard
 from vae_zoo.distributions.mixture import kl_normal_per_dim
 from vae_zoo.distributions.normal import kl_standard_per_dim, log_standard_normal
@@ -212,24 +212,21 @@ class PartedVAE(DiscreteLatentModel):
         z_gap = (self.z_capacity(t) - kl_z.mean()).abs()
         u_gap = (self.u_capacity(t) - kl_u.mean()).abs()
         prior_c = self.classes.kl(self.average(log_c)).sum()
-        entropy_c = self.classes.entropy(log_c).sum(1)
+        entropy_c = self.classes.entropy(log_c).sum(1).mean()
         coefficients = bhattacharyya(p_u[self.pairs[0]], p_u[self.pairs[1]])  # [P]
         overlap = (coefficients - self.overlap_threshold).relu().sum()
-        loss = (
-            rec.mean()
-            + self.z_gamma * z_gap
-            + self.u_gamma * u_gap
-            + self.prior_weight * prior_c
-            + self.entropy_weight * entropy_c.mean()
-            + self.overlap_weight * overlap
-        )
-        terms = {"loss": loss, "rec": rec, "z_gap": z_gap, "u_gap": u_gap, "prior_c": prior_c, "entropy_c": entropy_c}
-        shown = {"kl_z": kl_z, "kl_u": kl_u, "kl_c": self.classes.kl(log_c).sum(1), "largest_overlap": coefficients.max()}
-        return terms | {"overlap": overlap} | shown
-
-    def weights(self) -> dict[str, float]:
-        weights = {"rec": 1.0, "z_gap": self.z_gamma, "u_gap": self.u_gamma, "prior_c": self.prior_weight}
-        return weights | {"entropy_c": self.entropy_weight, "overlap": self.overlap_weight}
+        return {
+            "rec": Term(rec, 1.0),
+            "z_gap": Term(z_gap, self.z_gamma),
+            "u_gap": Term(u_gap, self.u_gamma),
+            "prior_c": Term(prior_c, self.prior_weight),
+            "entropy_c": Term(entropy_c, self.entropy_weight),
+            "overlap": Term(overlap, self.overlap_weight),
+            "kl_z": Term(kl_z),
+            "kl_u": Term(kl_u),
+            "kl_c": Term(self.classes.kl(log_c).sum(1)),
+            "largest_overlap": Term(coefficients.max()),
+        }
 
     def kl_u(self, h: Tensor, log_c: Tensor, q_u: Normal) -> Tensor:
         """[B] nats."""
@@ -248,18 +245,19 @@ class PartedVAE(DiscreteLatentModel):
         return mixed.log()
 
     def supervised_terms(self, batch: Batch) -> Terms:
-        """What the labelled images teach, and what distorted copies of the others do, nats: [B] each."""
+        """What the labelled images teach, and what distorted copies of the others do, nats, means over their batches."""
         labelled = batch["supervised"]
         x = labelled["image"] if self.augment is None else self.augment(labelled["image"])
         if not self.consistency_weight:
-            return {"ce": self.classes.cross_entropy(self.class_log_probs(x), self.labels(labelled))}
+            return {"ce": Term(self.classes.cross_entropy(self.class_log_probs(x), self.labels(labelled)).mean(), 1.0)}
         with torch.no_grad():
             probs = self.classes.padded(self.class_log_probs(batch["image"]).exp(), 0.0)  # [B, J, K]
             sure, pseudo = probs.max(-1)
             pseudo = pseudo.masked_fill(sure < self.consistency_threshold, -1)  # [B, J]
         log_c = self.class_log_probs(torch.cat([x, self.augment(batch["image"])]))
         ce = self.classes.cross_entropy(log_c[: len(x)], self.labels(labelled))
-        return {"ce": ce, "consistency": self.classes.cross_entropy(log_c[len(x) :], pseudo)}
+        consistency = self.classes.cross_entropy(log_c[len(x) :], pseudo)
+        return {"ce": Term(ce.mean(), 1.0), "consistency": Term(consistency.mean(), self.consistency_weight)}
 
     def kl_per_dim(self, posterior: dict) -> dict[str, Tensor]:
         q_u = posterior["u"].map(lambda t: t.unflatten(1, (len(self.u_bias), -1)))[:, self.classes.variable]  # [B, S, d]
@@ -280,8 +278,7 @@ class PartedVAE(DiscreteLatentModel):
         log_q = self.log_mixture(log_c + q_u.log_prob(of_variable))  # [k, B]
         log_p = self.log_mixture(self.classes.probs.log() + p_u.log_prob(of_variable))
         codes = torch.cat([z, u.flatten(2)], dim=2).flatten(0, 1)  # [k B, D + J d]
-        x_repeated = x.expand(k, *x.shape).flatten(0, 1)
-        log_px = self.likelihood.log_prob(x_repeated, self.decoder(codes)).view(k, len(x))
+        log_px = self.likelihood.log_prob_of_draws(x, self.decoder(codes))
         return log_px + log_standard_normal(z) - q_z.log_prob(z) + log_p - log_q
 
     def log_mixture(self, log_values: Tensor) -> Tensor:
@@ -304,20 +301,18 @@ class PartedVAE(DiscreteLatentModel):
         optimizer, *labelled = self.optimizers() if self.supervised else (self.optimizers(),)
         supervised = self.supervised_step(batch, *labelled) if self.supervised else {}
         terms = self.objective(batch)
-        self.terms = {name: value.detach() for name, value in (terms | supervised).items()}
+        loss = self.total(terms)
+        self.keep(loss, terms | {name: Term(value) for name, (value, _) in supervised.items()})  # of the other loss
         self.zero_grad()
-        self.manual_backward(terms["loss"])
+        self.manual_backward(loss)
         self.configure_gradient_clipping(optimizer)
         optimizer.step()
 
     def supervised_step(self, batch: Batch, optimizer) -> Terms:
         """Gradients by hand: a second backward pass in a step is none of what ddp has prepared."""
         terms = self.supervised_terms(batch)
-        loss = terms["ce"].mean()
-        if "consistency" in terms:
-            loss = loss + self.consistency_weight * terms["consistency"].mean()
         parameters = self.class_parameters()
-        for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
+        for p, gradient in zip(parameters, torch.autograd.grad(self.total(terms), parameters)):
             p.grad = self.trainer.strategy.reduce(gradient, reduce_op="mean")
         self.configure_gradient_clipping(optimizer)
         optimizer.optimizer.step()  # unwrapped: Lightning must not count it as a step

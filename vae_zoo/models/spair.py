@@ -32,7 +32,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_standard, noise
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds, sample_occupied
@@ -266,7 +266,7 @@ class SPAIR(LatentVariableModel):
 
     # ---- objective ------------------------------------------------------------------------------------------------
 
-    def kl_objects(self, q: Objects) -> Terms:
+    def kl_objects(self, q: Objects) -> dict[str, Tensor]:
         """KL of each part of the objects, summed over the cells, [B] nats."""
         scale = Normal(
             torch.full_like(q.scale.mu, self.scale_prior(self.step)), torch.full_like(q.scale.mu, SCALE_STD**2).log()
@@ -289,19 +289,13 @@ class SPAIR(LatentVariableModel):
         q = self.infer(x, self.draw(x, 1))
         codes = {"objects": q.mean} | {name: block.rsample() for name, block in others.items()}
         rec = -self.likelihood.log_prob(x, self.likelihood.params_of(self.render(codes).image))
-        terms = {"rec": rec} | self.kl_objects(q) | {f"kl_{name}": kl_standard(block) for name, block in others.items()}
-        return terms | {"count": (q.logit > 0).sum(1).float()}, codes
+        kls = self.kl_objects(q) | {f"kl_{name}": kl_standard(block) for name, block in others.items()}
+        terms = {"rec": Term(rec, 1.0)} | {name: Term(kl, self.betas[name](self.step)) for name, kl in kls.items()}
+        return terms | {"count": Term((q.logit > 0).sum(1).float())}, codes
 
     def objective(self, batch: Batch) -> Terms:
         x = batch["image"]
-        terms, _ = self.scene_terms(x, self.encode_whole(x))
-        return {"loss": self.total(terms)} | terms
-
-    def total(self, terms: Terms) -> Tensor:
-        return sum(weight * terms[name] for name, weight in self.weights().items()).mean()
-
-    def weights(self) -> dict[str, float]:
-        return {"rec": 1.0} | {name: beta(self.step) for name, beta in self.betas.items()}
+        return self.scene_terms(x, self.encode_whole(x))[0]
 
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         """With the relaxed presence in both p and q, and the priors of the present step: [k, B]."""

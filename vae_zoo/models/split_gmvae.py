@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, kl_normal, kl_standard
 from vae_zoo.distributions.normal import kl_standard_per_dim, log_standard_normal
 from vae_zoo.models.gmvae import GMVAE
@@ -64,16 +64,13 @@ class SplitGMVAE(LocalView, GMVAE):
         z_global, z_local = q_global.rsample(), q_local.rsample()
         rec = -self.likelihood.log_prob(x, self.decoder(torch.cat([z_global, z_local], dim=1)))  # [B]
         rec_aux = self.local.rec(x_aux, z_local)
-        kl_z_global, kl_z_local = kl_normal(q_global, self.prior_z(c)), kl_standard(q_local)
-        kl_c = self.classes.kl(log_c).sum(1)
-        beta, beta_local, alpha = self.beta(self.step), self.beta_local(self.step), self.alpha(self.step)
-        loss = (rec + self.aux_weight * rec_aux + beta * kl_z_global + beta_local * kl_z_local + alpha * kl_c).mean()
-        terms = {"loss": loss, "rec": rec, "rec_aux": rec_aux, "kl_z_global": kl_z_global, "kl_z_local": kl_z_local}
-        return terms | {"kl_c": kl_c}
-
-    def weights(self) -> dict[str, float]:
-        betas = {"kl_z_global": self.beta(self.step), "kl_z_local": self.beta_local(self.step)}
-        return {"rec": 1.0, "rec_aux": self.aux_weight} | betas | {"kl_c": self.alpha(self.step)}
+        return {
+            "rec": Term(rec, 1.0),
+            "rec_aux": Term(rec_aux, self.aux_weight),
+            "kl_z_global": Term(kl_normal(q_global, self.prior_z(c)), self.beta(self.step)),
+            "kl_z_local": Term(kl_standard(q_local), self.beta_local(self.step)),
+            "kl_c": Term(self.classes.kl(log_c).sum(1), self.alpha(self.step)),
+        }
 
     def kl_per_dim(self, posterior: dict) -> dict[str, Tensor]:
         return super().kl_per_dim(posterior) | {"z_local": kl_standard_per_dim(posterior["z_local"])}
@@ -83,7 +80,5 @@ class SplitGMVAE(LocalView, GMVAE):
         x, (z_global, log_ratio) = batch["image"], self.draw_z(batch["image"], k)
         q_local = self.local.posterior(self.local.fixed_view(x))
         z_local = q_local.rsample((k,))  # [k, B, D]
-        x_repeated = x.expand(k, *x.shape).flatten(0, 1)  # [k B, C, H, W]
-        params = self.decoder(torch.cat([z_global, z_local], dim=2).flatten(0, 1))
-        log_px_z = self.likelihood.log_prob(x_repeated, params).view(k, len(x))
+        log_px_z = self.likelihood.log_prob_of_draws(x, self.decoder(torch.cat([z_global, z_local], dim=2).flatten(0, 1)))
         return log_px_z + log_ratio + log_standard_normal(z_local) - q_local.log_prob(z_local)

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal
 from vae_zoo.models.local_branch import HOLDS, LocalBranch
 from vae_zoo.models.spair import SPAIR
@@ -77,8 +77,4 @@ class SplitSPAIR(SPAIR):
         x = batch["image"]
         x_aux = self.local.view(x) if self.training else self.local.fixed_view(x)
         terms, codes = self.scene_terms(x, super().encode_whole(x) | {"z_local": self.local.posterior(x_aux)})
-        terms["rec_aux"] = self.local.rec(x_aux, codes["z_local"])
-        return {"loss": self.total(terms)} | terms
-
-    def weights(self) -> dict[str, float]:
-        return super().weights() | {"rec_aux": self.aux_weight}
+        return terms | {"rec_aux": Term(self.local.rec(x_aux, codes["z_local"]), self.aux_weight)}

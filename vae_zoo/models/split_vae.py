@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.base import LatentVariableModel
@@ -75,19 +75,16 @@ class SplitVAE(LocalView, LatentVariableModel):
         z = {name: block.rsample() for name, block in q.items()}
         rec = -self.likelihood.log_prob(x, self.decoder(self.join(z)))  # [B]
         rec_aux = self.local.rec(x_aux, z["z_local"])
-        kl_z_global, kl_z_local = kl_standard(q["z_global"]), kl_standard(q["z_local"])
-        beta_global, beta_local = self.beta_global(self.step), self.beta_local(self.step)
-        loss = (rec + self.aux_weight * rec_aux + beta_global * kl_z_global + beta_local * kl_z_local).mean()
-        return {"loss": loss, "rec": rec, "rec_aux": rec_aux, "kl_z_global": kl_z_global, "kl_z_local": kl_z_local}
-
-    def weights(self) -> dict[str, float]:
-        betas = {"kl_z_global": self.beta_global(self.step), "kl_z_local": self.beta_local(self.step)}
-        return {"rec": 1.0, "rec_aux": self.aux_weight} | betas
+        return {
+            "rec": Term(rec, 1.0),
+            "rec_aux": Term(rec_aux, self.aux_weight),
+            "kl_z_global": Term(kl_standard(q["z_global"]), self.beta_global(self.step)),
+            "kl_z_local": Term(kl_standard(q["z_local"]), self.beta_local(self.step)),
+        }
 
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         x, q = batch["image"], self.encode(batch)
         z = {name: block.rsample((k,)) for name, block in q.items()}  # [k, B, D] each
         params = self.decoder(self.join({name: draws.flatten(0, 1) for name, draws in z.items()}))
-        x_repeated = x.expand(k, *x.shape).flatten(0, 1)  # [k B, C, H, W]
-        log_px_z = self.likelihood.log_prob(x_repeated, params).view(k, len(x))
+        log_px_z = self.likelihood.log_prob_of_draws(x, params)
         return log_px_z + sum(log_standard_normal(z[name]) - q[name].log_prob(z[name]) for name in z)

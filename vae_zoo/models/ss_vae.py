@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_zoo.contract import Batch, Terms
+from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.discrete import LEAK, ClassConditionalModel
@@ -72,13 +72,11 @@ class SSVAE(ClassConditionalModel):
         rec = -(probs * self.reconstruct_each(x, q_z.rsample(), codes)).sum(1)
         kl_z = (probs * kl_standard(q_z)).sum(1)
         kl_c = self.classes.kl(log_c).sum(1)
-        terms = {"rec": rec, "kl_z": kl_z, "kl_c": kl_c}
-        loss = (rec + kl_z + kl_c).mean()
-        if "supervised" in batch:
+        terms = {"rec": Term(rec, 1.0), "kl_z": Term(kl_z, 1.0), "kl_c": Term(kl_c, 1.0)}
+        if "supervised" in batch:  # in training; a batch of another size, so each term is its mean
             labelled, ce = self.labelled_terms(batch["supervised"])
-            loss = loss + self.labelled_weight * labelled.mean() + self.ce_weight * ce.mean()
-            terms |= {"labelled": labelled, "ce": ce}
-        return {"loss": loss} | terms
+            terms |= {"labelled": Term(labelled.mean(), self.labelled_weight), "ce": Term(ce.mean(), self.ce_weight)}
+        return terms
 
     def labelled_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """`labelled` and `ce`, [B] nats each. Variables whose label is unknown take their most probable value."""
@@ -90,12 +88,6 @@ class SSVAE(ClassConditionalModel):
         q_z = self.posterior_z(h, c)
         rec = -self.likelihood.log_prob(x, self.decoder(torch.cat([q_z.rsample(), c], dim=1)))
         return rec + kl_standard(q_z) - c @ self.classes.probs.log(), self.classes.cross_entropy(log_c, y)
-
-    def weights(self) -> dict[str, float]:
-        weights = {"rec": 1.0, "kl_z": 1.0, "kl_c": 1.0}
-        if self.training:  # there are no labelled batches in validation
-            weights |= {"labelled": self.labelled_weight, "ce": self.ce_weight}
-        return weights
 
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         """c is summed out: z is drawn from, and weighed under, the mixture over classes, and decoded with every one."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae_zoo.contract import Batch, Block, Codes, Terms
+from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.base import LatentVariableModel
@@ -42,15 +42,10 @@ class VAE(LatentVariableModel):
 
     def objective(self, batch: Batch) -> Terms:
         q_z, _, rec = self.infer(batch)
-        kl_z = kl_standard(q_z)
-        return {"loss": (rec + kl_z).mean(), "rec": rec, "kl_z": kl_z}
-
-    def weights(self) -> dict[str, float]:
-        return {"rec": 1.0, "kl_z": 1.0}
+        return {"rec": Term(rec, 1.0), "kl_z": Term(kl_standard(q_z), 1.0)}
 
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         x, q_z = batch["image"], self.encode(batch)["z"]
         z = q_z.rsample((k,))  # [k, B, D]
-        x_repeated = x.expand(k, *x.shape).flatten(0, 1)  # [k B, C, H, W]
-        log_px_z = self.likelihood.log_prob(x_repeated, self.decoder(z.flatten(0, 1))).view(k, len(x))
+        log_px_z = self.likelihood.log_prob_of_draws(x, self.decoder(z.flatten(0, 1)))
         return log_px_z + log_standard_normal(z) - q_z.log_prob(z)

@@ -4,7 +4,8 @@ import time
 
 import lightning as L
 import torch
-from torch import Tensor
+
+from vae_zoo.contract import Terms
 
 
 class NotFinite(RuntimeError):
@@ -17,7 +18,7 @@ class Monitor(L.Callback):
 
     def __init__(self) -> None:
         self.seconds = 0.0  # of training, over all sessions of the run
-        self._waiting: list[tuple[int, dict[str, Tensor]]] = []
+        self._waiting: list[tuple[int, Terms]] = []
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._tick = self._row_tick = time.perf_counter()
@@ -30,7 +31,7 @@ class Monitor(L.Callback):
             return
         self.check(trainer)
         now = time.perf_counter()
-        named = module.named_values(module.terms, module.step_weights)
+        named = module.named_values(module.terms)
         means = trainer.strategy.reduce(torch.stack(list(named.values())), reduce_op="mean")  # over the ranks' shares
         values = {f"train/{name}": value for name, value in zip(named, means.tolist())}
         values["train/images_per_second"] = self._images(trainer, step) / (now - self._row_tick)
@@ -42,8 +43,8 @@ class Monitor(L.Callback):
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        losses = torch.stack([terms["loss"] for _, terms in waiting])
-        sums = torch.stack([sum(value.sum() for value in terms.values()) for _, terms in waiting])
+        losses = torch.stack([terms["loss"].value for _, terms in waiting])
+        sums = torch.stack([sum(term.value.sum() for term in terms.values()) for _, terms in waiting])
         bad = ~(losses.isfinite() & sums.isfinite())
         bad = trainer.strategy.reduce(bad.float(), reduce_op="sum") > 0  # all ranks stop together
         if bad.any():
@@ -65,10 +66,10 @@ class Monitor(L.Callback):
         return (step - self._row_step) * len(trainer.datamodule.train_indices(step - 1))
 
 
-def _describe(step: int, terms: dict[str, Tensor], data) -> str:
+def _describe(step: int, terms: Terms, data) -> str:
     """Which terms failed at this step, and for which images, as far as a term is one number an image."""
-    names = [name for name, value in terms.items() if name != "loss" and not value.isfinite().all()] or ["loss"]
-    images, items = data.train_indices(step - 1), terms[names[0]]
+    names = [name for name, term in terms.items() if name != "loss" and not term.value.isfinite().all()] or ["loss"]
+    images, items = data.train_indices(step - 1), terms[names[0]].value
     if items.ndim == 1 and len(items) == len(images):
         images = images[(~items.isfinite()).cpu()]
     return (

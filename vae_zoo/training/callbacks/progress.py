@@ -32,7 +32,7 @@ class Progress(L.Callback):
             return
         per_step = len(trainer.datamodule.train_indices(step - 1))
         rate = (step - self._shown_step) / (now - self._shown_at)
-        terms = "  ".join(f"{name} {value.mean():.2f}" for name, value in list(module.terms.items())[:4])
+        terms = "  ".join(f"{name} {term.value.mean():.2f}" for name, term in list(module.terms.items())[:4])
         text = f"{terms}  {rate * per_step:.0f} images/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=text, refresh=True)
