@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p; done))
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint
+.PHONY: train test test-slow lint settings
 train: .venv/installed
 	$(BIN)/python train.py
 
@@ -16,6 +16,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+# after an argument of a constructor has changed: what configs are checked against
+settings: .venv/installed
+	$(BIN)/python tools/settings.py
 
 # installed once, and again when the dependencies change; the file is written last, so a half-done install is repeated
 .venv/installed: pyproject.toml

@@ -10,10 +10,12 @@ from itertools import accumulate
 from math import cos, pi
 from typing import NamedTuple
 
+from vae_zoo.config.types import Count, Finite, Index, NonNegative, Positive, Pretrain, Probability, Rise, Stages
+
 
 @dataclass(frozen=True)
 class Constant:
-    value: float
+    value: Finite
 
     def __call__(self, step: int) -> float:
         return self.value
@@ -23,11 +25,11 @@ class Constant:
 class Linear:
     """`start` until step `begin`, then a straight line to `end` over the first `rise` of `steps` steps, then `end`."""
 
-    start: float
-    end: float
-    steps: int
-    begin: int = 0
-    rise: float = 1.0
+    start: Finite
+    end: Finite
+    steps: Count
+    begin: Index = 0
+    rise: Rise = 1.0
 
     def __call__(self, step: int) -> float:
         return self.start + (self.end - self.start) * _fraction(step - self.begin, self.rise * self.steps)
@@ -37,11 +39,11 @@ class Linear:
 class Cosine:
     """As Linear, along half a cosine: slow at both ends."""
 
-    start: float
-    end: float
-    steps: int
-    begin: int = 0
-    rise: float = 1.0
+    start: Finite
+    end: Finite
+    steps: Count
+    begin: Index = 0
+    rise: Rise = 1.0
 
     def __call__(self, step: int) -> float:
         done = _fraction(step - self.begin, self.rise * self.steps)
@@ -55,10 +57,10 @@ class Cyclic:
     Source: Fu et al. (2019), Cyclical Annealing Schedule, equation 6.
     """
 
-    start: float
-    end: float
-    steps: int
-    rise: float = 0.5
+    start: Finite
+    end: Finite
+    steps: Count
+    rise: Rise = 0.5
 
     def __call__(self, step: int) -> float:
         return self.start + (self.end - self.start) * _fraction(step % self.steps, self.rise * self.steps)
@@ -68,8 +70,8 @@ class Cyclic:
 class Staircase:
     """1, times `factor` after each `every` steps."""
 
-    factor: float
-    every: int
+    factor: Positive
+    every: Count
 
     def __call__(self, step: int) -> float:
         return self.factor ** (step // self.every)
@@ -98,16 +100,16 @@ class Progressive:
     Source: FabianFalck/mfcvae; Li et al. (2020); pretrain and warm_up are ours.
     """
 
-    total: int
-    stages: Sequence[float] | None = None
-    fade_steps: int | None = None
-    fade_fraction: float | None = None
-    gamma_fade_steps: int | None = None
-    gamma_fade_fraction: float | None = None
-    gamma_start_z: float = 0.0
-    gamma_start_c: float = 0.0
-    pretrain: Sequence[float] | None = None
-    warm_up: float = 0
+    total: Count
+    stages: Stages | None = None
+    fade_steps: Index | None = None
+    fade_fraction: Probability | None = None
+    gamma_fade_steps: Index | None = None
+    gamma_fade_fraction: Probability | None = None
+    gamma_start_z: NonNegative = 0.0
+    gamma_start_c: NonNegative = 0.0
+    pretrain: Pretrain | None = None
+    warm_up: NonNegative = 0.0
 
     def __post_init__(self):
         if (self.fade_steps is None) == (self.fade_fraction is None):

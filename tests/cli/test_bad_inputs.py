@@ -182,11 +182,11 @@ device=gpu is not allowed; give cpu, mps, cuda or cuda:<number>
 $ train data=digits data.size=8
 images of 8 pixels are too small for the 4 convolutions of model.network, *
 $ train model=mfcvae model/network=mlp
-model.network=vae_zoo.nets.MLP is no ladder of facets, which this model needs; choose model/network=fc_vlae, *
+*: network=MLP is no ladder of facets, which this model needs; choose model/network=fc_vlae, *
 $ train model=vae model/network=fc_vlae
-model.network=vae_zoo.nets.LadderMLP is a ladder of facets, which this model does not have; choose model/network=conv or mlp
+*: this network is a ladder of facets, where a plain one is needed; choose conv or mlp
 $ train model=mfcvae model/network=conv_vlae data=digits data.size=16
-images of 16 pixels are too small for the convolutional ladder; give images of 28 pixels, or model/network=fc_vlae
+*: images of 16 pixels are too small for the convolutional ladder; give images of 28 pixels, or model/network=fc_vlae
 $ train model=mfcvae model.facet_dims=[5,5,5]
 vae_zoo.models.MFCVAE: facet_dims=[5, 5, 5] has 3 facets, the network 2; give as many to both
 $ train model=mfcvae model.schedule.stages=[10,20,30]
@@ -194,9 +194,9 @@ vae_zoo.models.MFCVAE: stages needs a number for each of the 2 facets, got 3
 $ train model=mfcvae model.schedule.fade_steps=100
 *: give either fade_steps or fade_fraction, got 100 and 0.6
 $ train model=spair data=digits model/network@model.object_network=fc_vlae
-model.object_network=vae_zoo.nets.LadderMLP is a ladder of facets, which objects do not have; choose model/network@*=mlp
+*: this network is a ladder of facets, where a plain one is needed; choose conv or mlp
 $ train model=spair data=digits model/network@model.object_network=conv
-glimpses of 12 pixels are too small for the 4 convolutions of model.object_network, *, or model/network@*=mlp
+*: 4 halvings need images of 16 pixels a side or more, got 12
 $ train model=spair data=digits model/likelihood=pixelwise_logistic
 vae_zoo.models.SPAIR: likelihood=PixelwiseLogistic needs 2 numbers a pixel, * choose another, such as model/*
 $ train model=spair data=digits model.strides=[2,2]
@@ -235,8 +235,6 @@ $ train data=shapes3d data.factors.scale=2
 data.factors.scale=2 is not allowed; give a list of different whole numbers from 0 to 7, such as *, or null for all
 $ train data=shapes3d data.factors.scale=[]
 data.factors.scale=[] is not allowed; give a list of different whole numbers from 0 to 7, such as *, or null for all
-$ train data=shapes3d data.factors=null
-data.factors=null is not allowed; give the values in use of some factors, such as *
 $ train data=shapes3d data.size=48
 data.size=48 is not allowed; give 32 or 64
 $ train data=shapes3d data.group_by=flor_hue

@@ -1,25 +1,27 @@
 """The schemas say what the constructors say, and every config file passes them."""
 
+import importlib.util
 import inspect
-import types
-import typing
-from collections.abc import Sequence
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from pydantic import Field
 
 from vae_zoo import config_dir
 from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config import check, schemas
-from vae_zoo.config.schemas import SCHEMAS
+from vae_zoo.config import types as kinds
+from vae_zoo.config.settings import group_of, known, schema_of, targets
+from vae_zoo.data import Digits, DSprites, Faces
+from vae_zoo.data.sets import dsprites
 from vae_zoo.runs.load import build
 
-GIVEN_BY_RUN = {"folder", "logger", "callbacks", "default_root_dir"}  # not in the config
-NOT_OURS = {"torch.optim.Adam", "torch.optim.AdamW"}  # the schema offers some of the arguments, and OPTIONAL ones
 NEEDED = {  # by a choice that does not go alone
     "image_folder": ["data.path=somewhere"],
     "parted_vae/celeba": ["data.labels_from=labels.csv"],
@@ -41,7 +43,7 @@ def composed(*words: str) -> dict[str, Any]:
 
 
 FILES = [(g, c) for g in ("model", "data", "trainer", "callbacks", "logger") for c in choices(g)]
-FILES += [(g, c) for g in ("model/network", "model/likelihood", "debug", "paths") for c in choices(g)]
+FILES += [(g, c) for g in ("model/network", "model/likelihood", "model/lr_schedule", "debug", "paths") for c in choices(g)]
 
 
 @pytest.mark.parametrize("group, choice", FILES)
@@ -52,7 +54,7 @@ def test_every_choice_passes_the_check(group, choice):
 @pytest.mark.parametrize("group", ["model", "data", "trainer", "callbacks", "logger", "model/network", "model/likelihood"])
 def test_every_target_of_a_choice_has_a_schema(group):
     for choice in choices(group):
-        assert not targets(composed(f"{group}={choice}", *NEEDED.get(choice, []))) - SCHEMAS.keys(), choice
+        assert not targets_of(composed(f"{group}={choice}", *NEEDED.get(choice, []))) - {*targets()}, choice
 
 
 EXPERIMENTS = [
@@ -80,7 +82,7 @@ def test_every_data_set_is_built_from_its_file(choice):
 
 def test_every_schema_belongs_to_a_file_or_is_written_in_by_hand():
     """What no file uses is there to be chosen at the command line."""
-    used = set().union(*(targets(composed(f"{g}={c}", *NEEDED.get(c, []))) for g, c in FILES))
+    used = set().union(*(targets_of(composed(f"{g}={c}", *NEEDED.get(c, []))) for g, c in FILES))
     by_hand = {
         "torch.optim.AdamW",
         "vae_zoo.sweeps.pruning.Pruning",  # the search gives it to its jobs
@@ -88,94 +90,77 @@ def test_every_schema_belongs_to_a_file_or_is_written_in_by_hand():
         *(f"vae_zoo.nets.{name}" for name in ("Identity", "MixedPatchShuffle", "GaussianBlur", "HighLowPass")),
         *(f"vae_zoo.schedules.{name}" for name in ("Constant", "Linear", "Cosine", "Cyclic", "Staircase")),
     }
-    assert SCHEMAS.keys() - used <= by_hand
+    assert {*targets()} - used <= by_hand
 
 
-def targets(node: Any) -> set[str]:
+def targets_of(node: Any) -> set[str]:
     if isinstance(node, dict):
-        return set().union({node["_target_"]} if "_target_" in node else set(), *map(targets, node.values()))
+        return set().union({node["_target_"]} if "_target_" in node else set(), *map(targets_of, node.values()))
     return set()
 
 
-# ---- the schema of a target and its constructor ---------------------------------------------------------------------
+# ---- the settings of a target and its constructor -------------------------------------------------------------------
 
 
-def arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """Named arguments, those of the bases where **kwargs are passed on."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in inspect.getmro(cls):
-        if "__init__" not in vars(base):
+def test_settings_are_those_of_the_constructors():
+    written = tools_settings()
+    assert written.FILE.read_text() == written.text(), "a constructor has changed: make settings"
+
+
+def test_a_range_without_a_name_is_refused():
+    class Nameless:
+        def __init__(self, size: Annotated[int, Field(ge=7)]): ...
+
+    with pytest.raises(TypeError, match="give .* a name in vae_zoo/config/types.py"):
+        tools_settings().about(Nameless)
+
+
+def tools_settings():
+    path = Path(__file__).parents[2] / "tools" / "settings.py"
+    spec = importlib.util.spec_from_file_location("tools_settings", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TRAINING = {"optimizer", "discriminator_optimizer", "supervised_optimizer", "lr_schedule", "network", "likelihood", "view"}
+
+
+@pytest.mark.parametrize("choice", [c for c in choices("model") if c != "vade"])
+def test_a_model_of_a_notebook_is_that_of_its_file(choice):
+    """The defaults of a constructor are the values of its file; a schedule over the run ends at the constructor's number."""
+    node = composed(f"model={choice}")["model"]
+    defaults = tools_settings().arguments(check.locate(node["_target_"], "model"))
+    for name, value in node.items():
+        if name.startswith("_") or name in TRAINING or defaults[name].default is inspect.Parameter.empty:
             continue
-        parameters = inspect.signature(base, eval_str=True).parameters.values()
-        for p in parameters:
-            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
-                found.setdefault(p.name, p)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return found
+        default = defaults[name].default
+        if isinstance(value, dict):
+            value = build(value)
+            value = value.end if value != default and isinstance(default, float) else value
+        assert value == (list(default) if isinstance(default, tuple) else default), name
 
 
-@pytest.mark.parametrize("target", sorted(SCHEMAS))
-def test_fields_are_the_named_arguments(target):
-    fields, real = SCHEMAS[target].model_fields, arguments(check.locate(target, target))
-    if target in NOT_OURS or target == "vae_zoo.training.Trainer":  # passes on to Lightning's, of which it offers some
-        assert fields.keys() <= real.keys()
-    else:
-        assert fields.keys() == real.keys() - GIVEN_BY_RUN
-    for name, field in fields.items():
-        assert field.is_required() or real[name].default is not inspect.Parameter.empty, f"{name} cannot be left out"
-
-
-@pytest.mark.parametrize("target", sorted(SCHEMAS.keys() - NOT_OURS))
-def test_types_are_those_of_the_arguments_or_narrower(target):
-    cls = check.locate(target, target)
-    for name, field in SCHEMAS[target].model_fields.items():
-        parameter = arguments(cls).get(name)
-        if parameter is None or parameter.annotation in (inspect.Parameter.empty, Any):
-            continue
-        if target == "vae_zoo.training.Trainer" and name not in vars(cls)["__init__"].__annotations__:
-            continue  # Lightning's own, whose types are wider
-        real = kinds(parameter.annotation)
-        for kind in kinds(field.annotation):  # a literal may stand for its type
-            assert kind in real or kinds(type(kind)) <= real, f"{name}: {kind} is not among {real}"
-
-
-def kinds(hint: Any) -> set:
-    """A type as a config sees it: str, float, bool, None, list, dict or the literal values themselves.
-
-    Whole numbers count as float, whose range a schema may narrow; a Path is a str; any other class is a dict, an object
-    with its own _target_.
-    """
-    if get_origin(hint) is Annotated:
-        return kinds(get_args(hint)[0])
-    if get_origin(hint) in (typing.Union, types.UnionType):
-        return set().union(*map(kinds, get_args(hint)))
-    if get_origin(hint) is Literal:
-        return set(get_args(hint))
-    hint = get_origin(hint) or hint
-    if hint in (list, tuple, Sequence):
-        return {list}
-    return {{int: float, Path: str}.get(hint, hint if hint in (float, str, bool, types.NoneType) else dict)}
-
-
-@pytest.mark.parametrize("target", [t for t, s in SCHEMAS.items() if issubclass(s, schemas.Model)])
-def test_needs_are_those_of_the_model(target):
-    assert SCHEMAS[target].needs == check.locate(target, target).needs
-
-
-@pytest.mark.parametrize("target", [t for t, s in SCHEMAS.items() if issubclass(s, schemas.Data)])
-def test_default_group_is_that_of_the_data(target):
-    assert SCHEMAS[target].default_group == check.locate(target, target).default_group
+@pytest.mark.parametrize("target", [t for t in known() if group_of(t) is None and not t.startswith("vae_zoo.training")])
+def test_a_component_of_a_notebook_is_that_of_its_file(target):
+    """Where a file of conf/ bears the name of a component."""
+    files = [*(config_dir() / "model" / "network").glob("*.yaml"), *(config_dir() / "model" / "likelihood").glob("*.yaml")]
+    nodes = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in files}
+    own = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", target.rpartition(".")[2]).lower()
+    if nodes.get(own, {}).get("_target_") != target:
+        pytest.skip("no file of this name")
+    defaults = tools_settings().arguments(check.locate(target, target))
+    for name, value in nodes[own].items():
+        if name != "_target_":
+            default = defaults[name].default
+            assert value == (list(default) if isinstance(default, tuple) else default), name
 
 
 def test_groupings_and_labels_are_those_of_the_arrays():
-    from vae_zoo.data.sets import dsprites
-
     names = ("label", *(f.name for f in dsprites.FACTORS))
-    assert SCHEMAS["vae_zoo.data.DSprites"].groupings == names
+    assert DSprites.groupings == names
     arrays = build(composed("data=digits")["data"]).load()
-    schema = SCHEMAS["vae_zoo.data.Digits"]
-    assert schema.labels is (arrays.label is not None) and schema.groupings == ("label",)
+    assert arrays.label is not None and Digits.groupings == ("label",)
     assert not arrays.factor_info and not arrays.groups
 
 
@@ -183,7 +168,7 @@ def test_groupings_of_faces_are_the_identity_and_what_has_classes(tmp_path):
     words = ["data.num_identities=9", "data.images_per_identity=1", f"paths.cache={tmp_path}"]
     arrays = build(composed("data=faces", *words)["data"]).load()
     classes = [f.name for f in arrays.factor_info if f.kind == "categorical"]
-    assert SCHEMAS["vae_zoo.data.Faces"].groupings == ("label", *arrays.groups, *classes)
+    assert Faces.groupings == ("label", *arrays.groups, *classes)
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------
@@ -192,14 +177,14 @@ def test_groupings_of_faces_are_the_identity_and_what_has_classes(tmp_path):
 @pytest.mark.parametrize(
     "hint, words",
     [
-        (schemas.Count, "a whole number >= 1"),
-        (schemas.Share, "a number > 0 and < 1"),
-        (schemas.NonNegative | None, "a number >= 0, or null"),
+        (kinds.Count, "a whole number >= 1"),
+        (kinds.Share, "a number > 0 and < 1"),
+        (kinds.NonNegative | None, "a number >= 0, or null"),
         (Literal["i", "ii"], "i or ii"),
         (Literal["a"], "a"),
         (bool, "true or false"),
         (list[str], "a list, each of them a text"),
-        (schemas.Component, "an object with a _target_"),
+        (kinds.Component, "an object with a _target_"),
     ],
 )
 def test_types_in_words(hint, words):
@@ -207,7 +192,7 @@ def test_types_in_words(hint, words):
 
 
 def test_every_field_can_be_described():
-    for schema in {*SCHEMAS.values(), schemas.Train, schemas.Evaluate, schemas.Callbacks, schemas.Paths}:
+    for schema in (*map(schema_of, targets()), schemas.Train, schemas.Evaluate, schemas.Callbacks, schemas.Paths):
         for name, field in schema.model_fields.items():
             assert "mapping" not in check.describe_field(field) or name in (
                 "sweep",

@@ -1,6 +1,7 @@
 """The mathematics of PartedVAE in closed form, and the official code's terms on its own weights."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from math import exp, log
 from pathlib import Path
@@ -192,7 +193,7 @@ def test_only_components_of_one_variable_are_kept_apart(sizes, num_pairs):
     with torch.no_grad():
         model.u_prior.mu.zero_()
         model.u_prior.raw_logvar.zero_()
-    assert costs(model, images())["overlap"].item() == pytest.approx(num_pairs * (1 - model.overlap_threshold))
+    assert costs(model, images())["overlap"].item() == pytest.approx(num_pairs * (1 - model.weights.overlap_threshold))
 
 
 def test_kl_to_components():
@@ -267,9 +268,9 @@ def test_capacities_and_slope_at_the_steps_of_the_presets():
     for steps, slope in ((0, 1.0002), (17_499, 4.5), (34_999, 8.0), (10**6, 8.0)):
         model.trained_steps = steps
         assert model.slope() == pytest.approx(slope) and model.eval().slope() == pytest.approx(slope)
-        model.eval_slope = 8.0
+        model.gate = replace(model.gate, eval_slope=8.0)
         assert model.slope() == 8 and model.train().slope() == pytest.approx(slope)
-        model.eval_slope = None
+        model.gate = replace(model.gate, eval_slope=None)
 
 
 # ---- structure ------------------------------------------------------------------------------------------------------
@@ -436,7 +437,7 @@ def test_consistency_asks_for_a_class_only_of_images_that_are_sure():
         model.c_head.weight.mul_(20)
     batch = labelled()
     sure, pseudo = model.class_log_probs(batch["image"]).exp().max(1)
-    assert 0 < (sure >= 0.5).sum() and (model.consistency_threshold == 0.5)
+    assert 0 < (sure >= 0.5).sum() and (model.supervision.consistency_threshold == 0.5)
     got = model.supervised_terms(batch)["consistency"].value
     torch.testing.assert_close(got, torch.where(sure >= 0.5, -sure.log(), 0.0).mean())
     assert not torch.autograd.grad(got, model.z_head.weight, allow_unused=True)[0]

@@ -1,5 +1,7 @@
 """SPAIR's renderer, terms and bound, against loops and torch.distributions; learning: test_spair_learning.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -27,6 +29,10 @@ TERMS = ("rec", "kl_where", "kl_what", "kl_depth", "kl_pres", "kl_background")
 def spair(image_shape=SHAPE, background_dim=3, likelihood=None, kind=SPAIR, **options):
     small = {"channels": [8, 8, 8], "strides": [2, 2, 2], "features": 12, "head_kernel": 3, "head_hidden": [16, 8]}
     small |= {"what_dim": 4, "glimpse_size": 6, "anchor": 8.0, "scale_prior": 1.0, "count_prior": 0.3}
+    small |= {"reach": 1.0, "presence_bias": 0.0, "alpha_bias": 0.0, "alpha_scale": 1.0, "wheels_steps": 0}
+    small |= dict.fromkeys(("beta_where", "beta_what", "beta_depth", "beta_pres", "beta_background"), 1.0) | (
+        {} if kind is SPAIR else {"beta_local": 1.0}
+    )
     small |= {"network": MLP(hidden=(16,)), "object_network": MLP(hidden=(16,)), "background_dim": background_dim}
     torch.manual_seed(options.pop("seed", 0))
     return kind(image_shape, likelihood=likelihood or Gaussian(0.15), **small | options)
@@ -116,7 +122,7 @@ def test_terms_against_torch():
         ("mc", log_relaxed(q.y, q.logit, 0.8) - log_relaxed(q.y, prior, 0.8)),
         ("bernoulli", kl_bernoulli(q.logit, prior)),
     ):
-        model.pres_kl = name
+        model.presence = replace(model.presence, pres_kl=name)
         torch.testing.assert_close(model.kl_objects(q)["kl_pres"], expected.sum(1))
 
 
@@ -209,7 +215,7 @@ def test_bound_belongs_to_its_image_and_draw_and_is_that_of_the_terms():
         with noise.per_image(found["index"][[i]]):
             alone = model.log_weights({"image": found["image"][[i]]}, 3)
         torch.testing.assert_close(together[:, [i]], alone, atol=1e-2, rtol=1e-4)
-    model.pres_kl, model.trained_steps = "mc", 0
+    model.presence, model.trained_steps = replace(model.presence, pres_kl="mc"), 0
     many = {"image": found["image"][:1].repeat(3000, 1, 1, 1), "index": torch.arange(3000)}
     with torch.no_grad(), noise.per_image(many["index"]):
         bound, terms = model.log_weights(many, 1)[0], costs(model, many)

@@ -3,18 +3,20 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from typing_extensions import is_typeddict
 
 from vae_zoo.config import config_dir, schemas
-from vae_zoo.config.schemas import SCHEMAS, Schema
+from vae_zoo.config.schemas import Schema
+from vae_zoo.config.settings import group_of, known, schema_of, targets
 from vae_zoo.utils.errors import UserError
 
 OPTIONAL_GROUPS = ("experiment", "launcher", "sweep", "debug")  # null in train.yaml: Hydra knows them by their files
@@ -25,10 +27,10 @@ def check_train(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config of a training run as plain containers. Raises UserError for anything that cannot be meant."""
     plain = resolved(cfg)
     check(plain, schemas.Train)
-    for group, kind in (("model", schemas.Model), ("data", schemas.Data), ("trainer", schemas.Trainer)):
+    for group in ("model", "data", "trainer"):
         check_component(plain[group], group)
         target = plain[group]["_target_"]
-        if not issubclass(SCHEMAS.get(target, kind), kind):
+        if schema_of(target) is not None and group_of(target) != group:
             raise UserError(f"{group}={target} is none of that group; choose one that `python train.py --help` lists")
     for group in ("logger", "callbacks"):
         for name, node in plain[group].items():
@@ -63,16 +65,19 @@ def check_component(node: Any, path: str) -> None:
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         raise UserError(f"{path} has no _target_; choose one of the {group} group that `python train.py --help` lists")
     target = node["_target_"]
-    if target in SCHEMAS:
-        check(node, SCHEMAS[target], path)
-        fields = SCHEMAS[target].model_fields.items()
-        components = [k for k, field in fields if isinstance(node.get(k), dict) and not inspect.isclass(field.annotation)]
+    schema = schema_of(target)
+    if schema is not None:
+        check(node, schema, path)
+        hints = known().get(target, {}).get("types", {}).items()
+        components = [
+            k for k, hint in hints if isinstance(node.get(k), dict) and {"Component", "Schedule"} & {*hint.split()}
+        ]
     else:
         _check_signature(node, path)
         components = [k for k, value in node.items() if isinstance(value, dict) and "_target_" in value]
     for key in components:
         if "_target_" not in node[key]:
-            wanted = describe_field(SCHEMAS[target].model_fields[key])
+            wanted = describe_field(schema.model_fields[key])
             raise UserError(f"{path}.{key}={shown(node[key])} has no _target_; give {wanted}")
         check_component(node[key], f"{path}.{key}")
 
@@ -85,59 +90,24 @@ def check_together(cfg: dict[str, Any]) -> None:
             f"model.image_shape={model['image_shape']}, but the data give {data['image_shape']}; "
             f"leave it out, it follows the data"
         )
-    _check_convolutions(model.get("network"), "model.network", "images", min(data["image_shape"][1:]), "model/network")
-    if "object_network" in model:
-        group = "model/network@model.object_network"
-        _check_convolutions(model["object_network"], "model.object_network", "glimpses", model["glimpse_size"], group)
-    _check_ladder(model, data, trainer)
-    needs, schema = needs_of(model), SCHEMAS.get(data["_target_"])
-    if schema is not None:
-        _check_groups(needs, data, schema)
-        if data["folds"] is not None and data["fold"] >= data["folds"]:
+    _check_convolutions(model.get("network"), min(data["image_shape"][1:]))
+    needs, about = needs_of(model), known().get(data["_target_"])
+    if about is not None:
+        _check_groups(needs, data, about)
+        if data.get("folds") is not None and data["fold"] >= data["folds"]:
             raise UserError(f"data.fold={data['fold']} is none of data.folds={data['folds']}; give 0 to {data['folds'] - 1}")
     _check_processes(data, trainer, grouped="group" in needs or data.get("group_by") is not None)
 
 
-def _check_convolutions(network: Any, name: str, what: str, side: int, group: str) -> None:
-    """Each convolution of a network halves what it sees, `what` of this side."""
+def _check_convolutions(network: Any, side: int) -> None:
+    """Each convolution of the network halves the images. The network says so itself, but only once torch is imported."""
     if not isinstance(network, dict) or network.get("_target_") != "vae_zoo.nets.Conv":
         return
     number = len(network["channels"])
     if side < 2**number:
         raise UserError(
-            f"{what} of {side} pixels are too small for the {number} convolutions of {name}, which halve them each; give "
-            f"{what} of {2**number} pixels, fewer {name}.channels, or {group}=mlp"
-        )
-
-
-def _check_ladder(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, Any]) -> None:
-    """Networks with one code for each facet go with models of facets, and these wait for each other."""
-    objects = model.get("object_network")
-    if isinstance(objects, dict) and issubclass(SCHEMAS.get(objects.get("_target_"), schemas.Schema), schemas.Ladder):
-        raise UserError(
-            f"model.object_network={objects['_target_']} is a ladder of facets, which objects do not have; choose "
-            f"model/network@model.object_network=mlp"
-        )
-    schema, network = SCHEMAS.get(model["_target_"]), model.get("network")
-    if schema is None or not isinstance(network, dict) or network["_target_"] not in SCHEMAS:
-        return
-    family = SCHEMAS[network["_target_"]]
-    has_facets, is_ladder = issubclass(schema, schemas.LadderVAE), issubclass(family, schemas.Ladder)
-    if has_facets != is_ladder:
-        choices = "fc_vlae, conv_vlae or vade" if has_facets else "conv or mlp"
-        raise UserError(
-            f"model.network={network['_target_']} is {'a' if is_ladder else 'no'} ladder of facets, which this model "
-            f"{'needs' if has_facets else 'does not have'}; choose model/network={choices}"
-        )
-    if family is schemas.LadderConv and min(data["image_shape"][1:]) < 28:
-        raise UserError(
-            f"images of {min(data['image_shape'][1:])} pixels are too small for the convolutional ladder; give images of 28 "
-            f"pixels, or model/network=fc_vlae"
-        )
-    if trainer["strategy"] == "ddp" and has_facets and model["schedule"] is not None:
-        raise UserError(
-            "trainer.strategy=ddp waits for gradients of every weight, and facets that have not entered have none; set "
-            "trainer.strategy=ddp_find_unused_parameters_true"
+            f"images of {side} pixels are too small for the {number} convolutions of model.network, which halve them each; "
+            f"give images of {2**number} pixels, fewer model.network.channels, or model/network=mlp"
         )
 
 
@@ -158,17 +128,16 @@ def _check_processes(data: dict[str, Any], trainer: dict[str, Any], grouped: boo
         )
 
 
-def _check_groups(needs: Iterable[str], data: dict[str, Any], schema: type[schemas.Data]) -> None:
-    by = data["group_by"]
-    if by is not None and by not in schema.groupings:
-        raise UserError(f"data.group_by={by} is not a grouping of these data; {choose(by, schema.groupings)}")
-    if "group" in needs and by is None and schema.default_group is None:
+def _check_groups(needs: Iterable[str], data: dict[str, Any], about: dict[str, Any]) -> None:
+    by = data.get("group_by")
+    if by is not None and by not in about["groupings"]:
+        raise UserError(f"data.group_by={by} is not a grouping of these data; {choose(by, about['groupings'])}")
+    if "group" in needs and by is None and about["default_group"] is None:
         raise UserError("this model needs groups and these data have none; choose data with labels or known factors")
-    if data["labelled"] is not None and schema.labels is False:
-        raise UserError(f"data.labelled={data['labelled']}, but these data have no labels; drop it or choose others")
+    if by is None and "group" not in needs or data.get("num_groups") is not None or "group_size" not in data:
+        return
     size = data["group_size"]
-    most = size if isinstance(size, int) else size[1]
-    if (by is not None or "group" in needs) and most > data["batch_size"] and data["num_groups"] is None:
+    if (size if isinstance(size, int) else size[1]) > data["batch_size"]:
         raise UserError(
             f"data.group_size={shown(size)} exceeds data.batch_size={data['batch_size']}; lower it or set data.num_groups"
         )
@@ -176,8 +145,8 @@ def _check_groups(needs: Iterable[str], data: dict[str, Any], schema: type[schem
 
 def needs_of(model: dict[str, Any]) -> frozenset[str]:
     """What the model needs of a batch; a user's own class is imported to ask it."""
-    schema = SCHEMAS.get(model["_target_"])
-    return schema.needs if schema is not None else locate(model["_target_"], "model").needs
+    about = known().get(model["_target_"])
+    return frozenset(about["needs"]) if about is not None else locate(model["_target_"], "model").needs
 
 
 def check_trust(node: Any, trust: Iterable[str]) -> None:
@@ -214,7 +183,7 @@ def locate(target: str, path: str) -> Any:
         "give the full name of a class, such as my_module.MyModel, and see that its module lies in this folder, beside "
         "that of --config-dir, or is installed"
     )
-    if near := difflib.get_close_matches(target, SCHEMAS, n=1, cutoff=0.6):
+    if near := difflib.get_close_matches(target, targets(), n=1, cutoff=0.6):
         remedy = f"did you mean {near[0]}?"
     raise UserError(f"{path}._target_={target} cannot be imported; {remedy}")
 
@@ -260,7 +229,7 @@ def describe(hint: Any, limits: Iterable[Any] = ()) -> str:
         return ", or ".join(describe(arm) for arm in arms)
     if get_origin(hint) is Literal:
         return _or([shown(value) for value in get_args(hint)])
-    if get_origin(hint) is list:
+    if get_origin(hint) in (list, Sequence):
         return f"a list, each of them {describe(*get_args(hint))}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
     signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
@@ -279,8 +248,8 @@ def _or(words: list[str]) -> str:
 
 def settings_of(target: str) -> list[str] | None:
     """Names of what a target can be given, or None when that cannot be told."""
-    if target in SCHEMAS:
-        return list(SCHEMAS[target].model_fields)
+    if (schema := schema_of(target)) is not None:
+        return list(schema.model_fields)
     try:
         allowed, _ = _named_arguments(locate(target, ""))
     except (UserError, TypeError, ValueError):
@@ -355,12 +324,21 @@ def _sentence(error: ValidationError, node: dict[str, Any], schema: type[Schema]
     return f"{name}={shown(value)} is not allowed; give {wanted}"
 
 
+def _fields_of(hint: Any) -> dict[str, FieldInfo] | None:
+    """Of a schema, or of a mapping with fixed keys; None: the type has no fields."""
+    while get_origin(hint) in (Annotated, Union, UnionType):  # of a union the first, which may also be null
+        hint = get_args(hint)[0]
+    if is_typeddict(hint):
+        return {name: FieldInfo.from_annotation(kind) for name, kind in get_type_hints(hint, include_extras=True).items()}
+    return getattr(hint, "model_fields", None)
+
+
 def _follow(location: tuple, schema: type[Schema], node: Any) -> tuple[list[str], list[str], FieldInfo | None, Any]:
     """What pydantic's location means: its keys (the rest names arms of a union, or items), the names allowed in the
     last one's place, its field if it has one, and its value."""
     keys, siblings, field, hint = [], [], None, schema
     for key in location:
-        fields = getattr(hint, "model_fields", None)
+        fields = _fields_of(hint)
         if fields is None and get_origin(hint) is not dict:
             break
         keys.append(str(key))

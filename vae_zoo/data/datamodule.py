@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae_zoo.config.types import Count, Folds, GroupSize, Index, Shape, Size
 from vae_zoo.contract import Batch, Model, TrainingData
 from vae_zoo.data.storage.labels import read_labels
 from vae_zoo.utils.errors import UserError
@@ -59,6 +60,19 @@ class Arrays:
     kept_as: tuple[int, ...] | None = None  # shape of what `images` has of each, if the set's own `to_float` draws it
 
 
+@dataclass(frozen=True)
+class Grouping:
+    """group_by: `label`, a factor or a grouping of the set; then a batch is num_groups groups of group_size images, and two
+    of its groups may show the same class. group_size: a number, or [least, most], from which each group's is drawn.
+    group_pick: `images`, so that each comes at most once an epoch, or `balanced`, so that all groups of the set come equally
+    often however many images they have."""
+
+    group_by: str | None = None
+    group_size: GroupSize = 2
+    group_pick: Literal["images", "balanced"] = "images"
+    num_groups: Count | None = None
+
+
 class DataModule(L.LightningDataModule):
     """Base of all data sets.
 
@@ -66,11 +80,7 @@ class DataModule(L.LightningDataModule):
     images. val_size, test_size: images, or when below 1 a share of the images that the set itself puts in no split;
     split_seed cuts them. subset: only so many training images. labelled: how many labels training may see, picked by
     `label_pick`; None: all. labels_from: a CSV file whose labels stand in for the set's own (vae_zoo.data.storage.labels).
-    num_classes: of the label, for models that are built before the data are read. group_by: `label`, a factor or a
-    grouping of the set; then a batch is num_groups groups of group_size images, and two of its groups may show the same
-    class. group_size: a number, or [least, most], from which each group's is drawn. group_pick: `images`, so that each
-    comes at most once an epoch, or `balanced`, so that all groups of the set come equally often however many images they
-    have.
+    num_classes: of the label, for models that are built before the data are read. The rest: of Grouping.
 
     folds, fold: cross-validation; test is part `fold` of `folds` equal ones, whatever test_size says.
 
@@ -78,6 +88,8 @@ class DataModule(L.LightningDataModule):
     unseen in training: val_size and test_size then count identities, or are shares of them.
     """
 
+    parts = (Grouping,)
+    groupings: tuple[str, ...] = ()  # what group_by may name
     default_label: str = "label"  # what the label of this set is
     default_group: str | None = None  # grouping used when a model needs one and none is chosen
     identity_factors: tuple[str, ...] = ()  # names of the factors that all images of an identity share,
@@ -85,24 +97,22 @@ class DataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        batch_size: int = 64,
-        seed: int = 0,
-        val_size: float = 0.1,
-        test_size: float = 0.1,
-        split_seed: int = 0,
-        folds: int | None = None,
-        fold: int = 0,
-        subset: int | None = None,
-        labelled: int | None = None,
+        image_shape: Shape,
+        batch_size: Count = 64,
+        seed: Index = 0,
+        val_size: Size = 0.1,
+        test_size: Size = 0.1,
+        split_seed: Index = 0,
+        folds: Folds | None = None,
+        fold: Index = 0,
+        subset: Count | None = None,
+        labelled: Count | None = None,
         label_pick: Literal["balanced", "random", "first_n"] = "balanced",
         labels_from: str | None = None,
-        num_classes: int | None = None,
-        group_by: str | None = None,
-        group_size: int | Sequence[int] = 2,
-        group_pick: Literal["images", "balanced"] = "images",
-        num_groups: int | None = None,
+        num_classes: Count | None = None,
+        **groups,
     ):
+        grouping = Grouping(**groups)
         super().__init__()
         self.image_shape = tuple(image_shape)
         self.batch_size, self.seed = batch_size, seed
@@ -110,9 +120,9 @@ class DataModule(L.LightningDataModule):
         self.folds, self.fold = folds, fold
         self.subset, self.labelled, self.label_pick = subset, labelled, label_pick
         self.labels_from, self.num_classes = labels_from, num_classes
-        self.group_by, self.group_pick = group_by, group_pick
-        self.group_size = (group_size, group_size) if isinstance(group_size, int) else tuple(group_size)  # least, most
-        self.num_groups = num_groups or max(1, 2 * batch_size // sum(self.group_size))
+        self.group_by, self.group_pick, size = grouping.group_by, grouping.group_pick, grouping.group_size
+        self.group_size = (size, size) if isinstance(size, int) else tuple(size)  # least, most
+        self.num_groups = grouping.num_groups or max(1, 2 * batch_size // sum(self.group_size))
         self.needs: frozenset[str] = frozenset()  # what the model needs of a batch; it is asked by `serve`
         self.indices: dict[str, Tensor] = {}
         self._cached_order: dict[str, tuple[int, Sequence[Tensor], Tensor | None]] = {}

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_zoo.config.types import Finite, Positive
+
 EDGE = 1e-6  # how near to 0 and 1 a mean may come whose logit is taken
 
 
@@ -58,7 +60,7 @@ class Gaussian(Likelihood):
     sigma: standard deviation in units of the pixel range [0, 1]; `learn=True` makes it a parameter that starts there.
     """
 
-    def __init__(self, sigma: float = 1.0, learn: bool = False, sigmoid: bool = False):
+    def __init__(self, sigma: Positive = 0.1, learn: bool = False, sigmoid: bool = False):
         super().__init__()
         if sigma <= 0:
             raise ValueError(f"sigma must be > 0, got {sigma}")
@@ -86,7 +88,7 @@ class Laplace(Likelihood):
     scale: mean absolute deviation in units of the pixel range [0, 1].
     """
 
-    def __init__(self, scale: float = 1.0):
+    def __init__(self, scale: Positive = 1.0):
         super().__init__()
         if scale <= 0:
             raise ValueError(f"scale must be > 0, got {scale}")
@@ -110,7 +112,7 @@ class DiscretisedLogistic(Likelihood):
     Source: Salimans et al. (2017), section 2.1, with one component.
     """
 
-    def __init__(self, scale: float = 0.1, learn: bool = True, min_log_scale: float = -7.0):
+    def __init__(self, scale: Positive = 0.1, learn: bool = True, min_log_scale: Finite = -7.0):
         super().__init__()
         if scale < exp(min_log_scale):
             raise ValueError(f"scale must be >= exp(min_log_scale) = {exp(min_log_scale):.3g}, got {scale}")
@@ -137,7 +139,7 @@ class PixelwiseLogistic(Likelihood):
 
     num_params = 2
 
-    def __init__(self, min_log_scale: float = -7.0):
+    def __init__(self, min_log_scale: Finite = -7.0):
         super().__init__()
         self.min_log_scale = min_log_scale
 

@@ -3,6 +3,7 @@
 Minimised, in nats per image:  loss = rec + gamma * |kl_z - C(step)|,  kl_z averaged over the batch before the modulus
 """
 
+from vae_zoo.config.types import NonNegative
 from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import kl_standard
 from vae_zoo.models.vae import VAE
@@ -12,7 +13,7 @@ from vae_zoo.schedules import Schedule, as_schedule
 class AnnealedVAE(VAE):
     """gamma: price of a nat off the capacity; capacity: C in nats, a number or a schedule of the step."""
 
-    def __init__(self, *args, gamma: float = 100.0, capacity: float | Schedule = 25.0, **kwargs):
+    def __init__(self, *args, gamma: NonNegative = 100.0, capacity: NonNegative | Schedule = 25.0, **kwargs):
         super().__init__(*args, **kwargs)
         self.gamma = gamma
         self.capacity = as_schedule(capacity)

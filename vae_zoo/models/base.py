@@ -3,13 +3,14 @@
 Figures, metrics, tables and resume use only this contract, so a new method gets all of them by being written.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from vae_zoo.config.types import Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms, TrainingData
 from vae_zoo.distributions import noise
 from vae_zoo.distributions.normal import Normal, kl_standard_per_dim
@@ -28,7 +29,7 @@ class LatentVariableModel(L.LightningModule):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
+        image_shape: Shape,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         lr_schedule: Schedule | None = None,
     ):
@@ -112,6 +113,9 @@ class LatentVariableModel(L.LightningModule):
     def learn_from(self, data: TrainingData) -> None:
         """Called by the data module before training. Raises UserError where the model cannot learn from these data."""
         self.training_data = data
+
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        """Raises UserError where this trainer cannot train the model; called before anything is written."""
 
     def training_images(self, count: int | None = None, batch_size: int = 1000) -> Iterator[Batch]:
         """So many of the training images, drawn by the run's seed, or all: for what is set from data within training."""

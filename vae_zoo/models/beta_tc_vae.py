@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vae_zoo.config.types import NonNegative
 from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import Normal
 from vae_zoo.distributions.normal import log_density_pairs, log_standard_normal
@@ -57,9 +58,9 @@ class BetaTCVAE(VAE):
     def __init__(
         self,
         *args,
-        alpha: float = 1.0,
-        beta: float | Schedule = 6.0,
-        gamma: float = 1.0,
+        alpha: NonNegative = 1.0,
+        beta: NonNegative | Schedule = 15.0,
+        gamma: NonNegative = 1.0,
         sampling: Literal["weighted", "stratified"] = "weighted",
         **kwargs,
     ):

@@ -3,6 +3,7 @@
 Minimised, in nats per image:  loss = rec + beta * kl_z
 """
 
+from vae_zoo.config.types import NonNegative
 from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import kl_standard
 from vae_zoo.models.vae import VAE
@@ -12,7 +13,7 @@ from vae_zoo.schedules import Schedule, as_schedule
 class BetaVAE(VAE):
     """beta: weight of the KL, a number or a schedule of the step."""
 
-    def __init__(self, *args, beta: float | Schedule = 4.0, **kwargs):
+    def __init__(self, *args, beta: NonNegative | Schedule = 4.0, **kwargs):
         super().__init__(*args, **kwargs)
         self.beta = as_schedule(beta)
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from vae_zoo.config.types import NonNegative
 from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import Normal, kl_standard
 from vae_zoo.distributions.normal import covariance
@@ -34,8 +35,8 @@ class DIPVAE(VAE):
         self,
         *args,
         variant: Literal["i", "ii"] = "ii",
-        lambda_off: float = 10.0,
-        lambda_diagonal: float = 10.0,
+        lambda_off: NonNegative = 10.0,
+        lambda_diagonal: NonNegative = 10.0,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)

@@ -1,12 +1,12 @@
 """What the models with categorical variables share beside the contract: labels, sampling by class, a watch over collapse."""
 
 import logging
-from collections.abc import Sequence
 from math import log
 
 import torch
 from torch import Tensor, nn
 
+from vae_zoo.config.types import Count, NumClasses, Probabilities, Shape
 from vae_zoo.contract import Batch, Block, Codes, TrainingData
 from vae_zoo.distributions import Categorical, CategoricalVariables, Likelihood, noise
 from vae_zoo.models.base import LatentVariableModel
@@ -26,9 +26,9 @@ class DiscreteLatentModel(LatentVariableModel):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        num_classes: int | Sequence[int],
-        class_probs: Sequence[float] | None = None,
+        image_shape: Shape,
+        num_classes: NumClasses,
+        class_probs: Probabilities | None = None,
         **training,
     ):
         super().__init__(image_shape, **training)
@@ -123,13 +123,13 @@ class ClassConditionalModel(DiscreteLatentModel):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        z_dim: int,
-        num_classes: int | Sequence[int],
+        image_shape: Shape,
+        z_dim: Count,
+        num_classes: NumClasses,
         network,
         likelihood: Likelihood,
-        class_probs: Sequence[float] | None = None,
-        feature_dim: int = 256,
+        class_probs: Probabilities | None = None,
+        feature_dim: Count = 256,
         **training,
     ):
         super().__init__(image_shape, num_classes, class_probs, **training)

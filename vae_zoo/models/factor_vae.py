@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from vae_zoo.config.types import NonNegative, Widths
 from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import kl_standard, noise
 from vae_zoo.models.vae import VAE
@@ -29,8 +30,8 @@ class FactorVAE(VAE):
     def __init__(
         self,
         *args,
-        gamma: float = 35.0,
-        discriminator_hidden: tuple[int, ...] = (1000,) * 6,
+        gamma: NonNegative = 35.0,
+        discriminator_hidden: Widths = (1000,) * 6,
         discriminator_optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         **kwargs,
     ):

@@ -13,12 +13,11 @@ die are the known failure of this model; `val/classes_used` tells.
 Equations and networks are those of 51616/split-vae at 58b6efa; docs/split.md has the deviations.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_zoo.config.types import Classes, Count, Momentum, NonNegative, Positive, Probabilities, Shape, Widths
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_normal
 from vae_zoo.distributions.mixture import kl_normal_per_dim
@@ -41,18 +40,18 @@ class GMVAE(DiscreteLatentModel):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        z_dim: int,
-        num_classes: int,
+        image_shape: Shape,
+        z_dim: Count,
+        num_classes: Classes,
         network,
         likelihood: Likelihood,
-        class_probs: Sequence[float] | None = None,
-        class_hidden: Sequence[int] = (1024, 128),
-        z_hidden: int = 512,
-        dropout: float = 0.2,
-        temperature: float | Schedule = 0.4,
-        beta: float | Schedule = 1.0,
-        alpha: float | Schedule = 1.0,
+        class_probs: Probabilities | None = None,
+        class_hidden: Widths = (256, 128),
+        z_hidden: Count = 256,
+        dropout: Momentum = 0.2,
+        temperature: Positive | Schedule = 0.4,
+        beta: NonNegative | Schedule = 1.0,
+        alpha: NonNegative | Schedule = 1.0,
         **training,
     ):
         super().__init__(image_shape, num_classes, class_probs, **training)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_zoo.config.types import NonNegative, Positive
 from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
@@ -29,10 +30,10 @@ class JointVAE(ClassConditionalModel):
     def __init__(
         self,
         *args,
-        z_capacity: float | Schedule = 5.0,
-        c_capacity: float | Schedule = 5.0,
-        gamma: float = 30.0,
-        temperature: float = 0.67,
+        z_capacity: NonNegative | Schedule = 5.0,
+        c_capacity: NonNegative | Schedule = 5.0,
+        gamma: NonNegative = 30.0,
+        temperature: Positive = 0.67,
         **common,
     ):
         super().__init__(*args, **common)

@@ -14,17 +14,20 @@ through all stages, both as in MFCVAE's code.
 """
 
 import logging
-from collections.abc import Sequence
 
+import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+from vae_zoo.config.types import FacetCounts, Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard, noise
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.ladder import init_from_batch
 from vae_zoo.schedules import FacetWeights, Progressive
+from vae_zoo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +41,8 @@ class LadderVAE(LatentVariableModel):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        facet_dims: Sequence[int],
+        image_shape: Shape,
+        facet_dims: FacetCounts,
         network,
         likelihood: Likelihood,
         schedule: Progressive | None = None,
@@ -47,11 +50,14 @@ class LadderVAE(LatentVariableModel):
         **training,
     ):
         super().__init__(image_shape, **training)
-        J = len(facet_dims)
-        if network.num_facets != J:
+        J, of_network = len(facet_dims), getattr(network, "num_facets", None)
+        if of_network is None:
             raise ValueError(
-                f"facet_dims={[*facet_dims]} has {J} facets, the network {network.num_facets}; give as many to both"
+                f"network={type(network).__name__} is no ladder of facets, which this model needs; choose "
+                f"model/network=fc_vlae, conv_vlae or vade"
             )
+        if of_network != J:
+            raise ValueError(f"facet_dims={[*facet_dims]} has {J} facets, the network {of_network}; give as many to both")
         if schedule is not None:
             schedule.begins(J)  # raises where it is made for another number
         where = {0: "the pixels", J - 1: "the code"} if J > 1 else {0: "nothing else"}
@@ -123,6 +129,15 @@ class LadderVAE(LatentVariableModel):
         return log_px_z + sum(self.log_prior(name, z[name]) - q[name].log_prob(z[name]) for name in z)
 
     # ---- training -------------------------------------------------------------------------------------------------
+
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        strategy = trainer.strategy
+        waits = isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False)
+        if waits and self.schedule is not None:
+            raise UserError(
+                "trainer.strategy=ddp waits for gradients of every weight, and facets that have not entered have none; set "
+                "trainer.strategy=ddp_find_unused_parameters_true"
+            )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Values that come from images are set before the update of a certain step, whatever came before: a checkpoint holds

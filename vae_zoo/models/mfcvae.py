@@ -27,22 +27,39 @@ are in docs/mfcvae.md.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import log
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from vae_zoo.config.types import Count, Estimators, FacetCounts, NonNegative, Shape, Variance, WeightsOfClusters
 from vae_zoo.contract import Batch, Codes, Term, Terms, TrainingData
 from vae_zoo.distributions import Likelihood, MixturePrior, Normal
 from vae_zoo.models.ladder_vae import LadderVAE
 from vae_zoo.nets.ladder import calibrate_batch_norm
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.parts import take
 
 NORM_BATCHES = 50
 
-Weights = Literal["fixed", "learned"]
-Estimator = Literal["sample", "analytic"]
+
+@dataclass(frozen=True)
+class Invariance:
+    """What the clusters of the deepest facet are asked for beside the bound, see above; off by default.
+
+    augment: distorts images [B, C, H, W].
+    """
+
+    augment: Callable[[Tensor], Tensor] | None = None
+    consistency_weight: NonNegative = 0.0
+    entropy_weight: NonNegative = 0.0
+    balance_weight: NonNegative = 0.0
+
+    def __post_init__(self):
+        if self.consistency_weight and self.augment is None:
+            raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
 
 
 class MFCVAE(LadderVAE):
@@ -53,48 +70,42 @@ class MFCVAE(LadderVAE):
     (None: all): its means, all of it, or nothing. prior_init_at: `start`, all facets before the first update, or `entry`,
     each when its KL begins to count, for until then the layers below it move. calibrate_norm: before, the encoder's batch
     normalisation takes its averages over 50 batches; else the means are those of a network that evaluation would not use.
-    augment: distorts images [B, C, H, W] for the consistency of the deepest facet's clusters; its weight and the other two:
-    see above.
+    The rest: those of Invariance.
     """
 
+    parts = (Invariance,)
     facets: tuple[str, ...]  # blocks that cluster, the shallowest first
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        facet_dims: Sequence[int],
-        num_clusters: Sequence[int],
+        image_shape: Shape,
+        facet_dims: FacetCounts,
+        num_clusters: FacetCounts,
         network,
         likelihood: Likelihood,
         covariance: Literal["diagonal", "full"] = "diagonal",
-        weights: Weights | Sequence[Weights] = "learned",
-        variance: float = 0.01,
-        estimator: Estimator | Sequence[Estimator] = "sample",
+        weights: WeightsOfClusters = "learned",
+        variance: Variance = 0.01,
+        estimator: Estimators = "sample",
         prior_init: Literal["none", "means", "means+vars+weights"] = "means",
         prior_init_at: Literal["start", "entry"] = "start",
-        init_images: int | None = 10_000,
+        init_images: Count | None = 10_000,
         calibrate_norm: bool = True,
-        augment: Callable[[Tensor], Tensor] | None = None,
-        consistency_weight: float = 0.0,
-        entropy_weight: float = 0.0,
-        balance_weight: float = 0.0,
-        **ladder,
+        **settings,
     ):
-        super().__init__(image_shape, facet_dims, network, likelihood, **ladder)
+        invariance = take(Invariance, settings)
+        super().__init__(image_shape, facet_dims, network, likelihood, **settings)
         if len(num_clusters) != len(facet_dims):
             raise ValueError(f"num_clusters needs a number for each of the {len(facet_dims)} facets, got {[*num_clusters]}")
         weights = _for_each("weights", weights, len(facet_dims), "fixed or learned")
         estimator = _for_each("estimator", estimator, len(facet_dims), "sample or analytic")
-        if consistency_weight and augment is None:
-            raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
         self.facets = tuple(self.blocks)
         priors = [MixturePrior(K, D, covariance, w, variance) for K, D, w in zip(num_clusters, facet_dims, weights)]
         self.priors = nn.ModuleDict(zip(self.facets, priors))
         self.estimators = dict(zip(self.facets, estimator))
         self.prior_init, self.prior_init_at = prior_init, prior_init_at
         self.init_images, self.calibrate_norm = init_images, calibrate_norm
-        self.augment, self.consistency_weight = augment, consistency_weight
-        self.entropy_weight, self.balance_weight = entropy_weight, balance_weight
+        self.invariance = invariance
 
     def clusters(self, q: dict[str, Normal]) -> dict[str, Tensor]:
         """q(c_j | x) of each facet [B, K], the closed form above, from posteriors [B, D]."""
@@ -115,7 +126,8 @@ class MFCVAE(LadderVAE):
         terms = {"rec": Term(rec, 1.0)}
         for name in z:
             terms |= self.kl_terms(name, q[name], z[name])
-        if self.consistency_weight or self.entropy_weight or self.balance_weight:
+        wanted = self.invariance
+        if wanted.consistency_weight or wanted.entropy_weight or wanted.balance_weight:
             terms |= self.cluster_terms(batch["image"], q)
         return terms
 
@@ -147,17 +159,17 @@ class MFCVAE(LadderVAE):
 
     def cluster_terms(self, x: Tensor, q: dict[str, Normal]) -> Terms:
         """Consistency and entropy [B], balance []: of the clusters of the deepest facet, see above, nats."""
-        deepest, terms = self.facets[-1], {}
+        deepest, wanted, terms = self.facets[-1], self.invariance, {}
         log_c = self.priors[deepest].expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
         c_probs = log_c.exp()
         log_used = log_c.logsumexp(0) - log(len(log_c))  # finite where a cluster has no image, and so is its gradient
-        if self.consistency_weight:
-            copy = self.encode(self.augment(x))[deepest]
+        if wanted.consistency_weight:
+            copy = self.encode(wanted.augment(x))[deepest]
             log_c_copy = self.priors[deepest].expected_log_joint(copy).log_softmax(-1)
-            terms["consistency"] = Term(-(c_probs.detach() * log_c_copy).sum(-1), self.consistency_weight)
+            terms["consistency"] = Term(-(c_probs.detach() * log_c_copy).sum(-1), wanted.consistency_weight)
         balance = log(len(log_used)) + (log_used.exp() * log_used).sum()
-        terms["entropy"] = Term(-(c_probs * log_c).sum(-1), self.entropy_weight or None)
-        terms["balance"] = Term(balance, self.balance_weight or None)
+        terms["entropy"] = Term(-(c_probs * log_c).sum(-1), wanted.entropy_weight or None)
+        terms["balance"] = Term(balance, wanted.balance_weight or None)
         return {f"{name}_{deepest}": term for name, term in terms.items()}
 
     def kl_per_dim(self, posterior: dict[str, Normal]) -> dict[str, Tensor]:

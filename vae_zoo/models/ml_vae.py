@@ -19,12 +19,12 @@ Deviations: betas other than 1, which keep the content out of the style; the oth
 how the reimplementations differ, and why their numbers are no target.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vae_zoo.config.types import Count, NonNegative, Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard, pool
 from vae_zoo.distributions.normal import log_standard_normal
@@ -44,13 +44,13 @@ class MLVAE(LatentVariableModel):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        content_dim: int,
-        style_dim: int,
+        image_shape: Shape,
+        content_dim: Count,
+        style_dim: Count,
         network,
         likelihood: Likelihood,
-        beta_style: float | Schedule = 1.0,
-        beta_content: float | Schedule = 1.0,
+        beta_style: NonNegative | Schedule = 1.0,
+        beta_content: NonNegative | Schedule = 1.0,
         evidence: Evidence = "product",
         content_sampling: Literal["per_image", "per_group"] = "per_image",
         **training,

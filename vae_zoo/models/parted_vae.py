@@ -21,78 +21,107 @@ scale of their first weights); the slope follows the step in evaluation too, whe
 2020), `c_momentum` averages q(c) over past batches, `prior_lr`, `gate=False`, `supervised=False`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_zoo.config.types import Count, Momentum, NonNegative, NumClasses, Positive, Probabilities, Probability, Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import ComponentTable, Likelihood, Normal, bhattacharyya, kl_normal, kl_standard
 from vae_zoo.distributions.mixture import kl_normal_per_dim
 from vae_zoo.distributions.normal import kl_standard_per_dim, log_standard_normal
 from vae_zoo.models.discrete import LEAK, DiscreteLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
+from vae_zoo.utils.parts import take
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the terms of the loss, see above; the capacities are nats. Those that change are schedules of the step."""
+
+    z_capacity: NonNegative | Schedule = 7.0
+    z_gamma: NonNegative = 15.0
+    u_capacity: NonNegative | Schedule = 7.0
+    u_gamma: NonNegative = 15.0
+    prior_weight: NonNegative = 15.0
+    entropy_weight: NonNegative = 30.0
+    overlap_weight: NonNegative = 30.0
+    overlap_threshold: Probability = 0.15
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Of what q(u | x, c) is read from. gate: False, h alone; gate_slope: in training; eval_slope: in evaluation, None: the
+    same; init: scale of the small layers' first weights."""
+
+    gate: bool = True
+    gate_slope: NonNegative | Schedule = 8.0
+    eval_slope: NonNegative | None = None
+    init: Literal["official", "per_variable"] = "official"
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """The step on a labelled batch. augment: distorts its images [B, C, H, W], and where consistency_weight > 0 those of the
+    main batch too, whose class counts where its probability is consistency_threshold or more."""
+
+    supervised: bool = True
+    supervised_optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
+    augment: Callable[[Tensor], Tensor] | None = None
+    consistency_weight: NonNegative = 0.0
+    consistency_threshold: Probability = 0.95
+
+    def __post_init__(self):
+        if self.consistency_weight and self.augment is None:
+            raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
 
 
 class PartedVAE(DiscreteLatentModel):
-    """z_dim, u_dim: dimensions of z and of the u of each variable; feature_dim: of h. The rest: see above.
+    """z_dim, u_dim: dimensions of z and of the u of each variable; feature_dim: of h; temperature: of the Gumbel-softmax.
 
-    gate_slope: a number or a schedule; temperature: of the Gumbel-softmax; detach_c: kl_u moves no q(c | x).
+    u_kl, c_momentum: see above; detach_c: kl_u moves no q(c | x); prior_lr: learning rate of p(u | c), None: that of all.
+    The rest: those of Weights, Gate and Supervision.
     """
 
+    parts = (Weights, Gate, Supervision)
     needs = frozenset({"supervised"})
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        z_dim: int,
-        u_dim: int,
-        num_classes: int | Sequence[int],
+        image_shape: Shape,
+        z_dim: Count,
+        u_dim: Count,
+        num_classes: NumClasses,
         network,
         likelihood: Likelihood,
-        class_probs: Sequence[float] | None = None,
-        feature_dim: int = 256,
-        z_capacity: float | Schedule = 7.0,
-        z_gamma: float = 15.0,
-        u_capacity: float | Schedule = 7.0,
-        u_gamma: float = 15.0,
-        prior_weight: float = 15.0,
-        entropy_weight: float = 30.0,
-        overlap_weight: float = 30.0,
-        overlap_threshold: float = 0.15,
-        temperature: float = 0.67,
-        gate: bool = True,
-        gate_slope: float | Schedule = 8.0,
-        eval_slope: float | None = None,
-        init: Literal["official", "per_variable"] = "official",
+        class_probs: Probabilities | None = None,
+        feature_dim: Count = 256,
+        temperature: Positive = 0.67,
         u_kl: Literal["sampled", "exact"] = "sampled",
         detach_c: bool = False,
-        c_momentum: float = 0.0,
-        prior_lr: float | None = None,
-        supervised: bool = True,
-        supervised_optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-        augment: Callable[[Tensor], Tensor] | None = None,
-        consistency_weight: float = 0.0,
-        consistency_threshold: float = 0.95,
-        **training,
+        c_momentum: Momentum = 0.0,
+        prior_lr: Positive | None = None,
+        **settings,
     ):
-        super().__init__(image_shape, num_classes, class_probs, **training)
-        if not supervised and entropy_weight > prior_weight:
+        weights, gate, supervision = (take(part, settings) for part in self.parts)
+        super().__init__(image_shape, num_classes, class_probs, **settings)
+        if not supervision.supervised and weights.entropy_weight > weights.prior_weight:
             raise ValueError(
-                f"without labels all images fall into one class where entropy_weight={entropy_weight} exceeds "
-                f"prior_weight={prior_weight}; lower it"
+                f"without labels all images fall into one class where entropy_weight={weights.entropy_weight} exceeds "
+                f"prior_weight={weights.prior_weight}; lower it"
             )
-        if consistency_weight and augment is None:
-            raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
+        self.weights, self.gate, self.supervision = weights, gate, supervision
+        self.temperature, self.u_kl, self.detach_c = temperature, u_kl, detach_c
+        self.c_momentum, self.prior_lr = c_momentum, prior_lr
         self.automatic_optimization = False
-        self.needs = type(self).needs if supervised else frozenset()
+        self.needs = type(self).needs if supervision.supervised else frozenset()
         J, S = len(self.classes.sizes), self.classes.num_values
-        categorical = {
-            name: Block(size, "categorical", "the class, as the labels name it" if supervised else "the class")
-            for name, size in zip(self.classes.names(), self.classes.sizes)
-        }
+        holds = "the class, as the labels name it" if supervision.supervised else "the class"
+        categorical = {n: Block(k, "categorical", holds) for n, k in zip(self.classes.names(), self.classes.sizes)}
         self.blocks = {
             "z": Block(z_dim, "gaussian", "what images of all classes share"),
             "u": Block(J * u_dim, "gaussian", "what belongs to the class, and how it varies within it"),
@@ -103,24 +132,16 @@ class PartedVAE(DiscreteLatentModel):
         self.z_head = nn.Linear(feature_dim, 2 * z_dim)
         self.c_head = nn.Linear(feature_dim, S)
         self.u_prior = ComponentTable(S, u_dim)
-        variables = torch.tensor(self.classes.sizes).float() if init == "per_variable" else torch.full((J,), float(S))
+        official = gate.init == "official"  # one layer for all variables, masked
+        variables = torch.full((J,), float(S)) if official else torch.tensor(self.classes.sizes).float()
         self.gate_weight = nn.Parameter(_uniform(S, feature_dim) / variables.sqrt()[self.classes.variable][:, None])
         self.gate_bias = nn.Parameter(_uniform(J, feature_dim) / variables.sqrt()[:, None])
-        inputs = feature_dim * (J if init == "official" else 1)  # of the official layer, masked or not
+        inputs = feature_dim * (J if official else 1)
         self.u_weight = nn.Parameter(_uniform(J, feature_dim, 2 * u_dim) / inputs**0.5)
         self.u_bias = nn.Parameter(_uniform(J, 2 * u_dim) / inputs**0.5)
         pairs = self.classes.member.T @ self.classes.member > 0  # of values of one variable
         self.pairs = nn.Buffer(pairs.tril(-1).nonzero().T, persistent=False)  # [2, P]
         self.past_c = nn.Buffer(self.classes.probs.clone())
-        self.z_capacity, self.u_capacity, self.gate_slope = map(as_schedule, (z_capacity, u_capacity, gate_slope))
-        self.z_gamma, self.u_gamma = z_gamma, u_gamma
-        self.prior_weight, self.entropy_weight = prior_weight, entropy_weight
-        self.overlap_weight, self.overlap_threshold = overlap_weight, overlap_threshold
-        self.temperature, self.gate, self.eval_slope = temperature, gate, eval_slope
-        self.u_kl, self.detach_c, self.c_momentum, self.prior_lr = u_kl, detach_c, c_momentum, prior_lr
-        self.supervised, self.supervised_optimizer = supervised, supervised_optimizer
-        self.augment, self.consistency_weight = augment, consistency_weight
-        self.consistency_threshold = consistency_threshold
 
     # ---- p and q --------------------------------------------------------------------------------------------------
 
@@ -131,14 +152,14 @@ class PartedVAE(DiscreteLatentModel):
         return self.classes.log_softmax(self.c_head(self.features(x)))
 
     def slope(self) -> float:
-        if not self.training and self.eval_slope is not None:
-            return self.eval_slope
-        return self.gate_slope(self.step + 1)
+        if not self.training and self.gate.eval_slope is not None:
+            return self.gate.eval_slope
+        return as_schedule(self.gate.gate_slope)(self.step + 1)
 
     def posterior_u(self, h: Tensor, c: Tensor) -> Normal:
         """q(u_j | x, c_j): h [B, F], c [B, S], soft or hard -> [B, J, d]."""
         gated = h[:, None]  # [B, 1, F]
-        if self.gate:
+        if self.gate.gate:
             logits = (c[:, None] * self.classes.member) @ self.gate_weight + self.gate_bias  # [B, J, F]
             gated = gated * (self.slope() * logits).sigmoid()
         gated = gated.expand(-1, len(self.u_bias), -1)
@@ -148,7 +169,7 @@ class PartedVAE(DiscreteLatentModel):
         """q(u_j | x, c_j = k) for all values of all variables: [B, S, d]."""
         j = self.classes.variable
         gated = h[:, None].expand(-1, len(j), -1)  # [B, S, F]
-        if self.gate:
+        if self.gate.gate:
             gated = gated * (self.slope() * (self.gate_weight + self.gate_bias[j])).sigmoid()
         return Normal.from_params(torch.einsum("bsf,sfd->bsd", gated, self.u_weight[j]) + self.u_bias[j])
 
@@ -201,7 +222,7 @@ class PartedVAE(DiscreteLatentModel):
     # ---- objective ------------------------------------------------------------------------------------------------
 
     def objective(self, batch: Batch) -> Terms:
-        x, t = batch["image"], self.step + 1
+        x, t, weights = batch["image"], self.step + 1, self.weights
         h = self.features(x)
         log_c = self.classes.log_softmax(self.c_head(h))  # [B, S]
         c = self.classes.relaxed(log_c, self.temperature) if self.training else self.classes.hard(log_c)
@@ -209,19 +230,19 @@ class PartedVAE(DiscreteLatentModel):
         codes = torch.cat([q_z.rsample(), q_u.rsample().flatten(1)], dim=1)  # [B, D + J d]
         rec = -self.likelihood.log_prob(x, self.decoder(codes))
         kl_z, kl_u = kl_standard(q_z), self.kl_u(h, log_c, q_u)
-        z_gap = (self.z_capacity(t) - kl_z.mean()).abs()
-        u_gap = (self.u_capacity(t) - kl_u.mean()).abs()
+        z_gap = (as_schedule(weights.z_capacity)(t) - kl_z.mean()).abs()
+        u_gap = (as_schedule(weights.u_capacity)(t) - kl_u.mean()).abs()
         prior_c = self.classes.kl(self.average(log_c)).sum()
         entropy_c = self.classes.entropy(log_c).sum(1).mean()
         coefficients = bhattacharyya(p_u[self.pairs[0]], p_u[self.pairs[1]])  # [P]
-        overlap = (coefficients - self.overlap_threshold).relu().sum()
+        overlap = (coefficients - weights.overlap_threshold).relu().sum()
         return {
             "rec": Term(rec, 1.0),
-            "z_gap": Term(z_gap, self.z_gamma),
-            "u_gap": Term(u_gap, self.u_gamma),
-            "prior_c": Term(prior_c, self.prior_weight),
-            "entropy_c": Term(entropy_c, self.entropy_weight),
-            "overlap": Term(overlap, self.overlap_weight),
+            "z_gap": Term(z_gap, weights.z_gamma),
+            "u_gap": Term(u_gap, weights.u_gamma),
+            "prior_c": Term(prior_c, weights.prior_weight),
+            "entropy_c": Term(entropy_c, weights.entropy_weight),
+            "overlap": Term(overlap, weights.overlap_weight),
             "kl_z": Term(kl_z),
             "kl_u": Term(kl_u),
             "kl_c": Term(self.classes.kl(log_c).sum(1)),
@@ -246,18 +267,18 @@ class PartedVAE(DiscreteLatentModel):
 
     def supervised_terms(self, batch: Batch) -> Terms:
         """What the labelled images teach, and what distorted copies of the others do, nats, means over their batches."""
-        labelled = batch["supervised"]
-        x = labelled["image"] if self.augment is None else self.augment(labelled["image"])
-        if not self.consistency_weight:
+        labelled, wanted = batch["supervised"], self.supervision
+        x = labelled["image"] if wanted.augment is None else wanted.augment(labelled["image"])
+        if not wanted.consistency_weight:
             return {"ce": Term(self.classes.cross_entropy(self.class_log_probs(x), self.labels(labelled)).mean(), 1.0)}
         with torch.no_grad():
             probs = self.classes.padded(self.class_log_probs(batch["image"]).exp(), 0.0)  # [B, J, K]
             sure, pseudo = probs.max(-1)
-            pseudo = pseudo.masked_fill(sure < self.consistency_threshold, -1)  # [B, J]
-        log_c = self.class_log_probs(torch.cat([x, self.augment(batch["image"])]))
+            pseudo = pseudo.masked_fill(sure < wanted.consistency_threshold, -1)  # [B, J]
+        log_c = self.class_log_probs(torch.cat([x, wanted.augment(batch["image"])]))
         ce = self.classes.cross_entropy(log_c[: len(x)], self.labels(labelled))
         consistency = self.classes.cross_entropy(log_c[len(x) :], pseudo)
-        return {"ce": Term(ce.mean(), 1.0), "consistency": Term(consistency.mean(), self.consistency_weight)}
+        return {"ce": Term(ce.mean(), 1.0), "consistency": Term(consistency.mean(), wanted.consistency_weight)}
 
     def kl_per_dim(self, posterior: dict) -> dict[str, Tensor]:
         q_u = posterior["u"].map(lambda t: t.unflatten(1, (len(self.u_bias), -1)))[:, self.classes.variable]  # [B, S, d]
@@ -291,15 +312,16 @@ class PartedVAE(DiscreteLatentModel):
         prior = [*self.u_prior.parameters()]
         others = [p for name, p in self.named_parameters() if not name.startswith("u_prior.")]
         main = self.optimizer([{"params": others}, {"params": prior} | ({"lr": self.prior_lr} if self.prior_lr else {})])
-        return (main, self.supervised_optimizer(self.class_parameters())) if self.supervised else main
+        wanted = self.supervision
+        return (main, wanted.supervised_optimizer(self.class_parameters())) if wanted.supervised else main
 
     def class_parameters(self) -> list[nn.Parameter]:
         return [*self.encoder.parameters(), *self.c_head.parameters()]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.begin_step()
-        optimizer, *labelled = self.optimizers() if self.supervised else (self.optimizers(),)
-        supervised = self.supervised_step(batch, *labelled) if self.supervised else {}
+        optimizer, *labelled = self.optimizers() if self.supervision.supervised else (self.optimizers(),)
+        supervised = self.supervised_step(batch, *labelled) if labelled else {}
         terms = self.objective(batch)
         loss = self.total(terms)
         self.keep(loss, terms | {name: Term(value) for name, (value, _) in supervised.items()})  # of the other loss

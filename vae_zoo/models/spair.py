@@ -25,13 +25,13 @@ deviations.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from vae_zoo.config.types import Count, Finite, Index, NonNegative, Positive, Shape, Strides, Widths
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_standard, noise
 from vae_zoo.distributions.normal import log_standard_normal
@@ -39,7 +39,8 @@ from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.mlp import dense
 from vae_zoo.nets.spatial import CellBackbone, crop, have_duplicates, paste
-from vae_zoo.schedules import Schedule, as_schedule
+from vae_zoo.schedules import Linear, Schedule, as_schedule
+from vae_zoo.utils.parts import take
 
 logger = logging.getLogger(__name__)
 
@@ -49,25 +50,47 @@ PASSED = 8  # numbers that a head hands on to the later heads
 NEARLY = 10.0  # largest logit of presence
 
 
+class ObjectCode(NamedTuple):
+    """What the code of the block `objects` says of each cell: where, that is z_scale and z_shift along x and y [B, N, 4],
+    what [B, N, A], depth [B, N, 1], presence [B, N, 1] in [0, 1]."""
+
+    where: Tensor
+    what: Tensor
+    depth: Tensor
+    presence: Tensor
+
+    @classmethod
+    def of(cls, code: Tensor, num_cells: int) -> "ObjectCode":
+        """The parts of a code [B, N (4 + A + 2)]."""
+        code = code.unflatten(1, (num_cells, -1))
+        return cls(*code.split([WHERE, code.shape[-1] - WHERE - 2, 1, 1], dim=-1))
+
+    def join(self) -> Tensor:
+        """The parts cell by cell, [B, N (4 + A + 2)]."""
+        return torch.cat(self, dim=-1).flatten(1)
+
+
 @dataclass
 class Objects:
     """The posterior of the objects; each head's is given the draws of those before. scale, ..., depth: Normal of [B, N, .];
-    logit: of presence [B, N]; z: a draw, or the means, of where, what, depth side by side [B, N, 4 + A + 1]; y: of the
-    relaxed presence [B, N], None for the means."""
+    logit: of presence [B, N]; z_where, z_what, z_depth [B, N, .]: a draw of them, or the means; y: of the relaxed presence
+    [B, N], None for the means."""
 
     scale: Normal
     shift: Normal
     what: Normal
     depth: Normal
     logit: Tensor
-    z: Tensor
+    z_where: Tensor
+    z_what: Tensor
+    z_depth: Tensor
     y: Tensor | None
 
     @property
     def mean(self) -> Tensor:
-        """The code: z and the presence, 0 or 1 where it is no draw, cell by cell, [B, N (4 + A + 2)]."""
-        presence = (self.logit > 0).to(self.z) if self.y is None else self.y.sigmoid()
-        return torch.cat([self.z, presence[..., None]], dim=-1).flatten(1)
+        """The code: the draw and its presence, 0 or 1 where it is no draw, [B, N (4 + A + 2)]."""
+        presence = (self.logit > 0).to(self.z_where) if self.y is None else self.y.sigmoid()
+        return ObjectCode(self.z_where, self.z_what, self.z_depth, presence[..., None]).join()
 
 
 @dataclass
@@ -84,89 +107,113 @@ class Scene:
     presence: Tensor
 
 
+@dataclass(frozen=True)
+class Cells:
+    """The inference network. channels, strides, features, head_kernel: of CellBackbone; head_hidden: units of the heads."""
+
+    channels: Widths = (64, 64, 64)
+    strides: Strides = (2, 2, 2)
+    features: Count = 100
+    head_kernel: Literal[1, 3] = 3
+    head_hidden: Widths = (128, 64)
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """glimpse_size: of the decoder's output, pixels a side; anchor: the largest size of an object, pixels; reach: how far
+    from the middle of its cell the middle of a box may lie, in cells; alpha_bias, alpha_scale: of the opacity's logit;
+    depth_weight: w as above, or `softmax` over cells of 100 t sigmoid(-z_depth): the nearest hides others."""
+
+    glimpse_size: Count = 12
+    anchor: Positive = 12.0
+    reach: Positive = 0.6
+    alpha_bias: Finite = 5.0
+    alpha_scale: Positive = 0.1
+    depth_weight: Literal["split", "softmax"] = "split"
+
+
+@dataclass(frozen=True)
+class Presence:
+    """scale_prior: mu_s; count_prior: s > 0; both numbers or schedules of the step. pres_kl: see above; temperature: of the
+    relaxed presence; presence_bias: of its logit; wheels_steps: see above."""
+
+    scale_prior: Finite | Schedule = Linear(2.0, 1.0, 1500, begin=1000)
+    count_prior: Positive | Schedule = Linear(1.0, 0.01, 1500, begin=1000)
+    pres_kl: Literal["analytic", "mc", "bernoulli"] = "analytic"
+    temperature: Positive = 0.8
+    presence_bias: Finite = 2.0
+    wheels_steps: Index = 750
+
+    def __post_init__(self):
+        s = self.count_prior
+        ends = [s] if not callable(s) else [getattr(s, name) for name in ("value", "start", "end") if hasattr(s, name)]
+        if any(value <= 0 for value in ends):  # a user's own schedule is not looked into
+            raise ValueError(f"count_prior must be > 0 at every step, got {s}; give a small number such as 0.001 for 0")
+
+
+@dataclass(frozen=True)
+class Betas:
+    """Weights of the KL terms, numbers or schedules of the step."""
+
+    beta_where: NonNegative | Schedule = 0.5
+    beta_what: NonNegative | Schedule = 0.05
+    beta_depth: NonNegative | Schedule = 0.5
+    beta_pres: NonNegative | Schedule = Linear(0.5, 6.0, 1500, begin=1000)
+    beta_background: NonNegative | Schedule = 1.0
+
+
 class SPAIR(LatentVariableModel):
-    """what_dim: of each object; background_dim: 0 is a black ground; network: of the background; object_network: of glimpses
-    of glimpse_size pixels a side; channels, strides, features, head_kernel: of CellBackbone; head_hidden: units of heads;
-    anchor: the largest size of an object, pixels; reach: how far from the middle of its cell the middle of a box may lie, in
-    cells; scale_prior: mu_s; count_prior: s > 0; temperature: of the relaxed presence; depth_weight: w as above, or
-    `softmax` over cells of 100 t sigmoid(-z_depth): the nearest hides others."""
+    """what_dim: of each object; background_dim: 0 is a black ground; network: of the background; object_network: of the
+    glimpses. The rest: those of Cells, Renderer, Presence and Betas."""
+
+    parts = (Cells, Renderer, Presence, Betas)
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        what_dim: int,
-        background_dim: int,
+        image_shape: Shape,
+        what_dim: Count,
+        background_dim: Index,
         network,
         object_network,
         likelihood: Likelihood,
-        channels: Sequence[int],
-        strides: Sequence[int],
-        features: int,
-        head_kernel: int,
-        head_hidden: Sequence[int],
-        glimpse_size: int,
-        anchor: float,
-        scale_prior: float | Schedule,
-        count_prior: float | Schedule,
-        beta_where: float | Schedule = 1.0,
-        beta_what: float | Schedule = 1.0,
-        beta_depth: float | Schedule = 1.0,
-        beta_pres: float | Schedule = 1.0,
-        beta_background: float | Schedule = 1.0,
-        pres_kl: Literal["analytic", "mc", "bernoulli"] = "analytic",
-        temperature: float = 0.8,
-        reach: float = 1.0,
-        presence_bias: float = 0.0,
-        alpha_bias: float = 0.0,
-        alpha_scale: float = 1.0,
-        wheels_steps: int = 0,
-        depth_weight: Literal["split", "softmax"] = "split",
-        **training,
+        **settings,
     ):
-        super().__init__(image_shape, **training)
-        _check_count_prior(count_prior)
+        cells, renderer, presence, betas = (take(part, settings) for part in self.parts)
+        super().__init__(image_shape, **settings)
         if likelihood.num_params > 1:
             raise ValueError(
                 f"likelihood={type(likelihood).__name__} needs {likelihood.num_params} numbers a pixel, and a scene has "
                 f"one, its mean; choose another, such as model/likelihood=sharp_laplace"
             )
+        self.renderer, self.presence, self.has_background = renderer, presence, background_dim > 0
         C, H, W = self.image_shape
-        self.backbone = CellBackbone(C, channels, strides, features, head_kernel)
+        self.backbone = CellBackbone(C, cells.channels, cells.strides, cells.features, cells.head_kernel)
         rows, columns = self.backbone.grid(H, W)
-        self.num_cells, self.what_dim, self.code_size = rows * columns, what_dim, WHERE + what_dim + 2
+        self.num_cells, self.code_size = rows * columns, WHERE + what_dim + 2
         self.blocks = {
             "objects": Block(self.num_cells * self.code_size, "objects", "where, what, depth and presence of each cell")
         }
         y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        self.centres = nn.Buffer(
-            self.backbone.cell * (torch.stack([x, y], -1).view(-1, 2) + 0.5), persistent=False
-        )  # [N, 2]
+        centres = self.backbone.cell * (torch.stack([x, y], -1).view(-1, 2) + 0.5)
+        self.centres = nn.Buffer(centres, persistent=False)  # [N, 2]
+        features, hidden, g = cells.features, cells.head_hidden, renderer.glimpse_size
         seen = features + PASSED + WHERE
-        self.where_head = nn.Sequential(*dense([features, *head_hidden, 2 * WHERE + PASSED]))
-        self.depth_head = nn.Sequential(*dense([seen + what_dim, head_hidden[-1], 2 + PASSED]))
-        self.pres_head = nn.Sequential(*dense([seen + what_dim + 1, head_hidden[-1], 1]))
-        self.glimpse_size = glimpse_size
-        self.object_encoder = object_network.encoder((C, glimpse_size, glimpse_size), 2 * what_dim)
-        self.object_decoder = object_network.decoder(what_dim, (C + 1, glimpse_size, glimpse_size))
-        self.has_background = background_dim > 0
+        self.where_head = nn.Sequential(*dense([features, *hidden, 2 * WHERE + PASSED]))
+        self.depth_head = nn.Sequential(*dense([seen + what_dim, hidden[-1], 2 + PASSED]))
+        self.pres_head = nn.Sequential(*dense([seen + what_dim + 1, hidden[-1], 1]))
+        self.object_encoder = object_network.encoder((C, g, g), 2 * what_dim)
+        self.object_decoder = object_network.decoder(what_dim, (C + 1, g, g))
         if self.has_background:
             holds = "what is left of the image when its objects are taken away"
             self.blocks["background"] = Block(background_dim, "gaussian", holds)
             self.encoder = network.encoder(self.image_shape, 2 * background_dim)
             self.decoder = network.decoder(background_dim, self.image_shape)
-        self.likelihood, self.anchor, self.reach = likelihood, anchor, reach * self.backbone.cell
-        self.scale_prior, self.count_prior = as_schedule(scale_prior), as_schedule(count_prior)
-        self.betas = {
-            "kl_where": as_schedule(beta_where),
-            "kl_what": as_schedule(beta_what),
-            "kl_depth": as_schedule(beta_depth),
-        }
-        self.betas["kl_pres"] = as_schedule(beta_pres)
-        if self.has_background:
-            self.betas["kl_background"] = as_schedule(beta_background)
-        self.pres_kl, self.temperature, self.presence_bias = pres_kl, temperature, presence_bias
-        self.alpha_bias, self.alpha_scale = alpha_bias, alpha_scale
-        self.wheels_steps, self.depth_weight = wheels_steps, depth_weight
+        self.likelihood = likelihood
+        self.scale_prior, self.count_prior = as_schedule(presence.scale_prior), as_schedule(presence.count_prior)
+        parts = [f.name.removeprefix("beta_") for f in fields(Betas)]
+        self.betas = {f"kl_{part}": as_schedule(getattr(betas, f"beta_{part}")) for part in parts}
+        if not self.has_background:
+            del self.betas["kl_background"]
         self._warned: set[str] = set()
 
     # ---- inference ------------------------------------------------------------------------------------------------
@@ -179,7 +226,7 @@ class SPAIR(LatentVariableModel):
 
     def infer(self, x: Tensor, draw: tuple[Tensor, Tensor] | None = None) -> Objects:
         """q(objects | x) and the draw that this noise makes, or the means."""
-        learning = float(not (self.training and self.step < self.wheels_steps))
+        learning = float(not (self.training and self.step < self.presence.wheels_steps))
         eps, logistic = draw or (x.new_zeros(len(x), self.num_cells, self.code_size - 1), None)
         features = self.backbone(x)  # [B, N, F]
         where, passed = self.where_head(features).split([2 * WHERE, PASSED], dim=-1)
@@ -187,16 +234,18 @@ class SPAIR(LatentVariableModel):
         scale = Normal.from_softplus(torch.cat([mu[..., :2], raw[..., :2] - 1], dim=-1))
         shift = Normal.from_softplus(torch.cat([mu[..., 2:], raw[..., 2:]], dim=-1))
         z_where = torch.cat([_at(scale, eps[..., :2]), _at(shift, eps[..., 2:4])], dim=-1)
-        glimpse = crop(x, self.box(z_where), self.glimpse_size)  # [B, N, C, g, g]
+        glimpse = crop(x, self.box(z_where), self.renderer.glimpse_size)  # [B, N, C, g, g]
         what = Normal.from_softplus(self.object_encoder(glimpse.flatten(0, 1)).unflatten(0, (len(x), -1)))
         z_what = _at(what, eps[..., WHERE:-1])
         depth, passed = self.depth_head(torch.cat([features, passed.relu(), z_where, z_what], -1)).split([2, PASSED], dim=-1)
         depth = Normal.from_softplus(_held(depth, learning))
-        z = torch.cat([z_where, z_what, _at(depth, eps[..., -1:])], dim=-1)
-        logit = self.pres_head(torch.cat([features, passed.relu(), z], dim=-1))[..., 0].float() + self.presence_bias
+        z = z_where, z_what, _at(depth, eps[..., -1:])
+        logit = (
+            self.pres_head(torch.cat([features, passed.relu(), *z], dim=-1))[..., 0].float() + self.presence.presence_bias
+        )
         logit = _held(logit.clamp(-NEARLY, NEARLY), learning)
-        y = None if logistic is None else (logit + logistic) / self.temperature
-        return Objects(scale, shift, what, depth, logit, z, y)
+        y = None if logistic is None else (logit + logistic) / self.presence.temperature
+        return Objects(scale, shift, what, depth, logit, *z, y)
 
     def encode(self, batch: Batch | Tensor) -> dict[str, Objects | Normal]:
         """The objects at their means: no draw in it, and a presence of 0 or 1."""
@@ -211,27 +260,24 @@ class SPAIR(LatentVariableModel):
 
     def box(self, z_where: Tensor) -> Tensor:
         """Centre x, y and width, height in pixels, [B, N, 4]."""
-        size = self.anchor * z_where[..., :2].float().sigmoid()
-        return torch.cat([self.centres + self.reach * z_where[..., 2:].float().tanh(), size], dim=-1)
-
-    def split_code(self, code: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """z_where [B, N, 4], z_what [B, N, A], z_depth [B, N], z_pres [B, N] in [0, 1]."""
-        where, what, depth, pres = code.unflatten(1, (self.num_cells, -1)).split([WHERE, self.what_dim, 1, 1], dim=-1)
-        return where, what, depth[..., 0], pres[..., 0]
+        size = self.renderer.anchor * z_where[..., :2].float().sigmoid()
+        reach = self.renderer.reach * self.backbone.cell
+        return torch.cat([self.centres + reach * z_where[..., 2:].float().tanh(), size], dim=-1)
 
     def seen_by(self, part: Literal["objects", "background"], code: Tensor, codes: Codes) -> Tensor:
         """What a decoder is given of the codes: here that of its own part, [..., D]."""
         return code
 
     def render(self, codes: Codes) -> Scene:
-        C, H, W = self.image_shape
-        where, what, depth, presence = self.split_code(codes["objects"])
-        decoded = self.object_decoder(self.seen_by("objects", what, codes).flatten(0, 1)).float()
-        decoded = decoded.unflatten(0, where.shape[:2])  # [B, N, C + 1, g, g]
-        sprite, alpha = decoded[:, :, :C].sigmoid(), (self.alpha_scale * decoded[:, :, C:] + self.alpha_bias).sigmoid()
-        box = self.box(where)
+        (C, H, W), how = self.image_shape, self.renderer
+        code = ObjectCode.of(codes["objects"], self.num_cells)
+        depth, presence = code.depth[..., 0], code.presence[..., 0]  # [B, N]
+        decoded = self.object_decoder(self.seen_by("objects", code.what, codes).flatten(0, 1)).float()
+        decoded = decoded.unflatten(0, depth.shape)  # [B, N, C + 1, g, g]
+        sprite, alpha = decoded[:, :, :C].sigmoid(), (how.alpha_scale * decoded[:, :, C:] + how.alpha_bias).sigmoid()
+        box = self.box(code.where)
         colour, opacity = paste(torch.cat([sprite, alpha], dim=2), box, H, W).split([C, 1], dim=2)  # [B, N, ., H, W]
-        mixed, opaque, share = composite(colour, presence[..., None, None] * opacity[:, :, 0], depth, self.depth_weight)
+        mixed, opaque, share = composite(colour, presence[..., None, None] * opacity[:, :, 0], depth, how.depth_weight)
         ground = torch.zeros_like(mixed)
         if self.has_background:
             ground = self.decoder(self.seen_by("background", codes["background"], codes)).float().sigmoid()
@@ -240,27 +286,25 @@ class SPAIR(LatentVariableModel):
 
     def without_object(self, codes: Codes, object_: Tensor) -> Codes:
         """The codes without one object of each image, [B] cells."""
-        where, what, depth, presence = self.split_code(codes["objects"])
-        rows = torch.arange(len(object_), device=object_.device)
-        presence = presence.clone()
-        presence[rows, object_] = 0
-        return codes | {"objects": join_code(where, what, depth, presence)}
+        code = ObjectCode.of(codes["objects"].clone(), self.num_cells)
+        code.presence[torch.arange(len(object_), device=object_.device), object_] = 0
+        return codes | {"objects": code.join()}
 
     def with_object_moved(self, codes: Codes, object_: Tensor) -> Codes:
         """The codes with one object of each image, [B] cells, on the other side of its cell along x."""
-        where, what, depth, presence = self.split_code(codes["objects"])
-        rows, where = torch.arange(len(object_), device=object_.device), where.clone()
-        where[rows, object_, 2] = torch.where(where[rows, object_, 2] > 0, -1.0, 1.0)  # z_shift, along x
-        return codes | {"objects": join_code(where, what, depth, presence)}
+        code = ObjectCode.of(codes["objects"].clone(), self.num_cells)
+        cell = torch.arange(len(object_), device=object_.device), object_, 2  # z_shift, along x
+        code.where[cell] = torch.where(code.where[cell] > 0, -1.0, 1.0)
+        return codes | {"objects": code.join()}
 
     def decode(self, codes: Codes) -> Tensor:
         return self.render(codes).image.clamp(0, 1)  # sums of shares may miss 1 by rounding
 
     def sample_prior(self, n: int) -> Codes:
-        where = torch.randn(n, self.num_cells, self.code_size - 1, device=self.device)
-        where[..., :2] = self.scale_prior(self.step) + SCALE_STD * where[..., :2]
+        z = torch.randn(n, self.num_cells, self.code_size - 1, device=self.device)
+        z[..., :2] = self.scale_prior(self.step) + SCALE_STD * z[..., :2]
         presence = sample_occupied(n, self.num_cells, self.count_prior(self.step), self.device)
-        codes = {"objects": torch.cat([where, presence[..., None].to(where)], dim=-1).flatten(1)}
+        codes = {"objects": torch.cat([z, presence[..., None].to(z)], dim=-1).flatten(1)}
         others = {name: block.size for name, block in self.blocks.items() if name != "objects"}
         return codes | {name: torch.randn(n, size, device=self.device) for name, size in others.items()}
 
@@ -271,12 +315,13 @@ class SPAIR(LatentVariableModel):
         scale = Normal(
             torch.full_like(q.scale.mu, self.scale_prior(self.step)), torch.full_like(q.scale.mu, SCALE_STD**2).log()
         )
-        prior = prior_log_odds(q.y > 0, self.count_prior(self.step))
-        pres = {
-            "analytic": lambda: kl_relaxed(q.logit, prior),
-            "mc": lambda: log_relaxed(q.y, q.logit, self.temperature) - log_relaxed(q.y, prior, self.temperature),
-            "bernoulli": lambda: kl_bernoulli(q.logit, prior),
-        }[self.pres_kl]()
+        prior, temperature = prior_log_odds(q.y > 0, self.count_prior(self.step)), self.presence.temperature
+        if self.presence.pres_kl == "analytic":
+            pres = kl_relaxed(q.logit, prior)
+        elif self.presence.pres_kl == "mc":
+            pres = log_relaxed(q.y, q.logit, temperature) - log_relaxed(q.y, prior, temperature)
+        else:
+            pres = kl_bernoulli(q.logit, prior)
         return {
             "kl_where": (kl_normal(q.scale, scale) + kl_standard(q.shift)).sum(1),
             "kl_what": kl_standard(q.what).sum(1),
@@ -305,12 +350,13 @@ class SPAIR(LatentVariableModel):
         z = {name: block.rsample((k,)) for name, block in others.items()}  # [k, B, D]
         codes = {"objects": q.mean} | {name: draws.flatten(0, 1) for name, draws in z.items()}
         log_w = self.likelihood.log_prob(x.repeat(k, 1, 1, 1), self.likelihood.params_of(self.render(codes).image))
-        z_scale, z_rest = q.z[..., :2], q.z[..., 2:]
+        z_scale, z_rest = q.z_where[..., :2], torch.cat([q.z_where[..., 2:], q.z_what, q.z_depth], dim=-1)
         rest = Normal(
             *(torch.cat([getattr(part, key) for part in (q.shift, q.what, q.depth)], -1) for key in ("mu", "logvar"))
         )
         prior = prior_log_odds(q.y > 0, self.count_prior(self.step))
-        log_w = log_w + (log_relaxed(q.y, prior, self.temperature) - log_relaxed(q.y, q.logit, self.temperature)).sum(1)
+        temperature = self.presence.temperature
+        log_w = log_w + (log_relaxed(q.y, prior, temperature) - log_relaxed(q.y, q.logit, temperature)).sum(1)
         log_w = log_w + (log_standard_normal(z_rest) - rest.log_prob(z_rest)).sum(1)
         standard = (z_scale - self.scale_prior(self.step)) / SCALE_STD
         log_scale = log_standard_normal(standard) - z_scale.shape[-1] * torch.tensor(SCALE_STD).log()
@@ -325,7 +371,7 @@ class SPAIR(LatentVariableModel):
         probability of presence, above `least`, and labels [n], all 0."""
         q = self.infer(self.image(batch))
         _, H, W = self.image_shape
-        centre, size = self.box(q.z[..., :WHERE]).chunk(2, dim=-1)
+        centre, size = self.box(q.z_where).chunk(2, dim=-1)
         edge = torch.tensor([W, H, W, H], device=size.device)
         corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(min=0).minimum(edge)
         found = []
@@ -338,17 +384,17 @@ class SPAIR(LatentVariableModel):
     # ---- watched while training -----------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        if 0 <= self.trainer.max_steps <= self.wheels_steps:
+        if 0 <= self.trainer.max_steps <= self.presence.wheels_steps:
             self._warn(
                 "depth and presence learn nothing in this run, which ends within model.wheels_steps=%d; raise "
                 "trainer.max_steps above it, or lower it",
-                self.wheels_steps,
+                self.presence.wheels_steps,
             )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
         q = self.infer(batch["image"])
-        twice = have_duplicates(self.box(q.z[..., :WHERE]), q.logit > 0)
+        twice = have_duplicates(self.box(q.z_where), q.logit > 0)
         for name, value in {"found": (q.logit > 0).sum(), "twice": twice.sum()}.items():
             self._sums[name] = self._sums.get(name, 0) + value.to(noise.widest_float(self.device))
 
@@ -358,7 +404,7 @@ class SPAIR(LatentVariableModel):
             float(self.trainer.strategy.reduce(self._sums[name], reduce_op="sum")) for name in ("found", "twice", "count")
         )
         self.log_values({"val/objects": found / count, "val/duplicates": twice / count})
-        if found / count < 0.05 and self.step > self.wheels_steps:
+        if found / count < 0.05 and self.step > self.presence.wheels_steps:
             self._warn(
                 "no object is found in %.0f %% of the images: the background explains them all; see docs/spair.md, "
                 "what keeps objects alive",
@@ -366,7 +412,7 @@ class SPAIR(LatentVariableModel):
             )
         last = self.trainer.max_steps
         settled = all(s(self.step) == s(last) for s in (self.betas["kl_pres"], self.count_prior))
-        if twice / count > 0.2 and settled and self.step > self.wheels_steps:
+        if twice / count > 0.2 and settled and self.step > self.presence.wheels_steps:
             self._warn("in %.0f %% of the images two boxes lie on one object; raise model.beta_pres", 100 * twice / count)
 
     def _warn(self, message: str, value: float) -> None:
@@ -390,18 +436,6 @@ def composite(
         w = w / (w.sum(1, keepdim=True) + 1e-8)
     opaque = (t * w).sum(1, keepdim=True)
     return torch.einsum("bnhw,bnchw->bchw", w, colour), opaque, opaque * w
-
-
-def join_code(where: Tensor, what: Tensor, depth: Tensor, presence: Tensor) -> Tensor:
-    """The code [B, N (4 + A + 2)] of its parts, see SPAIR.split_code."""
-    return torch.cat([where, what, depth[..., None], presence[..., None]], dim=-1).flatten(1)
-
-
-def _check_count_prior(s: float | Schedule) -> None:
-    """Raises ValueError if the prior is 0 or less at some step; a user's own schedule is not looked into."""
-    ends = [s] if not callable(s) else [getattr(s, name) for name in ("value", "start", "end") if hasattr(s, name)]
-    if any(value <= 0 for value in ends):
-        raise ValueError(f"count_prior must be > 0 at every step, got {s}; give a small number such as 0.001 for 0")
 
 
 def _at(q: Normal, eps: Tensor) -> Tensor:

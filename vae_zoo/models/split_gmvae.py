@@ -8,11 +8,12 @@ Minimised, in nats per image:
 kl_z_global and kl_c are those of vae_zoo/models/gmvae.py, rec_aux and kl_z_local those of vae_zoo/models/local_branch.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from vae_zoo.config.types import Classes, Count, NonNegative, Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, kl_normal, kl_standard
 from vae_zoo.distributions.normal import kl_standard_per_dim, log_standard_normal
@@ -30,16 +31,16 @@ class SplitGMVAE(LocalView, GMVAE):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        z_dim: int,
-        num_classes: int,
+        image_shape: Shape,
+        z_dim: Count,
+        num_classes: Classes,
         network,
         likelihood: Likelihood,
-        local_dim: int,
+        local_dim: Count,
         local_network,
         view: Callable[[Tensor], Tensor],
-        beta_local: float | Schedule = 1.0,
-        aux_weight: float = 1.0,
+        beta_local: NonNegative | Schedule = 1.0,
+        aux_weight: NonNegative = 1.0,
         **common,
     ):
         super().__init__(image_shape, z_dim, num_classes, network, likelihood, **common)

@@ -12,12 +12,13 @@ all else is SPAIR, and the local branch learns beside it: the matched comparison
 official switch for the background is wired to nothing. docs/spair.md shows all four.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vae_zoo.config.types import Count, Index, NonNegative, Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal
 from vae_zoo.models.local_branch import HOLDS, LocalBranch
@@ -31,18 +32,17 @@ class SplitSPAIR(SPAIR):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        what_dim: int,
-        background_dim: int,
-        local_dim: int,
+        image_shape: Shape,
+        what_dim: Count,
+        background_dim: Index,
+        local_dim: Count,
         network,
         object_network,
         likelihood: Likelihood,
         view: Callable[[Tensor], Tensor],
-        glimpse_size: int,
         local_to: Literal["none", "objects", "background", "both"] = "background",
-        beta_local: float | Schedule = 1.0,
-        aux_weight: float = 1.0,
+        beta_local: NonNegative | Schedule = 0.1,
+        aux_weight: NonNegative = 1.0,
         **spair,
     ):
         if background_dim == 0 and local_to in ("background", "both"):
@@ -51,12 +51,12 @@ class SplitSPAIR(SPAIR):
                 f"local_to none or objects"
             )
         networks = {"network": network, "object_network": object_network, "likelihood": likelihood}
-        super().__init__(image_shape, what_dim, background_dim, glimpse_size=glimpse_size, **networks, **spair)
+        super().__init__(image_shape, what_dim, background_dim, **networks, **spair)
         self.local_to = {"none": (), "both": ("objects", "background")}.get(local_to, (local_to,))
         self.blocks["z_local"] = Block(local_dim, "gaussian", HOLDS)
         self.local = LocalBranch(self.image_shape, local_dim, view, network, likelihood)
         if "objects" in self.local_to:
-            sprite = (self.image_shape[0] + 1, glimpse_size, glimpse_size)
+            sprite = (self.image_shape[0] + 1, *[self.renderer.glimpse_size] * 2)
             self.object_decoder = object_network.decoder(what_dim + local_dim, sprite)
         if "background" in self.local_to:
             self.decoder = network.decoder(background_dim + local_dim, self.image_shape)

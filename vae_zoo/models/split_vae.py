@@ -13,11 +13,12 @@ The body of the paper could not be read: equations and networks are those of 516
 docs/split.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from vae_zoo.config.types import Count, NonNegative, Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
@@ -33,15 +34,15 @@ class SplitVAE(LocalView, LatentVariableModel):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        global_dim: int,
-        local_dim: int,
+        image_shape: Shape,
+        global_dim: Count,
+        local_dim: Count,
         network,
         likelihood: Likelihood,
         view: Callable[[Tensor], Tensor],
-        beta_global: float | Schedule = 1.0,
-        beta_local: float | Schedule = 1.0,
-        aux_weight: float = 1.0,
+        beta_global: NonNegative | Schedule = 1.0,
+        beta_local: NonNegative | Schedule = 1.0,
+        aux_weight: NonNegative = 1.0,
         **training,
     ):
         super().__init__(image_shape, **training)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_zoo.config.types import NonNegative
 from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
@@ -30,7 +31,7 @@ class SSVAE(ClassConditionalModel):
     class_holds = "the class, as the labels name it"
     needs = frozenset({"supervised"})
 
-    def __init__(self, *args, labelled_weight: float = 1.0, ce_weight: float = 50.0, **common):
+    def __init__(self, *args, labelled_weight: NonNegative = 1.0, ce_weight: NonNegative = 50.0, **common):
         super().__init__(*args, **common)
         inputs = self.c_head.in_features + self.classes.num_values
         self.z_head = nn.Linear(inputs, 2 * self.blocks["z"].size)

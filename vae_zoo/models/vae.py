@@ -4,11 +4,10 @@ Generative story:  z ~ N(0, I),  x ~ p(x | z)          Inference:  q(z | x) = N(
 Minimised, in nats per image:  loss = rec + kl_z,  rec = -log p(x | z) at one draw of q,  kl_z = KL(q(z | x) || N(0, I))
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from vae_zoo.config.types import Count, Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard
 from vae_zoo.distributions.normal import log_standard_normal
@@ -18,7 +17,7 @@ from vae_zoo.models.base import LatentVariableModel
 class VAE(LatentVariableModel):
     """latent_dim: dimensions of z; network: a family of encoder and decoder (vae_zoo.nets); likelihood: p(x | z)."""
 
-    def __init__(self, image_shape: Sequence[int], latent_dim: int, network, likelihood: Likelihood, **training):
+    def __init__(self, image_shape: Shape, latent_dim: Count, network, likelihood: Likelihood, **training):
         super().__init__(image_shape, **training)
         self.blocks = {"z": Block(latent_dim, "gaussian", "everything about the image")}
         self.encoder = network.encoder(self.image_shape, 2 * latent_dim)

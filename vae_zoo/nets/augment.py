@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae_zoo.config.types import Momentum, NonNegative
 from vae_zoo.distributions import noise
 
 
@@ -17,10 +18,10 @@ class RandomAffine:
     All uniform: rotate: up to so many degrees either way; scale, shear: up to these shares; shift: of the image's side.
     """
 
-    rotate: float = 15.0
-    scale: float = 0.1
-    shear: float = 0.2
-    shift: float = 0.1
+    rotate: NonNegative = 15.0
+    scale: Momentum = 0.1
+    shear: NonNegative = 0.2
+    shift: NonNegative = 0.1
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""

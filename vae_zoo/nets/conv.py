@@ -12,6 +12,7 @@ from math import prod
 
 from torch import nn
 
+from vae_zoo.config.types import Hidden, NonNegative, Paddings, Widths
 from vae_zoo.nets.mlp import dense
 
 
@@ -25,12 +26,12 @@ class Conv:
     hidden layers, with which coloured pictures of many parts are learned in a fraction of the steps.
     """
 
-    channels: Sequence[int] = (32, 32, 64, 64)
-    hidden: Sequence[int] = (256,)
-    decoder_channels: Sequence[int] | None = None
-    decoder_hidden: Sequence[int] | None = None
-    padding: Sequence[Sequence[int]] | None = None
-    leak: float = 0.0
+    channels: Widths = (32, 32, 64, 64)
+    hidden: Hidden = (256,)
+    decoder_channels: Widths | None = None
+    decoder_hidden: Hidden | None = None
+    padding: Paddings | None = None
+    leak: NonNegative = 0.0
     batch_norm: bool = False
 
     def __post_init__(self):

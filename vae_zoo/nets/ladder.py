@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
+from vae_zoo.config.types import FacetWidths, NonNegative, Widths
+
 Activation = Literal["relu", "elu"]
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU}
 
@@ -81,11 +83,11 @@ class LadderMLP:
     `gate` weighs it against what comes from below. The rungs of the encoder are identities.
     """
 
-    hidden: Sequence[Sequence[int]] = ((500,), (2000,))
-    decoder_hidden: Sequence[Sequence[int]] | None = None
+    hidden: FacetWidths = ((500,), (2000,))
+    decoder_hidden: FacetWidths | None = None
     activation: Activation = "relu"
     batch_norm: bool = False
-    gate: float = 0.1
+    gate: NonNegative = 0.1
 
     def __post_init__(self):
         if self.decoder_hidden is not None and len(self.decoder_hidden) != len(self.hidden):
@@ -98,6 +100,7 @@ class LadderMLP:
         return len(self.hidden)
 
     def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int]) -> LadderEncoder:
+        _check_facets(num_outputs)
         inputs = [prod(image_shape), *(widths[-1] for widths in self.hidden)]
         backbones = [self._dense([width, *widths]) for width, widths in zip(inputs, self.hidden)]
         backbones[0].insert(0, nn.Flatten())
@@ -127,7 +130,7 @@ class LadderConv:
     `normalised` by an ELU and batch normalisation of the image, as there.
     """
 
-    channels: Sequence[int] = (64, 128)
+    channels: Widths = (64, 128)
     activation: Activation = "elu"
     weight_norm: Literal["encoder", "none"] = "none"
     output: Literal["plain", "normalised"] = "plain"
@@ -137,6 +140,7 @@ class LadderConv:
         return len(self.channels)
 
     def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int]) -> LadderEncoder:
+        _check_facets(num_outputs)
         sizes, widths = self._sizes(image_shape), [image_shape[0], *self.channels]
         backbones, rungs, heads = [], [], []
         for j, n in enumerate(num_outputs):
@@ -180,10 +184,18 @@ class LadderConv:
         """(height, width) of the image and after each backbone."""
         sizes = [tuple(image_shape[1:])]
         if min(sizes[0]) < 28:
-            raise ValueError(f"this ladder needs images of 28 pixels a side or more, got {min(sizes[0])}")
+            raise ValueError(
+                f"images of {min(sizes[0])} pixels are too small for the convolutional ladder; give images of 28 pixels, or "
+                f"model/network=fc_vlae"
+            )
         for _ in self.channels:
             sizes.append(_halved(sizes[-1]))
         return sizes
+
+
+def _check_facets(sizes: Sequence[int]) -> None:
+    if isinstance(sizes, int):
+        raise ValueError("this network is a ladder of facets, where a plain one is needed; choose conv or mlp")
 
 
 def dense_block(inputs: int, outputs: int, activation: Activation, batch_norm: bool) -> list[nn.Module]:

@@ -7,12 +7,14 @@ from typing import Literal
 
 from torch import nn
 
+from vae_zoo.config.types import Widths
+
 
 @dataclass(frozen=True)
 class MLP:
     """hidden: units of the encoder's layers from the image inwards, the decoder has them reversed; activation: between."""
 
-    hidden: Sequence[int] = (512, 256)
+    hidden: Widths = (512, 256)
     activation: Literal["relu", "tanh"] = "relu"
 
     def encoder(self, image_shape: Sequence[int], num_outputs: int) -> nn.Module:

@@ -10,6 +10,8 @@ from typing import Literal
 
 from torch import nn
 
+from vae_zoo.config.types import Widths
+
 
 @dataclass(frozen=True)
 class ResizeConv:
@@ -20,11 +22,11 @@ class ResizeConv:
     more. The decoder has ReLU.
     """
 
-    channels: Sequence[int] = (32, 64, 128)
-    kernels: Sequence[int] = (6, 6, 4)
+    channels: Widths = (32, 64, 128)
+    kernels: Widths = (6, 6, 4)
     activation: Literal["relu", "elu"] = "relu"
-    decoder_channels: Sequence[int] = (128, 64, 32)
-    decoder_kernels: Sequence[int] = (4, 4, 6, 6)
+    decoder_channels: Widths = (128, 64, 32)
+    decoder_kernels: Widths = (4, 4, 6, 6)
 
     def __post_init__(self):
         n = len(self.channels)

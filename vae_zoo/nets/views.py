@@ -6,12 +6,12 @@ new noise at each training step, the same again when a run is resumed. PatchShuf
 the layout; GaussianBlur does the opposite. Source: 51616/split-vae, augmentation.py.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from vae_zoo.config.types import BlurRadii, BlurWidths, Count, Patches, Positive
 from vae_zoo.distributions import noise
 
 
@@ -28,7 +28,7 @@ class PatchShuffle:
     patch: side of a patch, pixels. 1 keeps only which colours there are, the image's own side changes nothing.
     """
 
-    patch: int
+    patch: Count
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape. Raises ValueError where patches do not tile the image."""
@@ -39,7 +39,7 @@ class PatchShuffle:
 class MixedPatchShuffle:
     """PatchShuffle with a patch of one of these sides, drawn for each image."""
 
-    patches: Sequence[int] = (1, 2, 4, 8)
+    patches: Patches = (1, 2, 4, 8)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape. Raises ValueError where patches do not tile the image."""
@@ -55,8 +55,8 @@ class GaussianBlur:
     sigma, radius: [least, most], pixels. The kernel sums to 1; beyond the border the image is mirrored.
     """
 
-    sigma: Sequence[float] = (5.0, 10.0)
-    radius: Sequence[int] = (3, 6)
+    sigma: BlurWidths = (5.0, 10.0)
+    radius: BlurRadii = (3, 6)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
@@ -75,8 +75,8 @@ class HighLowPass:
     sigma: width of the Gaussian; radius: where it is cut off, pixels.
     """
 
-    sigma: float = 1.0
-    radius: int = 4
+    sigma: Positive = 1.0
+    radius: Count = 4
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 2 C, H, W]."""

@@ -133,7 +133,9 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     callbacks["checkpoint"].config = cfg
     loggers = [MetricsCSV(folder / "metrics.csv"), *(build(node, folder=folder) for node in cfg["logger"].values())]
     extra = {"logger": loggers, "callbacks": list(callbacks.values()), "default_root_dir": folder}
-    return build(cfg["trainer"], **extra), model, data
+    trainer = build(cfg["trainer"], **extra)
+    model.check_trainer(trainer)
+    return trainer, model, data
 
 
 def check_checkpoint(path: Path, cfg: dict[str, Any]) -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import lightning as L
 
+from vae_zoo.config.types import Index
 from vae_zoo.utils.errors import Pruned
 
 
@@ -13,7 +14,7 @@ class Pruning(L.Callback):
     study: its file. trial: this run's number in it.
     """
 
-    def __init__(self, study: str, trial: int, metric: str):
+    def __init__(self, study: str, trial: Index, metric: str):
         from vae_zoo.sweeps.search import open_trial  # optuna
 
         self.trial, self.metric, self.name = open_trial(Path(study), trial), metric, f"trial {trial}"

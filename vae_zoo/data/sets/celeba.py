@@ -13,6 +13,7 @@ import numpy as np
 import torchvision
 from PIL import Image
 
+from vae_zoo.config.types import CelebACrop, Shape, Side
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.data.storage.cache import cached_array
 from vae_zoo.data.storage.download import arriving_whole, reason
@@ -36,16 +37,17 @@ class CelebA(DataModule):
 
     default_label = "attributes"
     default_group = "identity"
+    groupings = ("label", "identity")
 
     def __init__(
         self,
         root: str,
         download: bool = True,
-        crop: int | None = 148,
-        size: int = 64,
+        crop: CelebACrop | None = 148,
+        size: Side = 64,
         split: Literal["official", "identity"] = "official",
         cache: str = "~/.cache/vae_zoo",
-        image_shape=None,
+        image_shape: Shape | None = None,
         **common,
     ):
         super().__init__(image_shape or (3, size, size), **common)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
+from vae_zoo.config.types import Shape, Side
 from vae_zoo.data.datamodule import Arrays, DataModule
 
 
@@ -12,8 +13,9 @@ class Digits(DataModule):
     """size: side of the square images, pixels."""
 
     default_group = "label"
+    groupings = ("label",)
 
-    def __init__(self, size: int = 32, image_shape=None, **common):
+    def __init__(self, size: Side = 32, image_shape: Shape | None = None, **common):
         super().__init__(image_shape or (1, size, size), **common)
 
     def load(self) -> Arrays:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vae_zoo.config.types import Shape
 from vae_zoo.data.datamodule import Arrays, DataModule, Factor, check_size
 from vae_zoo.data.render import sprites
 from vae_zoo.data.storage.cache import cached_array
@@ -30,8 +31,9 @@ class DSprites(DataModule):
 
     default_label = "shape"
     default_group = "shape"
+    groupings = ("label", "shape", "scale", "orientation", "pos_x", "pos_y")
 
-    def __init__(self, path: str | None = None, cache: str = "~/.cache/vae_zoo", image_shape=(1, 64, 64), **common):
+    def __init__(self, path: str | None = None, cache: str = "~/.cache/vae_zoo", image_shape: Shape = (1, 64, 64), **common):
         check_size(image_shape, (64,))
         super().__init__(image_shape, **common)
         self.path, self.cache = path, Path(cache).expanduser()

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from sklearn.datasets import fetch_lfw_people, fetch_olivetti_faces
 
+from vae_zoo.config.types import Count, Probability, Shape, Side
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.data.render import cartoon
 from vae_zoo.data.sets.celeba import CelebA
@@ -45,6 +46,7 @@ class Faces(DataModule):
 
     default_label = "identity"
     default_group = "identity"
+    groupings = ("label", "identity", "id_hair_style", "id_beard", "style_background_texture")
 
     def __init__(
         self,
@@ -52,15 +54,15 @@ class Faces(DataModule):
         path: str | None = None,
         root: str = "data",
         download: bool = True,
-        size: int = 64,
+        size: Side = 64,
         channels: Literal[1, 3] = 3,
-        min_images: int = 2,
-        num_identities: int = 3000,
-        images_per_identity: int = 10,
-        style_strength: float = 1.0,
-        confound: float = 0.0,
+        min_images: Count = 2,
+        num_identities: Count = 3000,
+        images_per_identity: Count = 10,
+        style_strength: Probability = 1.0,
+        confound: Probability = 0.0,
         cache: str = "~/.cache/vae_zoo",
-        image_shape=None,
+        image_shape: Shape | None = None,
         **common,
     ):
         super().__init__(image_shape or (channels, size, size), **common)

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from vae_zoo.config.types import Shape, Side
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.utils.errors import UserError
 
@@ -20,8 +22,9 @@ class ImageFolder(DataModule):
     """
 
     default_group = "label"
+    groupings = ("label",)
 
-    def __init__(self, path: str, size: int = 64, channels: int = 3, image_shape=None, **common):
+    def __init__(self, path: str, size: Side = 64, channels: Literal[1, 3] = 3, image_shape: Shape | None = None, **common):
         super().__init__(image_shape or (channels, size, size), **common)
         self.path = Path(path).expanduser()
 

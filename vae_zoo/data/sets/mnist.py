@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torchvision
 
+from vae_zoo.config.types import Shape, Side
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.data.render.colours import coloured
 from vae_zoo.data.sets.digits import resize_bytes
@@ -25,15 +26,16 @@ class MNIST(DataModule):
     """
 
     default_group = "label"
+    groupings = ("label",)
     source = torchvision.datasets.MNIST
 
     def __init__(
         self,
         root: str,
         download: bool = True,
-        size: int = 28,
+        size: Side = 28,
         colour: Literal["grey", "random"] = "grey",
-        image_shape=None,
+        image_shape: Shape | None = None,
         **common,
     ):
         super().__init__(image_shape or (3 if colour == "random" else 1, size, size), **common)

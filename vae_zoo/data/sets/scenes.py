@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from vae_zoo.config.types import Count, NumObjects, Probability, Shape, Side, SpriteSide
 from vae_zoo.contract import Batch
 from vae_zoo.data.datamodule import Arrays, DataModule, share
 from vae_zoo.data.render import scenes as scene_drawing
@@ -53,23 +54,24 @@ class Scenes(DataModule):
 
     default_label = "count"
     default_group = "label"
+    groupings = ("label",)
 
     def __init__(
         self,
         variant: Variant = "split_easy",
         path: str | None = None,
-        size: int = 48,
+        size: Side = 48,
         sprites: str = "dsprites",
-        sprite_size: int | None = None,
-        num_objects: tuple[int, int] | None = None,
+        sprite_size: SpriteSide | None = None,
+        num_objects: NumObjects | None = None,
         ground: str | None = None,
         colour: Literal["random", "white", "own"] | None = None,
         phase_jitter: bool = False,
-        max_overlap: float | None = None,
-        train_size: int = 100_000,
+        max_overlap: Probability | None = None,
+        train_size: Count = 100_000,
         endless: bool = False,
         cache: str = "~/.cache/vae_zoo",
-        image_shape=None,
+        image_shape: Shape | None = None,
         **common,
     ):
         super().__init__(image_shape or (3, size, size), **common)

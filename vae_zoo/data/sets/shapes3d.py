@@ -6,14 +6,16 @@ its 480 scenes, 39 MB.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vae_zoo.config.types import Rooms, Shape
 from vae_zoo.data.datamodule import Arrays, DataModule, Factor, check_size
 from vae_zoo.data.render import rooms
 from vae_zoo.data.render.colours import hues
@@ -38,14 +40,15 @@ class Shapes3D(DataModule):
 
     default_label = "shape"
     default_group = "shape"
+    groupings = ("label", "floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
 
     def __init__(
         self,
         path: str | None = None,
-        factors: dict[str, Sequence[int] | None] | None = None,
-        size: int = 64,
+        factors: Rooms | None = None,
+        size: Literal[32, 64] = 64,
         cache: str = "~/.cache/vae_zoo",
-        image_shape=None,
+        image_shape: Shape | None = None,
         **common,
     ):
         super().__init__(image_shape or (3, size, size), **common)

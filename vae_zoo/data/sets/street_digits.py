@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from vae_zoo.config.types import Count, Shape
 from vae_zoo.data.datamodule import Arrays, DataModule, Factor, check_size
 from vae_zoo.data.render.colours import ground_and_ink
 from vae_zoo.data.storage.cache import cached_array
@@ -41,8 +42,11 @@ class StreetDigits(DataModule):
 
     default_label = "digit"
     default_group = "label"
+    groupings = ("label", "identity", "digit", "digit_colour", "texture", "ground_colour", "stroke_scale")
 
-    def __init__(self, num_images: int = 20_000, cache: str = "~/.cache/vae_zoo", image_shape=(3, SIDE, SIDE), **common):
+    def __init__(
+        self, num_images: Count = 20_000, cache: str = "~/.cache/vae_zoo", image_shape: Shape = (3, SIDE, SIDE), **common
+    ):
         check_size(image_shape, (SIDE,))
         super().__init__(image_shape, **common)
         self.num_images, self.cache = num_images, Path(cache).expanduser()

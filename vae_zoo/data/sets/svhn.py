@@ -12,6 +12,7 @@ import torchvision
 from scipy.io import loadmat
 from torchvision.datasets.utils import download_url
 
+from vae_zoo.config.types import Shape, Side
 from vae_zoo.data.datamodule import Arrays, DataModule
 from vae_zoo.data.sets.digits import resize_bytes
 from vae_zoo.data.storage.download import arriving_whole, reason
@@ -26,8 +27,17 @@ class SVHN(DataModule):
     """
 
     default_group = "label"
+    groupings = ("label",)
 
-    def __init__(self, root: str, download: bool = True, extra: bool = False, size: int = 32, image_shape=None, **common):
+    def __init__(
+        self,
+        root: str,
+        download: bool = True,
+        extra: bool = False,
+        size: Side = 32,
+        image_shape: Shape | None = None,
+        **common,
+    ):
         super().__init__(image_shape or (3, size, size), **common)
         self.root, self.download = Path(root).expanduser(), download
         self.parts = ("train", "extra", "test") if extra else ("train", "test")

@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
+from vae_zoo.config.types import Count, Positive
 from vae_zoo.training.callbacks.monitor import Monitor
 
 
@@ -23,7 +24,7 @@ class Checkpoint(LightningCheckpoint):
     val/loss. Where a validation is due at the same step, the checkpoint follows it, so that no validation is lost or run
     twice by a resumed run."""
 
-    def __init__(self, folder: Path, every_n_steps: int = 500, every_n_seconds: float = 300):
+    def __init__(self, folder: Path, every_n_steps: Count = 500, every_n_seconds: Positive = 300.0):
         self.folder = Path(folder)
         self.config: dict = {}  # of the run; goes into every checkpoint
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_seconds

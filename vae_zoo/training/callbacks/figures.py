@@ -7,6 +7,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from vae_zoo.config.types import Count, Index
 from vae_zoo.evaluation.pictures import stills
 from vae_zoo.figures.encode import to_png
 from vae_zoo.utils.files import write_atomic
@@ -15,7 +16,7 @@ from vae_zoo.utils.files import write_atomic
 class Figures(L.Callback):
     """Draws the first `num_images` validation images' figures every so many steps; 0: none while training."""
 
-    def __init__(self, folder: Path, every_n_steps: int = 1000, num_images: int = 8):
+    def __init__(self, folder: Path, every_n_steps: Index = 1000, num_images: Count = 8):
         self.folder = Path(folder)
         self.every_n_steps, self.num_images = every_n_steps, num_images
 

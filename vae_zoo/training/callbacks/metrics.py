@@ -5,6 +5,8 @@ from typing import Literal
 import lightning as L
 import torch
 
+from vae_zoo.config.types import Index
+
 
 class Metrics(L.Callback):
     """Logs `val/mig`, `val/block/<block>/<factor>` and all else that fits, every so many steps and at the last; 0: never.
@@ -12,7 +14,7 @@ class Metrics(L.Callback):
     level: of vae_zoo.evaluation.protocol; its time is training time lost, seconds for basic and minutes for full.
     """
 
-    def __init__(self, every_n_steps: int = 0, level: Literal["basic", "quick", "full"] = "basic"):
+    def __init__(self, every_n_steps: Index = 0, level: Literal["basic", "quick", "full"] = "basic"):
         self.every_n_steps, self.level = every_n_steps, level
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, batch_idx: int) -> None:

@@ -8,11 +8,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from vae_zoo.config.types import Positive
+
 
 class Progress(L.Callback):
     """every_n_seconds: between lines where there is no terminal. The bar is refreshed twice a second."""
 
-    def __init__(self, every_n_seconds: float = 10):
+    def __init__(self, every_n_seconds: Positive = 10.0):
         self.every_n_seconds = every_n_seconds
         self._bar: Bar | None = None
 

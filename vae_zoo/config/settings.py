@@ -1,0 +1,42 @@
+"""The settings of every target that a config can name, without importing it: settings.json, written by tools/settings.py."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import create_model
+
+from vae_zoo.config import schemas
+from vae_zoo.config.schemas import Schema
+
+BY_HAND = {  # targets of other libraries, of whose arguments some are offered, and one that passes on to such
+    "torch.optim.Adam": schemas.Adam,
+    "torch.optim.AdamW": schemas.Adam,
+    "vae_zoo.training.Trainer": schemas.Trainer,
+}
+
+
+@cache
+def known() -> dict[str, dict[str, Any]]:
+    """{target: {"types": {setting: type}, "required": [setting], ...}}; models and data say their group and needs too."""
+    return json.loads(Path(__file__).with_name("settings.json").read_text())
+
+
+def targets() -> list[str]:
+    return [*BY_HAND, *known()]
+
+
+@cache
+def schema_of(target: str) -> type[Schema] | None:
+    """What may be given to a target; None: it is not ours. The types are words of vae_zoo/config/types.py."""
+    if target in BY_HAND or target not in known():
+        return BY_HAND.get(target)
+    about = known()[target]
+    fields = {name: (hint, ... if name in about["required"] else None) for name, hint in about["types"].items()}
+    return create_model(target.rpartition(".")[2], __base__=Schema, __module__="vae_zoo.config.types", **fields)
+
+
+def group_of(target: str) -> str | None:
+    """model, data or trainer; None: the target is none of ours, or belongs into another node."""
+    return "trainer" if BY_HAND.get(target) is schemas.Trainer else known().get(target, {}).get("group")

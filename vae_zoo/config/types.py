@@ -1,0 +1,120 @@
+"""The types of settings: what a constructor says of its arguments, and what a config is checked against.
+
+They import neither torch nor lightning. A `description` is what a person is told to give instead of a wrong value, where
+the type alone does not say it. `tools/settings.py` writes into settings.json which argument has which of them, by name: a
+constructor names a type of this file, a plain type, a Literal, or a union of these; any other class stands for a component,
+an object with a `_target_` of its own.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field
+from typing_extensions import TypedDict  # pydantic cannot use that of typing before Python 3.12
+
+
+def _ordered(pair: Sequence[int]) -> Sequence[int]:
+    if pair[0] > pair[1]:
+        raise ValueError  # the field's description is what a person is told
+    return pair
+
+
+def _different(values: Sequence[int]) -> Sequence[int]:
+    if len({*values}) < len(values):
+        raise ValueError
+    return values
+
+
+def _values_below(size: int) -> Any:
+    """Places among the `size` values of a factor, or null for all of them."""
+    words = f"a list of different whole numbers from 0 to {size - 1}, such as [0] or [0, {size - 1}], or null for all"
+    values = Annotated[Sequence[Annotated[int, Field(ge=0, lt=size)]], Field(min_length=1), AfterValidator(_different)]
+    return Annotated[values | None, Field(description=words)]
+
+
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+Folds = Annotated[int, Field(ge=2)]
+Side = Annotated[int, Field(ge=8)]
+Stride = Annotated[int, Field(ge=1, le=4)]
+SpriteSide = Annotated[int, Field(ge=3)]
+CelebACrop = Annotated[int, Field(ge=8, le=178)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Variance = Annotated[float, Field(gt=1e-6, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Rise = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Probabilities = Annotated[Sequence[NonNegative], Field(min_length=2)]
+Size = Annotated[float, Field(gt=0, description="a number of images, or a share of them between 0 and 1")]
+Shape = Annotated[Sequence[Count], Field(min_length=3, max_length=3, description="[channels, height, width]")]
+
+Widths = Annotated[Sequence[Count], Field(min_length=1, description="a list of whole numbers >= 1, such as [32, 64]")]
+Hidden = Annotated[Sequence[Count], Field(description="a list of whole numbers >= 1, such as [256], or [] for none")]
+Strides = Annotated[Sequence[Stride], Field(min_length=1, description="a list of 1 to 4, such as [2, 2, 3]")]
+Padding = Annotated[Sequence[Index], Field(min_length=2, max_length=2)]
+Paddings = Annotated[Sequence[Padding], Field(description="[height, width] for each convolution, such as [[0, 2], [1, 1]]")]
+FacetWidths = Annotated[
+    Sequence[Widths],
+    Field(min_length=1, description="a list of layers for each facet, the shallowest first, such as [[500], [2000]]"),
+]
+FacetCounts = Annotated[
+    Sequence[Count],
+    Field(min_length=1, description="a whole number >= 1 for each facet, the shallowest first, such as [5, 5]"),
+]
+Stages = Annotated[
+    Sequence[Positive],
+    Field(min_length=1, description="the length of each stage, in updates or as a share of all below 1, such as [0.4, 0.6]"),
+]
+Pretrain = Annotated[
+    Sequence[NonNegative],
+    Field(min_length=1, description="a number of updates for each stage, or below 1 a share of it, such as [0.5, 0]"),
+]
+Classes = Annotated[int, Field(ge=2)]
+NumClasses = Annotated[
+    Classes | Annotated[Sequence[Classes], Field(min_length=1)],
+    Field(description="a whole number >= 2, or a list of them for several variables; the data's is data.num_classes"),
+]
+WeightsOfClusters = Literal["fixed", "learned"] | Annotated[Sequence[Literal["fixed", "learned"]], Field(min_length=1)]
+Estimators = Literal["sample", "analytic"] | Annotated[Sequence[Literal["sample", "analytic"]], Field(min_length=1)]
+
+Range = Annotated[Sequence[Count], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
+GroupSize = Annotated[Count | Range, Field(description="a whole number >= 1, or a range of them such as [1, 8]")]
+NumObjects = Annotated[
+    Sequence[Annotated[int, Field(ge=0, le=254)]],  # their numbers are bytes
+    Field(min_length=2, max_length=2, description="the least and the most objects of a scene, up to 254, such as [0, 5]"),
+    AfterValidator(_ordered),
+]
+Patches = Annotated[Sequence[Count], Field(min_length=1, description="sides of patches, pixels, such as [1, 2, 4, 8]")]
+BlurWidths = Annotated[
+    Sequence[Positive], Field(min_length=2, max_length=2, description="[least, most], pixels, such as [5, 10]")
+]
+BlurRadii = Annotated[Range, Field(description="[least, most], pixels, such as [3, 6]")]
+Betas = Annotated[
+    Sequence[Momentum], Field(min_length=2, max_length=2, description="two numbers from 0 to below 1, such as [0.9, 0.999]")
+]
+
+
+class RoomFactors(TypedDict, total=False):
+    """Which values of each factor of 3DShapes are used; None: all of them."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    floor_hue: _values_below(10)
+    wall_hue: _values_below(10)
+    object_hue: _values_below(10)
+    scale: _values_below(8)
+    shape: _values_below(4)
+    orientation: _values_below(15)
+
+
+Rooms = Annotated[RoomFactors, Field(description="the values in use of some factors, such as {floor_hue: [0]}")]
+
+# What a constructor writes as a class of its own is one of these two in a config.
+Component = Annotated[dict[str, Any], Field(description="an object with a _target_")]  # checked by that target's settings
+Schedule = Annotated[
+    dict[str, Any],
+    Field(description="a schedule such as {_target_: vae_zoo.schedules.Linear, start: 0, end: 4, steps: 1000}"),
+]
