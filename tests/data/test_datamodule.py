@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vae_zoo.data.datamodule import Arrays, DataModule, EvalBatches, Factor, TrainStream, check_size
+from vae_zoo.data.arrays import Arrays, Factor
+from vae_zoo.data.datamodule import DataModule, EvalBatches, TrainStream, check_size
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.utils.errors import UserError
 
@@ -42,8 +43,7 @@ def toy_arrays(n=N):
 
 def toy(needs=(), **settings) -> Toy:
     data = Toy(**settings)
-    data.needs = frozenset(needs)
-    data.setup()
+    data.serve(SimpleNamespace(needs=frozenset(needs), learn_from=lambda data: None))
     return data
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tests.models.builders import build
-from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import Bernoulli
 from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.suites import grouped

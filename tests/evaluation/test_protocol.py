@@ -8,7 +8,7 @@ import torch
 
 from tests.training.test_training import SMALL, train
 from vae_zoo.contract import Block
-from vae_zoo.data.datamodule import Factor
+from vae_zoo.data.arrays import Factor
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli
 from vae_zoo.evaluation import protocol

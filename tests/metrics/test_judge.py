@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vae_zoo.data.datamodule import Arrays, DataModule, Factor
+from vae_zoo.data.arrays import Arrays, Factor
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.metrics.judge import Judge, images_and_labels, partners, swap_consistency, train_judge
 
 CLASSES, COLOURS = 4, 3

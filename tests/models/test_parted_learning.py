@@ -10,7 +10,8 @@ import torch
 
 from tests.models.builders import costs, fit
 from tests.models.test_parted_vae import CONV32
-from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, noise
 from vae_zoo.evaluation import protocol

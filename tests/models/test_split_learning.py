@@ -6,7 +6,8 @@ import torch
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
 from tests.models.builders import costs, fit
-from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import PixelwiseLogistic
 from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.suites.local_global import numbers

@@ -10,7 +10,6 @@ is one batch over all ranks: each rank reads its share of it.
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Literal
 
@@ -19,58 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_zoo.config.types import Count, Folds, GroupSize, Index, Shape, Size
+from vae_zoo.config.types import Count, Folds, Index, Shape, Size
 from vae_zoo.contract import Batch, Model, TrainingData
+from vae_zoo.data.arrays import Arrays, Kind
+from vae_zoo.data.grouping import Grouping, GroupSampler, alone_where_unknown, groups_in_turn
+from vae_zoo.data.splits import cut
 from vae_zoo.data.storage.labels import read_labels
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.memory import to_device
 
 log = logging.getLogger(__name__)
-
-Kind = Literal["categorical", "ordered", "continuous", "circular"]
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Factor:
-    """A known ground-truth factor. size: number of values, 0 when continuous. period: of a circular one, in its own unit;
-    None: as `vae_zoo.metrics.probes.period_of` says."""
-
-    name: str
-    size: int
-    kind: Kind
-    period: float | None = None
-
-
-@dataclass
-class Arrays:
-    """What a data set is. `packed`: images hold 8 binary pixels a byte, big-endian, [N, C * H * W / 8]."""
-
-    images: np.ndarray  # uint8 [N, C, H, W], or packed
-    label: np.ndarray | None = None  # int64 [N] or [N, V], -1 = unknown
-    num_classes: int | None = None
-    factors: np.ndarray | None = None  # [N, F]: indices of the values, or reals
-    factor_info: Sequence[Factor] = ()
-    groups: dict[str, np.ndarray] = field(default_factory=dict)  # groupings beside label and factors: int [N], -1 alone
-    split: np.ndarray | None = None  # official split, [N] of 0 train, 1 val, 2 test; without val it is cut from train
-    extra_splits: Sequence[str] = ()  # names of the further test sets 3, 4, ... in `split`
-    label_names: Sequence[str] = ()  # of V label variables
-    packed: bool = False
-    names: Sequence[str] | None = None  # of the images, for files that speak of them
-    kept_as: tuple[int, ...] | None = None  # shape of what `images` has of each, if the set's own `to_float` draws it
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """group_by: `label`, a factor or a grouping of the set; then a batch is num_groups groups of group_size images, and two
-    of its groups may show the same class. group_size: a number, or [least, most], from which each group's is drawn.
-    group_pick: `images`, so that each comes at most once an epoch, or `balanced`, so that all groups of the set come equally
-    often however many images they have."""
-
-    group_by: str | None = None
-    group_size: GroupSize = 2
-    group_pick: Literal["images", "balanced"] = "images"
-    num_groups: Count | None = None
 
 
 class DataModule(L.LightningDataModule):
@@ -120,9 +77,8 @@ class DataModule(L.LightningDataModule):
         self.folds, self.fold = folds, fold
         self.subset, self.labelled, self.label_pick = subset, labelled, label_pick
         self.labels_from, self.num_classes = labels_from, num_classes
-        self.group_by, self.group_pick, size = grouping.group_by, grouping.group_pick, grouping.group_size
-        self.group_size = (size, size) if isinstance(size, int) else tuple(size)  # least, most
-        self.num_groups = grouping.num_groups or max(1, 2 * batch_size // sum(self.group_size))
+        self.grouping, self.group_by = grouping, grouping.group_by
+        self.group_size, self.num_groups = grouping.sizes(), grouping.batch_of(batch_size)  # least, most
         self.needs: frozenset[str] = frozenset()  # what the model needs of a batch; it is asked by `serve`
         self.indices: dict[str, Tensor] = {}
         self._cached_order: dict[str, tuple[int, Sequence[Tensor], Tensor | None]] = {}
@@ -188,7 +144,8 @@ class DataModule(L.LightningDataModule):
             log.info("the model learns from labels: %s, %s (data.labelled)", self.default_label, budget)
         self.train_label = self._hide_labels()
         self.train_factors = self.factors if self.labelled is None else None  # one of them may be the label
-        self._groups = self._grouping(arrays)
+        group = self._grouping(arrays)
+        self._groups = None if group is None else GroupSampler(group, self.grouping, self.batch_size)
         self.batches_per_epoch = len(self.epoch_order(0))  # so that impossible groups are told now
 
     @property
@@ -222,39 +179,8 @@ class DataModule(L.LightningDataModule):
         return bool((self.factors.numpy() == grid).all())
 
     def _split(self, arrays: Arrays) -> dict[str, Tensor]:
-        """Disjoint train, val, test, by `split_seed` alone; what the set itself fixes stays as it is."""
-        official = np.zeros(len(arrays.images), dtype=np.int64) if arrays.split is None else arrays.split
-        rng = np.random.default_rng(self.split_seed)
-        names = (*SPLITS, *arrays.extra_splits)
-        parts = {name: np.flatnonzero(official == code) for code, name in enumerate(names)}
-        identity = arrays.groups.get("identity")
-        if identity is not None:
-            identity = _alone_where_unknown(identity)
-            _check_unseen(identity, official, names)
-        total = len(_units(parts["train"], identity))
-        if self.folds is not None and len(parts["test"]):
-            raise UserError(f"data.folds={self.folds}, but these data come with test images of their own; drop it")
-        for name, size in (("test", self.test_size), ("val", self.val_size)):
-            if len(parts[name]) == 0:
-                units = _units(parts["train"], identity)
-                count, left = round(size * total) if size < 1 else int(size), len(units)
-                first = 0
-                if name == "test" and self.folds is not None:
-                    first, end = (part * left // self.folds for part in (self.fold, self.fold + 1))
-                    count = end - first
-                if not 1 <= count < left:
-                    kind = "images" if identity is None else "identities"
-                    raise UserError(
-                        f"data.{name}_size={size} takes {count} of {left} {kind}; "
-                        f"give a number of {kind} from 1 to {left - 1}, or a share of them such as 0.1"
-                    )
-                unit = parts["train"] if identity is None else identity[parts["train"]]
-                taken = np.isin(unit, rng.permutation(units)[first : first + count])
-                parts[name], parts["train"] = parts["train"][taken], parts["train"][~taken]
-        if self.subset is not None:
-            if self.subset > len(parts["train"]):
-                raise UserError(f"data.subset={self.subset} exceeds the {len(parts['train'])} training images; lower it")
-            parts["train"] = np.sort(rng.permutation(parts["train"])[: self.subset])
+        sizes = {"test": self.test_size, "val": self.val_size}
+        parts = cut(arrays, sizes, self.split_seed, self.folds, self.fold, self.subset)
         return {name: torch.from_numpy(part) for name, part in parts.items()}
 
     def _hide_labels(self) -> Tensor | None:
@@ -311,7 +237,7 @@ class DataModule(L.LightningDataModule):
             raise UserError(f"data.group_by={by} is not a grouping of these data; {remedy}")
         value = choices[by]
         if by not in self.factor_names:  # what is unknown is a group of its own
-            value = _alone_where_unknown(value)
+            value = alone_where_unknown(value)
         return torch.from_numpy(np.unique(value, return_inverse=True)[1].astype(np.int64))
 
     # ---- training batches -----------------------------------------------------------------------------------------
@@ -326,7 +252,7 @@ class DataModule(L.LightningDataModule):
             images = self.indices["train"] if stream == "main" else self.labelled_indices
             order, sizes = images[torch.randperm(len(images), generator=generator)], None
             if stream == "main" and self._groups is not None:
-                order, sizes = self._grouped(order, generator)
+                order, sizes = self._groups.batches(order, generator)
             else:
                 size = min(self.batch_size, len(order))
                 order = order[: len(order) // size * size].view(-1, size)
@@ -338,69 +264,6 @@ class DataModule(L.LightningDataModule):
         epoch, position = divmod(step, self.batches_per_epoch)
         self.epoch_order(epoch)
         return self._cached_order["main"][2][position]
-
-    def _grouped(self, shuffled: Tensor, generator: torch.Generator) -> tuple[Sequence[Tensor], Tensor]:
-        """Batches of whole groups, and the sizes of their groups [batches, num_groups]. shuffled: the images, in any order.
-
-        A group of a batch is some images of one group of the set: `size` from `start` on, going round and round.
-        """
-        group = self._groups[shuffled]
-        by_group, count = shuffled[group.argsort(stable=True)], torch.bincount(group)
-        pick = self._all_images if self.group_pick == "images" else self._rounds
-        owner, start, size = pick(count, generator)  # [chunks] each
-        if len(owner) == 0:
-            raise UserError(
-                f"data.group_size={self.group_size[0]}, but the largest group has {count.max()} training images; lower it "
-                f"or choose another data.group_by"
-            )
-        num_groups = min(self.num_groups, len(owner))
-        kept = len(owner) // num_groups * num_groups
-        owner, start, size = owner[:kept], start[:kept], size[:kept]
-        within = torch.arange(int(size.sum())) - (size.cumsum(0) - size).repeat_interleave(size)
-        within = (within + start.repeat_interleave(size)) % count[owner].repeat_interleave(size)
-        order = by_group[(count.cumsum(0) - count)[owner].repeat_interleave(size) + within]
-        sizes = size.view(-1, num_groups)
-        return order.split(sizes.sum(1).tolist()), sizes
-
-    def _all_images(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Cuts groups of `count` images into runs, in random order: (group, start, size) of each.
-
-        The last run of a group takes what is left, or nothing when that is too little. An epoch has as many runs as if all
-        were of the largest size, so that its length does not depend on what is drawn.
-        """
-        least, most = self.group_size
-        drawn = (count + least - 1) // least  # enough for every group
-        owner = torch.arange(len(count)).repeat_interleave(drawn)
-        size = self._draw_sizes(count[owner], generator)
-        start = size.cumsum(0) - size
-        start -= start[drawn.cumsum(0) - drawn].repeat_interleave(drawn)  # within the group
-        size = torch.minimum(size, count[owner] - start)
-        runs = (size >= least).nonzero()[:, 0]
-        runs = runs[torch.randperm(len(runs), generator=generator)]
-        runs = runs[: int((count // most + (count % most >= least)).sum())]
-        return owner[runs], start[runs], size[runs]
-
-    def _rounds(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Rounds in which every group with enough images comes once, in random order: (group, start, size) of each.
-
-        As many rounds as make an epoch about as many images as there are.
-        """
-        least, most = self.group_size
-        owner = (count >= least).nonzero()[:, 0]
-        if len(owner) == 0:
-            return owner, owner, owner
-        round_of_images = (least + count[owner].clamp(max=most)).sum() / 2
-        rounds = max(1, round(int(count.sum()) / float(round_of_images)))
-        size = self._draw_sizes(count[owner].expand(rounds, -1), generator)
-        start = (size.cumsum(0) - size) % count[owner]  # goes on where the round before ended
-        turn = torch.rand(size.shape, generator=generator).argsort(1)
-        return owner[turn].flatten(), start.gather(1, turn).flatten(), size.gather(1, turn).flatten()
-
-    def _draw_sizes(self, count: Tensor, generator: torch.Generator) -> Tensor:
-        """Sizes, uniform from the least to the most of the range, or to the `count` images that there are."""
-        least, most = self.group_size
-        choices = count.clamp(least, most) - least + 1
-        return least + (torch.rand(count.shape, generator=generator, dtype=torch.float64) * choices).long()
 
     def train_indices(self, step: int, stream: Literal["main", "supervised"] = "main") -> Tensor:
         """The images of a training step over all ranks: a function of (seed, step)."""
@@ -418,7 +281,7 @@ class DataModule(L.LightningDataModule):
             mine = share(sizes, rank, world_size, "groups", "data.num_groups")
             first = int(sizes[: rank * len(mine)].sum())
             index = index[first : first + int(mine.sum())]
-            batch = self._gather(index, device, self.train_label, self.train_factors) | _groups_in_turn(mine, device)
+            batch = self._gather(index, device, self.train_label, self.train_factors) | groups_in_turn(mine, device)
         if "supervised" in self.needs:
             index = share(self.train_indices(step, "supervised"), rank, world_size)
             batch["supervised"] = self._gather(index, device, self.train_label, self.train_factors)
@@ -431,9 +294,9 @@ class DataModule(L.LightningDataModule):
         """
         batch = self._gather(index, device, self.label, self.factors)
         if group_sizes is not None:
-            batch |= _groups_in_turn(group_sizes, device)
+            batch |= groups_in_turn(group_sizes, device)
         elif self._groups is not None:
-            groups, group = self._groups[index].unique(return_inverse=True)
+            groups, group = self.group_of(index).unique(return_inverse=True)
             batch |= {"num_groups": len(groups), "group": to_device(group, device)}
         return batch
 
@@ -443,24 +306,11 @@ class DataModule(L.LightningDataModule):
 
     def group_of(self, index: Tensor) -> Tensor:
         """The group of the set that each of these images of grouped data is of, [B]."""
-        return self._groups[index]
+        return self._groups.group[index]
 
     def evaluation_groups(self, split: str) -> list[Tensor]:
-        """A split in groups of one size, `group_size` or the most of its range: the images of each, in order.
-
-        A bound on log p of a group depends on its size, so this one is fixed; a smaller group of the set is one group, and
-        what is left over of a larger one is left out. Of each group of the set first one, then a second, ...
-        """
-        group = self._groups[self.indices[split]]
-        by_group, count = self.indices[split][group.argsort(stable=True)], torch.bincount(group)
-        size = count.clamp(max=self.group_size[1])  # [groups of the set]
-        owner = torch.arange(len(count)).repeat_interleave(count)
-        rank = torch.arange(len(group)) - (count.cumsum(0) - count)[owner]  # place of each image within its group
-        turn = rank // size[owner]
-        whole = turn < (count // size.clamp(min=1))[owner]
-        key, order = (turn * len(count) + owner)[whole].sort(stable=True)
-        sizes = key.unique_consecutive(return_counts=True)[1]
-        return list(by_group[whole][order].split(sizes.tolist()))
+        """A split of grouped data in groups of one size: the images of each, in order."""
+        return self._groups.evaluation(self.indices[split])
 
     def _gather(self, index: Tensor, device, label: Tensor | None, factors: Tensor | None) -> Batch:
         batch: Batch = {"image": self.to_float(_rows(self.images, index, device)), "index": to_device(index, device)}
@@ -564,28 +414,6 @@ class EvalBatches:
         return (self.data.batch(index, self.placement["device"], s) for index, s in zip(self.batches, sizes))
 
 
-def _units(images: np.ndarray, identity: np.ndarray | None) -> np.ndarray:
-    """What a split is made of: the images at these places, or their identities, each once and in order."""
-    return images if identity is None else np.unique(identity[images])
-
-
-def _alone_where_unknown(group: np.ndarray) -> np.ndarray:
-    """Groups [N] in which every -1 has become a group of its own."""
-    return np.where(group < 0, -1 - np.arange(len(group)), group)
-
-
-def _check_unseen(identity: np.ndarray, split: np.ndarray, names: Sequence[str]) -> None:
-    """Raises UserError if an identity lies in two of the splits that the set itself fixes, [N] of places in `names`."""
-    pairs = np.unique(np.stack([identity, split]), axis=1)  # [2, pairs], identities in order
-    twice = np.flatnonzero(pairs[0, 1:] == pairs[0, :-1])
-    if len(twice):
-        who, first, second = pairs[0, twice[0]], pairs[1, twice[0]], pairs[1, twice[0] + 1]
-        raise UserError(
-            f"identity {who} of these data lies in both {names[first]} and {names[second]} of their official split; "
-            f"correct the files, or set data.split=identity where the set offers it"
-        )
-
-
 def share(
     units: Tensor, rank: int, world_size: int, what: str = "images", setting: str = "data.batch_size (labelled, subset)"
 ) -> Tensor:
@@ -597,12 +425,6 @@ def share(
             f"{world_size}"
         )
     return units[rank * share : (rank + 1) * share]
-
-
-def _groups_in_turn(sizes: Tensor, device) -> Batch:
-    """What a batch says of groups that follow on each other."""
-    group = torch.arange(len(sizes)).repeat_interleave(sizes)
-    return {"num_groups": len(sizes), "group": to_device(group, device)}
 
 
 def _rows(array: Tensor, index: Tensor, device) -> Tensor:

@@ -26,7 +26,7 @@ def predict_command(cfg: dict[str, Any]) -> None:
     if not clustering_blocks(model):
         raise UserError(
             f"predict={folder} needs a model that clusters, and {type(model).__name__} has neither facets nor categorical "
-            f"blocks; give the run of one such as mfcvae, or drop predict"
+            f"blocks; give the run of one that has, or drop predict"
         )
     arrays = read_images(folder, model.image_shape, "predict")
     if not len(arrays.images):

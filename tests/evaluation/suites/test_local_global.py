@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from vae_zoo.contract import Block
-from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import Gaussian, Normal
 from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.suites.local_global import another, numbers, split

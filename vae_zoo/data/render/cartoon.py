@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vae_zoo.data.datamodule import Factor
+from vae_zoo.data.arrays import Factor
 from vae_zoo.data.render import hashed
 from vae_zoo.data.render.cartoon_drawing import HAIR_STYLES, SIDE, TEXTURES, draw
 

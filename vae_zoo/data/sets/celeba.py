@@ -14,7 +14,8 @@ import torchvision
 from PIL import Image
 
 from vae_zoo.config.types import CelebACrop, Shape, Side
-from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.storage.cache import cached_array
 from vae_zoo.data.storage.download import arriving_whole, reason
 from vae_zoo.utils.errors import UserError

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from vae_zoo.config.types import Shape, Side
-from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule
 
 
 class Digits(DataModule):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from vae_zoo.config.types import Shape
-from vae_zoo.data.datamodule import Arrays, DataModule, Factor, check_size
+from vae_zoo.data.arrays import Arrays, Factor
+from vae_zoo.data.datamodule import DataModule, check_size
 from vae_zoo.data.render import sprites
 from vae_zoo.data.storage.cache import cached_array
 

@@ -13,7 +13,8 @@ import numpy as np
 from sklearn.datasets import fetch_lfw_people, fetch_olivetti_faces
 
 from vae_zoo.config.types import Count, Probability, Shape, Side
-from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.render import cartoon
 from vae_zoo.data.sets.celeba import CelebA
 from vae_zoo.data.sets.digits import resize_bytes

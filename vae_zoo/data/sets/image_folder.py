@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vae_zoo.config.types import Shape, Side
-from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.utils.errors import UserError
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torchvision
 
 from vae_zoo.config.types import Shape, Side
-from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.render.colours import coloured
 from vae_zoo.data.sets.digits import resize_bytes
 from vae_zoo.data.storage.download import arriving_whole, reason

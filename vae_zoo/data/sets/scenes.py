@@ -17,7 +17,8 @@ from torch import Tensor
 
 from vae_zoo.config.types import Count, NumObjects, Probability, Shape, Side, SpriteSide
 from vae_zoo.contract import Batch
-from vae_zoo.data.datamodule import Arrays, DataModule, share
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule, share
 from vae_zoo.data.render import scenes as scene_drawing
 from vae_zoo.data.render.scenes import Recipe
 from vae_zoo.data.sets.digits import resize_bytes

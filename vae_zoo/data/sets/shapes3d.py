@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from vae_zoo.config.types import Rooms, Shape
-from vae_zoo.data.datamodule import Arrays, DataModule, Factor, check_size
+from vae_zoo.data.arrays import Arrays, Factor
+from vae_zoo.data.datamodule import DataModule, check_size
 from vae_zoo.data.render import rooms
 from vae_zoo.data.render.colours import hues
 from vae_zoo.data.storage.cache import cached_array, cached_parts

@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from vae_zoo.config.types import Count, Shape
-from vae_zoo.data.datamodule import Arrays, DataModule, Factor, check_size
+from vae_zoo.data.arrays import Arrays, Factor
+from vae_zoo.data.datamodule import DataModule, check_size
 from vae_zoo.data.render.colours import ground_and_ink
 from vae_zoo.data.storage.cache import cached_array
 

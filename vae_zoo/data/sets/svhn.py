@@ -13,7 +13,8 @@ from scipy.io import loadmat
 from torchvision.datasets.utils import download_url
 
 from vae_zoo.config.types import Shape, Side
-from vae_zoo.data.datamodule import Arrays, DataModule
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.sets.digits import resize_bytes
 from vae_zoo.data.storage.download import arriving_whole, reason
 from vae_zoo.utils.errors import UserError

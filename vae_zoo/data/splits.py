@@ -1,0 +1,73 @@
+"""Train, validation and test: disjoint, the same for every seed, whole identities on one side."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from vae_zoo.data.arrays import SPLITS, Arrays
+from vae_zoo.data.grouping import alone_where_unknown
+from vae_zoo.utils.errors import UserError
+
+
+def cut(
+    arrays: Arrays,
+    sizes: Mapping[str, float],
+    seed: int,
+    folds: int | None = None,
+    fold: int = 0,
+    subset: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Places of the disjoint train, val, test, by `seed` alone; what the set itself fixes stays as it is.
+
+    sizes: of test and val; folds, fold, subset: as in DataModule. Raises UserError where they cannot be had.
+    """
+    official = np.zeros(len(arrays.images), dtype=np.int64) if arrays.split is None else arrays.split
+    rng = np.random.default_rng(seed)
+    names = (*SPLITS, *arrays.extra_splits)
+    parts = {name: np.flatnonzero(official == code) for code, name in enumerate(names)}
+    identity = arrays.groups.get("identity")
+    if identity is not None:
+        identity = alone_where_unknown(identity)
+        _check_unseen(identity, official, names)
+    total = len(_units(parts["train"], identity))
+    if folds is not None and len(parts["test"]):
+        raise UserError(f"data.folds={folds}, but these data come with test images of their own; drop it")
+    for name, size in sizes.items():
+        if len(parts[name]) == 0:
+            units = _units(parts["train"], identity)
+            count, left = round(size * total) if size < 1 else int(size), len(units)
+            first = 0
+            if name == "test" and folds is not None:
+                first, end = (part * left // folds for part in (fold, fold + 1))
+                count = end - first
+            if not 1 <= count < left:
+                kind = "images" if identity is None else "identities"
+                raise UserError(
+                    f"data.{name}_size={size} takes {count} of {left} {kind}; "
+                    f"give a number of {kind} from 1 to {left - 1}, or a share of them such as 0.1"
+                )
+            unit = parts["train"] if identity is None else identity[parts["train"]]
+            taken = np.isin(unit, rng.permutation(units)[first : first + count])
+            parts[name], parts["train"] = parts["train"][taken], parts["train"][~taken]
+    if subset is not None:
+        if subset > len(parts["train"]):
+            raise UserError(f"data.subset={subset} exceeds the {len(parts['train'])} training images; lower it")
+        parts["train"] = np.sort(rng.permutation(parts["train"])[:subset])
+    return parts
+
+
+def _units(images: np.ndarray, identity: np.ndarray | None) -> np.ndarray:
+    """What a split is made of: the images at these places, or their identities, each once and in order."""
+    return images if identity is None else np.unique(identity[images])
+
+
+def _check_unseen(identity: np.ndarray, split: np.ndarray, names: Sequence[str]) -> None:
+    """Raises UserError if an identity lies in two of the splits that the set itself fixes, [N] of places in `names`."""
+    pairs = np.unique(np.stack([identity, split]), axis=1)  # [2, pairs], identities in order
+    twice = np.flatnonzero(pairs[0, 1:] == pairs[0, :-1])
+    if len(twice):
+        who, first, second = pairs[0, twice[0]], pairs[1, twice[0]], pairs[1, twice[0] + 1]
+        raise UserError(
+            f"identity {who} of these data lies in both {names[first]} and {names[second]} of their official split; "
+            f"correct the files, or set data.split=identity where the set offers it"
+        )
