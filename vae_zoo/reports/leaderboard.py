@@ -28,16 +28,15 @@ from vae_zoo.reports.settings import (
     Paired,
     Run,
     Table,
-    clean,
     direction,
     find_runs,
     group_runs,
     metric_order,
-    natural,
     under_likelihood,
 )
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic
+from vae_zoo.utils.text import clean, natural
 
 TERMINAL = 12  # pairs of a table that are printed at most
 CLEAR = 5  # seeds from which an interval without 0 is called a difference

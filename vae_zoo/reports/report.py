@@ -6,7 +6,6 @@ given, enters the page as it is. The page's own content security policy forbids 
 
 import csv
 import json
-import os
 import re
 from base64 import b64encode
 from collections import defaultdict
@@ -25,6 +24,8 @@ from PIL import Image
 from vae_zoo.figures import theme
 from vae_zoo.figures.charts import curves
 from vae_zoo.runs import folder as runs
+from vae_zoo.utils.files import write_atomic
+from vae_zoo.utils.text import natural
 
 # Numbers for the top of the page, in this order where the run has them: key, unit.
 HEADLINES = {
@@ -75,11 +76,7 @@ def write_report(
         config=config_text,
         theme=theme,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, out)
-    return out
+    return write_atomic(out, text)
 
 
 def template_environment() -> Environment:
@@ -141,7 +138,7 @@ def _cards(numbers: dict[str, float], run: dict, steps: np.ndarray) -> list[tupl
 def _tables(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
     """{prefix: {name: number}}; the prefix is everything before the last slash."""
     tables = defaultdict(dict)
-    for prefix, _, name in sorted((key.rpartition("/") for key in numbers), key=lambda parts: [*map(_natural, parts)]):
+    for prefix, _, name in sorted((key.rpartition("/") for key in numbers), key=lambda parts: [*map(natural, parts)]):
         tables[prefix][name] = numbers[f"{prefix}/{name}" if prefix else name]
     return tables
 
@@ -173,14 +170,9 @@ def _charts(steps: np.ndarray, columns: dict[str, np.ndarray]) -> list[tuple[str
             terms[term][line] = values
 
     def rank(term: str):
-        return next((i for i, start in enumerate(TERMS) if term.startswith(start)), len(TERMS)), _natural(term)
+        return next((i for i, start in enumerate(TERMS) if term.startswith(start)), len(TERMS)), natural(term)
 
     return [(term, Markup(curves(steps, dict(sorted(terms[term].items()))))) for term in sorted(terms, key=rank)]
-
-
-def _natural(text: str) -> list[str | int]:
-    """Sorting key by which `kl_z2` comes before `kl_z10`."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
 def _figures(folder: Path) -> list[tuple[Figure, list[Figure]]]:

@@ -26,6 +26,7 @@ from vae_zoo.models import FILES as MODEL_FILES
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.record import read_record
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.text import clean, natural
 
 T = TypeVar("T")
 
@@ -469,22 +470,11 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 
-def natural(text: str) -> list[str | int]:
-    """Sorting key by which `beta=4` comes before `beta=16`."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
-
-
 def shown(value: Any) -> str:
     """A setting as it would be typed; what is long is cut."""
     text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10_000)
     text = clean(text.strip().removesuffix("...").strip())
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def clean(value: Any) -> str:
-    """One line without control characters, which a terminal would obey."""
-    text = "".join(c for c in " ".join(str(value).split()) if c.isprintable())
-    return text if len(text) <= 400 else f"{text[:397]}..."
 
 
 def _hash(value: Any) -> str:

@@ -3,23 +3,31 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
-def write_atomic(path: Path, content: str | bytes) -> Path:
-    """Writes beside the target, then renames over it, so that no reader and no crash ever leaves half a file."""
-    path = Path(path)
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside the target, renamed over it at the end, so that no reader and no crash ever leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from the group
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_atomic(path: Path, content: str | bytes) -> Path:
+    path = Path(path)
+    with atomic(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
     return path
 
 
