@@ -19,9 +19,10 @@ from tests.cli.calls import TINY, call, contents
 from tests.commands import environment
 from tests.reports.test_report import EVIL, Page
 from vae_zoo.figures.encode import to_png
+from vae_zoo.metrics.catalogue import direction, metric_order
 from vae_zoo.reports import leaderboard
 from vae_zoo.reports.leaderboard import write_leaderboard
-from vae_zoo.reports.settings import direction, find_runs, group_runs, interval, metric_order
+from vae_zoo.reports.settings import find_runs, group_runs, interval
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.errors import UserError
 

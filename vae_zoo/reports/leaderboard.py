@@ -21,6 +21,7 @@ from urllib.parse import quote
 import numpy as np
 
 from vae_zoo.figures import theme
+from vae_zoo.metrics.catalogue import direction, metric_order, under_likelihood
 from vae_zoo.reports.report import Figure, embed, template_environment
 from vae_zoo.reports.settings import (
     ALL_PAIRS,
@@ -28,11 +29,8 @@ from vae_zoo.reports.settings import (
     Paired,
     Run,
     Table,
-    direction,
     find_runs,
     group_runs,
-    metric_order,
-    under_likelihood,
 )
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic

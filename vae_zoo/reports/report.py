@@ -23,19 +23,11 @@ from PIL import Image
 
 from vae_zoo.figures import theme
 from vae_zoo.figures.charts import curves
+from vae_zoo.metrics import catalogue
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.files import write_atomic
 from vae_zoo.utils.text import natural
 
-# Numbers for the top of the page, in this order where the run has them: key, unit.
-HEADLINES = {
-    r"test/elbo": "nats",
-    r"test/nll_iw\d+": "nats",
-    r"test/rec": "nats",
-    r"test/(mig|accuracy|cluster_accuracy_(majority|hungarian)|map|count_accuracy)": "",
-    r"train/images_per_second": "",
-}
-TERMS = ["loss", "elbo", "rec", "kl"]  # curves that begin with these come first
 EARLIER = 8  # of each figure, evenly spread over training: a long run must not make a page of 100 MB
 
 
@@ -122,12 +114,8 @@ def _part_name(part) -> str:
 
 def _cards(numbers: dict[str, float], run: dict, steps: np.ndarray) -> list[tuple[str, str, str]]:
     """(what, value, unit) of the numbers to see first."""
-    cards = [
-        (key.replace("_", " "), _number(numbers[key]), unit)
-        for pattern, unit in HEADLINES.items()
-        for key in sorted(numbers)
-        if re.fullmatch(pattern, key)
-    ]
+    found = catalogue.cards(numbers)
+    cards = [(key.replace("_", " "), _number(numbers[key]), catalogue.entry(key).unit) for key in found]
     if len(steps):
         cards.append(("last step", f"{int(steps.max()):,}", ""))
     if isinstance(run.get("seconds"), int | float):
@@ -169,10 +157,8 @@ def _charts(steps: np.ndarray, columns: dict[str, np.ndarray]) -> list[tuple[str
             term, line = (name, prefix) if prefix in ("train", "val") and name else (key, key)
             terms[term][line] = values
 
-    def rank(term: str):
-        return next((i for i, start in enumerate(TERMS) if term.startswith(start)), len(TERMS)), natural(term)
-
-    return [(term, Markup(curves(steps, dict(sorted(terms[term].items()))))) for term in sorted(terms, key=rank)]
+    order = sorted(terms, key=catalogue.curve_order)
+    return [(term, Markup(curves(steps, dict(sorted(terms[term].items()))))) for term in order]
 
 
 def _figures(folder: Path) -> list[tuple[Figure, list[Figure]]]:

@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 
 from vae_zoo.data import FILES as DATA_FILES
+from vae_zoo.metrics import catalogue
 from vae_zoo.models import FILES as MODEL_FILES
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.record import read_record
@@ -30,25 +31,6 @@ from vae_zoo.utils.text import clean, natural
 
 T = TypeVar("T")
 
-# What the last part of a metric's name matches; which way is better (0: neither); whether groups are compared in pairs.
-# The first match holds, a name without one is neither. Columns come in this order.
-METRICS = (
-    (r".*_(chance|floor|ceiling|baseline|std|used)|active_units.*|judge_accuracy", 0, False),
-    (r"elbo", 1, True),
-    (r"nll.*", -1, True),
-    (r"bits_per_dim.*|loss", -1, False),
-    (r"rec|distortion", -1, True),
-    (r"(rec|distortion)(_.*)?", -1, False),
-    (r"(kl|rate)(_.*)?", 0, False),  # a collapsed posterior has the lowest: neither good nor bad by itself
-    (r"mig|dci_disentanglement|factor_vae", 1, True),
-    (r"dci_.*|sap(_.*)?|beta_vae|modularity|explicitness(_.*)?|irs|udr(_.*)?", 1, False),
-    (r"accuracy|cluster_accuracy_(hungarian|majority)|count_accuracy|swap_accuracy(_k\d+)?", 1, True),
-    (r"(.*_)?(accuracy|purity)(_.*)?|nmi|ami|ari|seed_ari_.*|(.*_)?(auc|iou|f1)(_k\d+)?", 1, False),
-    (r"map|ap50|ari_fg", 1, True),
-    (r"ap\d*|precision|recall|psnr|ssim", 1, False),
-    (r"(.*_)?(mae|mape|mse|rmse|l1|ece|fid|kid)(_.*)?", -1, False),
-)
-LIKELIHOOD = r"elbo|nll.*|bits_per_dim.*|loss|(rec|distortion)(_.*)?"  # under two likelihoods these do not compare
 # Of the data's config, what does not choose the test images:
 TRAINING_ONLY = "batch_size val_size subset labelled label_pick group_pick num_groups".split()
 PAIRS = 3  # seeds that two groups must share to be compared
@@ -275,7 +257,7 @@ class Table:
     def metrics(self) -> list[str]:
         """`test/...` and `test_unseen/...`, without probes, single facets and what only explains other numbers."""
         explains = r"(block|linear|judge|judge_rec|aggregate|facet\d+)/"
-        return sorted(self._names(rf"test(_unseen)?/(?!{explains})"), key=metric_order)
+        return sorted(self._names(rf"test(_unseen)?/(?!{explains})"), key=catalogue.metric_order)
 
     @cached_property
     def probes(self) -> list[str]:
@@ -294,7 +276,7 @@ class Table:
     @cached_property
     def pairs(self) -> list["Paired"]:
         """Pairs of groups, on every headline metric that both have for at least `PAIRS` of the same seeds."""
-        headlines = (m for m in self.metrics if m.count("/") == 1 and _rank(m) < len(METRICS) and METRICS[_rank(m)][2])
+        headlines = (metric for metric in self.metrics if metric.count("/") == 1 and catalogue.entry(metric).compared)
         pairs = (compare(a, b, metric) for metric in headlines for a, b in self._rivals(metric))
         return [pair for pair in pairs if pair is not None]
 
@@ -308,9 +290,9 @@ class Table:
 
     def best(self, metric: str) -> float | None:
         """The best mean; None where there is nothing to choose: no direction, all equal, different likelihoods."""
-        sign = direction(metric)
+        sign = catalogue.direction(metric)
         means = {mean for group in self.groups if (mean := group.mean(metric)) is not None}
-        if not sign or len(means) < 2 or (under_likelihood(metric) and len(self.likelihoods) > 1):
+        if not sign or len(means) < 2 or (catalogue.under_likelihood(metric) and len(self.likelihoods) > 1):
             return None
         return max(means, key=lambda mean: sign * mean)
 
@@ -384,32 +366,6 @@ def _differ(path: str, values: Sequence[Any], of: Sequence[int], labels: list[di
             _differ(inner, [value.get(key) for _, value, _ in same], [index for index, *_ in same], labels)
 
 
-# ---- metrics --------------------------------------------------------------------------------------------------------
-
-
-def direction(metric: str) -> int:
-    """1: higher is better, -1: lower is better, 0: neither, or not known."""
-    rank = _rank(metric)
-    return METRICS[rank][1] if rank < len(METRICS) else 0
-
-
-def under_likelihood(metric: str) -> bool:
-    return re.fullmatch(LIKELIHOOD, metric.rpartition("/")[2]) is not None
-
-
-def metric_order(metric: str) -> tuple:
-    """test, test_unseen, the rest; in each by METRICS, and what has a prefix of its own, such as a facet, last."""
-    prefix, _, name = metric.rpartition("/")
-    place = {"test": 0, "test_unseen": 1}.get(prefix.partition("/")[0], 2)
-    nested = natural(prefix) if "/" in prefix else []
-    return place, nested, _rank(metric) or len(METRICS), natural(name)  # counts and chance levels with the unknown
-
-
-def _rank(metric: str) -> int:
-    name = metric.rpartition("/")[2]
-    return next((rank for rank, (pattern, *_) in enumerate(METRICS) if re.fullmatch(pattern, name)), len(METRICS))
-
-
 # ---- pairs ----------------------------------------------------------------------------------------------------------
 
 
@@ -429,14 +385,14 @@ class Paired(NamedTuple):
         """The group that the interval speaks for, when all of it is on one side of 0."""
         if self.low <= 0 <= self.high:
             return None
-        return self.a if direction(self.metric) * self.difference > 0 else self.b
+        return self.a if catalogue.direction(self.metric) * self.difference > 0 else self.b
 
 
 def compare(a: Group, b: Group, metric: str) -> Paired | None:
     """None when they share too few seeds or when their likelihoods forbid it."""
     left, right = ({run.seed: run.metrics[metric] for run in g.runs if metric in run.metrics} for g in (a, b))
     seeds = sorted(left.keys() & right.keys())
-    if len(seeds) < PAIRS or (a.likelihood != b.likelihood and under_likelihood(metric)):
+    if len(seeds) < PAIRS or (a.likelihood != b.likelihood and catalogue.under_likelihood(metric)):
         return None
     gaps = np.array([left[seed] - right[seed] for seed in seeds])
     return Paired(metric, a, b, len(seeds), float(gaps.mean()), *interval(gaps))

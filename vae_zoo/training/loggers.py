@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 
+from vae_zoo.metrics.catalogue import caption
 from vae_zoo.runs.folder import block_scores, read_rows
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic
@@ -87,22 +88,6 @@ def _text(rows: list[dict[str, Any]], columns: list[str], header: bool) -> str:
         writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
-
-
-CAPTIONS = (  # of figures, by the beginning of their names
-    ("reconstructions", "images, and below each its reconstruction"),
-    ("samples", "decoded draws from the prior"),
-    ("traversals_", "block {rest}: in each row one dimension moves, all else stays"),
-    ("swap_", "block {rest} taken from the image of the row, all else from that of the column"),
-    ("kl_per_dimension", "KL to the prior of each dimension, nats per image"),
-    ("blocks", "what a probe reads of each factor from each block"),
-)
-
-
-def caption(name: str, step: int) -> str:
-    """One line for people."""
-    words = next((text.format(rest=name[len(start) :]) for start, text in CAPTIONS if name.startswith(start)), None)
-    return f"{words or name.replace('_', ' ')}, step {step}"
 
 
 class TensorBoard(TensorBoardLogger):
@@ -197,7 +182,7 @@ class WandB(WandbLogger):
     def log_figure(self, name: str, image: np.ndarray, step: int) -> None:
         import wandb
 
-        picture = wandb.Image(image, caption=caption(name, step))
+        picture = wandb.Image(image, caption=f"{caption(name)}, step {step}")
         self.experiment.log({f"figures/{name}": picture, "trainer/global_step": step})
 
     @rank_zero_only
