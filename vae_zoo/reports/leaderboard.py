@@ -32,6 +32,7 @@ from vae_zoo.reports.settings import (
     find_runs,
     group_runs,
 )
+from vae_zoo.runs import folder as runs
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic
 from vae_zoo.utils.text import clean, natural
@@ -345,18 +346,9 @@ def _figures(tables: Sequence[Table]) -> tuple[list[list[tuple[str, list[tuple[G
 
 
 def _newest(run: Path) -> dict[tuple[str, str], tuple[int, Path]]:
-    """{(name, suffix): (step, path)}, the last of each `<name>_<step>` picture: of the evaluation, if it has made some,
-    else of training."""
-    for folder in (run / "evaluation" / "figures", run / "figures"):
-        found: dict[tuple[str, str], tuple[int, Path]] = {}
-        for path in sorted(folder.glob("*")):
-            if path.suffix in (".png", ".gif", ".webp") and path.is_file():
-                name, step = re.fullmatch(r"(?s)(.+?)(?:_(\d+))?", path.stem).groups()
-                kind = name, path.suffix
-                found[kind] = max(found.get(kind, (-2, path)), (-1 if step is None else int(step), path))
-        if found:
-            return found
-    return {}
+    """{(name, suffix): (step, path)}, the last of each picture: of the evaluation, if it has made some, else of training."""
+    found = runs.pictures(run / "evaluation" / "figures") or runs.pictures(run / "figures")
+    return {kind: max(by_step.items()) for kind, by_step in found.items()}
 
 
 def _place(run: Run, folder: Path) -> str:

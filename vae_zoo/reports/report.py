@@ -6,7 +6,6 @@ given, enters the page as it is. The page's own content security policy forbids 
 
 import csv
 import json
-import re
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterator
@@ -162,14 +161,9 @@ def _charts(steps: np.ndarray, columns: dict[str, np.ndarray]) -> list[tuple[str
 
 
 def _figures(folder: Path) -> list[tuple[Figure, list[Figure]]]:
-    """The newest step of each figure and some earlier ones; files are `<name>_<step>.png`, `.gif` or `.webp`."""
-    files = defaultdict(dict)
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".png", ".gif", ".webp"):
-            name, step = re.fullmatch(r"(?s)(.+?)(?:_(\d+))?", path.stem).groups()
-            files[name, path.suffix][-1 if step is None else int(step)] = path
+    """The newest step of each figure and some earlier ones."""
     shown = []
-    for (name, _), by_step in files.items():
+    for (name, _), by_step in runs.pictures(folder).items():
         latest, *earlier = [(name, step, by_step[step]) for step in sorted(by_step, reverse=True)]
         earlier = [earlier[i] for i in np.linspace(0, len(earlier) - 1, min(EARLIER, len(earlier))).astype(int)]
         if pictures := list(embed([latest, *earlier])):

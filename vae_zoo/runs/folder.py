@@ -136,6 +136,16 @@ def block_scores(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
     return {block: {factor: row.get(factor) for factor in factors} for block, row in rows.items()}
 
 
+def pictures(folder: Path) -> dict[tuple[str, str], dict[int, Path]]:
+    """{(name, suffix): {step: file}} of the pictures `<name>_<step>.png`, .gif and .webp; -1 where a name has no step."""
+    found = defaultdict(dict)
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".png", ".gif", ".webp") and path.is_file():
+            name, step = re.fullmatch(r"(?s)(.+?)(?:_(\d+))?", path.stem).groups()
+            found[name, path.suffix][int(step or -1)] = path
+    return found
+
+
 def set_aside(folder: Path) -> Path | None:
     """Moves an earlier run's files to `previous/`, so that nothing is lost at once; those there to `previous.old/`."""
     found = [folder / name for name in CONTENTS if (folder / name).exists()]

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 
 from vae_zoo.metrics.catalogue import caption
-from vae_zoo.runs.folder import block_scores, read_rows
+from vae_zoo.runs.folder import block_scores, pictures, read_rows
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic
 
@@ -74,11 +74,6 @@ class MetricsCSV(Logger):
         used = [c for c in self.columns if c in ("epoch", "step") or any(row[c] for row in rows)]
         self.columns = used
         write_atomic(self.path, _text(rows, used, header=True))
-
-
-def _step_of(figure: Path) -> int:
-    """The step in `<name>_<step>.png`."""
-    return int(figure.stem.rpartition("_")[2])
 
 
 def _text(rows: list[dict[str, Any]], columns: list[str], header: bool) -> str:
@@ -170,9 +165,11 @@ class WandB(WandbLogger):
         """Sends the rows of metrics.csv and the figures up to this step again, into the new offline folder."""
         if self._history is None or not self._history.is_file():
             return
-        for path in sorted((self._history.parent / "figures").glob("*_*.png"), key=_step_of):
-            if _step_of(path) <= step:  # the later ones will be drawn again
-                self.log_figure(path.stem.rpartition("_")[0], np.asarray(Image.open(path)), _step_of(path))
+        kinds = pictures(self._history.parent / "figures").items()
+        drawn = ((at, name, path) for (name, suffix), steps in kinds if suffix == ".png" for at, path in steps.items())
+        for at, name, path in sorted(drawn):
+            if 0 <= at <= step:  # the later ones will be drawn again
+                self.log_figure(name, np.asarray(Image.open(path)), at)
         for row in read_rows(self._history):
             values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
             self.log_metrics(values, step=int(row["step"]))
