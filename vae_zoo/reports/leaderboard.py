@@ -23,15 +23,7 @@ import numpy as np
 from vae_zoo.figures import theme
 from vae_zoo.metrics.catalogue import direction, metric_order, under_likelihood
 from vae_zoo.reports.report import Figure, embed, template_environment
-from vae_zoo.reports.settings import (
-    ALL_PAIRS,
-    Group,
-    Paired,
-    Run,
-    Table,
-    find_runs,
-    group_runs,
-)
+from vae_zoo.reports.settings import ALL_PAIRS, Group, Paired, Run, Table, find_runs, group_runs
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic
@@ -332,15 +324,10 @@ def _figures(tables: Sequence[Table]) -> tuple[list[list[tuple[str, list[tuple[G
                 files[kind].append((group, step, path))
         section = []
         for (name, _), row in sorted(files.items(), key=lambda item: (-len(item[1]), natural(item[0][0]))):
-            figures = []
-            for group, step, path in row:
-                for figure in embed([(name, step, path)]):
-                    size += len(figure.source)
-                    if size <= PICTURES:
-                        figures.append((group, figure))
-                    else:
-                        omitted += 1
-            section += [(name, figures)] if figures else []
+            drawn = [(group, figure) for group, step, path in row for figure in embed([(name, step, path)])]
+            kept = [pair for pair in drawn if (size := size + len(pair[1].source)) <= PICTURES]
+            omitted += len(drawn) - len(kept)
+            section += [(name, kept)] if kept else []
         sections.append(section)
     return sections, omitted
 

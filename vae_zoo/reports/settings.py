@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -86,23 +86,26 @@ class Run:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """Every run below the folder, in natural order; links are followed, and nothing inside a run is looked at. The folder
-    of a sweep names its runs, which lie beside it."""
-    if jobs := read_record(Path(folder)):
-        named = (read_run(job.folder) for job in jobs if job.folder.is_dir())
-        return sorted(filter(None, named), key=lambda run: natural(str(run.folder)))
-    found, seen = [], set()
+    """Every run below the folder, in natural order. The folder of a sweep names its runs, which lie beside it."""
+    jobs = read_record(Path(folder))
+    found = (read_run(job.folder) for job in jobs if job.folder.is_dir()) if jobs else _walk(folder)
+    return sorted(filter(None, found), key=_place)
+
+
+def _walk(folder: Path) -> Iterator[Run]:
+    """Links are followed, and nothing inside a run is looked at."""
+    seen = set()
     for place, inner, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:
-            inner.clear()
-            continue
+        run = read_run(Path(place)) if real not in seen and {"config.yaml", "error.txt"} & {*files} else None
+        inner[:] = [] if run or real in seen else sorted(name for name in inner if not name.startswith("."))
         seen.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if {"config.yaml", "error.txt"} & {*files} and (run := read_run(Path(place))):
-            found.append(run)
-            inner.clear()
-    return sorted(found, key=lambda run: natural(str(run.folder)))
+        if run:
+            yield run
+
+
+def _place(run: Run) -> list[str | int]:
+    return natural(str(run.folder))
 
 
 def read_run(folder: Path) -> Run | None:
@@ -165,16 +168,9 @@ def _last_line(path: Path) -> str:
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
     """What JSON can hold, without nulls, 4.0 as 4: however they are spelled, equal settings are equal."""
-
-    def tidy(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: tidy(v) for k, v in value.items() if v is not None}
-        if isinstance(value, list):
-            return [tidy(v) for v in value]
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
     kept = {key: config.get(key) for key in ("seed", "model", "data", "trainer")}
-    return tidy(json.loads(json.dumps(kept, default=str, skipkeys=True)))
+    text = json.dumps(kept, default=str, skipkeys=True)
+    return runs.as_equal(json.loads(text, object_hook=lambda node: {k: v for k, v in node.items() if v is not None}))
 
 
 def _finite(values: dict[str, Any]) -> dict[str, float]:
@@ -304,30 +300,30 @@ class Table:
 def group_runs(found: Iterable[Run]) -> tuple[list[Table], list[Run]]:
     """Tables in natural order, and the runs that are in none of them."""
     found = list(found)
-    finished = [run for run in found if run.state == "finished"]
     left = [run for run in found if run.state != "finished"]
-    groups = []
-    for key, members in _by(finished, lambda run: run.key):
+    groups, tables = [], []
+    for key, members in _by((run for run in found if run.state == "finished"), lambda run: run.key):
         newest: dict[str, Run] = {}
         for run in sorted(members, key=lambda run: run.started, reverse=True):
             if (kept := newest.setdefault(run.seed, run)) is not run:
                 left.append(replace(run, state="repeated", note=f"same config and seed as {kept.folder}"))
         members = tuple(sorted(newest.values(), key=lambda run: natural(run.seed)))
-        tried = {run.seed for run in found if run.key == key}
-        groups.append(Group(_usual(run.model for run in members), members, len(tried)))
-    tables = []
+        groups.append(
+            Group(_usual(run.model for run in members), members, len({run.seed for run in found if run.key == key}))
+        )
     for _, rows in _by(groups, lambda group: _hash(group.runs[0].images)):
-        named = []
-        for _, same in _by(rows, lambda group: group.model):
-            texts = differences([group.runs[0].setup for group in same])
-            named += [replace(group, settings=text) for group, text in zip(same, texts)]
-        named.sort(key=lambda group: natural(group.name))
+        apart = _told_apart(rows, lambda group: group.model, lambda group: group.runs[0].setup)
+        named = sorted((replace(group, settings=text) for group, text in apart), key=lambda group: natural(group.name))
         tables.append(Table(_usual(run.data for group in named for run in group.runs), tuple(named)))
-    labelled = []
-    for data, same in _by(tables, lambda table: table.data):
-        texts = differences([{"data": table.groups[0].runs[0].images} for table in same])
-        labelled += [replace(table, data=f"{data} {text}".strip()) for table, text in zip(same, texts)]
-    return sorted(labelled, key=lambda t: natural(t.data)), sorted(left, key=lambda run: natural(str(run.folder)))
+    apart = _told_apart(tables, lambda table: table.data, lambda table: {"data": table.groups[0].runs[0].images})
+    labelled = [replace(table, data=f"{table.data} {text}".strip()) for table, text in apart]
+    return sorted(labelled, key=lambda table: natural(table.data)), sorted(left, key=_place)
+
+
+def _told_apart(items: Iterable[T], name: Callable[[T], str], setup: Callable[[T], dict]) -> Iterator[tuple[T, str]]:
+    """Each item with what tells it from the others of its name."""
+    for _, same in _by(items, name):
+        yield from zip(same, differences([setup(item) for item in same]))
 
 
 def differences(setups: Sequence[dict[str, Any]]) -> list[str]:

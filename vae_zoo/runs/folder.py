@@ -43,16 +43,16 @@ def config_hash(cfg: dict[str, Any]) -> str:
         name: {k: v for k, v in cfg[name].items() if k not in ELSEWHERE.get(name, ())}
         for name in ("model", "data", "trainer")
     }
-    text = json.dumps(_as_equal({**parts, "seed": cfg["seed"]}), sort_keys=True, default=str)
+    text = json.dumps(as_equal({**parts, "seed": cfg["seed"]}), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _as_equal(value: Any) -> Any:
+def as_equal(value: Any) -> Any:
     """4.0 as 4, so that what is the same number is the same text."""
     if isinstance(value, dict):
-        return {k: _as_equal(v) for k, v in value.items()}
+        return {k: as_equal(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_as_equal(v) for v in value]
+        return [as_equal(v) for v in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
