@@ -75,41 +75,39 @@ def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, 
 
 def groups_csv(tables: Sequence[Table]) -> str:
     """A line a group: `<metric>_mean`, `_std` (sample deviation) and `_n` for each metric, blocks and facets included."""
-    every = (metric for table in tables for metric in (*table.metrics, *table.probes, *table.facets))
-    metrics = list(dict.fromkeys(every))
+    metrics = list(dict.fromkeys(m for table in tables for m in (*table.metrics, *table.probes, *table.facets)))
     lines = []
-    for table in tables:
-        for group in table.groups:
-            seeds = ", ".join(run.seed for run in group.runs)
-            line = [table.data, group.model, group.settings, len(group.runs), seeds, group.runs[0].key]
-            for metric in metrics:
-                line += [group.mean(metric), group.deviation(metric), len(group.values(metric)) or None]
-            lines.append(line)
+    for table, group in _groups(tables):
+        seeds = ", ".join(run.seed for run in group.runs)
+        lines.append([table.data, group.model, group.settings, len(group.runs), seeds, group.runs[0].key])
+        for metric in metrics:
+            lines[-1] += [group.mean(metric), group.deviation(metric), len(group.values(metric)) or None]
     parts = [f"{metric}_{part}" for metric in metrics for part in ("mean", "std", "n")]
     return _csv(["data", "model", "settings", "n", "seeds", "key", *parts], lines)
 
 
 def runs_csv(folder: Path, tables: Sequence[Table], left: Sequence[Run]) -> str:
     """A line a run, averaged or not, with all of its numbers."""
-    listed = [(table.data, group.settings, run) for table in tables for group in table.groups for run in group.runs]
+    listed = [(table.data, group.settings, run) for table, group in _groups(tables) for run in group.runs]
     listed += [(run.data, None, run) for run in left]
     metrics = sorted({metric for *_, run in listed for metric in run.metrics}, key=metric_order)
-    lines = [
-        [_place(run, folder), data, run.model, settings, run.seed, run.key, run.state, run.note]
-        + [run.metrics.get(metric) for metric in metrics]
-        for data, settings, run in listed
-    ]
+    lines = []
+    for data, settings, run in listed:
+        lines.append([_place(run, folder), data, run.model, settings, run.seed, run.key, run.state, run.note])
+        lines[-1] += map(run.metrics.get, metrics)
     return _csv(["run", "data", "model", "settings", "seed", "key", "state", "note", *metrics], lines)
+
+
+def _groups(tables: Sequence[Table]) -> list[tuple[Table, Group]]:
+    return [(table, group) for table in tables for group in table.groups]
 
 
 def _csv(heads: list[str], lines: Iterable[list[Any]]) -> str:
     """Numbers in full; a text that a spreadsheet would take for a formula begins with an apostrophe."""
 
     def tame(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        text = clean(value)
-        return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+        text = clean(value) if isinstance(value, str) else value
+        return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@")) else text
 
     file = StringIO()
     csv.writer(file, lineterminator="\n").writerows([tame(value) for value in line] for line in [heads, *lines])
@@ -131,23 +129,21 @@ class Cell(NamedTuple):
 
 def column(table: Table, metric: str) -> list[Cell | None]:
     """A cell for each group, with the decimals that show two digits of the usual deviation, else four of the size."""
-    means = [group.mean(metric) for group in table.groups]
-    deviations = [d for group in table.groups if (d := group.deviation(metric))]
-    given = [mean for mean in means if mean is not None]
-    if deviations:
+    means = [mean for group in table.groups if (mean := group.mean(metric)) is not None]
+    if deviations := [deviation for group in table.groups if (deviation := group.deviation(metric))]:
         decimals = 1 - _exponent(float(np.median(deviations)))
     else:
-        decimals = 0 if all(mean.is_integer() for mean in given) else 3 - _exponent(max(map(abs, given)))
+        decimals = 0 if all(mean.is_integer() for mean in means) else 3 - _exponent(max(map(abs, means)))
     best = table.best(metric)
     top = None if best is None else _fixed(best, decimals)  # what looks the same is equally good
     return [_cell(group, metric, decimals, top) for group in table.groups]
 
 
 def _cell(group: Group, metric: str, decimals: int, top: str | None = None) -> Cell | None:
-    mean, deviation, count = group.mean(metric), group.deviation(metric), len(group.values(metric))
-    if mean is None:
+    if (mean := group.mean(metric)) is None:
         return None
-    text, spread = _fixed(mean, decimals), "" if deviation is None else _fixed(deviation, decimals)
+    text, deviation, count = _fixed(mean, decimals), group.deviation(metric), len(group.values(metric))
+    spread = "" if deviation is None else _fixed(deviation, decimals)
     return Cell(mean, text, spread, count if count < len(group.runs) else None, text == top)
 
 
@@ -189,7 +185,7 @@ def pair_texts(table: Table, pair: Paired) -> tuple[str, str]:
 
 
 def summary(tables: Sequence[Table], left: Sequence[Run]) -> list[tuple[int, str]]:
-    averaged = sum(len(group.runs) for table in tables for group in table.groups)
+    averaged = sum(len(group.runs) for _, group in _groups(tables))
     return [(averaged, "finished"), *((n, state) for state, n in sorted(Counter(run.state for run in left).items()))]
 
 
@@ -225,15 +221,7 @@ def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: i
     parts = [f"# Leaderboard of {_escape(folder.resolve().name)}"]
     parts += [f"Runs: {', '.join(f'{n} {state}' for n, state in summary(tables, left))}."]
     for table in tables:
-        heads, rows = ["model", "settings", "seeds"], []
-        columns = [column(table, metric) for metric in table.metrics]
-        for group, *cells in zip(table.groups, *columns):
-            rows.append([_escape(group.model), _escape(group.settings), seeds(group), *map(_bold, cells)])
-        if not any(group.settings for group in table.groups):
-            heads, rows = ["model", "seeds"], [[row[0], *row[2:]] for row in rows]
-        heads += [_escape(heading(metric)) for metric in table.metrics]
-        parts += [f"## {_escape(table.data)}", grid(heads, rows, left=heads.index("seeds"))]
-        parts += [_escape(note) for note in notes(table)]
+        parts += [f"## {_escape(table.data)}", _main_grid(table), *map(_escape, notes(table))]
         factors, blocks = block_rows(table)
         if blocks:
             rows = [[_escape(group.name), _escape(block), *map(_bold, cells)] for group, block, cells in blocks]
@@ -241,20 +229,29 @@ def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: i
         if most is not None and len(table.pairs) > most:
             parts += [f"{len(table.pairs)} differences over the same seeds are in leaderboard.md and leaderboard.html."]
         elif table.pairs:
-            heads = ["metric", "A", "B", "verdict", "seeds", "A - B", "95 % interval"]
-            rows = [
-                [
-                    *map(_escape, (heading(p.metric), p.a.name, p.b.name, verdict(p))),
-                    str(p.seeds),
-                    *pair_texts(table, p),
-                ]
-                for p in table.pairs
-            ]
-            parts += ["### Differences over the same seeds", grid(heads, rows, left=4), caution(table)]
+            parts += ["### Differences over the same seeds", _pair_grid(table), caution(table)]
     if left:
         rows = [[_escape(_place(run, folder)), run.state, _escape(run.note)] for run in left]
         parts += ["## Not averaged", grid(["run", "state", "why"], rows, left=3)]
     return "\n\n".join(parts) + "\n"
+
+
+def _main_grid(table: Table) -> str:
+    columns = [[_escape(heading(metric)), *map(_bold, column(table, metric))] for metric in table.metrics]
+    columns.insert(0, ["seeds", *map(seeds, table.groups)])
+    if any(group.settings for group in table.groups):
+        columns.insert(0, ["settings", *(_escape(group.settings) for group in table.groups)])
+    columns.insert(0, ["model", *(_escape(group.model) for group in table.groups)])
+    heads, *rows = map(list, zip(*columns))
+    return grid(heads, rows, left=heads.index("seeds"))
+
+
+def _pair_grid(table: Table) -> str:
+    heads, rows = ["metric", "A", "B", "verdict", "seeds", "A - B", "95 % interval"], []
+    for pair in table.pairs:
+        words = heading(pair.metric), pair.a.name, pair.b.name, verdict(pair)
+        rows.append([*map(_escape, words), str(pair.seeds), *pair_texts(table, pair)])
+    return grid(heads, rows, left=4)
 
 
 def grid(heads: list[str], rows: list[list[str]], left: int) -> str:
@@ -289,6 +286,8 @@ def page(folder: Path, out: Path, tables: Sequence[Table], left: Sequence[Run]) 
     """The tables with sortable columns, and the figures of the groups side by side."""
     environment = template_environment()
     environment.filters |= {"digest": _digest, "heading": heading, "direction": direction}
+    shown = (column, block_rows, seeds, notes, caution, verdict, pair_texts)
+    environment.globals |= {function.__name__: function for function in shown}
     figures, omitted = _figures(tables)
     return environment.get_template("leaderboard.html.jinja").render(
         title=f"Leaderboard of {folder.resolve().name}",
@@ -297,17 +296,10 @@ def page(folder: Path, out: Path, tables: Sequence[Table], left: Sequence[Run]) 
         sections=list(zip(tables, figures)),
         omitted=omitted,
         left=left,
-        listed=[(table, group, run) for table in tables for group in table.groups for run in group.runs],
+        listed=[(table, group, run) for table, group in _groups(tables) for run in group.runs],
         place=lambda run: _place(run, folder),
         link=lambda run: _link(run, out),
         reach=lambda table, metric: max(max(abs(p.low), abs(p.high)) for p in table.pairs if p.metric == metric) or 1,
-        column=column,
-        block_rows=block_rows,
-        seeds=seeds,
-        notes=notes,
-        caution=caution,
-        verdict=verdict,
-        pair_texts=pair_texts,
         CLEAR=CLEAR,
         theme=theme,
     )
