@@ -10,12 +10,13 @@ import math
 import os
 import re
 import shlex
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from statistics import mode
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -302,19 +303,19 @@ def group_runs(found: Iterable[Run]) -> tuple[list[Table], list[Run]]:
     found = list(found)
     left = [run for run in found if run.state != "finished"]
     groups, tables = [], []
-    for key, members in _by((run for run in found if run.state == "finished"), lambda run: run.key):
+    finished = [run for run in found if run.state == "finished"]
+    for key, members in _by(finished, lambda run: run.key).items():
         newest: dict[str, Run] = {}
         for run in sorted(members, key=lambda run: run.started, reverse=True):
             if (kept := newest.setdefault(run.seed, run)) is not run:
                 left.append(replace(run, state="repeated", note=f"same config and seed as {kept.folder}"))
         members = tuple(sorted(newest.values(), key=lambda run: natural(run.seed)))
-        groups.append(
-            Group(_usual(run.model for run in members), members, len({run.seed for run in found if run.key == key}))
-        )
-    for _, rows in _by(groups, lambda group: _hash(group.runs[0].images)):
+        tried = {run.seed for run in found if run.key == key}
+        groups.append(Group(mode(run.model for run in members), members, len(tried)))
+    for rows in _by(groups, lambda group: _hash(group.runs[0].images)).values():
         apart = _told_apart(rows, lambda group: group.model, lambda group: group.runs[0].setup)
         named = sorted((replace(group, settings=text) for group, text in apart), key=lambda group: natural(group.name))
-        tables.append(Table(_usual(run.data for group in named for run in group.runs), tuple(named)))
+        tables.append(Table(mode(run.data for group in named for run in group.runs), tuple(named)))
     apart = _told_apart(tables, lambda table: table.data, lambda table: {"data": table.groups[0].runs[0].images})
     labelled = [replace(table, data=f"{table.data} {text}".strip()) for table, text in apart]
     return sorted(labelled, key=lambda table: natural(table.data)), sorted(left, key=_place)
@@ -322,7 +323,7 @@ def group_runs(found: Iterable[Run]) -> tuple[list[Table], list[Run]]:
 
 def _told_apart(items: Iterable[T], name: Callable[[T], str], setup: Callable[[T], dict]) -> Iterator[tuple[T, str]]:
     """Each item with what tells it from the others of its name."""
-    for _, same in _by(items, name):
+    for same in _by(items, name).values():
         yield from zip(same, differences([setup(item) for item in same]))
 
 
@@ -332,7 +333,7 @@ def differences(setups: Sequence[dict[str, Any]]) -> list[str]:
     `model.` is left out, and so is what follows another setting: model.image_shape the data's, data.image_shape a size.
     """
     labels: list[dict[str, Any]] = [{} for _ in setups]
-    _differ("", setups, range(len(setups)), labels)
+    _differ("", dict(enumerate(setups)), labels)
     keys = list(dict.fromkeys(key for label in labels for key in label))
     values = {key: [label.get(key) for label in labels] for key in keys}
     outer = [values[key] for key in keys if not key.startswith("model.")]
@@ -343,23 +344,23 @@ def differences(setups: Sequence[dict[str, Any]]) -> list[str]:
     return [", ".join(f"{short[key]}={shown(label[key])}" for key in keys if key in label) for label in labels]
 
 
-def _differ(path: str, values: Sequence[Any], of: Sequence[int], labels: list[dict[str, Any]]) -> None:
-    """Notes for the setups `of` under which paths their values (None: not there) are not all equal. Objects of one
-    class are compared key by key; those of several classes first tell these."""
-    if all(value == values[0] for value in values):
+def _differ(path: str, values: dict[int, Any], labels: list[dict[str, Any]]) -> None:
+    """Notes in labels[i] under which paths the values[i] (None: not there) are not all equal. Objects of one class are
+    compared key by key; those of several classes first tell these."""
+    if len({*map(_hash, values.values())}) == 1:
         return
-    kinds = [str(value.get("_target_", "")) if isinstance(value, dict) else None for value in values]
-    if len({*kinds}) > 1 or kinds[0] is None:
-        names = {kind: kind.rpartition(".")[2] for kind in kinds if kind}
+    kinds = {i: str(value.get("_target_", "")) if isinstance(value, dict) else None for i, value in values.items()}
+    alike = _by(values, kinds.get)
+    if len(alike) > 1 or None in alike:
+        names = {kind: kind.rpartition(".")[2] for kind in alike if kind}
         if len({*names.values()}) < len(names):
             names = {kind: kind for kind in names}
-        for index, value, kind in zip(of, values, kinds):
+        for i, value in values.items():
             if value is not None:
-                labels[index][path] = names[kind] if kind else value
-    for kind, same in _by(zip(of, values, kinds), lambda item: item[2]):
-        for key in dict.fromkeys(key for _, value, _ in same if kind is not None for key in value):
-            inner = f"{path}.{key}" if path else key
-            _differ(inner, [value.get(key) for _, value, _ in same], [index for index, *_ in same], labels)
+                labels[i][path] = names[kinds[i]] if kinds[i] else value
+    for same in (same for kind, same in alike.items() if kind is not None):
+        for key in dict.fromkeys(key for i in same for key in values[i]):
+            _differ(f"{path}.{key}" if path else key, {i: values[i].get(key) for i in same}, labels)
 
 
 # ---- pairs ----------------------------------------------------------------------------------------------------------
@@ -433,13 +434,9 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _usual(names: Iterable[str]) -> str:
-    return Counter(names).most_common(1)[0][0]
-
-
-def _by(items: Iterable[T], key: Callable[[T], Any]) -> list[tuple[Any, list[T]]]:
+def _by(items: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
     """Items of equal key together, in the order in which the keys first came."""
     found = defaultdict(list)
     for item in items:
         found[key(item)].append(item)
-    return list(found.items())
+    return found
