@@ -397,12 +397,7 @@ def irs(codes: Array, factors: Array, *, quantile: float = 0.99, bins: int = 20)
 
 
 def udr(
-    codes: Sequence[Array],
-    kl: Sequence[Array],
-    *,
-    correlation: str = "lasso",
-    alpha: float = 0.1,
-    threshold: float = 0.01,
+    codes: Sequence[Array], kl: Sequence[Array], *, correlation: str = "lasso", alpha: float = 0.1, threshold: float = 0.01
 ) -> Array:
     """Unsupervised disentanglement ranking: do the runs of one setting agree, up to order and sign of the codes?
 
