@@ -5,7 +5,6 @@ given, enters the page as it is. The page's own content security policy forbids 
 """
 
 import csv
-import json
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from vae_zoo.figures import theme
 from vae_zoo.figures.charts import curves
 from vae_zoo.metrics import catalogue
 from vae_zoo.runs import folder as runs
-from vae_zoo.utils.files import write_atomic
+from vae_zoo.utils.files import read_dict, write_atomic
 from vae_zoo.utils.text import natural
 
 EARLIER = 8  # of each figure, evenly spread over training: a long run must not make a page of 100 MB
@@ -50,14 +49,14 @@ def write_report(
     run_folder = Path(run_folder)
     out = Path(out or run_folder / "report.html")
     config_text = _read(run_folder / "config.yaml")
-    run = _load_dict(json.loads, _read(run_folder / "run.json"))
-    numbers = _numbers(_load_dict(json.loads, _read(Path(metrics or run_folder / "metrics.json"))))
+    run = runs.read_status(run_folder)
+    numbers = _numbers(read_dict(Path(metrics or run_folder / "metrics.json"))[0])
     steps, columns = _history(run_folder / "metrics.csv")
     place = "/".join(run_folder.resolve().parts[-2:])
     page = template_environment().get_template("report.html.jinja")
     text = page.render(
         run=run,
-        title=_title(_load_dict(yaml.safe_load, config_text)) or place,
+        title=_title(config_text) or place,
         folder=place,
         cards=_cards(numbers, run, steps),
         tables=_tables(numbers),
@@ -85,21 +84,18 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _load_dict(parse, text: str) -> dict:
-    """What `parse` makes of the text, if that is a dict: a run that was killed may leave anything."""
-    try:
-        value = parse(text)
-    except (ValueError, yaml.YAMLError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _numbers(values: dict) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
 
 
-def _title(config: dict) -> str:
-    """Model on data, seed: as far as the config says."""
+def _title(config_text: str) -> str:
+    """Model on data, seed: as far as the config says. A run that was killed may leave anything."""
+    try:
+        config = yaml.safe_load(config_text)
+    except (ValueError, yaml.YAMLError):
+        return ""
+    if not isinstance(config, dict):
+        return ""
     title = " on ".join(filter(None, (_part_name(config.get(part)) for part in ("model", "data"))))
     return f"{title}, seed {config['seed']}" if title and config.get("seed") is not None else title
 

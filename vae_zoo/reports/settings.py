@@ -28,6 +28,7 @@ from vae_zoo.models import FILES as MODEL_FILES
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.record import read_record
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.files import read_dict
 from vae_zoo.utils.text import clean, natural
 
 T = TypeVar("T")
@@ -111,7 +112,7 @@ def _place(run: Run) -> list[str | int]:
 
 def read_run(folder: Path) -> Run | None:
     """What can be read of a run; None when the folder is none, since its config.yaml is of something else."""
-    status, status_flaw = _read_dict(folder / "run.json")
+    status, status_flaw = read_dict(folder / "run.json")
     try:
         config = _plain(runs.read_config(folder))
     except (UserError, OSError, ValueError, RecursionError) as error:
@@ -120,8 +121,8 @@ def read_run(folder: Path) -> Run | None:
         ours = any((folder / name).exists() for name in ("run.json", "metrics.json", "checkpoints", ".lock"))
         note = clean(error) if isinstance(error, UserError) else "config.yaml is damaged"
         return Run(folder, "damaged", note) if ours else None
-    metrics, flaw = _read_dict(folder / "metrics.json")
-    later, later_flaw = _read_dict(folder / "evaluation" / "metrics.json")
+    metrics, flaw = read_dict(folder / "metrics.json")
+    later, later_flaw = read_dict(folder / "evaluation" / "metrics.json")
     state, note = _state(folder, status, metrics, status_flaw or flaw)
     if state == "finished" and later_flaw:
         note = "evaluation/metrics.json is damaged and left out"
@@ -146,17 +147,6 @@ def _state(folder: Path, status: dict[str, Any], metrics: dict[str, Any], flaw: 
     if state == "failed" or (folder / "error.txt").exists():
         return "failed", clean(status.get("error") or _last_line(folder / "error.txt"))
     return "unfinished", "it was never started" if state is None else f"its state is {clean(state)}"
-
-
-def _read_dict(path: Path) -> tuple[dict[str, Any], str]:
-    """The object in a JSON file, and what is wrong with the file; ({}, "") when there is none."""
-    try:
-        value = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}, ""
-    except (OSError, ValueError, RecursionError):
-        value = None
-    return (value, "") if isinstance(value, dict) else ({}, f"{path.name} is damaged")
 
 
 def _last_line(path: Path) -> str:

@@ -24,7 +24,7 @@ import yaml
 
 from vae_zoo.config.renamed import with_present_targets
 from vae_zoo.utils.errors import UserError
-from vae_zoo.utils.files import write_atomic, write_json
+from vae_zoo.utils.files import read_dict, write_atomic, write_json
 
 ELSEWHERE = {"data": ("root", "cache", "download")}  # where things lie does not make another run
 CONTENTS = (
@@ -91,10 +91,7 @@ def change(cfg: dict[str, Any], group: str, key: str, value: Any) -> None:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """run.json, or {} when there is none."""
-    try:
-        return json.loads((Path(folder) / "run.json").read_text())
-    except (OSError, ValueError):
-        return {}
+    return read_dict(Path(folder) / "run.json")[0]
 
 
 def write_status(folder: Path, **changes: Any) -> None:

@@ -33,3 +33,14 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
 
 def write_json(path: Path, value: Any) -> Path:
     return write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_dict(path: Path) -> tuple[dict[str, Any], str]:
+    """The object in a JSON file, and what is wrong with the file; ({}, "") when there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, ""
+    except (OSError, ValueError, RecursionError):
+        value = None
+    return (value, "") if isinstance(value, dict) else ({}, f"{path.name} is damaged")
