@@ -1,6 +1,5 @@
 """Lightning's Trainer with this project's conventions: endless epochs, steps as the only clock, atomic checkpoints."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """A checkpoint is either the old one or the new one, never a part; reading unpickles only plain containers."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        with atomic(Path(path)) as file:
+        with atomic(Path(path), sync=True) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)

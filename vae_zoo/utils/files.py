@@ -10,17 +10,23 @@ from typing import IO, Any
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside the target, renamed over it at the end, so that no reader and no crash ever leaves half a file."""
+def atomic(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
+    """A file beside the target, renamed over it at the end, so that no reader and no crash ever leaves half a file.
+
+    sync: it has reached the disk before it takes its name, so that this holds where the machine fails too.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary as file:
             yield file
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from the group
-        os.replace(temporary, path)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.chmod(temporary.name, 0o644)  # the 0600 of temporary files would hide results from the group
+        os.replace(temporary.name, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        Path(temporary.name).unlink(missing_ok=True)
         raise
 
 
