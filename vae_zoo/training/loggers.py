@@ -70,10 +70,9 @@ class MetricsCSV(Logger):
     def cut_back(self, step: int) -> None:
         """Drops what was written after this step, so that a resumed run writes it again, and only once."""
         rows = [row for row in self.rows() if row["step"] and row["step"].isdigit() and int(row["step"]) <= step]
-        self.columns = list(rows[0]) if rows else self.columns
-        used = [c for c in self.columns if c in ("epoch", "step") or any(row[c] for row in rows)]
-        self.columns = used
-        write_atomic(self.path, _text(rows, used, header=True))
+        columns = rows[0] if rows else self.columns
+        self.columns = [c for c in columns if c in ("epoch", "step") or any(row[c] for row in rows)]
+        write_atomic(self.path, _text(rows, self.columns, header=True))
 
 
 def _text(rows: list[dict[str, Any]], columns: list[str], header: bool) -> str:
