@@ -58,10 +58,11 @@ FIGURES = {  # captions, by the beginning of the name
 def rank(metric: str) -> int:
     """The place in METRICS; its length for a name that is not known."""
     name = metric.rpartition("/")[2]
-    return next((i for i, entry in enumerate(METRICS) if re.fullmatch(entry.pattern, name)), len(METRICS))
+    return next((i for i, known in enumerate(METRICS) if re.fullmatch(known.pattern, name)), len(METRICS))
 
 
 def entry(metric: str) -> Entry:
+    """What is known of it; of a name that is not known, as of those of the first row, nothing."""
     return (*METRICS, METRICS[0])[rank(metric)]
 
 
@@ -71,8 +72,9 @@ def direction(metric: str) -> int:
 
 
 def under_likelihood(metric: str) -> bool:
+    """Whether it does not compare between models of two likelihoods."""
     name = metric.rpartition("/")[2]
-    return any(entry.density and re.fullmatch(entry.pattern, name) for entry in METRICS)
+    return any(known.density and re.fullmatch(known.pattern, name) for known in METRICS)
 
 
 def metric_order(metric: str) -> tuple:
@@ -89,6 +91,7 @@ def cards(metrics: Iterable[str]) -> list[str]:
 
 
 def curve_order(term: str) -> tuple:
+    """Sorting key of the curves of a run's report."""
     return next((i for i, start in enumerate(CURVES) if term.startswith(start)), len(CURVES)), natural(term)
 
 
