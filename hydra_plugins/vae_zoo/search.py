@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra_plugins.vae_zoo.grid import Grid
+from vae_zoo.metrics.catalogue import direction
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.sweeps.jobs import Job
@@ -122,8 +123,6 @@ class Search(Grid):
         return job.folder in self.told
 
     def _direction(self, metric: str) -> str:
-        from vae_zoo.reports.settings import direction  # numpy, and Hydra imports every plugin at every start
-
         known = {1: "maximize", -1: "minimize"}.get(direction(metric))
         if self.direction is None and known is None:
             raise UserError(

@@ -21,7 +21,7 @@ from tests.reports.test_report import EVIL, Page
 from vae_zoo.figures.encode import to_png
 from vae_zoo.reports import leaderboard
 from vae_zoo.reports.leaderboard import write_leaderboard
-from vae_zoo.reports.settings import direction, find_runs, group_runs, interval, metric_order
+from vae_zoo.reports.settings import find_runs, group_runs, interval
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.errors import UserError
 
@@ -141,45 +141,6 @@ def test_evaluation_overrides_and_extends_the_final_numbers(sweep):
     assert "test/bad" not in run.metrics
 
 
-@pytest.mark.parametrize(
-    "metric, sign",
-    {
-        "test/elbo": 1,
-        "test/nll_iw100": -1,
-        "test/rec": -1,
-        "test/kl_content": 0,
-        "test/facet0/kl": 0,
-        "test/mig": 1,
-        "test/dci_completeness": 1,
-        "test/factor_vae": 1,
-        "test/cluster_accuracy_majority": 1,
-        "test/facet1/shape/cluster_accuracy_majority": 1,
-        "test_unseen/count_accuracy": 1,
-        "test_unseen/count_mae": -1,
-        "test/ap50": 1,
-        "test/ece": -1,
-        "test/digits_fid": -1,
-        "test/verification_auc_k1": 1,
-        "test/cluster_purity": 1,
-        "test/cluster_purity_chance": 0,
-        "test/clusters_used": 0,
-        "test/active_units_z": 0,
-        "test/seconds": 0,
-        "test/judge_accuracy": 0,
-        "test/fid_judge": -1,
-        "test/udr": 1,
-        "test/seed_ari_facet0": 1,
-        "test/facet0/facet1/mutual_information": 0,
-        "test/facet0/clusters_effective": 0,
-        "test/cluster_facet": 0,
-        "test/probe/style": 0,
-        "test/novelty": 0,
-    }.items(),
-)
-def test_direction(metric, sign):
-    assert direction(metric) == sign
-
-
 def test_single_facets_are_in_the_csv_and_not_in_the_tables_of_everything(tmp_path):
     for seed in range(2):
         add(tmp_path, config(seed=seed), {"test/facet0/shape/nmi": 0.5 + seed, "test/cluster_accuracy_majority": 0.25})
@@ -219,13 +180,6 @@ def test_likelihoods_are_not_compared(tmp_path):
     assert [cell.best for cell in leaderboard.column(table, "test/mig")] == [False, True]
     assert {pair.metric for pair in table.pairs} == {"test/mig"}
     assert any("Bernoulli, Gaussian" in note and "elbo" in note for note in leaderboard.notes(table))
-
-
-def test_columns_come_in_a_known_order():
-    names = "test_unseen/map test/facet10/nmi test/zeta test/facet2/nmi test/mig test/kl_z10 test/kl_z2 test/elbo".split()
-    assert sorted(names, key=metric_order) == (
-        "test/elbo test/kl_z2 test/kl_z10 test/mig test/zeta test/facet2/nmi test/facet10/nmi test_unseen/map".split()
-    )
 
 
 # ---- groups ---------------------------------------------------------------------------------------------------------

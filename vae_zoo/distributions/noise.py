@@ -13,6 +13,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from vae_zoo.utils.splitmix import mix
+
 
 def widest_float(device: torch.device) -> torch.dtype:
     """float64, which Apple's GPUs do not have."""
@@ -24,7 +26,7 @@ def seed_step(seed: int, step: int, rank: int = 0, device: torch.device | None =
 
     Not torch.manual_seed: until CUDA is used it formats a stack trace for each call, a millisecond on small networks.
     """
-    value = _mix_int(_mix_int(_mix_int(seed) ^ step) ^ rank) >> 1
+    value = (mix(mix(mix(seed) ^ step) ^ rank) >> 1) & (2**63 - 1)
     torch.default_generator.manual_seed(value)
     if device is not None and device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(value)
@@ -76,7 +78,7 @@ def key_of(x: Tensor) -> Tensor:
     Pixels are rounded to 16 bits, since x / 255 differs in its last bit from one device to another.
     """
     bits = (x.flatten(1) * 65535).round().long()
-    return (bits * _mix(torch.arange(bits.shape[1], device=x.device))).sum(1)  # wraps
+    return (bits * mix(torch.arange(bits.shape[1], device=x.device))).sum(1)  # wraps
 
 
 def _hashed_uniform(like: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
@@ -85,34 +87,12 @@ def _hashed_uniform(like: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
     if rows != len(_current.index):
         raise ValueError(f"per-image noise: got {rows} rows for {len(_current.index)} images")
     _current.draws += 1
-    image = _mix(_current.index.to(like.device) ^ _signed(_mix_int(_current.seed)))  # [B]
-    key = _mix(image ^ _signed(_mix_int(_current.draws)))  # mixed apart: image i's draw 2 is not image i + 1's draw 1
+    image = mix(_current.index.to(like.device) ^ mix(_current.seed))  # [B]
+    key = mix(image ^ mix(_current.draws))  # mixed apart: image i's draw 2 is not image i + 1's draw 1
     position = torch.arange(prod(sample_shape) * prod(row_shape), device=like.device)
-    bits = _mix(key[:, None] + _mix(position)[None])  # [B, samples * row]
+    bits = mix(key[:, None] + mix(position)[None])  # [B, samples * row]
     wide = widest_float(like.device)
     digits = 52 if wide == torch.float64 else 23  # one more would round up to 1
     noise = ((bits >> (64 - digits)) & (2**digits - 1)).to(wide).add_(0.5).mul_(2.0**-digits)
     noise = noise.view(rows, prod(sample_shape), *row_shape).movedim(0, 1)
     return noise.reshape(*sample_shape, *like.shape)
-
-
-_STEP, _M1, _M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64 (Steele et al., 2014)
-
-
-def _signed(x: int) -> int:
-    return (x & (2**64 - 1)) - (2**64 if x & 2**63 else 0)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """splitmix64's finaliser on int64, whose products wrap; `>>` is made logical by the masks."""
-    x = x * _signed(_STEP) + _signed(_STEP)
-    x = (x ^ ((x >> 30) & (2**34 - 1))) * _signed(_M1)
-    x = (x ^ ((x >> 27) & (2**37 - 1))) * _signed(_M2)
-    return x ^ ((x >> 31) & (2**33 - 1))
-
-
-def _mix_int(x: int) -> int:
-    x = (x * _STEP + _STEP) % 2**64
-    x = (x ^ (x >> 30)) * _M1 % 2**64
-    x = (x ^ (x >> 27)) * _M2 % 2**64
-    return x ^ (x >> 31)

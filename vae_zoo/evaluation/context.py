@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vae_zoo.contract import Batch
 from vae_zoo.data.datamodule import DataModule, Factor
 from vae_zoo.metrics import judge
+from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 
 LEVELS = ("basic", "quick", "full")
@@ -49,7 +51,7 @@ class Codes:
         if not self.names:
             return np.empty((len(index), 0), dtype=np.float32)
         posterior = self.model.encode(self.data.single(index, self.model.device))
-        return torch.cat([posterior[name].mean for name in self.names], dim=1).float().cpu().numpy()
+        return to_numpy(torch.cat([posterior[name].mean for name in self.names], dim=1))
 
 
 @dataclass
@@ -147,6 +149,11 @@ def rows(data: DataModule, split: str, count: int, seed: int) -> np.ndarray:
     """`count` images of a split, or all, drawn without replacement."""
     index = data.indices[split].numpy()
     return np.random.default_rng(seed).permutation(index)[:count]
+
+
+def means(model: LatentVariableModel, batch: Batch) -> dict[str, torch.Tensor]:
+    """Posterior means of each block."""
+    return {name: q.mean for name, q in model.encode(batch).items()}
 
 
 def central(codes: Sequence[torch.Tensor]) -> int:

@@ -1,6 +1,6 @@
 """Metrics: a function on arrays, and a torchmetrics class (`modules`) that collects them. Imported on first use."""
 
-from importlib import import_module
+from vae_zoo.utils.lazy import importer
 
 _NAMES = {
     "disentanglement": "mig dci sap factor_vae_score beta_vae_score modularity explicitness irs udr "
@@ -12,10 +12,5 @@ _NAMES = {
     "ClusterAccuracy BalancedAccuracy Purity NMI AMI ARI Contingency",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
-__all__ = list(_MODULE_OF)
-
-
-def __getattr__(name: str):
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__all__ = [*_MODULE_OF]
+__getattr__ = importer(__name__, _MODULE_OF)

@@ -210,33 +210,27 @@ def dci(
 
 def _dci_scores(importance: Array) -> dict[str, float]:
     """Disentanglement and completeness of an importance matrix [D, F]; 0 for a matrix of zeros."""
+    axes = {"disentanglement": 1, "completeness": 0}
     if not importance.any():
-        return {"disentanglement": 0.0, "completeness": 0.0}
-    num_codes, num_factors = importance.shape
-    per_code = 1 - entropy(importance + 1e-11, base=num_factors, axis=1)
-    per_factor = 1 - entropy(importance + 1e-11, base=num_codes, axis=0)
-    return {
-        "disentanglement": float(np.average(per_code, weights=importance.sum(axis=1))),
-        "completeness": float(np.average(per_factor, weights=importance.sum(axis=0))),
-    }
+        return dict.fromkeys(axes, 0.0)
+    scores = {name: 1 - entropy(importance + 1e-11, base=importance.shape[axis], axis=axis) for name, axis in axes.items()}
+    return {name: float(np.average(scores[name], weights=importance.sum(axis))) for name, axis in axes.items()}
 
 
 def _classifiers(codes: Array, factors: Array, seed: int, estimator: ClassifierMixin | None, jobs: int) -> list:
     """One fitted classifier for each factor."""
     num_classes = [len(np.unique(f)) for f in factors.T]
-    if estimator is None:
-        models, slices, trees = [], [25, 50, 75, 100], 0
-        for k in num_classes:
-            rng = np.random.RandomState(seed)
-            rng.randint(2**31 - 1, size=trees)  # the reference's one stream: a draw for each tree of the factors before
-            models.append(GradientBoostingClassifier(random_state=rng, warm_start=True))
-            trees += 100 * (k if k > 2 else 1)
-    else:
-        models, slices = [clone(estimator) for _ in num_classes], [None]
-        for model in models:
-            if "random_state" in model.get_params():
-                model.set_params(random_state=seed)
-    return _fit(models, codes, factors, num_classes, slices, jobs)
+    if estimator is not None:
+        seeded = {"random_state": seed} if "random_state" in estimator.get_params() else {}
+        models = [clone(estimator).set_params(**seeded) for _ in num_classes]
+        return _fit(models, codes, factors, num_classes, [None], jobs)
+    models, trees = [], 0
+    for k in num_classes:
+        rng = np.random.RandomState(seed)
+        rng.randint(2**31 - 1, size=trees)  # the reference's one stream: a draw for each tree of the factors before
+        models.append(GradientBoostingClassifier(random_state=rng, warm_start=True))
+        trees += 100 * (k if k > 2 else 1)
+    return _fit(models, codes, factors, num_classes, [25, 50, 75, 100], jobs)
 
 
 def _fit(models: list, codes: Array, factors: Array, work: list[int], slices: list, jobs: int) -> list:
@@ -397,12 +391,7 @@ def irs(codes: Array, factors: Array, *, quantile: float = 0.99, bins: int = 20)
 
 
 def udr(
-    codes: Sequence[Array],
-    kl: Sequence[Array],
-    *,
-    correlation: str = "lasso",
-    alpha: float = 0.1,
-    threshold: float = 0.01,
+    codes: Sequence[Array], kl: Sequence[Array], *, correlation: str = "lasso", alpha: float = 0.1, threshold: float = 0.01
 ) -> Array:
     """Unsupervised disentanglement ranking: do the runs of one setting agree, up to order and sign of the codes?
 

@@ -26,12 +26,7 @@ PER_FEATURE = 10  # images that FID needs for each feature, so that its covarian
 
 
 def generation_scores(
-    real: Tensor,
-    fake: Tensor,
-    judge: nn.Module | None = None,
-    *,
-    inception_weights: str | Path | None = None,
-    seed: int = 0,
+    real: Tensor, fake: Tensor, judge: nn.Module | None = None, *, inception_weights: str | Path | None = None, seed: int = 0
 ) -> dict[str, float]:
     """{"fid_judge", "kid_judge"}, or {"fid_inception", "kid_inception"} where `inception_weights` names their file.
 

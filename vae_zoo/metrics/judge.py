@@ -139,13 +139,7 @@ def images_and_labels(data: Any, split: str, column: int | None, max_images: int
 
 
 @torch.no_grad()
-def swap_consistency(
-    model: Model,
-    batches: Iterable[Batch],
-    judge: Judge,
-    *,
-    seed: int = 0,
-) -> dict[str, float]:
+def swap_consistency(model: Model, batches: Iterable[Batch], judge: Judge, *, seed: int = 0) -> dict[str, float]:
     """Which block carries what the judge judges? {"follows_<block>": share of swaps in which the label came with it}.
 
     A swap decodes this block of an image and all others of an image with another label (posterior means), and counts

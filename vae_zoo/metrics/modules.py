@@ -22,66 +22,66 @@ from torchmetrics.utilities import dim_zero_cat
 
 from vae_zoo.metrics import clustering as c
 from vae_zoo.metrics import disentanglement as d
+from vae_zoo.metrics.arrays import to_numpy
 
 
 class _Rows(Metric):
-    """Rows x, y for a function(x, y, **settings); `other` names its argument for a second pair, if it has one."""
+    """Rows x and y, and those of the arguments `test` and `fit`, for a function(x, y, **settings)."""
 
     full_state_update = False
-    function, other = None, None
 
-    def __init_subclass__(cls, of: Callable | None = None, other: str | None = None, **kwargs: Any):
+    def __init_subclass__(cls, of: Callable, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        cls.other = other or cls.other
-        if of:
-            cls.function = staticmethod(of)
-            cls.__doc__ = cls.__doc__ or f"{of.__doc__.splitlines()[0]}\n\nSettings and result: `{of.__name__}`."
+        cls.function = staticmethod(of)
+        cls.__doc__ = cls.__doc__ or f"{of.__doc__.splitlines()[0]}\n\nSettings and result: `{of.__name__}`."
 
     def __init__(self, **settings: Any):
         super().__init__()
         self.settings = settings
-        for state in ("x", "y", "other_x", "other_y"):
+        for state in ("x", "y", "test_x", "test_y", "fit_x", "fit_y"):
             self.add_state(state, [], dist_reduce_fx="cat")
 
-    def _collect(self, x: Tensor, y: Tensor, other: bool = False) -> None:
-        states = (self.other_x, self.other_y) if other else (self.x, self.y)
-        for state, rows in zip(states, (x, y), strict=True):
-            state.append(torch.as_tensor(rows).detach())
+    def update(self, x: Tensor, y: Tensor | None = None, *, test: bool = False, fit: bool = False) -> None:
+        prefix = "test_" if test else "fit_" if fit else ""
+        for name, rows in {"x": x, "y": y}.items():
+            if rows is not None:
+                getattr(self, prefix + name).append(torch.as_tensor(rows).detach())
 
     def compute(self) -> Tensor | dict[str, Tensor]:
-        other = tuple(dim_zero_cat(state) for state in (self.other_x, self.other_y) if len(state))
-        settings = self.settings | ({self.other: other} if other else {})
-        return _tensors(self.function(dim_zero_cat(self.x), dim_zero_cat(self.y), **settings))
+        others = {name: self._all(f"{name}_x", f"{name}_y") for name in ("test", "fit")}
+        value = self._score(*self._all("x", "y"), **self.settings, **{name: pair for name, pair in others.items() if pair})
+        return {k: _tensor(v) for k, v in value.items()} if isinstance(value, dict) else _tensor(value)
+
+    def _all(self, *states: str) -> tuple[Tensor, ...]:
+        return tuple(dim_zero_cat(rows) for rows in (getattr(self, state) for state in states) if len(rows))
+
+    def _score(self, *rows: Tensor, **settings: Any) -> Any:
+        return self.function(*rows, **settings)
 
 
-def _tensors(value: Any) -> Tensor | dict[str, Tensor]:
-    return {k: _tensors(v) for k, v in value.items()} if isinstance(value, dict) else torch.as_tensor(np.asarray(value))
+def _tensor(value: Any) -> Tensor:
+    return torch.as_tensor(np.asarray(value))
 
 
-class _Codes(_Rows, other="test"):
-    def update(self, codes: Tensor, factors: Tensor, *, test: bool = False) -> None:
-        self._collect(codes, factors, test)
+class MIG(_Rows, of=d.mig): ...
 
 
-class MIG(_Codes, of=d.mig): ...
+class Modularity(_Rows, of=d.modularity): ...
 
 
-class Modularity(_Codes, of=d.modularity): ...
+class IRS(_Rows, of=d.irs): ...
 
 
-class IRS(_Codes, of=d.irs): ...
+class SAP(_Rows, of=d.sap): ...
 
 
-class SAP(_Codes, of=d.sap): ...
+class Explicitness(_Rows, of=d.explicitness): ...
 
 
-class Explicitness(_Codes, of=d.explicitness): ...
+class DCI(_Rows, of=d.dci): ...
 
 
-class DCI(_Codes, of=d.dci): ...
-
-
-class FactorVAEScore(_Codes, of=d.factor_vae_score):
+class FactorVAEScore(_Rows, of=d.factor_vae_score):
     """Of a whole factor grid: `update` with the codes and factor values of every image, in any order and batches.
 
     >>> metric = FactorVAEScore([4, 5], num_train=100, num_eval=100)
@@ -95,58 +95,43 @@ class FactorVAEScore(_Codes, of=d.factor_vae_score):
         super().__init__(**settings)
         self.grid = d.GridIndex(factor_sizes)
 
-    def compute(self) -> Tensor:
-        codes, index = d.to_numpy(dim_zero_cat(self.x)), self.grid.render(dim_zero_cat(self.y))
-        seen, rows = np.unique(index, return_index=True)
+    def _score(self, codes: Tensor, factors: Tensor, **settings: Any) -> float:
+        seen, rows = np.unique(self.grid.render(factors), return_index=True)
         if len(seen) < (size := np.prod(self.grid.factor_sizes)):
             raise ValueError(f"{type(self).__name__} needs every image of the grid, got {len(seen)} of {size}")
-        return _tensors(self.function(codes[rows].__getitem__, self.grid, **self.settings))
+        return self.function(to_numpy(codes)[rows].__getitem__, self.grid, **settings)
 
 
 class BetaVAEScore(FactorVAEScore, of=d.beta_vae_score):
     """Of a whole factor grid, as `FactorVAEScore`."""
 
 
-class UnsupervisedScores(_Rows, of=d.unsupervised_scores):
-    def update(self, codes: Tensor) -> None:
-        self.x.append(torch.as_tensor(codes).detach())
-
-    def compute(self) -> dict[str, Tensor]:
-        return _tensors(self.function(dim_zero_cat(self.x), **self.settings))
+class UnsupervisedScores(_Rows, of=d.unsupervised_scores): ...
 
 
 class UDR(_Rows, of=d.udr):
     """`update` with codes [B, M, D] of M runs on the same images, and the KL [B, M, D] of each image and dimension."""
 
-    def update(self, codes: Tensor, kl: Tensor) -> None:
-        self._collect(codes, kl)
-
-    def compute(self) -> Tensor:
-        codes, kl = dim_zero_cat(self.x), dim_zero_cat(self.y)
-        return _tensors(self.function(codes.unbind(1), kl.mean(0), **self.settings))
+    def _score(self, codes: Tensor, kl: Tensor, **settings: Any) -> np.ndarray:
+        return self.function(codes.unbind(1), kl.mean(0), **settings)
 
 
-class _Clusters(_Rows, other="fit"):
-    def update(self, clusters: Tensor, labels: Tensor, *, fit: bool = False) -> None:
-        self._collect(clusters, labels, fit)
+class ClusterAccuracy(_Rows, of=c.cluster_accuracy): ...
 
 
-class ClusterAccuracy(_Clusters, of=c.cluster_accuracy): ...
+class BalancedAccuracy(_Rows, of=c.balanced_accuracy): ...
 
 
-class BalancedAccuracy(_Clusters, of=c.balanced_accuracy): ...
+class Purity(_Rows, of=c.purity): ...
 
 
-class Purity(_Clusters, of=c.purity): ...
+class NMI(_Rows, of=c.nmi): ...
 
 
-class NMI(_Clusters, of=c.nmi): ...
+class AMI(_Rows, of=c.ami): ...
 
 
-class AMI(_Clusters, of=c.ami): ...
+class ARI(_Rows, of=c.ari): ...
 
 
-class ARI(_Clusters, of=c.ari): ...
-
-
-class Contingency(_Clusters, of=c.contingency): ...
+class Contingency(_Rows, of=c.contingency): ...

@@ -17,6 +17,7 @@ nothing, and a collapsed dimension that still moves in the sixth decimal is read
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -103,17 +104,11 @@ def block_factor_matrix(
         if values.ndim != 2 or values.shape[1] != len(factors):
             raise ValueError(f"{name} must be [N, {len(factors)}], a column for each of `factors`, got {values.shape}")
     rows = [_reduced(codes, test_codes[block], seed) for block, codes in train_codes.items()]
+    fitted = partial(probe, hidden=hidden, seed=seed)
     scores = Parallel(n_jobs=jobs)(
-        delayed(probe)(
-            (x, train_factors[:, column]),
-            (x_test, test_factors[:, column]),
-            kind=factor.kind,
-            period=period_of(factor),
-            hidden=hidden,
-            seed=seed,
-        )
+        delayed(fitted)((x, of_train), (x_test, of_test), kind=factor.kind, period=period_of(factor))
         for x, x_test in rows
-        for column, factor in enumerate(factors)
+        for of_train, of_test, factor in zip(train_factors.T, test_factors.T, factors)
     )
     return np.array(scores).reshape(len(rows), len(factors))
 

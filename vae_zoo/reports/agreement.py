@@ -10,6 +10,7 @@ import torch
 from vae_zoo.config.check import check_trust
 from vae_zoo.contract import HasFacets
 from vae_zoo.evaluation.context import rows
+from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.metrics.clustering import pairwise_ari
 from vae_zoo.metrics.disentanglement import udr
 from vae_zoo.reports.settings import Group, Table
@@ -62,16 +63,12 @@ def agreement(group: Group, trust: tuple[str, ...] = (), device: str = "cpu") ->
     for model in models:
         posteriors = [model.encode(data.single(part, model.device)) for part in index.split(256)]
         kl = [model.kl_per_dim(posterior) for posterior in posteriors]
-        codes.append(np.hstack([_stacked([q[name].mean for q in posteriors]) for name in kl[0]]))
-        kls.append(np.hstack([_stacked([part[name] for part in kl]) for name in kl[0]]).mean(0))
+        codes.append(np.hstack([to_numpy(torch.cat([q[name].mean for q in posteriors])) for name in kl[0]]))
+        kls.append(np.hstack([to_numpy(torch.cat([part[name] for part in kl])) for name in kl[0]]).mean(0))
         if isinstance(model, HasFacets):
             probs = [model.clusters(q) for q in posteriors]
-            clusters.append([_stacked([part[name] for part in probs]).argmax(1) for name in model.facets])
+            clusters.append([to_numpy(torch.cat([part[name] for part in probs])).argmax(1) for name in model.facets])
     scores = {"test/udr": udr(codes, kls)}
     for j, of_runs in enumerate(zip(*clusters)):
         scores[f"test/seed_ari_facet{j}"] = (pairwise_ari(of_runs).sum(1) - 1) / (len(models) - 1)
     return scores
-
-
-def _stacked(parts: list[torch.Tensor]) -> np.ndarray:
-    return torch.cat(parts).float().cpu().numpy()

@@ -21,23 +21,13 @@ from urllib.parse import quote
 import numpy as np
 
 from vae_zoo.figures import theme
+from vae_zoo.metrics.catalogue import direction, metric_order, under_likelihood
 from vae_zoo.reports.report import Figure, embed, template_environment
-from vae_zoo.reports.settings import (
-    ALL_PAIRS,
-    Group,
-    Paired,
-    Run,
-    Table,
-    clean,
-    direction,
-    find_runs,
-    group_runs,
-    metric_order,
-    natural,
-    under_likelihood,
-)
+from vae_zoo.reports.settings import ALL_PAIRS, Group, Paired, Run, Table, find_runs, group_runs
+from vae_zoo.runs import folder as runs
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic
+from vae_zoo.utils.text import clean, natural
 
 TERMINAL = 12  # pairs of a table that are printed at most
 CLEAR = 5  # seeds from which an interval without 0 is called a difference
@@ -85,41 +75,39 @@ def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, 
 
 def groups_csv(tables: Sequence[Table]) -> str:
     """A line a group: `<metric>_mean`, `_std` (sample deviation) and `_n` for each metric, blocks and facets included."""
-    every = (metric for table in tables for metric in (*table.metrics, *table.probes, *table.facets))
-    metrics = list(dict.fromkeys(every))
+    metrics = list(dict.fromkeys(m for table in tables for m in (*table.metrics, *table.probes, *table.facets)))
     lines = []
-    for table in tables:
-        for group in table.groups:
-            seeds = ", ".join(run.seed for run in group.runs)
-            line = [table.data, group.model, group.settings, len(group.runs), seeds, group.runs[0].key]
-            for metric in metrics:
-                line += [group.mean(metric), group.deviation(metric), len(group.values(metric)) or None]
-            lines.append(line)
+    for table, group in _groups(tables):
+        seeds = ", ".join(run.seed for run in group.runs)
+        lines.append([table.data, group.model, group.settings, len(group.runs), seeds, group.runs[0].key])
+        for metric in metrics:
+            lines[-1] += [group.mean(metric), group.deviation(metric), len(group.values(metric)) or None]
     parts = [f"{metric}_{part}" for metric in metrics for part in ("mean", "std", "n")]
     return _csv(["data", "model", "settings", "n", "seeds", "key", *parts], lines)
 
 
 def runs_csv(folder: Path, tables: Sequence[Table], left: Sequence[Run]) -> str:
     """A line a run, averaged or not, with all of its numbers."""
-    listed = [(table.data, group.settings, run) for table in tables for group in table.groups for run in group.runs]
+    listed = [(table.data, group.settings, run) for table, group in _groups(tables) for run in group.runs]
     listed += [(run.data, None, run) for run in left]
     metrics = sorted({metric for *_, run in listed for metric in run.metrics}, key=metric_order)
-    lines = [
-        [_place(run, folder), data, run.model, settings, run.seed, run.key, run.state, run.note]
-        + [run.metrics.get(metric) for metric in metrics]
-        for data, settings, run in listed
-    ]
+    lines = []
+    for data, settings, run in listed:
+        lines.append([_place(run, folder), data, run.model, settings, run.seed, run.key, run.state, run.note])
+        lines[-1] += map(run.metrics.get, metrics)
     return _csv(["run", "data", "model", "settings", "seed", "key", "state", "note", *metrics], lines)
+
+
+def _groups(tables: Sequence[Table]) -> list[tuple[Table, Group]]:
+    return [(table, group) for table in tables for group in table.groups]
 
 
 def _csv(heads: list[str], lines: Iterable[list[Any]]) -> str:
     """Numbers in full; a text that a spreadsheet would take for a formula begins with an apostrophe."""
 
     def tame(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        text = clean(value)
-        return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+        text = clean(value) if isinstance(value, str) else value
+        return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@")) else text
 
     file = StringIO()
     csv.writer(file, lineterminator="\n").writerows([tame(value) for value in line] for line in [heads, *lines])
@@ -141,23 +129,21 @@ class Cell(NamedTuple):
 
 def column(table: Table, metric: str) -> list[Cell | None]:
     """A cell for each group, with the decimals that show two digits of the usual deviation, else four of the size."""
-    means = [group.mean(metric) for group in table.groups]
-    deviations = [d for group in table.groups if (d := group.deviation(metric))]
-    given = [mean for mean in means if mean is not None]
-    if deviations:
+    means = [mean for group in table.groups if (mean := group.mean(metric)) is not None]
+    if deviations := [deviation for group in table.groups if (deviation := group.deviation(metric))]:
         decimals = 1 - _exponent(float(np.median(deviations)))
     else:
-        decimals = 0 if all(mean.is_integer() for mean in given) else 3 - _exponent(max(map(abs, given)))
+        decimals = 0 if all(mean.is_integer() for mean in means) else 3 - _exponent(max(map(abs, means)))
     best = table.best(metric)
     top = None if best is None else _fixed(best, decimals)  # what looks the same is equally good
     return [_cell(group, metric, decimals, top) for group in table.groups]
 
 
 def _cell(group: Group, metric: str, decimals: int, top: str | None = None) -> Cell | None:
-    mean, deviation, count = group.mean(metric), group.deviation(metric), len(group.values(metric))
-    if mean is None:
+    if (mean := group.mean(metric)) is None:
         return None
-    text, spread = _fixed(mean, decimals), "" if deviation is None else _fixed(deviation, decimals)
+    text, deviation, count = _fixed(mean, decimals), group.deviation(metric), len(group.values(metric))
+    spread = "" if deviation is None else _fixed(deviation, decimals)
     return Cell(mean, text, spread, count if count < len(group.runs) else None, text == top)
 
 
@@ -199,7 +185,7 @@ def pair_texts(table: Table, pair: Paired) -> tuple[str, str]:
 
 
 def summary(tables: Sequence[Table], left: Sequence[Run]) -> list[tuple[int, str]]:
-    averaged = sum(len(group.runs) for table in tables for group in table.groups)
+    averaged = sum(len(group.runs) for _, group in _groups(tables))
     return [(averaged, "finished"), *((n, state) for state, n in sorted(Counter(run.state for run in left).items()))]
 
 
@@ -235,15 +221,7 @@ def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: i
     parts = [f"# Leaderboard of {_escape(folder.resolve().name)}"]
     parts += [f"Runs: {', '.join(f'{n} {state}' for n, state in summary(tables, left))}."]
     for table in tables:
-        heads, rows = ["model", "settings", "seeds"], []
-        columns = [column(table, metric) for metric in table.metrics]
-        for group, *cells in zip(table.groups, *columns):
-            rows.append([_escape(group.model), _escape(group.settings), seeds(group), *map(_bold, cells)])
-        if not any(group.settings for group in table.groups):
-            heads, rows = ["model", "seeds"], [[row[0], *row[2:]] for row in rows]
-        heads += [_escape(heading(metric)) for metric in table.metrics]
-        parts += [f"## {_escape(table.data)}", grid(heads, rows, left=heads.index("seeds"))]
-        parts += [_escape(note) for note in notes(table)]
+        parts += [f"## {_escape(table.data)}", _main_grid(table), *map(_escape, notes(table))]
         factors, blocks = block_rows(table)
         if blocks:
             rows = [[_escape(group.name), _escape(block), *map(_bold, cells)] for group, block, cells in blocks]
@@ -251,20 +229,29 @@ def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: i
         if most is not None and len(table.pairs) > most:
             parts += [f"{len(table.pairs)} differences over the same seeds are in leaderboard.md and leaderboard.html."]
         elif table.pairs:
-            heads = ["metric", "A", "B", "verdict", "seeds", "A - B", "95 % interval"]
-            rows = [
-                [
-                    *map(_escape, (heading(p.metric), p.a.name, p.b.name, verdict(p))),
-                    str(p.seeds),
-                    *pair_texts(table, p),
-                ]
-                for p in table.pairs
-            ]
-            parts += ["### Differences over the same seeds", grid(heads, rows, left=4), caution(table)]
+            parts += ["### Differences over the same seeds", _pair_grid(table), caution(table)]
     if left:
         rows = [[_escape(_place(run, folder)), run.state, _escape(run.note)] for run in left]
         parts += ["## Not averaged", grid(["run", "state", "why"], rows, left=3)]
     return "\n\n".join(parts) + "\n"
+
+
+def _main_grid(table: Table) -> str:
+    columns = [[_escape(heading(metric)), *map(_bold, column(table, metric))] for metric in table.metrics]
+    columns.insert(0, ["seeds", *map(seeds, table.groups)])
+    if any(group.settings for group in table.groups):
+        columns.insert(0, ["settings", *(_escape(group.settings) for group in table.groups)])
+    columns.insert(0, ["model", *(_escape(group.model) for group in table.groups)])
+    heads, *rows = map(list, zip(*columns))
+    return grid(heads, rows, left=heads.index("seeds"))
+
+
+def _pair_grid(table: Table) -> str:
+    heads, rows = ["metric", "A", "B", "verdict", "seeds", "A - B", "95 % interval"], []
+    for pair in table.pairs:
+        words = heading(pair.metric), pair.a.name, pair.b.name, verdict(pair)
+        rows.append([*map(_escape, words), str(pair.seeds), *pair_texts(table, pair)])
+    return grid(heads, rows, left=4)
 
 
 def grid(heads: list[str], rows: list[list[str]], left: int) -> str:
@@ -299,6 +286,8 @@ def page(folder: Path, out: Path, tables: Sequence[Table], left: Sequence[Run]) 
     """The tables with sortable columns, and the figures of the groups side by side."""
     environment = template_environment()
     environment.filters |= {"digest": _digest, "heading": heading, "direction": direction}
+    shown = (column, block_rows, seeds, notes, caution, verdict, pair_texts)
+    environment.globals |= {function.__name__: function for function in shown}
     figures, omitted = _figures(tables)
     return environment.get_template("leaderboard.html.jinja").render(
         title=f"Leaderboard of {folder.resolve().name}",
@@ -307,17 +296,10 @@ def page(folder: Path, out: Path, tables: Sequence[Table], left: Sequence[Run]) 
         sections=list(zip(tables, figures)),
         omitted=omitted,
         left=left,
-        listed=[(table, group, run) for table in tables for group in table.groups for run in group.runs],
+        listed=[(table, group, run) for table, group in _groups(tables) for run in group.runs],
         place=lambda run: _place(run, folder),
         link=lambda run: _link(run, out),
         reach=lambda table, metric: max(max(abs(p.low), abs(p.high)) for p in table.pairs if p.metric == metric) or 1,
-        column=column,
-        block_rows=block_rows,
-        seeds=seeds,
-        notes=notes,
-        caution=caution,
-        verdict=verdict,
-        pair_texts=pair_texts,
         CLEAR=CLEAR,
         theme=theme,
     )
@@ -334,32 +316,18 @@ def _figures(tables: Sequence[Table]) -> tuple[list[list[tuple[str, list[tuple[G
                 files[kind].append((group, step, path))
         section = []
         for (name, _), row in sorted(files.items(), key=lambda item: (-len(item[1]), natural(item[0][0]))):
-            figures = []
-            for group, step, path in row:
-                for figure in embed([(name, step, path)]):
-                    size += len(figure.source)
-                    if size <= PICTURES:
-                        figures.append((group, figure))
-                    else:
-                        omitted += 1
-            section += [(name, figures)] if figures else []
+            drawn = [(group, figure) for group, step, path in row for figure in embed([(name, step, path)])]
+            kept = [pair for pair in drawn if (size := size + len(pair[1].source)) <= PICTURES]
+            omitted += len(drawn) - len(kept)
+            section += [(name, kept)] if kept else []
         sections.append(section)
     return sections, omitted
 
 
 def _newest(run: Path) -> dict[tuple[str, str], tuple[int, Path]]:
-    """{(name, suffix): (step, path)}, the last of each `<name>_<step>` picture: of the evaluation, if it has made some,
-    else of training."""
-    for folder in (run / "evaluation" / "figures", run / "figures"):
-        found: dict[tuple[str, str], tuple[int, Path]] = {}
-        for path in sorted(folder.glob("*")):
-            if path.suffix in (".png", ".gif", ".webp") and path.is_file():
-                name, step = re.fullmatch(r"(?s)(.+?)(?:_(\d+))?", path.stem).groups()
-                kind = name, path.suffix
-                found[kind] = max(found.get(kind, (-2, path)), (-1 if step is None else int(step), path))
-        if found:
-            return found
-    return {}
+    """{(name, suffix): (step, path)}, the last of each picture: of the evaluation, if it has made some, else of training."""
+    found = runs.pictures(run / "evaluation" / "figures") or runs.pictures(run / "figures")
+    return {kind: max(by_step.items()) for kind, by_step in found.items()}
 
 
 def _place(run: Run, folder: Path) -> str:

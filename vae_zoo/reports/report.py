@@ -5,9 +5,6 @@ given, enters the page as it is. The page's own content security policy forbids 
 """
 
 import csv
-import json
-import os
-import re
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,17 +21,11 @@ from PIL import Image
 
 from vae_zoo.figures import theme
 from vae_zoo.figures.charts import curves
+from vae_zoo.metrics import catalogue
 from vae_zoo.runs import folder as runs
+from vae_zoo.utils.files import read_dict, write_atomic
+from vae_zoo.utils.text import natural
 
-# Numbers for the top of the page, in this order where the run has them: key, unit.
-HEADLINES = {
-    r"test/elbo": "nats",
-    r"test/nll_iw\d+": "nats",
-    r"test/rec": "nats",
-    r"test/(mig|accuracy|cluster_accuracy_(majority|hungarian)|map|count_accuracy)": "",
-    r"train/images_per_second": "",
-}
-TERMS = ["loss", "elbo", "rec", "kl"]  # curves that begin with these come first
 EARLIER = 8  # of each figure, evenly spread over training: a long run must not make a page of 100 MB
 
 
@@ -58,14 +49,14 @@ def write_report(
     run_folder = Path(run_folder)
     out = Path(out or run_folder / "report.html")
     config_text = _read(run_folder / "config.yaml")
-    run = _load_dict(json.loads, _read(run_folder / "run.json"))
-    numbers = _numbers(_load_dict(json.loads, _read(Path(metrics or run_folder / "metrics.json"))))
+    run = runs.read_status(run_folder)
+    numbers = _numbers(read_dict(Path(metrics or run_folder / "metrics.json"))[0])
     steps, columns = _history(run_folder / "metrics.csv")
     place = "/".join(run_folder.resolve().parts[-2:])
     page = template_environment().get_template("report.html.jinja")
     text = page.render(
         run=run,
-        title=_title(_load_dict(yaml.safe_load, config_text)) or place,
+        title=_title(config_text) or place,
         folder=place,
         cards=_cards(numbers, run, steps),
         tables=_tables(numbers),
@@ -75,11 +66,7 @@ def write_report(
         config=config_text,
         theme=theme,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, out)
-    return out
+    return write_atomic(out, text)
 
 
 def template_environment() -> Environment:
@@ -97,21 +84,18 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _load_dict(parse, text: str) -> dict:
-    """What `parse` makes of the text, if that is a dict: a run that was killed may leave anything."""
-    try:
-        value = parse(text)
-    except (ValueError, yaml.YAMLError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _numbers(values: dict) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
 
 
-def _title(config: dict) -> str:
-    """Model on data, seed: as far as the config says."""
+def _title(config_text: str) -> str:
+    """Model on data, seed: as far as the config says. A run that was killed may leave anything."""
+    try:
+        config = yaml.safe_load(config_text)
+    except (ValueError, yaml.YAMLError):
+        return ""
+    if not isinstance(config, dict):
+        return ""
     title = " on ".join(filter(None, (_part_name(config.get(part)) for part in ("model", "data"))))
     return f"{title}, seed {config['seed']}" if title and config.get("seed") is not None else title
 
@@ -125,12 +109,8 @@ def _part_name(part) -> str:
 
 def _cards(numbers: dict[str, float], run: dict, steps: np.ndarray) -> list[tuple[str, str, str]]:
     """(what, value, unit) of the numbers to see first."""
-    cards = [
-        (key.replace("_", " "), _number(numbers[key]), unit)
-        for pattern, unit in HEADLINES.items()
-        for key in sorted(numbers)
-        if re.fullmatch(pattern, key)
-    ]
+    found = catalogue.cards(numbers)
+    cards = [(key.replace("_", " "), _number(numbers[key]), catalogue.entry(key).unit) for key in found]
     if len(steps):
         cards.append(("last step", f"{int(steps.max()):,}", ""))
     if isinstance(run.get("seconds"), int | float):
@@ -141,7 +121,7 @@ def _cards(numbers: dict[str, float], run: dict, steps: np.ndarray) -> list[tupl
 def _tables(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
     """{prefix: {name: number}}; the prefix is everything before the last slash."""
     tables = defaultdict(dict)
-    for prefix, _, name in sorted((key.rpartition("/") for key in numbers), key=lambda parts: [*map(_natural, parts)]):
+    for prefix, _, name in sorted((key.rpartition("/") for key in numbers), key=lambda parts: [*map(natural, parts)]):
         tables[prefix][name] = numbers[f"{prefix}/{name}" if prefix else name]
     return tables
 
@@ -172,26 +152,14 @@ def _charts(steps: np.ndarray, columns: dict[str, np.ndarray]) -> list[tuple[str
             term, line = (name, prefix) if prefix in ("train", "val") and name else (key, key)
             terms[term][line] = values
 
-    def rank(term: str):
-        return next((i for i, start in enumerate(TERMS) if term.startswith(start)), len(TERMS)), _natural(term)
-
-    return [(term, Markup(curves(steps, dict(sorted(terms[term].items()))))) for term in sorted(terms, key=rank)]
-
-
-def _natural(text: str) -> list[str | int]:
-    """Sorting key by which `kl_z2` comes before `kl_z10`."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+    order = sorted(terms, key=catalogue.curve_order)
+    return [(term, Markup(curves(steps, dict(sorted(terms[term].items()))))) for term in order]
 
 
 def _figures(folder: Path) -> list[tuple[Figure, list[Figure]]]:
-    """The newest step of each figure and some earlier ones; files are `<name>_<step>.png`, `.gif` or `.webp`."""
-    files = defaultdict(dict)
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".png", ".gif", ".webp"):
-            name, step = re.fullmatch(r"(?s)(.+?)(?:_(\d+))?", path.stem).groups()
-            files[name, path.suffix][-1 if step is None else int(step)] = path
+    """The newest step of each figure and some earlier ones."""
     shown = []
-    for (name, _), by_step in files.items():
+    for (name, _), by_step in runs.pictures(folder).items():
         latest, *earlier = [(name, step, by_step[step]) for step in sorted(by_step, reverse=True)]
         earlier = [earlier[i] for i in np.linspace(0, len(earlier) - 1, min(EARLIER, len(earlier))).astype(int)]
         if pictures := list(embed([latest, *earlier])):

@@ -10,44 +10,29 @@ import math
 import os
 import re
 import shlex
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from statistics import mode
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import yaml
 
 from vae_zoo.data import FILES as DATA_FILES
+from vae_zoo.metrics import catalogue
 from vae_zoo.models import FILES as MODEL_FILES
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.record import read_record
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.files import read_dict
+from vae_zoo.utils.text import clean, natural
 
 T = TypeVar("T")
 
-# What the last part of a metric's name matches; which way is better (0: neither); whether groups are compared in pairs.
-# The first match holds, a name without one is neither. Columns come in this order.
-METRICS = (
-    (r".*_(chance|floor|ceiling|baseline|std|used)|active_units.*|judge_accuracy", 0, False),
-    (r"elbo", 1, True),
-    (r"nll.*", -1, True),
-    (r"bits_per_dim.*|loss", -1, False),
-    (r"rec|distortion", -1, True),
-    (r"(rec|distortion)(_.*)?", -1, False),
-    (r"(kl|rate)(_.*)?", 0, False),  # a collapsed posterior has the lowest: neither good nor bad by itself
-    (r"mig|dci_disentanglement|factor_vae", 1, True),
-    (r"dci_.*|sap(_.*)?|beta_vae|modularity|explicitness(_.*)?|irs|udr(_.*)?", 1, False),
-    (r"accuracy|cluster_accuracy_(hungarian|majority)|count_accuracy|swap_accuracy(_k\d+)?", 1, True),
-    (r"(.*_)?(accuracy|purity)(_.*)?|nmi|ami|ari|seed_ari_.*|(.*_)?(auc|iou|f1)(_k\d+)?", 1, False),
-    (r"map|ap50|ari_fg", 1, True),
-    (r"ap\d*|precision|recall|psnr|ssim", 1, False),
-    (r"(.*_)?(mae|mape|mse|rmse|l1|ece|fid|kid)(_.*)?", -1, False),
-)
-LIKELIHOOD = r"elbo|nll.*|bits_per_dim.*|loss|(rec|distortion)(_.*)?"  # under two likelihoods these do not compare
 # Of the data's config, what does not choose the test images:
 TRAINING_ONLY = "batch_size val_size subset labelled label_pick group_pick num_groups".split()
 PAIRS = 3  # seeds that two groups must share to be compared
@@ -103,28 +88,31 @@ class Run:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """Every run below the folder, in natural order; links are followed, and nothing inside a run is looked at. The folder
-    of a sweep names its runs, which lie beside it."""
-    if jobs := read_record(Path(folder)):
-        named = (read_run(job.folder) for job in jobs if job.folder.is_dir())
-        return sorted(filter(None, named), key=lambda run: natural(str(run.folder)))
-    found, seen = [], set()
+    """Every run below the folder, in natural order. The folder of a sweep names its runs, which lie beside it."""
+    jobs = read_record(Path(folder))
+    found = (read_run(job.folder) for job in jobs if job.folder.is_dir()) if jobs else _walk(folder)
+    return sorted(filter(None, found), key=_place)
+
+
+def _walk(folder: Path) -> Iterator[Run]:
+    """Links are followed, and nothing inside a run is looked at."""
+    seen = set()
     for place, inner, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:
-            inner.clear()
-            continue
+        run = read_run(Path(place)) if real not in seen and {"config.yaml", "error.txt"} & {*files} else None
+        inner[:] = [] if run or real in seen else sorted(name for name in inner if not name.startswith("."))
         seen.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if {"config.yaml", "error.txt"} & {*files} and (run := read_run(Path(place))):
-            found.append(run)
-            inner.clear()
-    return sorted(found, key=lambda run: natural(str(run.folder)))
+        if run:
+            yield run
+
+
+def _place(run: Run) -> list[str | int]:
+    return natural(str(run.folder))
 
 
 def read_run(folder: Path) -> Run | None:
     """What can be read of a run; None when the folder is none, since its config.yaml is of something else."""
-    status, status_flaw = _read_dict(folder / "run.json")
+    status, status_flaw = read_dict(folder / "run.json")
     try:
         config = _plain(runs.read_config(folder))
     except (UserError, OSError, ValueError, RecursionError) as error:
@@ -133,8 +121,8 @@ def read_run(folder: Path) -> Run | None:
         ours = any((folder / name).exists() for name in ("run.json", "metrics.json", "checkpoints", ".lock"))
         note = clean(error) if isinstance(error, UserError) else "config.yaml is damaged"
         return Run(folder, "damaged", note) if ours else None
-    metrics, flaw = _read_dict(folder / "metrics.json")
-    later, later_flaw = _read_dict(folder / "evaluation" / "metrics.json")
+    metrics, flaw = read_dict(folder / "metrics.json")
+    later, later_flaw = read_dict(folder / "evaluation" / "metrics.json")
     state, note = _state(folder, status, metrics, status_flaw or flaw)
     if state == "finished" and later_flaw:
         note = "evaluation/metrics.json is damaged and left out"
@@ -161,17 +149,6 @@ def _state(folder: Path, status: dict[str, Any], metrics: dict[str, Any], flaw: 
     return "unfinished", "it was never started" if state is None else f"its state is {clean(state)}"
 
 
-def _read_dict(path: Path) -> tuple[dict[str, Any], str]:
-    """The object in a JSON file, and what is wrong with the file; ({}, "") when there is none."""
-    try:
-        value = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}, ""
-    except (OSError, ValueError, RecursionError):
-        value = None
-    return (value, "") if isinstance(value, dict) else ({}, f"{path.name} is damaged")
-
-
 def _last_line(path: Path) -> str:
     """Of a traceback, the error."""
     try:
@@ -182,16 +159,9 @@ def _last_line(path: Path) -> str:
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
     """What JSON can hold, without nulls, 4.0 as 4: however they are spelled, equal settings are equal."""
-
-    def tidy(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: tidy(v) for k, v in value.items() if v is not None}
-        if isinstance(value, list):
-            return [tidy(v) for v in value]
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
     kept = {key: config.get(key) for key in ("seed", "model", "data", "trainer")}
-    return tidy(json.loads(json.dumps(kept, default=str, skipkeys=True)))
+    text = json.dumps(kept, default=str, skipkeys=True)
+    return runs.as_equal(json.loads(text, object_hook=lambda node: {k: v for k, v in node.items() if v is not None}))
 
 
 def _finite(values: dict[str, Any]) -> dict[str, float]:
@@ -274,7 +244,7 @@ class Table:
     def metrics(self) -> list[str]:
         """`test/...` and `test_unseen/...`, without probes, single facets and what only explains other numbers."""
         explains = r"(block|linear|judge|judge_rec|aggregate|facet\d+)/"
-        return sorted(self._names(rf"test(_unseen)?/(?!{explains})"), key=metric_order)
+        return sorted(self._names(rf"test(_unseen)?/(?!{explains})"), key=catalogue.metric_order)
 
     @cached_property
     def probes(self) -> list[str]:
@@ -293,7 +263,7 @@ class Table:
     @cached_property
     def pairs(self) -> list["Paired"]:
         """Pairs of groups, on every headline metric that both have for at least `PAIRS` of the same seeds."""
-        headlines = (m for m in self.metrics if m.count("/") == 1 and _rank(m) < len(METRICS) and METRICS[_rank(m)][2])
+        headlines = (metric for metric in self.metrics if metric.count("/") == 1 and catalogue.entry(metric).compared)
         pairs = (compare(a, b, metric) for metric in headlines for a, b in self._rivals(metric))
         return [pair for pair in pairs if pair is not None]
 
@@ -307,9 +277,9 @@ class Table:
 
     def best(self, metric: str) -> float | None:
         """The best mean; None where there is nothing to choose: no direction, all equal, different likelihoods."""
-        sign = direction(metric)
+        sign = catalogue.direction(metric)
         means = {mean for group in self.groups if (mean := group.mean(metric)) is not None}
-        if not sign or len(means) < 2 or (under_likelihood(metric) and len(self.likelihoods) > 1):
+        if not sign or len(means) < 2 or (catalogue.under_likelihood(metric) and len(self.likelihoods) > 1):
             return None
         return max(means, key=lambda mean: sign * mean)
 
@@ -321,30 +291,30 @@ class Table:
 def group_runs(found: Iterable[Run]) -> tuple[list[Table], list[Run]]:
     """Tables in natural order, and the runs that are in none of them."""
     found = list(found)
-    finished = [run for run in found if run.state == "finished"]
     left = [run for run in found if run.state != "finished"]
-    groups = []
-    for key, members in _by(finished, lambda run: run.key):
+    groups, tables = [], []
+    finished = [run for run in found if run.state == "finished"]
+    for key, members in _by(finished, lambda run: run.key).items():
         newest: dict[str, Run] = {}
         for run in sorted(members, key=lambda run: run.started, reverse=True):
             if (kept := newest.setdefault(run.seed, run)) is not run:
                 left.append(replace(run, state="repeated", note=f"same config and seed as {kept.folder}"))
         members = tuple(sorted(newest.values(), key=lambda run: natural(run.seed)))
         tried = {run.seed for run in found if run.key == key}
-        groups.append(Group(_usual(run.model for run in members), members, len(tried)))
-    tables = []
-    for _, rows in _by(groups, lambda group: _hash(group.runs[0].images)):
-        named = []
-        for _, same in _by(rows, lambda group: group.model):
-            texts = differences([group.runs[0].setup for group in same])
-            named += [replace(group, settings=text) for group, text in zip(same, texts)]
-        named.sort(key=lambda group: natural(group.name))
-        tables.append(Table(_usual(run.data for group in named for run in group.runs), tuple(named)))
-    labelled = []
-    for data, same in _by(tables, lambda table: table.data):
-        texts = differences([{"data": table.groups[0].runs[0].images} for table in same])
-        labelled += [replace(table, data=f"{data} {text}".strip()) for table, text in zip(same, texts)]
-    return sorted(labelled, key=lambda t: natural(t.data)), sorted(left, key=lambda run: natural(str(run.folder)))
+        groups.append(Group(mode(run.model for run in members), members, len(tried)))
+    for rows in _by(groups, lambda group: _hash(group.runs[0].images)).values():
+        apart = _told_apart(rows, lambda group: group.model, lambda group: group.runs[0].setup)
+        named = sorted((replace(group, settings=text) for group, text in apart), key=lambda group: natural(group.name))
+        tables.append(Table(mode(run.data for group in named for run in group.runs), tuple(named)))
+    apart = _told_apart(tables, lambda table: table.data, lambda table: {"data": table.groups[0].runs[0].images})
+    labelled = [replace(table, data=f"{table.data} {text}".strip()) for table, text in apart]
+    return sorted(labelled, key=lambda table: natural(table.data)), sorted(left, key=_place)
+
+
+def _told_apart(items: Iterable[T], name: Callable[[T], str], setup: Callable[[T], dict]) -> Iterator[tuple[T, str]]:
+    """Each item with what tells it from the others of its name."""
+    for same in _by(items, name).values():
+        yield from zip(same, differences([setup(item) for item in same]))
 
 
 def differences(setups: Sequence[dict[str, Any]]) -> list[str]:
@@ -353,7 +323,7 @@ def differences(setups: Sequence[dict[str, Any]]) -> list[str]:
     `model.` is left out, and so is what follows another setting: model.image_shape the data's, data.image_shape a size.
     """
     labels: list[dict[str, Any]] = [{} for _ in setups]
-    _differ("", setups, range(len(setups)), labels)
+    _differ("", dict(enumerate(setups)), labels)
     keys = list(dict.fromkeys(key for label in labels for key in label))
     values = {key: [label.get(key) for label in labels] for key in keys}
     outer = [values[key] for key in keys if not key.startswith("model.")]
@@ -364,49 +334,23 @@ def differences(setups: Sequence[dict[str, Any]]) -> list[str]:
     return [", ".join(f"{short[key]}={shown(label[key])}" for key in keys if key in label) for label in labels]
 
 
-def _differ(path: str, values: Sequence[Any], of: Sequence[int], labels: list[dict[str, Any]]) -> None:
-    """Notes for the setups `of` under which paths their values (None: not there) are not all equal. Objects of one
-    class are compared key by key; those of several classes first tell these."""
-    if all(value == values[0] for value in values):
+def _differ(path: str, values: dict[int, Any], labels: list[dict[str, Any]]) -> None:
+    """Notes in labels[i] under which paths the values[i] (None: not there) are not all equal. Objects of one class are
+    compared key by key; those of several classes first tell these."""
+    if len({*map(_hash, values.values())}) == 1:
         return
-    kinds = [str(value.get("_target_", "")) if isinstance(value, dict) else None for value in values]
-    if len({*kinds}) > 1 or kinds[0] is None:
-        names = {kind: kind.rpartition(".")[2] for kind in kinds if kind}
+    kinds = {i: str(value.get("_target_", "")) if isinstance(value, dict) else None for i, value in values.items()}
+    alike = _by(values, kinds.get)
+    if len(alike) > 1 or None in alike:
+        names = {kind: kind.rpartition(".")[2] for kind in alike if kind}
         if len({*names.values()}) < len(names):
             names = {kind: kind for kind in names}
-        for index, value, kind in zip(of, values, kinds):
+        for i, value in values.items():
             if value is not None:
-                labels[index][path] = names[kind] if kind else value
-    for kind, same in _by(zip(of, values, kinds), lambda item: item[2]):
-        for key in dict.fromkeys(key for _, value, _ in same if kind is not None for key in value):
-            inner = f"{path}.{key}" if path else key
-            _differ(inner, [value.get(key) for _, value, _ in same], [index for index, *_ in same], labels)
-
-
-# ---- metrics --------------------------------------------------------------------------------------------------------
-
-
-def direction(metric: str) -> int:
-    """1: higher is better, -1: lower is better, 0: neither, or not known."""
-    rank = _rank(metric)
-    return METRICS[rank][1] if rank < len(METRICS) else 0
-
-
-def under_likelihood(metric: str) -> bool:
-    return re.fullmatch(LIKELIHOOD, metric.rpartition("/")[2]) is not None
-
-
-def metric_order(metric: str) -> tuple:
-    """test, test_unseen, the rest; in each by METRICS, and what has a prefix of its own, such as a facet, last."""
-    prefix, _, name = metric.rpartition("/")
-    place = {"test": 0, "test_unseen": 1}.get(prefix.partition("/")[0], 2)
-    nested = natural(prefix) if "/" in prefix else []
-    return place, nested, _rank(metric) or len(METRICS), natural(name)  # counts and chance levels with the unknown
-
-
-def _rank(metric: str) -> int:
-    name = metric.rpartition("/")[2]
-    return next((rank for rank, (pattern, *_) in enumerate(METRICS) if re.fullmatch(pattern, name)), len(METRICS))
+                labels[i][path] = names[kinds[i]] if kinds[i] else value
+    for same in (same for kind, same in alike.items() if kind is not None):
+        for key in dict.fromkeys(key for i in same for key in values[i]):
+            _differ(f"{path}.{key}" if path else key, {i: values[i].get(key) for i in same}, labels)
 
 
 # ---- pairs ----------------------------------------------------------------------------------------------------------
@@ -428,14 +372,14 @@ class Paired(NamedTuple):
         """The group that the interval speaks for, when all of it is on one side of 0."""
         if self.low <= 0 <= self.high:
             return None
-        return self.a if direction(self.metric) * self.difference > 0 else self.b
+        return self.a if catalogue.direction(self.metric) * self.difference > 0 else self.b
 
 
 def compare(a: Group, b: Group, metric: str) -> Paired | None:
     """None when they share too few seeds or when their likelihoods forbid it."""
     left, right = ({run.seed: run.metrics[metric] for run in g.runs if metric in run.metrics} for g in (a, b))
     seeds = sorted(left.keys() & right.keys())
-    if len(seeds) < PAIRS or (a.likelihood != b.likelihood and under_likelihood(metric)):
+    if len(seeds) < PAIRS or (a.likelihood != b.likelihood and catalogue.under_likelihood(metric)):
         return None
     gaps = np.array([left[seed] - right[seed] for seed in seeds])
     return Paired(metric, a, b, len(seeds), float(gaps.mean()), *interval(gaps))
@@ -469,11 +413,6 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 
-def natural(text: str) -> list[str | int]:
-    """Sorting key by which `beta=4` comes before `beta=16`."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
-
-
 def shown(value: Any) -> str:
     """A setting as it would be typed; what is long is cut."""
     text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10_000)
@@ -481,23 +420,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def clean(value: Any) -> str:
-    """One line without control characters, which a terminal would obey."""
-    text = "".join(c for c in " ".join(str(value).split()) if c.isprintable())
-    return text if len(text) <= 400 else f"{text[:397]}..."
-
-
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _usual(names: Iterable[str]) -> str:
-    return Counter(names).most_common(1)[0][0]
-
-
-def _by(items: Iterable[T], key: Callable[[T], Any]) -> list[tuple[Any, list[T]]]:
+def _by(items: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
     """Items of equal key together, in the order in which the keys first came."""
     found = defaultdict(list)
     for item in items:
         found[key(item)].append(item)
-    return list(found.items())
+    return found

@@ -24,7 +24,7 @@ import yaml
 
 from vae_zoo.config.renamed import with_present_targets
 from vae_zoo.utils.errors import UserError
-from vae_zoo.utils.files import write_atomic, write_json
+from vae_zoo.utils.files import read_dict, write_atomic, write_json
 
 ELSEWHERE = {"data": ("root", "cache", "download")}  # where things lie does not make another run
 CONTENTS = (
@@ -43,16 +43,16 @@ def config_hash(cfg: dict[str, Any]) -> str:
         name: {k: v for k, v in cfg[name].items() if k not in ELSEWHERE.get(name, ())}
         for name in ("model", "data", "trainer")
     }
-    text = json.dumps(_as_equal({**parts, "seed": cfg["seed"]}), sort_keys=True, default=str)
+    text = json.dumps(as_equal({**parts, "seed": cfg["seed"]}), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _as_equal(value: Any) -> Any:
+def as_equal(value: Any) -> Any:
     """4.0 as 4, so that what is the same number is the same text."""
     if isinstance(value, dict):
-        return {k: _as_equal(v) for k, v in value.items()}
+        return {k: as_equal(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_as_equal(v) for v in value]
+        return [as_equal(v) for v in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -91,10 +91,7 @@ def change(cfg: dict[str, Any], group: str, key: str, value: Any) -> None:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """run.json, or {} when there is none."""
-    try:
-        return json.loads((Path(folder) / "run.json").read_text())
-    except (OSError, ValueError):
-        return {}
+    return read_dict(Path(folder) / "run.json")[0]
 
 
 def write_status(folder: Path, **changes: Any) -> None:
@@ -134,6 +131,16 @@ def block_scores(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
                 rows[block][factor] = value
     factors = dict.fromkeys(factor for row in rows.values() for factor in row)
     return {block: {factor: row.get(factor) for factor in factors} for block, row in rows.items()}
+
+
+def pictures(folder: Path) -> dict[tuple[str, str], dict[int, Path]]:
+    """{(name, suffix): {step: file}} of the pictures `<name>_<step>.png`, .gif and .webp; -1 where a name has no step."""
+    found = defaultdict(dict)
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".png", ".gif", ".webp") and path.is_file():
+            name, step = re.fullmatch(r"(?s)(.+?)(?:_(\d+))?", path.stem).groups()
+            found[name, path.suffix][int(step or -1)] = path
+    return found
 
 
 def set_aside(folder: Path) -> Path | None:

@@ -15,7 +15,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 
-from vae_zoo.runs.folder import block_scores, read_rows
+from vae_zoo.metrics.catalogue import caption
+from vae_zoo.runs.folder import block_scores, pictures, read_rows
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic
 
@@ -69,15 +70,9 @@ class MetricsCSV(Logger):
     def cut_back(self, step: int) -> None:
         """Drops what was written after this step, so that a resumed run writes it again, and only once."""
         rows = [row for row in self.rows() if row["step"] and row["step"].isdigit() and int(row["step"]) <= step]
-        self.columns = list(rows[0]) if rows else self.columns
-        used = [c for c in self.columns if c in ("epoch", "step") or any(row[c] for row in rows)]
-        self.columns = used
-        write_atomic(self.path, _text(rows, used, header=True))
-
-
-def _step_of(figure: Path) -> int:
-    """The step in `<name>_<step>.png`."""
-    return int(figure.stem.rpartition("_")[2])
+        columns = rows[0] if rows else self.columns
+        self.columns = [c for c in columns if c in ("epoch", "step") or any(row[c] for row in rows)]
+        write_atomic(self.path, _text(rows, self.columns, header=True))
 
 
 def _text(rows: list[dict[str, Any]], columns: list[str], header: bool) -> str:
@@ -87,22 +82,6 @@ def _text(rows: list[dict[str, Any]], columns: list[str], header: bool) -> str:
         writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
-
-
-CAPTIONS = (  # of figures, by the beginning of their names
-    ("reconstructions", "images, and below each its reconstruction"),
-    ("samples", "decoded draws from the prior"),
-    ("traversals_", "block {rest}: in each row one dimension moves, all else stays"),
-    ("swap_", "block {rest} taken from the image of the row, all else from that of the column"),
-    ("kl_per_dimension", "KL to the prior of each dimension, nats per image"),
-    ("blocks", "what a probe reads of each factor from each block"),
-)
-
-
-def caption(name: str, step: int) -> str:
-    """One line for people."""
-    words = next((text.format(rest=name[len(start) :]) for start, text in CAPTIONS if name.startswith(start)), None)
-    return f"{words or name.replace('_', ' ')}, step {step}"
 
 
 class TensorBoard(TensorBoardLogger):
@@ -185,9 +164,11 @@ class WandB(WandbLogger):
         """Sends the rows of metrics.csv and the figures up to this step again, into the new offline folder."""
         if self._history is None or not self._history.is_file():
             return
-        for path in sorted((self._history.parent / "figures").glob("*_*.png"), key=_step_of):
-            if _step_of(path) <= step:  # the later ones will be drawn again
-                self.log_figure(path.stem.rpartition("_")[0], np.asarray(Image.open(path)), _step_of(path))
+        kinds = pictures(self._history.parent / "figures").items()
+        drawn = ((at, name, path) for (name, suffix), steps in kinds if suffix == ".png" for at, path in steps.items())
+        for at, name, path in sorted(drawn):
+            if 0 <= at <= step:  # the later ones will be drawn again
+                self.log_figure(name, np.asarray(Image.open(path)), at)
         for row in read_rows(self._history):
             values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
             self.log_metrics(values, step=int(row["step"]))
@@ -197,7 +178,7 @@ class WandB(WandbLogger):
     def log_figure(self, name: str, image: np.ndarray, step: int) -> None:
         import wandb
 
-        picture = wandb.Image(image, caption=caption(name, step))
+        picture = wandb.Image(image, caption=f"{caption(name)}, step {step}")
         self.experiment.log({f"figures/{name}": picture, "trainer/global_step": step})
 
     @rank_zero_only

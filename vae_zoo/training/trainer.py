@@ -1,7 +1,5 @@
 """Lightning's Trainer with this project's conventions: endless epochs, steps as the only clock, atomic checkpoints."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAver
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vae_zoo.training.callbacks.monitor import Monitor
+from vae_zoo.utils.files import atomic
 from vae_zoo.utils.memory import keep_freed_memory
 
 
@@ -18,18 +17,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """A checkpoint is either the old one or the new one, never a part; reading unpickles only plain containers."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with atomic(Path(path), sync=True) as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)

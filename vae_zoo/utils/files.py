@@ -3,25 +3,50 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+
+@contextmanager
+def atomic(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
+    """A file beside the target, renamed over it at the end, so that no reader and no crash ever leaves half a file.
+
+    sync: it has reached the disk before it takes its name, so that this holds where the machine fails too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)
+    try:
+        with temporary as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.chmod(temporary.name, 0o644)  # the 0600 of temporary files would hide results from the group
+        os.replace(temporary.name, path)
+    except BaseException:
+        Path(temporary.name).unlink(missing_ok=True)
+        raise
 
 
 def write_atomic(path: Path, content: str | bytes) -> Path:
-    """Writes beside the target, then renames over it, so that no reader and no crash ever leaves half a file."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from the group
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
     return path
 
 
 def write_json(path: Path, value: Any) -> Path:
     return write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_dict(path: Path) -> tuple[dict[str, Any], str]:
+    """The object in a JSON file, and what is wrong with the file; ({}, "") when there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, ""
+    except (OSError, ValueError, RecursionError):
+        value = None
+    return (value, "") if isinstance(value, dict) else ({}, f"{path.name} is damaged")

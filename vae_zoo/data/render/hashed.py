@@ -2,15 +2,12 @@
 
 import numpy as np
 
-_STEP, _M1, _M2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+from vae_zoo.utils import splitmix
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser on uint64, whose products wrap (Steele et al., 2014)."""
-    x = (x + np.uint64(1)) * _STEP
-    x = (x ^ (x >> np.uint64(30))) * _M1
-    x = (x ^ (x >> np.uint64(27))) * _M2
-    return x ^ (x >> np.uint64(31))
+    """The hash of uint64 numbers."""
+    return splitmix.mix(x.view(np.int64)).view(np.uint64)
 
 
 def address(root: int, stream: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -2,19 +2,16 @@
 
 import logging
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
-from uuid import uuid4
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike
 
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.files import atomic
 
 log = logging.getLogger(__name__)
 
@@ -84,29 +81,14 @@ def _check(array: np.ndarray, shape: tuple[int, ...], dtype: DTypeLike) -> None:
 
 
 def _save(path: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _appearing_whole(path) as file:
+    with atomic(path, sync=True) as file:
         header = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
         npy.write_array_header_1_0(file, header)
         for part in parts:
             file.write(np.ascontiguousarray(part).data)
         file.flush()
-        with _appearing_whole(_sidecar(path)) as sidecar:  # first, so that no process finds an array without a checksum
+        with atomic(_sidecar(path), sync=True) as sidecar:  # first, so that no process finds an array without a checksum
             sidecar.write(_checksum(Path(file.name)).encode())
-
-
-@contextmanager
-def _appearing_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its name when it is complete and on the disk, or never."""
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _checksum(path: Path) -> str:

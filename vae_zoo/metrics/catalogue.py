@@ -1,0 +1,101 @@
+"""What is known of metrics and figures by their names. Needs nothing but the standard library, as Hydra's plugins ask it.
+
+A metric's name ends in what it measures, `test/facet0/shape/nmi` in nmi, and that part alone is looked up here.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from vae_zoo.utils.text import natural
+
+
+class Entry(NamedTuple):
+    """What is known of the metrics whose last part matches `pattern` from its first letter to its last."""
+
+    pattern: str
+    direction: int  # 1: higher is better, -1: lower is better, 0: neither
+    unit: str = ""
+    density: bool = False  # does not compare under two likelihoods
+    compared: bool = False  # groups of a leaderboard are compared in pairs
+    card: str = ""  # the prefix under which it stands at the top of a run's report
+
+
+# The first match holds. Columns come in this order; those of the first row come last, with names that are not known.
+METRICS = (
+    Entry(r".*_(chance|floor|ceiling|baseline|std|used)|active_units.*|judge_accuracy", 0),
+    Entry("elbo", 1, unit="nats", density=True, compared=True, card="test"),
+    Entry(r"nll_iw\d+", -1, unit="nats", density=True, compared=True, card="test"),
+    Entry("nll.*", -1, unit="nats", density=True, compared=True),
+    Entry("bits_per_dim.*|loss", -1, density=True),
+    Entry("distortion", -1, unit="nats", density=True, compared=True),
+    Entry("rec", -1, unit="nats", density=True, compared=True, card="test"),
+    Entry("(rec|distortion)(_.*)?", -1, unit="nats", density=True),
+    Entry("(kl|rate)(_.*)?", 0, unit="nats"),  # a collapsed posterior has the lowest: neither good nor bad by itself
+    Entry("dci_disentanglement|factor_vae", 1, compared=True),
+    Entry("mig", 1, compared=True, card="test"),
+    Entry("dci_.*|sap(_.*)?|beta_vae|modularity|explicitness(_.*)?|irs|udr(_.*)?", 1),
+    Entry("accuracy|cluster_accuracy_(hungarian|majority)|count_accuracy", 1, compared=True, card="test"),
+    Entry(r"swap_accuracy(_k\d+)?", 1, compared=True),
+    Entry(r"(.*_)?(accuracy|purity)(_.*)?|nmi|ami|ari|seed_ari_.*|(.*_)?(auc|iou|f1)(_k\d+)?", 1),
+    Entry("ap50|ari_fg", 1, compared=True),
+    Entry("map", 1, compared=True, card="test"),
+    Entry(r"ap\d*|precision|recall|psnr|ssim", 1),
+    Entry("(.*_)?(mae|mape|mse|rmse|l1|ece|fid|kid)(_.*)?", -1),
+    Entry("images_per_second", 0, card="train"),
+)
+CURVES = ("loss", "elbo", "rec", "kl")  # of a run's report, those whose names begin so come first
+FIGURES = {  # captions, by the beginning of the name
+    "reconstructions": "images, and below each its reconstruction",
+    "samples": "decoded draws from the prior",
+    "traversals_": "block {rest}: in each row one dimension moves, all else stays",
+    "swap_": "block {rest} taken from the image of the row, all else from that of the column",
+    "kl_per_dimension": "KL to the prior of each dimension, nats per image",
+    "blocks": "what a probe reads of each factor from each block",
+}
+
+
+def rank(metric: str) -> int:
+    """The place in METRICS; its length for a name that is not known."""
+    name = metric.rpartition("/")[2]
+    return next((i for i, known in enumerate(METRICS) if re.fullmatch(known.pattern, name)), len(METRICS))
+
+
+def entry(metric: str) -> Entry:
+    """What is known of it; of a name that is not known, as of those of the first row, nothing."""
+    return (*METRICS, METRICS[0])[rank(metric)]
+
+
+def direction(metric: str) -> int:
+    """1: higher is better, -1: lower is better, 0: neither, or not known."""
+    return entry(metric).direction
+
+
+def under_likelihood(metric: str) -> bool:
+    """Whether it does not compare between models of two likelihoods."""
+    name = metric.rpartition("/")[2]
+    return any(known.density and re.fullmatch(known.pattern, name) for known in METRICS)
+
+
+def metric_order(metric: str) -> tuple:
+    """test, test_unseen, the rest; in each by METRICS, and what has a prefix of its own, such as a facet, last."""
+    prefix, _, name = metric.rpartition("/")
+    place = {"test": 0, "test_unseen": 1}.get(prefix.partition("/")[0], 2)
+    return place, natural(prefix) if "/" in prefix else [], rank(metric) or len(METRICS), natural(name)
+
+
+def cards(metrics: Iterable[str]) -> list[str]:
+    """Those to see first: what has a unit by METRICS, then the others."""
+    shown = (metric for metric in metrics if metric.rpartition("/")[0] == entry(metric).card != "")
+    return sorted(shown, key=lambda metric: (rank(metric) if entry(metric).unit else len(METRICS), metric))
+
+
+def curve_order(term: str) -> tuple:
+    """Sorting key of the curves of a run's report."""
+    return next((i for i, start in enumerate(CURVES) if term.startswith(start)), len(CURVES)), natural(term)
+
+
+def caption(figure: str) -> str:
+    """One line for people."""
+    found = (text.format(rest=figure.removeprefix(start)) for start, text in FIGURES.items() if figure.startswith(start))
+    return next(found, figure.replace("_", " "))
