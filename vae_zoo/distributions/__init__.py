@@ -7,8 +7,8 @@ from vae_zoo.distributions.likelihoods import (
     Likelihood,
     PixelwiseLogistic,
 )
-from vae_zoo.distributions.mixture import ComponentTable, MixturePrior, bhattacharyya, kl_normal
-from vae_zoo.distributions.normal import Normal, kl_standard
+from vae_zoo.distributions.mixture import ComponentTable, MixturePrior, bhattacharyya, kl_normal, kl_normal_per_dim
+from vae_zoo.distributions.normal import Normal, kl_standard, kl_standard_per_dim, log_standard_normal
 from vae_zoo.distributions.pooling import pool
 
 __all__ = [
@@ -25,6 +25,9 @@ __all__ = [
     "PixelwiseLogistic",
     "bhattacharyya",
     "kl_normal",
+    "kl_normal_per_dim",
     "kl_standard",
+    "kl_standard_per_dim",
+    "log_standard_normal",
     "pool",
 ]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vae_zoo.contract import Batch, HasBound, Model
-from vae_zoo.distributions import Normal, noise
-from vae_zoo.distributions.normal import log_density_pairs, log_standard_normal
+from vae_zoo.distributions import Normal, log_standard_normal, noise
+from vae_zoo.distributions.normal import log_density_pairs
 
 UNIT = 8  # draws that share one key of the noise, and one pass through the encoder
 

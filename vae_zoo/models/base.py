@@ -12,8 +12,7 @@ from torch import Tensor
 
 from vae_zoo.config.types import Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms, TrainingData
-from vae_zoo.distributions import noise
-from vae_zoo.distributions.normal import Normal, kl_standard_per_dim
+from vae_zoo.distributions import Normal, kl_standard_per_dim, noise
 from vae_zoo.schedules import Schedule
 
 
@@ -49,17 +48,17 @@ class LatentVariableModel(L.LightningModule):
         """The posterior of each block, e.g. {"z": Normal with mu, logvar [B, D]}. Begin with `self.image(batch)`."""
         raise NotImplementedError  # pragma: contract
 
-    def decode(self, codes: Codes) -> Tensor:
-        """Mean image [B, C, H, W] in [0, 1] of one code per image and block [B, D]."""
-        raise NotImplementedError  # pragma: contract
-
-    def sample_prior(self, n: int) -> Codes:
-        """n codes of each block from the prior."""
-        raise NotImplementedError  # pragma: contract
-
     def objective(self, batch: Batch) -> Terms:
         """The terms of the loss with their weights at the present step, and what else is shown."""
         raise NotImplementedError  # pragma: contract
+
+    def decode(self, codes: Codes) -> Tensor:
+        """Mean image [B, C, H, W] in [0, 1] of one code per image and block [B, D], here of the codes side by side."""
+        return self.likelihood.mean(self.decoder(self.join(codes)))
+
+    def sample_prior(self, n: int) -> Codes:
+        """n codes of each block from the prior, here N(0, I)."""
+        return {name: torch.randn(n, block.size, device=self.device) for name, block in self.blocks.items()}
 
     def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Tensor]:
         """KL of each dimension of the Gaussian blocks to their prior, here N(0, I), nats: {block: [B, D]}."""

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from vae_zoo.config.types import NonNegative
 from vae_zoo.contract import Batch, Term, Terms
-from vae_zoo.distributions import Normal
-from vae_zoo.distributions.normal import log_density_pairs, log_standard_normal
+from vae_zoo.distributions import Normal, log_standard_normal
+from vae_zoo.distributions.normal import log_density_pairs
 from vae_zoo.models.vae import VAE
 from vae_zoo.schedules import Schedule, as_schedule
 

@@ -142,9 +142,6 @@ class ClassConditionalModel(DiscreteLatentModel):
         self.c_head = nn.Linear(feature_dim, self.classes.num_values)
         self.likelihood = likelihood
 
-    def decode(self, codes: Codes) -> Tensor:
-        return self.likelihood.mean(self.decoder(self.join(codes)))
-
     def sample_class(self, classes: Tensor) -> Codes:
         z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
         return {"z": z} | self.classes.split(self.classes.code(classes))

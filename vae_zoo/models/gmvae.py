@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from vae_zoo.config.types import Classes, Count, Momentum, NonNegative, Positive, Probabilities, Shape, Widths
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
-from vae_zoo.distributions import Likelihood, Normal, kl_normal
-from vae_zoo.distributions.mixture import kl_normal_per_dim
+from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_normal_per_dim
 from vae_zoo.models.discrete import DiscreteLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
 

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from vae_zoo.config.types import FacetCounts, Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
-from vae_zoo.distributions import Likelihood, Normal, kl_standard, noise
-from vae_zoo.distributions.normal import log_standard_normal
+from vae_zoo.distributions import Likelihood, Normal, kl_standard, log_standard_normal, noise
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.ladder import init_from_batch
 from vae_zoo.schedules import FacetWeights, Progressive
@@ -98,9 +97,6 @@ class LadderVAE(LatentVariableModel):
         alpha = [weights.alpha for weights in self.coefficients(self.step).values()]
         z = [codes[name] if a > 0 else None for name, a in zip(self.blocks, alpha)]
         return self.decoder(z, torch.tensor(alpha, device=self.device))
-
-    def sample_prior(self, n: int) -> Codes:
-        return {name: torch.randn(n, block.size, device=self.device) for name, block in self.blocks.items()}
 
     def objective(self, batch: Batch) -> Terms:
         q, z, rec = self.infer(batch)

@@ -25,9 +25,8 @@ import torch
 from torch import Tensor
 
 from vae_zoo.config.types import Count, NonNegative, Shape
-from vae_zoo.contract import Batch, Block, Codes, Term, Terms
-from vae_zoo.distributions import Likelihood, Normal, kl_standard, pool
-from vae_zoo.distributions.normal import log_standard_normal
+from vae_zoo.contract import Batch, Block, Term, Terms
+from vae_zoo.distributions import Likelihood, Normal, kl_standard, log_standard_normal, pool
 from vae_zoo.distributions.pooling import Evidence, first_of_groups, segment_sum
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.schedules import Schedule, as_schedule
@@ -79,12 +78,6 @@ class MLVAE(LatentVariableModel):
         """[B, Dc] and [B, Ds]: the content is that of the image's group where the batch has `group`, else its own."""
         q, (group, num_groups) = self.encode_images(batch), groups_of(batch)
         return {"content": self.pool(q["content"], group, num_groups)[group], "style": q["style"]}
-
-    def decode(self, codes: Codes) -> Tensor:
-        return self.likelihood.mean(self.decoder(self.join(codes)))
-
-    def sample_prior(self, n: int) -> Codes:
-        return {name: torch.randn(n, block.size, device=self.device) for name, block in self.blocks.items()}
 
     def objective(self, batch: Batch) -> Terms:
         q, (group, num_groups) = self.encode_images(batch), groups_of(batch)

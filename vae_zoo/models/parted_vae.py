@@ -31,9 +31,17 @@ from torch import Tensor, nn
 
 from vae_zoo.config.types import Count, Momentum, NonNegative, NumClasses, Positive, Probabilities, Probability, Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
-from vae_zoo.distributions import ComponentTable, Likelihood, Normal, bhattacharyya, kl_normal, kl_standard
-from vae_zoo.distributions.mixture import kl_normal_per_dim
-from vae_zoo.distributions.normal import kl_standard_per_dim, log_standard_normal
+from vae_zoo.distributions import (
+    ComponentTable,
+    Likelihood,
+    Normal,
+    bhattacharyya,
+    kl_normal,
+    kl_normal_per_dim,
+    kl_standard,
+    kl_standard_per_dim,
+    log_standard_normal,
+)
 from vae_zoo.models.discrete import LEAK, DiscreteLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
 from vae_zoo.utils.parts import take

@@ -33,8 +33,7 @@ from torch import Tensor, nn
 
 from vae_zoo.config.types import Count, Finite, Index, NonNegative, Positive, Shape, Strides, Widths
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
-from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_standard, noise
-from vae_zoo.distributions.normal import log_standard_normal
+from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_standard, log_standard_normal, noise
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds, sample_occupied
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.mlp import dense

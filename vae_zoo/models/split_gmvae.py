@@ -15,8 +15,7 @@ from torch import Tensor
 
 from vae_zoo.config.types import Classes, Count, NonNegative, Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms
-from vae_zoo.distributions import Likelihood, kl_normal, kl_standard
-from vae_zoo.distributions.normal import kl_standard_per_dim, log_standard_normal
+from vae_zoo.distributions import Likelihood, kl_normal, kl_standard, kl_standard_per_dim, log_standard_normal
 from vae_zoo.models.gmvae import GMVAE
 from vae_zoo.models.local_branch import HOLDS, LocalBranch, LocalView
 from vae_zoo.schedules import Schedule, as_schedule

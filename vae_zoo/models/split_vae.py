@@ -15,13 +15,11 @@ docs/split.md.
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from vae_zoo.config.types import Count, NonNegative, Shape
-from vae_zoo.contract import Batch, Block, Codes, Term, Terms
-from vae_zoo.distributions import Likelihood, Normal, kl_standard
-from vae_zoo.distributions.normal import log_standard_normal
+from vae_zoo.contract import Batch, Block, Term, Terms
+from vae_zoo.distributions import Likelihood, Normal, kl_standard, log_standard_normal
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.models.local_branch import HOLDS, LocalBranch, LocalView
 from vae_zoo.schedules import Schedule, as_schedule
@@ -62,12 +60,6 @@ class SplitVAE(LocalView, LatentVariableModel):
 
     def infer(self, x: Tensor, x_aux: Tensor) -> dict[str, Normal]:
         return {"z_global": Normal.from_softplus(self.encoder(x)), "z_local": self.local.posterior(x_aux)}
-
-    def decode(self, codes: Codes) -> Tensor:
-        return self.likelihood.mean(self.decoder(self.join(codes)))
-
-    def sample_prior(self, n: int) -> Codes:
-        return {name: torch.randn(n, block.size, device=self.device) for name, block in self.blocks.items()}
 
     def objective(self, batch: Batch) -> Terms:
         x = batch["image"]

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from vae_zoo.config.types import NonNegative
 from vae_zoo.contract import Batch, Term, Terms
-from vae_zoo.distributions import Normal, kl_standard
-from vae_zoo.distributions.normal import log_standard_normal
+from vae_zoo.distributions import Normal, kl_standard, log_standard_normal
 from vae_zoo.models.discrete import LEAK, ClassConditionalModel
 
 

@@ -4,13 +4,11 @@ Generative story:  z ~ N(0, I),  x ~ p(x | z)          Inference:  q(z | x) = N(
 Minimised, in nats per image:  loss = rec + kl_z,  rec = -log p(x | z) at one draw of q,  kl_z = KL(q(z | x) || N(0, I))
 """
 
-import torch
 from torch import Tensor
 
 from vae_zoo.config.types import Count, Shape
-from vae_zoo.contract import Batch, Block, Codes, Term, Terms
-from vae_zoo.distributions import Likelihood, Normal, kl_standard
-from vae_zoo.distributions.normal import log_standard_normal
+from vae_zoo.contract import Batch, Block, Term, Terms
+from vae_zoo.distributions import Likelihood, Normal, kl_standard, log_standard_normal
 from vae_zoo.models.base import LatentVariableModel
 
 
@@ -26,12 +24,6 @@ class VAE(LatentVariableModel):
 
     def encode(self, batch: Batch | Tensor) -> dict[str, Normal]:
         return {"z": Normal.from_params(self.encoder(self.image(batch)))}
-
-    def decode(self, codes: Codes) -> Tensor:
-        return self.likelihood.mean(self.decoder(self.join(codes)))
-
-    def sample_prior(self, n: int) -> Codes:
-        return {"z": torch.randn(n, self.blocks["z"].size, device=self.device)}
 
     def infer(self, batch: Batch) -> tuple[Normal, Tensor, Tensor]:
         """Posterior, one draw from it [B, D], and the cost of reconstructing from that draw [B], nats."""
