@@ -12,6 +12,8 @@ from vae_zoo.data.datamodule import Factor
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli
 from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.context import Codes
+from vae_zoo.evaluation.suites import factors
 from vae_zoo.metrics import judge
 from vae_zoo.models.vae import VAE
 from vae_zoo.nets import MLP
@@ -76,15 +78,15 @@ def test_labels_are_probed_where_no_factors_are_known(digits):
 
 def test_blocks_are_summed_up_where_the_data_say_which_factors_are_of_identities(monkeypatch):
     label = torch.arange(600) % 3
-    factors = torch.stack([label, torch.arange(600) % 2, torch.rand(600)], dim=1)
-    codes = {"content": factors[:, :1].numpy(), "style": factors[:, 1:2].numpy()}
+    values = torch.stack([label, torch.arange(600) % 2, torch.rand(600)], dim=1)
+    codes = {"content": values[:, :1].numpy(), "style": values[:, 1:2].numpy()}
     kinds = {"a": "categorical", "b": "categorical", "c": "continuous"}
-    data = SimpleNamespace(factors=factors, factor_info=[Factor(n, 0, k) for n, k in kinds.items()])
+    data = SimpleNamespace(factors=values, factor_info=[Factor(n, 0, k) for n, k in kinds.items()])
     data.identity_factors, data.style_factors = ("a",), ("b", "c")
-    rows = {"train": np.arange(400), "scored": np.arange(400, 600), "untrained": None, "seed": 0, "tables": {}}
-    e = SimpleNamespace(data=data, codes=SimpleNamespace(blocks=lambda i: {k: v[i] for k, v in codes.items()}), **rows)
-    monkeypatch.setattr(protocol, "_pixels", lambda data, index: data.factors[index].numpy())
-    numbers = dict(protocol._blocks(e))
+    rows = {"train": np.arange(400), "scored": np.arange(400, 600), "untrained": None, "seed": 0}
+    blocks = SimpleNamespace(blocks=lambda i: {k: v[i] for k, v in codes.items()}, names=[*codes])
+    monkeypatch.setattr(factors, "pixels", lambda data, index: data.factors[index].numpy())
+    numbers = factors.BlockFactors().run(SimpleNamespace(data=data, codes=blocks, **rows)).numbers
     assert numbers["block_mean/content/identity"] == 1 and numbers["block_mean/content/style"] < 0.1
     assert numbers["block_mean/style/style"] == pytest.approx((1 + numbers["block/style/c"]) / 2)
     assert numbers["block_mean/style/identity"] == numbers["block/style/a"] < 0.1
@@ -166,7 +168,7 @@ def test_each_image_is_encoded_once(digits, monkeypatch):
     seen = []
     encode = model.encode
     monkeypatch.setattr(model, "encode", lambda batch: seen.append(batch["index"]) or encode(batch))
-    codes = protocol.Codes(model, data, batch_size=100)
+    codes = Codes(model, data, batch_size=100)
     first = codes(np.array([5, 3, 5, 7]))
     again = codes(np.array([7, 9, 3]))
     assert sorted(torch.cat(seen).tolist()) == [3, 5, 7, 9]

@@ -12,7 +12,7 @@ from tests.reports.test_leaderboard import read_csv
 from vae_zoo import load_model
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Normal
-from vae_zoo.evaluation.protocol import rows
+from vae_zoo.evaluation.context import rows
 from vae_zoo.metrics import udr
 from vae_zoo.reports import agreement
 from vae_zoo.reports.settings import Group, Run

@@ -13,8 +13,8 @@ from tests import wandb_files
 from vae_zoo import config_dir, load_model
 from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config.check import check_train
-from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.pictures import traversable
+from vae_zoo.evaluation.suites import factors
 from vae_zoo.metrics import judge
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.evaluate import evaluate_trained
@@ -79,7 +79,7 @@ def small_evaluation(monkeypatch):
     monkeypatch.setattr(
         judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | {"steps": 8, "max_images": 200}
     )
-    monkeypatch.setattr(protocol, "NUM_TRAIN", 200)
+    monkeypatch.setattr(factors, "NUM_TRAIN", 200)
 
 
 @pytest.mark.parametrize("data", ["dsprites", "digits", "image_folder"])

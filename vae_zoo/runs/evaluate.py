@@ -1,6 +1,5 @@
 """The numbers and pictures of a trained model: the same for every method, from the contract alone."""
 
-import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,9 +12,8 @@ from vae_zoo.config.check import check_trust
 from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.pictures import animations, spans_of, stills
 from vae_zoo.evaluation.protocol import finite
-from vae_zoo.figures.charts import heat_map, kl_per_dimension
+from vae_zoo.figures.charts import heat_map
 from vae_zoo.figures.encode import to_webp
-from vae_zoo.metrics.likelihood import has_bound
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.reports.report import write_report
 from vae_zoo.runs import folder as runs
@@ -26,8 +24,6 @@ from vae_zoo.training.callbacks.monitor import Monitor
 from vae_zoo.utils.console import quiet
 from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.memory import keep_freed_memory
-
-log = logging.getLogger(__name__)
 
 
 def evaluate_trained(trainer: L.Trainer, model: LatentVariableModel, data, folder: Path) -> dict[str, float]:
@@ -68,19 +64,13 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
 
 def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable = (), **options: Any) -> protocol.Evaluation:
     """The numbers of a level, and the figures of the contract as files and to the loggers. options: of the protocol."""
-    if not has_bound(model):
-        log.warning("no test/elbo: %s does not write log_weights", type(model).__name__)
     evaluation, step = protocol.evaluate(model, data, **options), model.step
-    shown, spans = (
-        data.single(evaluation.to_show(16), model.device),
-        evaluation.gaussian_codes and spans_of(evaluation.gaussian_codes),
-    )
+    codes, shown = evaluation.context.gaussian_codes, data.single(evaluation.context.to_show(16), model.device)
+    spans = codes and spans_of(codes)
     for name, image in stills(model, shown, spans):
         log_image(loggers, figures, name, image, step)
     for name, frames in animations(model, shown, spans):
         write_atomic(figures / f"{name}_{step}.webp", to_webp(frames))
-    if evaluation.kl:
-        log_image(loggers, figures, "kl_per_dimension", kl_per_dimension(evaluation.kl), step)
     for name, image in evaluation.pictures.items():
         log_image(loggers, figures, name, image, step)
     for name, (title, values, row_names, column_names) in evaluation.tables.items():

@@ -19,33 +19,31 @@ trained on the test images too and sees two ranges of values; here it does neith
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vae_zoo.contract import Codes, HasClasses, HasLocalView
+from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.suite import Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.metrics.judge import CHUNK
 from vae_zoo.models.base import LatentVariableModel
 
-if TYPE_CHECKING:
-    from vae_zoo.evaluation.context import Evaluation
-
 SHOWN = 8  # rows and columns of the grids
 
 
-def split(e: "Evaluation") -> Iterator[tuple[str, float]]:
-    """The numbers and pictures; a step of vae_zoo.evaluation.protocol."""
-    if isinstance(e.model, HasLocalView):
-        yield from numbers(e)
-        if e.split != "val":  # while training only the numbers are kept
-            e.pictures |= pictures(e.model, e.data.single(e.to_show(SHOWN), e.model.device))
+class LocalGlobal(Suite):
+    name, capability = "local and global code", HasLocalView
+
+    def run(self, e: Context) -> Result:
+        shown = pictures(e.model, e.data.single(e.to_show(SHOWN), e.model.device)) if e.keeps_pictures else {}
+        return Result(dict(numbers(e)), pictures=shown)
 
 
 @torch.no_grad()
-def numbers(e: "Evaluation") -> Iterator[tuple[str, float]]:
+def numbers(e: Context) -> Iterator[tuple[str, float]]:
     index = torch.from_numpy(e.scored)
     codes = {name: torch.from_numpy(part).to(e.model.device) for name, part in e.codes.blocks(e.scored).items()}
     with torch.random.fork_rng():

@@ -14,21 +14,17 @@ mse                            of the reconstruction, mean over pixels and chann
 count_accuracy_components, ap50_components   of connected pixels that differ from the commonest colour: no learning at all
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
 from vae_zoo.contract import Batch, Codes, FindsObjects
+from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.suite import Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.figures.scenes import with_boxes
 from vae_zoo.metrics import detection
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.spatial import have_duplicates
-
-if TYPE_CHECKING:
-    from vae_zoo.evaluation.context import Evaluation
 
 CHUNK = 256  # images at once
 SHOWN = 8  # images in a picture
@@ -37,23 +33,25 @@ TRUE, FOUND = "#2fd05f", "#ffffff"  # colours of the boxes
 IOUS = (0.3, 0.5, 0.75)
 
 
-@torch.no_grad()
-def scenes(e: "Evaluation") -> Iterator[tuple[str, float]]:
-    """The numbers and pictures; a step of vae_zoo.evaluation.protocol."""
-    if not isinstance(e.model, FindsObjects) or "boxes" not in e.data.single(e.data.indices[e.split][:1]):
-        return
-    yield from numbers(e, e.split).items()
-    if e.split == "test":
-        for split in ("test_unseen",) if "test_unseen" in e.data.indices else ():
-            e.numbers |= {f"{split}/{name}": float(value) for name, value in numbers(e, split).items()}
-        for split in ("test", "test_unseen"):
-            if split in e.data.indices:
-                batch = e.data.single(e.data.indices[split][:SHOWN], e.model.device)
-                e.pictures |= {f"{name}_{split}": image for name, image in pictures(e.model, batch).items()}
+class Objects(Suite):
+    name, capability, needs = "objects", FindsObjects, frozenset({"boxes"})
+
+    @torch.no_grad()
+    def run(self, e: Context) -> Result:
+        split = self.split or e.split
+        found = Result(numbers(e, split))
+        if e.keeps_pictures:
+            batch = e.data.single(e.data.indices[split][:SHOWN], e.model.device)
+            found.pictures = {f"{name}_{split}": image for name, image in pictures(e.model, batch).items()}
+        return found
+
+
+class UnseenObjects(Objects):
+    name, split = "objects on unseen grounds", "test_unseen"
 
 
 @torch.no_grad()
-def numbers(e: "Evaluation", split: str) -> dict[str, float]:
+def numbers(e: Context, split: str) -> dict[str, float]:
     found, boxes, ari, squares, twice, parts = [], [], [], [], [], []
     for index in e.data.indices[split].split(CHUNK):
         batch = e.data.single(index, e.model.device)
