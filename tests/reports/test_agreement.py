@@ -27,7 +27,7 @@ def sweep(tmp_path_factory):
 
 def test_udr_of_a_sweep_is_that_of_its_models(sweep):
     assert "test/udr" not in call(sweep, "evaluate runs=outputs").out
-    assert call(sweep, "evaluate runs=outputs metrics=full").code == 0
+    assert call(sweep, "evaluate runs=outputs evaluation.level=full").code == 0
     told = {run["seed"]: float(run["test/udr"]) for run in read_csv(sweep / "outputs" / "runs.csv")}
     data = Digits(size=32, test_size=0.2)
     data.setup()
@@ -47,7 +47,7 @@ def test_runs_that_cannot_be_loaded_leave_the_table_as_it_is(sweep, caplog):
     checkpoint = folder / "checkpoints" / "last.ckpt"
     checkpoint.rename(checkpoint.with_suffix(".away"))
     try:
-        assert call(sweep, "evaluate runs=outputs metrics=full").code == 0
+        assert call(sweep, "evaluate runs=outputs evaluation.level=full").code == 0
         assert "no test/udr for vae" in caplog.text and "last.ckpt" in caplog.text
         assert "test/udr" not in read_csv(sweep / "outputs" / "leaderboard.csv")[0]
     finally:

@@ -56,7 +56,7 @@ def test_it_goes_on_to_the_weights_that_0_1_would_have_had(run):
 
 
 def test_it_is_evaluated(run):
-    answer = call(run.parent, "evaluate run=run metrics=quick")
+    answer = call(run.parent, "evaluate run=run")
     assert answer.code == 0, answer.err
     before, after = (json.loads((run / part).read_text()) for part in ("metrics.json", "evaluation/metrics.json"))
     shared = [name for name in before if name.startswith("test/")]

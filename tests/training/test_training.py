@@ -94,7 +94,7 @@ def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, small_ev
     trainer, module, loaded = train(tmp_path, *words, "trainer.max_steps=12", callback=count)
     assert len(count.batches) == trainer.global_step == module.step == 12
     assert all(torch.equal(batch, loaded.train_indices(t)) for t, batch in enumerate(count.batches))
-    numbers = evaluate_trained(trainer, module, loaded, tmp_path)
+    numbers = evaluate_trained(trainer, module, loaded, tmp_path).numbers
     assert {"test/elbo", "test/rec", "train/images_per_second"} <= numbers.keys()
     assert all(math.isfinite(value) for value in numbers.values()) and numbers["test/rec"] > 0
     figures = {p.name for p in (tmp_path / "figures").iterdir()}
@@ -104,7 +104,7 @@ def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, small_ev
 
 
 def test_metrics_while_training_are_logged_and_shift_nothing(tmp_path):
-    words = [*SMALL, "model=vae", "callbacks.metrics.level=quick"]
+    words = [*SMALL, "model=vae", "evaluation.level=quick"]
     trainer, watched, _ = train(tmp_path / "watched", *words, "callbacks.metrics.every_n_steps=10")
     trainer.loggers[0].save()
     rows = MetricsCSV(tmp_path / "watched" / "metrics.csv").rows()

@@ -1,4 +1,7 @@
-"""Targets of run folders and checkpoints of version 0.1, which named files; since then a target names a package's class."""
+"""Names of version 0.1 that run folders, checkpoints and habits still have.
+
+Targets named files then, and name a package's class now; the level of the evaluation was a setting of a callback.
+"""
 
 from typing import Any
 
@@ -45,6 +48,18 @@ RENAMED = {
     "vae_zoo.loggers.WandB": "vae_zoo.training.WandB",
     "vae_zoo.trainer.Trainer": "vae_zoo.training.Trainer",
 }
+
+
+MOVED_SETTINGS = {"metrics": "evaluation.level", "callbacks.metrics.level": "evaluation.level"}
+
+
+def as_today(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run as it would be written now."""
+    config = with_present_targets(config)
+    callbacks = config.get("callbacks")
+    metrics = callbacks.get("metrics") if isinstance(callbacks, dict) else None
+    level = metrics.pop("level", "basic") if isinstance(metrics, dict) else "basic"
+    return {"evaluation": {"level": level, "suites": {}}} | config
 
 
 def with_present_targets(node: Any) -> Any:

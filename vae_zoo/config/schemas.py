@@ -642,7 +642,6 @@ class Figures(Schema):
 
 class Metrics(Schema):
     every_n_steps: Index
-    level: Literal["basic", "quick", "full"]
 
 
 class Checkpoint(Schema):
@@ -699,12 +698,18 @@ class Sweep(Schema):
     worker: str = OPTIONAL  # the command whose job this is; set by the sweeper
 
 
+class Evaluation(Schema):
+    level: Literal["basic", "quick", "full"]
+    suites: dict[str, Component | None]
+
+
 class Train(Schema):
     """The root of conf/train.yaml."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     resume: str | None
     trust: Packages
+    evaluation: Evaluation
     sweep: Sweep
     model: Component
     data: Component
@@ -724,9 +729,9 @@ class Evaluate(Schema):
     run: str | None
     runs: str | None
     predict: str | None
-    metrics: Literal["quick", "full"]
     inception: str | None
     out: str | None
+    evaluation: Evaluation
     data: EvaluateData
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:<number>")]
     trust: Packages

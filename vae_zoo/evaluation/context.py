@@ -10,7 +10,7 @@ import torch
 
 from vae_zoo.contract import Batch
 from vae_zoo.data.datamodule import DataModule, EvalBatches, Factor
-from vae_zoo.evaluation.suite import LEVELS
+from vae_zoo.evaluation.suite import LEVELS, Level
 from vae_zoo.metrics import judge, likelihood
 from vae_zoo.models.base import LatentVariableModel
 
@@ -63,14 +63,14 @@ class Context:
 
     model: LatentVariableModel
     data: DataModule
-    level: str = "basic"
+    level: Level = "basic"
     split: str = "test"
     untrained: LatentVariableModel | None = None
     inception: str | Path | None = None
     seed: int = 0
     _judges: dict[str, judge.Judge] = field(default_factory=dict)
 
-    def is_at_least(self, level: str) -> bool:
+    def is_at_least(self, level: Level) -> bool:
         return LEVELS.index(self.level) >= LEVELS.index(level)
 
     def has(self, need: str) -> bool:

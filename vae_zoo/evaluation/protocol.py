@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.evaluation.context import Context
-from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
+from vae_zoo.evaluation.suite import DoesNotApply, Level, Result, Suite
 from vae_zoo.evaluation.suites.classes import Classes
 from vae_zoo.evaluation.suites.clusters import Clusters
 from vae_zoo.evaluation.suites.facets import Facets
@@ -66,7 +66,7 @@ class Evaluation(Result):
 
 
 def evaluate(
-    model: LatentVariableModel, data: DataModule, level: str = "basic", suites: Iterable[Suite] = (), **options
+    model: LatentVariableModel, data: DataModule, level: Level = "basic", suites: Iterable[Suite] = (), **options
 ) -> Evaluation:
     """All suites of this level that apply. model: in eval mode. suites: the user's own. options: those of Context."""
     context, left_out = Context(model, data, level, **options), []

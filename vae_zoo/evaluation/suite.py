@@ -1,11 +1,12 @@
 """What a suite is: one question to a trained model, answered by numbers, tables and pictures."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-LEVELS = ("basic", "quick", "full")
+Level = Literal["basic", "quick", "full"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Suite:
     """
 
     name: str
-    level: str = "basic"
+    level: Level = "basic"
     capability: type | None = None
     needs: frozenset[str] = frozenset()
     split: str | None = None

@@ -12,6 +12,7 @@ from vae_zoo.config.check import check_trust
 from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.pictures import animations, spans_of, stills
 from vae_zoo.evaluation.protocol import finite
+from vae_zoo.evaluation.suite import Suite
 from vae_zoo.figures.charts import heat_map
 from vae_zoo.figures.encode import to_webp
 from vae_zoo.models.base import LatentVariableModel
@@ -19,24 +20,27 @@ from vae_zoo.reports.report import write_report
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.load import build, load_model
 from vae_zoo.training.callbacks.figures import log_image
-from vae_zoo.training.callbacks.metrics import Metrics
 from vae_zoo.training.callbacks.monitor import Monitor
 from vae_zoo.utils.console import quiet
+from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.memory import keep_freed_memory
 
 
-def evaluate_trained(trainer: L.Trainer, model: LatentVariableModel, data, folder: Path) -> dict[str, float]:
-    """Final numbers of a run that has just been trained; its figures go to the run folder and to the loggers."""
+def evaluate_trained(trainer: L.Trainer, model: LatentVariableModel, data, folder: Path) -> protocol.Evaluation:
+    """Evaluates a run that has just been trained: its numbers are those of metrics.json, its figures go to the run folder and
+    to the loggers."""
     model.to(trainer.strategy.root_device).eval()
-    untrained = first_weights(runs.read_config(folder), model.device)
-    level = next((c.level for c in trainer.callbacks if isinstance(c, Metrics)), "basic")
-    evaluation = evaluate(model, data, folder / "figures", trainer.loggers, level=level, untrained=untrained)
+    config = runs.read_config(folder)
+    options = {"level": config["evaluation"]["level"], "suites": own_suites(config["evaluation"]["suites"])}
+    untrained = first_weights(config, model.device)
+    evaluation = evaluate(model, data, folder / "figures", trainer.loggers, untrained=untrained, **options)
     monitor = next(c for c in trainer.callbacks if isinstance(c, Monitor))
     steps, images = trainer.global_step, len(data.train_indices(0))
     results = evaluation.numbers | {"train/steps": steps, "train/seconds": monitor.seconds}
     results["train/images_per_second"] = steps * images / monitor.seconds if monitor.seconds else math.nan
-    return finite(results)
+    evaluation.numbers = finite(results)
+    return evaluation
 
 
 def evaluate_command(cfg: dict[str, Any]) -> None:
@@ -53,13 +57,16 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     data.serve(model)
     out = Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation"
     untrained = first_weights(config, model.device)
-    options = {"level": cfg["metrics"], "untrained": untrained, "inception": cfg["inception"]}
-    metrics = finite(evaluate(model, data, out / "figures", **options).numbers)
+    suites = own_suites(config["evaluation"]["suites"] | cfg["evaluation"]["suites"])
+    options = {"level": cfg["evaluation"]["level"], "untrained": untrained, "inception": cfg["inception"]}
+    evaluation = evaluate(model, data, out / "figures", suites=suites, **options)
+    metrics = finite(evaluation.numbers)
     write_json(out / "metrics.json", metrics)
     write_report(run, out=out / "report.html", metrics=out / "metrics.json", figures=out / "figures")
     for name, value in metrics.items():
         print(f"{name:40s} {value:.4f}")
     print(f"written to {out}")
+    evaluation.raise_failures()
 
 
 def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable = (), **options: Any) -> protocol.Evaluation:
@@ -76,6 +83,18 @@ def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable 
     for name, (title, values, row_names, column_names) in evaluation.tables.items():
         log_image(loggers, figures, name, heat_map(values, row_names, column_names, title=title), step)
     return evaluation
+
+
+def own_suites(nodes: dict[str, Any]) -> list[Suite]:
+    """The user's, of `evaluation.suites`. Raises UserError for what is no suite."""
+    suites = {name: build(node) for name, node in nodes.items() if node is not None}
+    for name, suite in suites.items():
+        if not isinstance(suite, Suite):
+            target = nodes[name]["_target_"]
+            raise UserError(
+                f"evaluation.suites.{name}={target} is not a suite; derive it from vae_zoo.evaluation.suite.Suite"
+            )
+    return list(suites.values())
 
 
 def first_weights(config: dict[str, Any], device: torch.device) -> LatentVariableModel:

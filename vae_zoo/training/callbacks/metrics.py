@@ -1,19 +1,22 @@
 """The metrics of the protocol while the model trains, on validation images."""
 
-from typing import Literal
+from collections.abc import Sequence
 
 import lightning as L
 import torch
+
+from vae_zoo.evaluation.suite import Level, Suite
 
 
 class Metrics(L.Callback):
     """Logs `val/mig`, `val/block/<block>/<factor>` and all else that fits, every so many steps and at the last; 0: never.
 
-    level: of vae_zoo.evaluation.protocol; its time is training time lost, seconds for basic and minutes for full.
+    level, suites: of vae_zoo.evaluation.protocol, given by the run's `evaluation`; their time is training time lost, seconds
+    for basic and minutes for full. A suite that fails is logged and training goes on.
     """
 
-    def __init__(self, every_n_steps: int = 0, level: Literal["basic", "quick", "full"] = "basic"):
-        self.every_n_steps, self.level = every_n_steps, level
+    def __init__(self, every_n_steps: int = 0, level: Level = "basic", suites: Sequence[Suite] = ()):
+        self.every_n_steps, self.level, self.suites = every_n_steps, level, suites
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, batch_idx: int) -> None:
         step = trainer.global_step
@@ -24,5 +27,6 @@ class Metrics(L.Callback):
 
         module.eval()
         with torch.autocast(module.device.type, enabled=False):
-            module.log_values(finite(evaluate(module, trainer.datamodule, self.level, split="val").numbers))
+            found = evaluate(module, trainer.datamodule, self.level, self.suites, split="val")
+            module.log_values(finite(found.numbers))
         module.train()
