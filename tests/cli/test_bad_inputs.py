@@ -182,7 +182,7 @@ callbacks.metrics.level is now evaluation.level; write evaluation.level=<value>
 $ train +callbacks.metrics.level=quick
 callbacks.metrics.level is now evaluation.level; write evaluation.level=<value>
 $ train evaluation=full
-evaluation=full is not known, there is none of that group yet; *
+evaluation=full is not allowed; give evaluation.level=<level>, or the name of a file of your own as in *
 $ train +evaluation.suites.mine._target_=my_suites.Mine
 evaluation.suites.mine._target_=my_suites.Mine cannot be imported; *
 $ evaluate run=x +evaluation.suites.mine._target_=my_suites.Mine

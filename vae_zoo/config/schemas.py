@@ -698,9 +698,15 @@ class Sweep(Schema):
     worker: str = OPTIONAL  # the command whose job this is; set by the sweeper
 
 
-class Evaluation(Schema):
+class EvaluationSettings(Schema):
     level: Literal["basic", "quick", "full"]
     suites: dict[str, Component | None]
+
+
+Evaluation = Annotated[
+    EvaluationSettings,
+    Field(description="evaluation.level=<level>, or the name of a file of your own as in evaluation=<name>"),
+]
 
 
 class Train(Schema):

@@ -1,8 +1,8 @@
 """`python evaluate.py runs=<folder>`: the runs below a folder as tables on one page, for GitHub, and as csv.
 
 Imports neither torch nor lightning, unless evaluation.level=full asks for the agreement between seeds. The page needs no
-network and no other file; its content security policy allows one script, by its hash: the one that sorts the columns. Without
-it the tables are the same, in their first order.
+network and no other file; its content security policy allows one script, by its hash: the one that sorts the columns.
+Without it the tables are the same, in their first order.
 """
 
 import csv

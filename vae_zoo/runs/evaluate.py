@@ -28,8 +28,8 @@ from vae_zoo.utils.memory import keep_freed_memory
 
 
 def evaluate_trained(trainer: L.Trainer, model: LatentVariableModel, data, folder: Path) -> protocol.Evaluation:
-    """Evaluates a run that has just been trained: its numbers are those of metrics.json, its figures go to the run folder and
-    to the loggers."""
+    """Evaluates a run that has just been trained: the numbers are those of metrics.json, figures go to the run folder and to
+    the loggers."""
     model.to(trainer.strategy.root_device).eval()
     config = runs.read_config(folder)
     options = {"level": config["evaluation"]["level"], "suites": own_suites(config["evaluation"]["suites"])}
@@ -91,9 +91,7 @@ def own_suites(nodes: dict[str, Any]) -> list[Suite]:
     for name, suite in suites.items():
         if not isinstance(suite, Suite):
             target = nodes[name]["_target_"]
-            raise UserError(
-                f"evaluation.suites.{name}={target} is not a suite; derive it from vae_zoo.evaluation.suite.Suite"
-            )
+            raise UserError(f"evaluation.suites.{name}={target} is no suite; derive it from vae_zoo.evaluation.suite.Suite")
     return list(suites.values())
 
 
