@@ -75,16 +75,9 @@ class Context:
 
     def has(self, need: str) -> bool:
         """Whether the data have labels, factors, groups or boxes."""
-        match need:
-            case "labels":
-                return self.data.label is not None
-            case "factors":
-                return self.data.factors is not None
-            case "groups":
-                return self.data.is_grouped
-            case "boxes":
-                return "boxes" in self.data.single(self.data.indices[self.split][:1])
-        raise ValueError(f"a suite needs labels, factors, groups or boxes of the data, got {need!r}")
+        there = {"labels": self.data.label is not None, "factors": self.data.factors is not None}
+        there |= {"groups": self.data.is_grouped, "boxes": "boxes" in self.data.single(self.data.indices[self.split][:1])}
+        return there[need]
 
     @cached_property
     def codes(self) -> Codes:
@@ -171,6 +164,11 @@ def rows(data: DataModule, split: str, count: int, seed: int) -> np.ndarray:
     """`count` images of a split, or all, drawn without replacement."""
     index = data.indices[split].numpy()
     return np.random.default_rng(seed).permutation(index)[:count]
+
+
+def means(model: LatentVariableModel, batch: Batch) -> dict[str, torch.Tensor]:
+    """Posterior means of each block."""
+    return {name: q.mean for name, q in model.encode(batch).items()}
 
 
 def central(codes: Sequence[torch.Tensor]) -> int:

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from scipy.stats import norm
-from torch import Tensor
 
 from vae_zoo.contract import Batch, Codes, HasClasses
 from vae_zoo.distributions import noise
-from vae_zoo.evaluation.context import central
+from vae_zoo.evaluation.context import central, means
 from vae_zoo.evaluation.suites import classes
 from vae_zoo.figures import reconstructions, samples, swap_grid, traversal_animation, traversals
+from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 
 SPAN = np.linspace(-2, 2, 9)  # prior standard deviations that a traversal walks through
@@ -26,8 +26,8 @@ def stills(model: LatentVariableModel, batch: Batch, spans: Spans | None = None)
     with torch.no_grad(), torch.random.fork_rng(), noise.per_image(batch["index"]):
         torch.manual_seed(0)  # the same draws from the prior at every step
         codes = means(model, batch)
-        yield "reconstructions", reconstructions(_numpy(batch["image"]), _numpy(model.decode(codes)))
-        yield "samples", samples(_numpy(model.decode(model.sample_prior(64))))
+        yield "reconstructions", reconstructions(to_numpy(batch["image"]), to_numpy(model.decode(codes)))
+        yield "samples", samples(to_numpy(model.decode(model.sample_prior(64))))
         for name in traversable(model):
             images, labels = traverse(model, batch, name, spans)
             yield f"traversals_{name}", traversals(images, labels, SPAN if _gaussian(model, name) else None)
@@ -42,10 +42,6 @@ def animations(model: LatentVariableModel, batch: Batch, spans: Spans | None = N
     with torch.no_grad(), noise.per_image(batch["index"]):
         for name in traversable(model):
             yield f"traversals_{name}", traversal_animation(*traverse(model, batch, name, spans))
-
-
-def means(model: LatentVariableModel, batch: Batch) -> Codes:
-    return {name: q.mean for name, q in model.encode(batch).items()}
 
 
 def traversable(model: LatentVariableModel) -> list[str]:
@@ -100,7 +96,7 @@ def swap(model: LatentVariableModel, batch: Batch, block: str, count: int = 8) -
     count = len(codes[block])
     mixed = {name: code.repeat(count, 1) for name, code in codes.items()}
     mixed[block] = codes[block].repeat_interleave(count, 0)
-    images = _numpy(batch["image"][:count])
+    images = to_numpy(batch["image"][:count])
     others = ", ".join(name for name in model.blocks if name != block)
     return swap_grid(images, images, _decode(model, mixed, count, count), block, others)
 
@@ -110,8 +106,4 @@ def _gaussian(model: LatentVariableModel, block: str) -> bool:
 
 
 def _decode(model: LatentVariableModel, codes: Codes, rows: int, columns: int) -> np.ndarray:
-    return _numpy(model.decode(codes)).reshape(rows, columns, *model.image_shape)
-
-
-def _numpy(images: Tensor) -> np.ndarray:
-    return images.float().cpu().numpy()
+    return to_numpy(model.decode(codes)).reshape(rows, columns, *model.image_shape)

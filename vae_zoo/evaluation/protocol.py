@@ -78,7 +78,7 @@ def evaluate(
         try:
             check_applies(suite, context)
             found = suite.run(context)
-            numbers = {f"{split}/{name}": float(value) for name, value in found.numbers.items()}
+            numbers = finite({f"{split}/{name}": float(value) for name, value in found.numbers.items()})
         except DoesNotApply as reason:
             left_out.append(f"{suite.name} ({reason})")
             continue
@@ -112,4 +112,4 @@ def finite(values: dict[str, float]) -> dict[str, float]:
     for name, value in values.items():
         if not math.isfinite(value):
             log.warning("%s is %s and left out of metrics.json", name, value)
-    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+    return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -5,6 +5,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from vae_zoo.runs.load import build
+from vae_zoo.utils.errors import UserError
+
 Level = Literal["basic", "quick", "full"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
@@ -43,3 +46,13 @@ class Suite:
         numbers. Raises DoesNotApply where there is nothing to say.
         """
         raise NotImplementedError  # pragma: contract
+
+
+def own_suites(nodes: dict[str, Any]) -> list[Suite]:
+    """The user's, of `evaluation.suites`. Raises UserError for what is no suite."""
+    suites = {name: build(node) for name, node in nodes.items() if node is not None}
+    for name, suite in suites.items():
+        if not isinstance(suite, Suite):
+            target = nodes[name]["_target_"]
+            raise UserError(f"evaluation.suites.{name}={target} is no suite; derive it from vae_zoo.evaluation.suite.Suite")
+    return list(suites.values())

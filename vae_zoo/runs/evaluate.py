@@ -1,6 +1,5 @@
 """The numbers and pictures of a trained model: the same for every method, from the contract alone."""
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ import torch
 from vae_zoo.config.check import check_trust
 from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.pictures import animations, spans_of, stills
-from vae_zoo.evaluation.protocol import finite
-from vae_zoo.evaluation.suite import Suite
+from vae_zoo.evaluation.suite import own_suites
 from vae_zoo.figures.charts import heat_map
 from vae_zoo.figures.encode import to_webp
 from vae_zoo.models.base import LatentVariableModel
@@ -22,7 +20,6 @@ from vae_zoo.runs.load import build, load_model
 from vae_zoo.training.callbacks.figures import log_image
 from vae_zoo.training.callbacks.monitor import Monitor
 from vae_zoo.utils.console import quiet
-from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.memory import keep_freed_memory
 
@@ -37,9 +34,9 @@ def evaluate_trained(trainer: L.Trainer, model: LatentVariableModel, data, folde
     evaluation = evaluate(model, data, folder / "figures", trainer.loggers, untrained=untrained, **options)
     monitor = next(c for c in trainer.callbacks if isinstance(c, Monitor))
     steps, images = trainer.global_step, len(data.train_indices(0))
-    results = evaluation.numbers | {"train/steps": steps, "train/seconds": monitor.seconds}
-    results["train/images_per_second"] = steps * images / monitor.seconds if monitor.seconds else math.nan
-    evaluation.numbers = finite(results)
+    evaluation.numbers |= {"train/steps": float(steps), "train/seconds": monitor.seconds}
+    if monitor.seconds:
+        evaluation.numbers["train/images_per_second"] = steps * images / monitor.seconds
     return evaluation
 
 
@@ -60,10 +57,9 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     suites = own_suites(config["evaluation"]["suites"] | cfg["evaluation"]["suites"])
     options = {"level": cfg["evaluation"]["level"], "untrained": untrained, "inception": cfg["inception"]}
     evaluation = evaluate(model, data, out / "figures", suites=suites, **options)
-    metrics = finite(evaluation.numbers)
-    write_json(out / "metrics.json", metrics)
+    write_json(out / "metrics.json", evaluation.numbers)
     write_report(run, out=out / "report.html", metrics=out / "metrics.json", figures=out / "figures")
-    for name, value in metrics.items():
+    for name, value in evaluation.numbers.items():
         print(f"{name:40s} {value:.4f}")
     print(f"written to {out}")
     evaluation.raise_failures()
@@ -83,16 +79,6 @@ def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable 
     for name, (title, values, row_names, column_names) in evaluation.tables.items():
         log_image(loggers, figures, name, heat_map(values, row_names, column_names, title=title), step)
     return evaluation
-
-
-def own_suites(nodes: dict[str, Any]) -> list[Suite]:
-    """The user's, of `evaluation.suites`. Raises UserError for what is no suite."""
-    suites = {name: build(node) for name, node in nodes.items() if node is not None}
-    for name, suite in suites.items():
-        if not isinstance(suite, Suite):
-            target = nodes[name]["_target_"]
-            raise UserError(f"evaluation.suites.{name}={target} is no suite; derive it from vae_zoo.evaluation.suite.Suite")
-    return list(suites.values())
 
 
 def first_weights(config: dict[str, Any], device: torch.device) -> LatentVariableModel:

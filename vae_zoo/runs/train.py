@@ -123,7 +123,7 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     """The trainer with its loggers and callbacks, the model with its first weights, and the data, read (or given)."""
     import torch
 
-    from vae_zoo.runs.evaluate import own_suites
+    from vae_zoo.evaluation.suite import own_suites
     from vae_zoo.runs.load import build, check_device
     from vae_zoo.training.loggers import MetricsCSV
 

@@ -16,10 +16,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vae_zoo.contract import Batch, HasClasses, HasClassMeans, WalksInClass
-from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.context import Context, means
 from vae_zoo.evaluation.suite import Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.metrics import judge
+from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.metrics.calibration import ece
 from vae_zoo.models.base import LatentVariableModel
 
@@ -105,14 +106,14 @@ def _conditional(e: Context, one: judge.Judge, names: list[str]) -> Numbers:
     wanted = torch.from_numpy(_to_label(e, names[0], 0))[first.cpu()]
     yield "conditional_accuracy", (one.predict(e.model.decode(codes)).cpu() == wanted).double().mean().item()
     if isinstance(e.model, HasClassMeans):
-        means = codes | e.model.class_means(classes)
-        yield "conditional_accuracy_mean", (one.predict(e.model.decode(means)).cpu() == wanted).double().mean().item()
+        codes |= e.model.class_means(classes)
+        yield "conditional_accuracy_mean", (one.predict(e.model.decode(codes)).cpu() == wanted).double().mean().item()
 
 
 def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> Iterator[tuple[str, np.ndarray]]:
     """Samples of each class, images moved from class to class, and walks within each class; of each variable."""
     for j, name in enumerate(_blocks(model)):
-        size, codes = model.blocks[name].size, {b: q.mean for b, q in model.encode(batch).items()}
+        size, codes = model.blocks[name].size, means(model, batch)
         old = torch.stack([codes[b].argmax(1) for b in _blocks(model)], dim=1)  # [B, J]
         rows, values = [f"{name} = {k}" for k in range(size)], torch.arange(size, device=old.device)
         classes = old[:1].repeat(size * num_columns, 1)
@@ -136,7 +137,7 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
 
 
 def _grid(model: LatentVariableModel, codes: dict[str, torch.Tensor], rows: int) -> np.ndarray:
-    return model.decode(codes).float().cpu().numpy().reshape(rows, -1, *model.image_shape)
+    return to_numpy(model.decode(codes)).reshape(rows, -1, *model.image_shape)
 
 
 def _blocks(model: LatentVariableModel) -> list[str]:

@@ -31,6 +31,7 @@ from vae_zoo.evaluation.suites.clusters import member_images
 from vae_zoo.figures import grid, swap_grid
 from vae_zoo.figures.charts import cluster_sizes, heat_map
 from vae_zoo.metrics import clustering
+from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 
 FEW = 20  # values up to which an ordered factor is a label too
@@ -171,7 +172,7 @@ def pictures(model: LatentVariableModel, data: DataModule, seen: Clusters) -> di
             shown, columns = torch.from_numpy(clusters).to(model.device), []
             for t, count in TEMPERATURES.items():
                 codes = cluster_samples(model, facet, shown.repeat_interleave(count), t)
-                columns.append(_numpy(model.decode(codes)).reshape(len(rows), count, *model.image_shape))
+                columns.append(to_numpy(model.decode(codes)).reshape(len(rows), count, *model.image_shape))
             heads = [f"t = {t:g}" for t, count in TEMPERATURES.items() for _ in range(count)]
             title = "drawn from each cluster, other facets from their priors; t: factor on the standard deviations"
             found[f"samples_{facet}"] = grid(np.concatenate(columns, axis=1), rows, heads, title)
@@ -179,7 +180,7 @@ def pictures(model: LatentVariableModel, data: DataModule, seen: Clusters) -> di
         donors = first[one], first[other]
         codes = [{name: code[index].to(model.device) for name, code in seen.codes.items()} for index in donors]
         images = [data.single(seen.index[index])["image"].numpy() for index in donors]
-        mixed = _numpy(model.decode(recombined(*codes, one))).reshape(*map(len, donors), *model.image_shape)
+        mixed = to_numpy(model.decode(recombined(*codes, one))).reshape(*map(len, donors), *model.image_shape)
         rest = other if len(model.blocks) == 2 else f"{other} and all else"
         found[f"recombination_{one}_{other}"] = swap_grid(*images, mixed, one, rest)
     return found
@@ -201,7 +202,3 @@ def recombined(rows: Codes, columns: Codes, facet: str) -> Codes:
     num_rows, num_columns = len(rows[facet]), len(columns[facet])
     mixed = {name: code.repeat(num_rows, 1) for name, code in columns.items()}
     return mixed | {facet: rows[facet].repeat_interleave(num_columns, 0)}
-
-
-def _numpy(images: Tensor) -> np.ndarray:
-    return images.float().cpu().numpy()

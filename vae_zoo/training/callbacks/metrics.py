@@ -23,10 +23,9 @@ class Metrics(L.Callback):
         is_due = self.every_n_steps and (step % self.every_n_steps == 0 or step == trainer.max_steps)
         if not is_due or not trainer.is_global_zero:
             return
-        from vae_zoo.evaluation.protocol import evaluate, finite
+        from vae_zoo.evaluation.protocol import evaluate
 
         module.eval()
         with torch.autocast(module.device.type, enabled=False):
-            found = evaluate(module, trainer.datamodule, self.level, self.suites, split="val")
-            module.log_values(finite(found.numbers))
+            module.log_values(evaluate(module, trainer.datamodule, self.level, self.suites, split="val").numbers)
         module.train()
