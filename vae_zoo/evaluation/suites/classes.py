@@ -11,9 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from vae_zoo.contract import Batch, HasClasses, HasClassMeans, WalksInClass
 from vae_zoo.evaluation.context import Context, means
@@ -22,6 +19,7 @@ from vae_zoo.figures import grid
 from vae_zoo.metrics import judge
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.metrics.calibration import ece
+from vae_zoo.metrics.probes import linear_classifier
 from vae_zoo.models.base import LatentVariableModel
 
 Numbers = Iterator[tuple[str, float]]
@@ -80,8 +78,7 @@ def separation(e: Context) -> Numbers:
     train_codes, test_codes = e.codes.blocks(e.train), e.codes.blocks(e.scored)
     gaussian = [name for name, block in e.model.blocks.items() if block.kind == "gaussian"]
     for name in gaussian:
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        probe.fit(train_codes[name][train >= 0], train[train >= 0])
+        probe = linear_classifier().fit(train_codes[name][train >= 0], train[train >= 0])
         yield f"probe/{name}", (probe.predict(test_codes[name]) == test)[test >= 0].mean()
     if len(np.unique(test[test >= 0])) < 2:
         return

@@ -43,7 +43,7 @@ DONORS = 8  # of each facet in a recombination
 CLASSES = 30  # of a label, up to which its confusions are drawn
 
 
-class Clusters:
+class Clustered:
     """N images as a model sees them: q(c | x) of each facet {facet: [N, K]}, and the means of all blocks {block: [N, D]}."""
 
     @torch.no_grad()
@@ -68,7 +68,7 @@ class Facets(Suite):
     name, capability = "facets", HasFacets
 
     def run(self, e: Context) -> Result:
-        scored, known = Clusters(e.model, e.data, e.data.indices[e.split].numpy()), labels(e)
+        scored, known = Clustered(e.model, e.data, e.data.indices[e.split].numpy()), labels(e)
         found = against_labels(e, scored, known) if known else Result()
         found.numbers = dict(alone(e, scored)) | found.numbers
         if e.keeps_pictures:
@@ -77,7 +77,7 @@ class Facets(Suite):
         return found
 
 
-def alone(e: Context, scored: Clusters) -> Iterator[tuple[str, float]]:
+def alone(e: Context, scored: Clustered) -> Iterator[tuple[str, float]]:
     """Of the clusters by themselves and in pairs of facets."""
     names, (bounds, _) = e.model.facets, e.bounds
     for j, name in enumerate(names):
@@ -116,9 +116,9 @@ def labels(e: Context) -> dict[str, np.ndarray]:
     return {name: values for name, values in found.items() if known(values)}
 
 
-def against_labels(e: Context, scored: Clusters, known: dict[str, np.ndarray]) -> Result:
+def against_labels(e: Context, scored: Clustered, known: dict[str, np.ndarray]) -> Result:
     """Clusters as names of the labels: fitted on training images, the best facet chosen on validation images."""
-    names, train, val = list(e.model.facets), Clusters(e.model, e.data, e.train), Clusters(e.model, e.data, e.val)
+    names, train, val = list(e.model.facets), Clustered(e.model, e.data, e.train), Clustered(e.model, e.data, e.val)
     found, every = Result(), {}
     for label, values in known.items():
         fits = {name: (train.assigned(name), values[e.train]) for name in names}
@@ -158,7 +158,7 @@ def confusion(clusters: np.ndarray, values: np.ndarray, fit, facet: str, label: 
 
 
 @torch.no_grad()
-def pictures(model: LatentVariableModel, data: DataModule, seen: Clusters) -> dict[str, np.ndarray]:
+def pictures(model: LatentVariableModel, data: DataModule, seen: Clustered) -> dict[str, np.ndarray]:
     """Of each facet the most confident members of its clusters, and draws from these; of each pair, recombinations."""
     found, first = {}, {}
     with torch.random.fork_rng():

@@ -24,10 +24,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from vae_zoo.contract import SharesGroupCode
@@ -38,7 +35,9 @@ from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.figures.charts import line_chart
+from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.metrics.judge import Judge, partners
+from vae_zoo.metrics.probes import linear_classifier
 from vae_zoo.models.base import LatentVariableModel
 
 COUNTS = (1, 2, 5, 10)  # images of evidence
@@ -194,8 +193,7 @@ def probes(train: Evidence, test: Evidence):
     """Accuracy of standardised logistic regression of the label, fitted on training images."""
 
     def accuracy(x: Tensor, x_test: Tensor) -> float:
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        return probe.fit(x.cpu().numpy(), train.label).score(x_test.cpu().numpy(), test.label)
+        return linear_classifier().fit(to_numpy(x), train.label).score(to_numpy(x_test), test.label)
 
     for k in test.counts():
         if k in train.counts():
