@@ -21,7 +21,7 @@ from vae_zoo import config_dir
 from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config.check import check_train
 from vae_zoo.distributions import noise
-from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suites import classes
 from vae_zoo.runs.train import prepare, quiet
 from vae_zoo.utils.memory import keep_freed_memory
@@ -61,7 +61,7 @@ def run(words: list[str], only_labels: bool) -> dict[str, float]:
         trainer.limit_val_batches = 0
         trainer.fit(model, datamodule=data)
         results = {"accuracy": accuracy(model, data)}
-        numbers = dict(classes.separation(protocol.Evaluation(model, data, "quick")))
+        numbers = dict(classes.separation(Context(model, data, "quick")))
     keys = (
         "swap_follows_u",
         "swap_follows_z",

@@ -149,7 +149,7 @@ class WalksInClass(Protocol):
 
 @runtime_checkable
 class HasFacets(Protocol):
-    """Several clusterings of the same images; enters the suite of the clusters.
+    """Several clusterings of the same images; enters the suite of the facets.
 
     facets: names of the Gaussian blocks that cluster; priors: of each facet the mixture, with `log_weights()` [K] and
     `sample(c, temperature)`.

@@ -72,8 +72,8 @@ class Search(Grid):
         if number := sum(state == NO_VALUE for state, _ in found):
             print(
                 f"{number} of this command's trials have no {self.config.sweep.metric}: see that runs write it (one of the "
-                f"protocol with callbacks.metrics.every_n_steps=) and search anew with another seed=, or with "
-                f"sweep.rerun=true and another sweep.name=, as runs that were done before are not trained again otherwise",
+                f"protocol with callbacks.metrics.every_n_steps= and evaluation.level=) and search anew with another seed=, "
+                f"or with sweep.rerun=true and another sweep.name=, as runs that are done are not trained again otherwise",
                 file=sys.stderr,
             )
 

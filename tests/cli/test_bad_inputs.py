@@ -173,8 +173,22 @@ $ train model._target_=vae_zoo.models.vae.VEA
 model._target_=* cannot be imported; did you mean vae_zoo.models.*VAE?
 $ train --config-dir {conf} model=half_written
 model._target_=unfinished.Mine cannot be imported (SyntaxError: *
-$ evaluate run=x metrics=fast
-metrics=fast is not allowed; give quick or full
+$ evaluate run=x evaluation.level=fast
+evaluation.level=fast is not allowed; give basic, quick or full
+$ evaluate run=x metrics=full
+metrics is now evaluation.level; write evaluation.level=<value>
+$ train callbacks.metrics.level=quick
+callbacks.metrics.level is now evaluation.level; write evaluation.level=<value>
+$ train +callbacks.metrics.level=quick
+callbacks.metrics.level is now evaluation.level; write evaluation.level=<value>
+$ train evaluation=full
+evaluation=full is not allowed; give evaluation.level=<level>, or the name of a file of your own as in *
+$ train +evaluation.suites.mine._target_=my_suites.Mine
+evaluation.suites.mine._target_=my_suites.Mine cannot be imported; *
+$ evaluate run=x +evaluation.suites.mine._target_=my_suites.Mine
+evaluation.suites.mine._target_=my_suites.Mine cannot be imported; *
+$ train +evaluation.suites.mine._target_=vae_zoo.models.VAE
+evaluation.suites.mine.*
 $ evaluate run=x device=gpu
 device=gpu is not allowed; give cpu, mps, cuda or cuda:<number>
 

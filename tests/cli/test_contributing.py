@@ -36,10 +36,10 @@ def first(project) -> Path:
     return project / "first"
 
 
-def test_it_shows_a_method_of_about_60_lines_and_a_data_set_of_about_30():
+def test_it_shows_a_method_of_about_60_lines_a_data_set_of_about_30_and_a_suite_of_about_40():
     lengths = {name: text.count("\n") for name, text in FILES.items()}
-    assert lengths["coarse_fine.py"] <= 65 and lengths["squares.py"] <= 35, lengths
-    assert [script for script, _ in COMMANDS] == ["train", "train", "evaluate"]
+    assert lengths["coarse_fine.py"] <= 65 and lengths["squares.py"] <= 35 and lengths["mirror.py"] <= 45, lengths
+    assert [script for script, _ in COMMANDS] == ["train", "train", "evaluate", "evaluate"]
 
 
 def test_figures_metrics_and_report_come_for_nothing(first):
@@ -56,7 +56,7 @@ def test_figures_metrics_and_report_come_for_nothing(first):
 
 
 def test_resume_evaluate_and_load_model_need_trust(project, first):
-    _, (resume, resume_words), (evaluate, evaluate_words) = COMMANDS
+    _, (resume, resume_words), (evaluate, evaluate_words), _ = COMMANDS
     resume_words = resume_words.replace("trainer.max_steps=4000", "trainer.max_steps=30")
     for script, words in ((resume, resume_words), (evaluate, evaluate_words)):
         untrusted = call(project, f"{script} {re.sub('trust=.*', '', words)}")
@@ -68,6 +68,55 @@ def test_resume_evaluate_and_load_model_need_trust(project, first):
 
     with pytest.raises(UserError, match="trust=\\[coarse_fine\\]"):
         load_model(first)
+
+
+def test_its_suite_is_asked_by_both_commands(project, first):
+    name = "test/mirror/coarse"
+    *_, (evaluate, words) = COMMANDS
+    answer = call(project, f"{evaluate} {words} out=mirrored")
+    assert answer.code == 0, answer.err
+    assert 0 < json.loads((project / "mirrored" / "metrics.json").read_text())[name]
+    assert list((project / "mirrored" / "figures").glob("mirror_*.png"))
+
+    (train, words), *_ = COMMANDS
+    words = words.replace("trainer.max_steps=2000 hydra.run.dir=first", "trainer.max_steps=5 data.num_images=500")
+    while_training = "callbacks.metrics={_target_:vae_zoo.training.Metrics,every_n_steps:5}"
+    own = f"evaluation=mirror evaluation.level=quick hydra.run.dir=asked {while_training}"
+    answer = call(project, f"{train} {words} {SMALL} {own}")
+    assert answer.code == 0, answer.err
+    asked, numbers = project / "asked", json.loads((project / "asked" / "metrics.json").read_text())
+    assert name in numbers and "val/mirror/coarse" in (asked / "metrics.csv").read_text().splitlines()[0]
+    again = "evaluate run=asked trust=[coarse_fine,squares"
+    assert call(project, f"{again}]").err.endswith("add trust=[mirror]\n")
+    for words, there in (("", True), (" +evaluation.suites.mirror=null", False)):
+        answer = call(project, f"{again},mirror]{words}")
+        assert answer.code == 0, answer.err
+        found = json.loads((asked / "evaluation" / "metrics.json").read_text())
+        assert (name in found) == there and (not there or found[name] == numbers[name])
+
+
+def test_a_suite_that_fails_ends_both_commands_with_1_after_all_numbers_are_written(project):
+    raising = FILES["mirror.py"].replace("model = context.model", "raise ArithmeticError('my bad')")
+    (project / "broken.py").write_text(raising)
+    suite = "+evaluation.suites.broken={_target_:broken.Mirror,count:5}"
+    words = f"--config-dir conf model=coarse_fine data=squares data.num_images=500 {SMALL} trainer.max_steps=5"
+    answer = call(project, f"train {words} hydra.run.dir=whole evaluation.level=quick")
+    assert answer.code == 0, answer.err
+    answer = call(project, f"train {words} hydra.run.dir=lacking evaluation.level=quick {suite}")
+    whole, lacking = (json.loads((project / name / "metrics.json").read_text()) for name in ("whole", "lacking"))
+    assert answer.code == 1 and whole.keys() == lacking.keys() and "test/elbo" in lacking
+    assert all(lacking[name] == whole[name] for name in whole if name.startswith("test/"))
+    assert "ArithmeticError: my bad" in (project / "lacking" / "error.txt").read_text()
+    assert (project / "lacking" / "report.html").is_file()
+
+    answer = call(project, f"evaluate run=whole trust=[coarse_fine,squares] {suite}")
+    assert answer.code == 1 and "ArithmeticError: my bad" in answer.err
+    found = json.loads((project / "whole" / "evaluation" / "metrics.json").read_text())
+    assert found == {name: value for name, value in whole.items() if name.startswith("test/")}
+    none = "+evaluation.suites.wrong={_target_:vae_zoo.distributions.Bernoulli}"
+    for command in (f"train {words} hydra.run.dir=none", "evaluate run=whole trust=[coarse_fine,squares]"):
+        answer = call(project, f"{command} {none}")
+        assert answer.code == 2 and "evaluation.suites.wrong=vae_zoo.distributions.Bernoulli is no suite" in answer.err
 
 
 def test_the_notebook_lines_run(project, first, monkeypatch):

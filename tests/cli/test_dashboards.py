@@ -19,7 +19,7 @@ from vae_zoo.training.loggers import WandB
 
 WORDS = "data=digits model=vae model/network=mlp model.network.hidden=[16] model.latent_dim=4 trainer=cpu seed=3".split()
 WORDS += "trainer.max_steps=600 trainer.log_every_n_steps=20 trainer.val_check_interval=200 logger=many".split()
-WORDS += "callbacks.checkpoint.every_n_steps=40 callbacks.figures.every_n_steps=200 callbacks.metrics.level=quick".split()
+WORDS += "callbacks.checkpoint.every_n_steps=40 callbacks.figures.every_n_steps=200 evaluation.level=quick".split()
 
 
 def table(live: Path, written: dict, name: str) -> dict:

@@ -13,7 +13,7 @@ FEW = (
 def test_a_model_of_objects_alone_is_trained_and_evaluated_to_the_end(tmp_path):
     answer = call(tmp_path, f"train {FEW} data.ground=black model.background_dim=0")
     assert answer.code == 0, answer.err
-    answer = call(tmp_path, "evaluate run=run metrics=quick")
+    answer = call(tmp_path, "evaluate run=run")
     assert answer.code == 0, answer.err
     numbers = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
     assert {"test/elbo", "test/ap50", "test/nll_iw100"} <= numbers.keys()

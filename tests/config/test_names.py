@@ -26,6 +26,7 @@ def hash_of(*words: str) -> str:
         ["logger=wandb", "logger.wandb.tags=[a]"],
         ["callbacks=none"],
         ["callbacks.figures.every_n_steps=7"],
+        ["evaluation.level=full"],
         ["sweep.rerun=true"],
         ["trust=[mine]"],
         ["+hydra.job.num=3"],

@@ -200,6 +200,7 @@ def test_every_field_can_be_described():
                 "paths",
                 "data",
                 "logger",
+                "evaluation",
             )
 
 

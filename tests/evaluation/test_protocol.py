@@ -1,5 +1,6 @@
 """Which numbers there are follows from the data and the blocks; each image is encoded once; the numbers repeat."""
 
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 import torch
 
 from tests.training.test_training import SMALL, train
-from vae_zoo.contract import Block
+from vae_zoo.contract import Block, HasClasses
 from vae_zoo.data.arrays import Factor
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli
 from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.context import Codes
+from vae_zoo.evaluation.suite import LEVELS, Result, Suite
+from vae_zoo.evaluation.suites import factors
 from vae_zoo.metrics import judge
 from vae_zoo.models.vae import VAE
 from vae_zoo.nets import MLP
@@ -76,15 +80,15 @@ def test_labels_are_probed_where_no_factors_are_known(digits):
 
 def test_blocks_are_summed_up_where_the_data_say_which_factors_are_of_identities(monkeypatch):
     label = torch.arange(600) % 3
-    factors = torch.stack([label, torch.arange(600) % 2, torch.rand(600)], dim=1)
-    codes = {"content": factors[:, :1].numpy(), "style": factors[:, 1:2].numpy()}
+    values = torch.stack([label, torch.arange(600) % 2, torch.rand(600)], dim=1)
+    codes = {"content": values[:, :1].numpy(), "style": values[:, 1:2].numpy()}
     kinds = {"a": "categorical", "b": "categorical", "c": "continuous"}
-    data = SimpleNamespace(factors=factors, factor_info=[Factor(n, 0, k) for n, k in kinds.items()])
+    data = SimpleNamespace(factors=values, factor_info=[Factor(n, 0, k) for n, k in kinds.items()])
     data.identity_factors, data.style_factors = ("a",), ("b", "c")
-    rows = {"train": np.arange(400), "scored": np.arange(400, 600), "untrained": None, "seed": 0, "tables": {}}
-    e = SimpleNamespace(data=data, codes=SimpleNamespace(blocks=lambda i: {k: v[i] for k, v in codes.items()}), **rows)
-    monkeypatch.setattr(protocol, "_pixels", lambda data, index: data.factors[index].numpy())
-    numbers = dict(protocol._blocks(e))
+    rows = {"train": np.arange(400), "scored": np.arange(400, 600), "untrained": None, "seed": 0}
+    blocks = SimpleNamespace(blocks=lambda i: {k: v[i] for k, v in codes.items()}, names=[*codes])
+    monkeypatch.setattr(factors, "pixels", lambda data, index: data.factors[index].numpy())
+    numbers = factors.BlockFactors().run(SimpleNamespace(data=data, codes=blocks, **rows)).numbers
     assert numbers["block_mean/content/identity"] == 1 and numbers["block_mean/content/style"] < 0.1
     assert numbers["block_mean/style/style"] == pytest.approx((1 + numbers["block/style/c"]) / 2)
     assert numbers["block_mean/style/identity"] == numbers["block/style/a"] < 0.1
@@ -166,9 +170,80 @@ def test_each_image_is_encoded_once(digits, monkeypatch):
     seen = []
     encode = model.encode
     monkeypatch.setattr(model, "encode", lambda batch: seen.append(batch["index"]) or encode(batch))
-    codes = protocol.Codes(model, data, batch_size=100)
+    codes = Codes(model, data, batch_size=100)
     first = codes(np.array([5, 3, 5, 7]))
     again = codes(np.array([7, 9, 3]))
     assert sorted(torch.cat(seen).tolist()) == [3, 5, 7, 9]
     assert (first[0] == first[2]).all() and (again[0] == first[3]).all() and (again[2] == first[1]).all()
     assert list(codes.blocks(np.array([3]))) == ["z"]
+
+
+# ---- which suites run, and what becomes of their results ---------------------------------------------------------------
+
+
+class Asked(Suite):
+    """Counts how often it is asked."""
+
+    name = "asked"
+
+    def __init__(self, **attributes):
+        self.times = 0
+        vars(self).update(attributes)
+
+    def run(self, context):
+        self.times += 1
+        return Result({"asked": 1}, {"asked": ("title", np.eye(1), ["a"], ["b"])}, {"asked": np.zeros((1, 1, 3), np.uint8)})
+
+
+class Broken(Asked):
+    def run(self, context):
+        raise ZeroDivisionError("of its own making")
+
+
+def test_a_suite_of_one_s_own_comes_after_all_others(halves):
+    found = protocol.evaluate(*halves, suites=[Asked()])
+    assert list(found.numbers)[-1] == "test/asked" and "asked" in found.tables and "asked" in found.pictures
+
+
+@pytest.mark.parametrize("level, names", [("basic", ["basic"]), ("quick", ["basic", "quick"]), ("full", list(LEVELS))])
+def test_a_level_has_the_suites_of_lower_levels_too(halves, monkeypatch, level, names):
+    monkeypatch.setattr(protocol, "SUITES", ())
+    suites = {name: Asked(level=name) for name in LEVELS}
+    protocol.evaluate(*halves, level, suites.values())
+    assert [name for name, suite in suites.items() if suite.times] == names
+
+
+@pytest.mark.parametrize(
+    "attributes, reason",
+    [
+        ({"capability": HasClasses}, "the model does not implement HasClasses"),
+        ({"needs": frozenset({"labels", "groups"})}, "the data have no groups"),
+        ({"needs": frozenset({"boxes"})}, "the data have no boxes"),
+        ({"needs": frozenset({"factors"})}, "the data have no factors"),
+        ({"split": "test_unseen"}, "no images of test_unseen are asked for"),
+    ],
+)
+def test_a_suite_that_does_not_apply_is_not_asked_and_the_log_says_why(halves, monkeypatch, caplog, attributes, reason):
+    monkeypatch.setattr(protocol, "SUITES", ())
+    asked = Asked(**attributes)
+    with caplog.at_level(logging.INFO):
+        assert not protocol.evaluate(*halves, suites=[asked]).numbers
+    assert asked.times == 0 and f"left out: asked ({reason})" in caplog.text
+
+
+def test_a_suite_may_find_out_by_itself_that_it_does_not_apply(halves, caplog):
+    with caplog.at_level(logging.INFO):
+        found = protocol.evaluate(*halves)
+    assert "clusters (the model has no categorical blocks, or facets)" in caplog.text and not found.failed
+
+
+@pytest.mark.parametrize("broken", [Broken(), Broken(needs=frozenset({"lables"})), Asked(run=lambda context: None)])
+def test_a_suite_that_fails_costs_no_number_of_the_others(halves, monkeypatch, caplog, broken):
+    monkeypatch.setattr(protocol, "SUITES", (*protocol.SUITES[:1], broken, *protocol.SUITES[1:]))
+    found = protocol.evaluate(*halves)
+    monkeypatch.undo()
+    assert found.numbers == protocol.evaluate(*halves).numbers
+    assert "asked failed" in caplog.text and "Traceback" in caplog.text
+    with pytest.raises(ExceptionGroup, match="asked") as raised:
+        found.raise_failures()
+    assert raised.value.exceptions == (found.failed["asked"],)

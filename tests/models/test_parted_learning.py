@@ -14,7 +14,7 @@ from vae_zoo.data.arrays import Arrays
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, noise
-from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suites import classes
 from vae_zoo.models.parted_vae import PartedVAE
 from vae_zoo.schedules import Linear
@@ -105,7 +105,7 @@ def test_no_class_is_lost():
 @cache
 def parted(seed, gate=True):
     run = on_digits(seed, 800, gate)
-    return dict(classes.separation(protocol.Evaluation(run.model, run.data, "quick")))
+    return dict(classes.separation(Context(run.model, run.data, "quick")))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

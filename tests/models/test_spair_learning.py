@@ -4,14 +4,14 @@ of the set-ups: checks (b) and (c) of the reference, section 13.2."""
 import pytest
 
 from tests.models.builders import train_as_the_command
-from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suites.objects import numbers
 
 
 def found(folder, *words):
     """The numbers of the test scenes after experiment=spair/scenes_small with these words."""
     words = ["experiment=spair/scenes_small", "data.test_size=500", f"paths.cache={folder}/cache", *words]
-    return numbers(protocol.Evaluation(*train_as_the_command(folder, *words)), "test")
+    return numbers(Context(*train_as_the_command(folder, *words)), "test")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from tests.models.builders import costs, fit
 from vae_zoo.data.arrays import Arrays
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import PixelwiseLogistic
-from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suites.local_global import numbers
 from vae_zoo.models.gmvae import GMVAE
 from vae_zoo.models.split_gmvae import SplitGMVAE
@@ -52,7 +52,7 @@ def trained(kind, seed=0, **options):
 @torch.no_grad()
 def scores(model, data):
     """Those of the suite; class_<block>: a logistic probe; colour_<block>: R2 of the mean RGB by a ridge."""
-    e = protocol.Evaluation(model, data)
+    e = Context(model, data)
     found = dict(numbers(e))
     codes = [e.codes.blocks(index) for index in (e.train, e.scored)]
     images = [data.batch(torch.from_numpy(index))["image"].mean((2, 3)).numpy() for index in (e.train, e.scored)]

@@ -12,7 +12,7 @@ from tests.reports.test_leaderboard import read_csv
 from vae_zoo import load_model
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Normal
-from vae_zoo.evaluation.protocol import rows
+from vae_zoo.evaluation.context import rows
 from vae_zoo.metrics import udr
 from vae_zoo.reports import agreement
 from vae_zoo.reports.settings import Group, Run
@@ -27,7 +27,7 @@ def sweep(tmp_path_factory):
 
 def test_udr_of_a_sweep_is_that_of_its_models(sweep):
     assert "test/udr" not in call(sweep, "evaluate runs=outputs").out
-    assert call(sweep, "evaluate runs=outputs metrics=full").code == 0
+    assert call(sweep, "evaluate runs=outputs evaluation.level=full").code == 0
     told = {run["seed"]: float(run["test/udr"]) for run in read_csv(sweep / "outputs" / "runs.csv")}
     data = Digits(size=32, test_size=0.2)
     data.setup()
@@ -47,7 +47,7 @@ def test_runs_that_cannot_be_loaded_leave_the_table_as_it_is(sweep, caplog):
     checkpoint = folder / "checkpoints" / "last.ckpt"
     checkpoint.rename(checkpoint.with_suffix(".away"))
     try:
-        assert call(sweep, "evaluate runs=outputs metrics=full").code == 0
+        assert call(sweep, "evaluate runs=outputs evaluation.level=full").code == 0
         assert "no test/udr for vae" in caplog.text and "last.ckpt" in caplog.text
         assert "test/udr" not in read_csv(sweep / "outputs" / "leaderboard.csv")[0]
     finally:

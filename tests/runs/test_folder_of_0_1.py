@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from tests.cli.calls import call
 from vae_zoo import load_model
-from vae_zoo.config.check import locate
+from vae_zoo.config.check import check_train, locate
 from vae_zoo.config.renamed import RENAMED
 from vae_zoo.models.vae import VAE
+from vae_zoo.runs.folder import read_config, write_config
 from vae_zoo.runs.load import read_checkpoint
 
 FOLDER = Path(__file__).with_name("v0_1")
@@ -56,13 +58,25 @@ def test_it_goes_on_to_the_weights_that_0_1_would_have_had(run):
 
 
 def test_it_is_evaluated(run):
-    answer = call(run.parent, "evaluate run=run metrics=quick")
+    answer = call(run.parent, "evaluate run=run")
     assert answer.code == 0, answer.err
     before, after = (json.loads((run / part).read_text()) for part in ("metrics.json", "evaluation/metrics.json"))
     shared = [name for name in before if name.startswith("test/")]
     assert shared and {name: after[name] for name in shared} == pytest.approx(
         {name: before[name] for name in shared}, rel=1e-5
     )
+
+
+@pytest.mark.parametrize("metrics, level", [({"level": "full"}, "full"), ({}, "basic"), (None, "basic")])
+def test_its_level_of_evaluation_is_kept(run, metrics, level):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    node = metrics if metrics is None else {"_target_": "vae_zoo.callbacks.Metrics", "every_n_steps": 0} | metrics
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"callbacks": config["callbacks"] | {"metrics": node}}))
+    found = read_config(run)
+    assert found["evaluation"] == {"level": level, "suites": {}}
+    check_train(OmegaConf.create(found))
+    write_config(run, found)
+    assert read_config(run) == found
 
 
 def test_every_new_name_is_one_of_a_class():

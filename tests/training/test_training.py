@@ -14,8 +14,8 @@ from tests.models.builders import costs
 from vae_zoo import config_dir, load_model
 from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config.check import check_train
-from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.pictures import traversable
+from vae_zoo.evaluation.suites import factors
 from vae_zoo.metrics import judge
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.evaluate import evaluate_trained
@@ -80,7 +80,7 @@ def small_evaluation(monkeypatch):
     monkeypatch.setattr(
         judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | {"steps": 8, "max_images": 200}
     )
-    monkeypatch.setattr(protocol, "NUM_TRAIN", 200)
+    monkeypatch.setattr(factors, "NUM_TRAIN", 200)
 
 
 @pytest.mark.parametrize("data", ["dsprites", "digits", "image_folder"])
@@ -95,7 +95,7 @@ def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, small_ev
     trainer, module, loaded = train(tmp_path, *words, "trainer.max_steps=12", callback=count)
     assert len(count.batches) == trainer.global_step == module.step == 12
     assert all(torch.equal(batch, loaded.train_indices(t)) for t, batch in enumerate(count.batches))
-    numbers = evaluate_trained(trainer, module, loaded, tmp_path)
+    numbers = evaluate_trained(trainer, module, loaded, tmp_path).numbers
     assert {"test/elbo", "test/rec", "train/images_per_second"} <= numbers.keys()
     assert all(math.isfinite(value) for value in numbers.values()) and numbers["test/rec"] > 0
     figures = {p.name for p in (tmp_path / "figures").iterdir()}
@@ -105,7 +105,7 @@ def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, small_ev
 
 
 def test_metrics_while_training_are_logged_and_shift_nothing(tmp_path):
-    words = [*SMALL, "model=vae", "callbacks.metrics.level=quick"]
+    words = [*SMALL, "model=vae", "evaluation.level=quick"]
     trainer, watched, _ = train(tmp_path / "watched", *words, "callbacks.metrics.every_n_steps=10")
     trainer.loggers[0].save()
     rows = MetricsCSV(tmp_path / "watched" / "metrics.csv").rows()

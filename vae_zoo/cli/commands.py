@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_zoo.cli.messages import explain
-from vae_zoo.config import check, config_dir, schemas
+from vae_zoo.config import check, config_dir
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.utils.errors import UserError
@@ -55,8 +55,7 @@ def evaluate() -> int:
     """`python evaluate.py`. Returns the exit code."""
 
     def task(cfg: DictConfig) -> None:
-        plain = check.resolved(cfg)
-        check.check(plain, schemas.Evaluate)
+        plain = check.check_evaluate(cfg)
         if (plain["run"] is None) == (plain["runs"] is None):
             raise UserError("say what to evaluate: run=<run folder>, or runs=<folder of runs>")
         if plain["runs"] is not None:

@@ -13,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vae_zoo.config import config_dir
-from vae_zoo.config.check import OPTIONAL_GROUPS, choose, one_line, settings_of
+from vae_zoo.config.check import OPTIONAL_GROUPS, choose, moved, one_line, settings_of
+from vae_zoo.config.renamed import MOVED_SETTINGS
 from vae_zoo.utils.errors import UserError
 
 HELP = "`python train.py --help` lists what there is"
@@ -92,6 +93,8 @@ def _missing_choice(name: str) -> str:
 
 def _unknown_key(key: str) -> str:
     """A key that the composed config does not have."""
+    if key in MOVED_SETTINGS:
+        return moved(key)
     if key in OPTIONAL_GROUPS:
         value = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{key}=")), "")
         return _missing_choice(f"{key}/{value}")

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from typing_extensions import is_typeddict
 
 from vae_zoo.config import config_dir, schemas
+from vae_zoo.config.renamed import MOVED_SETTINGS
 from vae_zoo.config.schemas import Schema
 from vae_zoo.config.settings import group_of, known, schema_of, targets
 from vae_zoo.utils.errors import UserError
@@ -33,10 +34,17 @@ def check_train(cfg: DictConfig) -> dict[str, Any]:
         if schema_of(target) is not None and group_of(target) != group:
             raise UserError(f"{group}={target} is none of that group; choose one that `python train.py --help` lists")
     for group in ("logger", "callbacks"):
-        for name, node in plain[group].items():
-            if node is not None:
-                check_component(node, f"{group}.{name}")
+        check_components(plain[group], group)
+    check_components(plain["evaluation"]["suites"], "evaluation.suites")
     check_together(plain)
+    return plain
+
+
+def check_evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config of an evaluation as plain containers. Raises UserError as `check_train` does."""
+    plain = resolved(cfg)
+    check(plain, schemas.Evaluate)
+    check_components(plain["evaluation"]["suites"], "evaluation.suites")
     return plain
 
 
@@ -80,6 +88,13 @@ def check_component(node: Any, path: str) -> None:
             wanted = describe_field(schema.model_fields[key])
             raise UserError(f"{path}.{key}={shown(node[key])} has no _target_; give {wanted}")
         check_component(node[key], f"{path}.{key}")
+
+
+def check_components(nodes: dict[str, Any], path: str) -> None:
+    """Checks each node of a mapping {name: node with a `_target_`, or None}."""
+    for name, node in nodes.items():
+        if node is not None:
+            check_component(node, f"{path}.{name}")
 
 
 def check_together(cfg: dict[str, Any]) -> None:
@@ -212,6 +227,10 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def moved(setting: str) -> str:
+    return f"{setting} is now {MOVED_SETTINGS[setting]}; write {MOVED_SETTINGS[setting]}=<value>"
+
+
 def describe_field(field: FieldInfo) -> str:
     return field.description or describe(field.annotation, field.metadata)
 
@@ -305,6 +324,8 @@ def _sentence(error: ValidationError, node: dict[str, Any], schema: type[Schema]
     keys, siblings, field, value = _follow(first["loc"], schema, node)
     name = ".".join([*([path] if path else []), *keys])
     if first["type"] == "extra_forbidden":
+        if name in MOVED_SETTINGS:
+            return moved(name)
         parent = name.rpartition(".")[0]
         if schema is schemas.Train and name in OPTIONAL_GROUPS:
             remedy = f"begin the YAML file of the {name} with `# @package _global_`"

@@ -1,50 +1,45 @@
-"""Targets of run folders and checkpoints of version 0.1, which named files; since then a target names a package's class."""
+"""Names of version 0.1 that run folders, checkpoints and habits still have.
+
+Targets named files then, and name a package's class now; the level of the evaluation was a setting of a callback.
+"""
 
 from typing import Any
 
-_MODELS = {
-    "annealed_vae": "AnnealedVAE",
-    "beta_tc_vae": "BetaTCVAE",
-    "beta_vae": "BetaVAE",
-    "dip_vae": "DIPVAE",
-    "factor_vae": "FactorVAE",
-    "gmvae": "GMVAE",
-    "group_vae": "GroupVAE",
-    "joint_vae": "JointVAE",
-    "ladder_vae": "LadderVAE",
-    "mfcvae": "MFCVAE",
-    "ml_vae": "MLVAE",
-    "parted_vae": "PartedVAE",
-    "spair": "SPAIR",
-    "split_gmvae": "SplitGMVAE",
-    "split_spair": "SplitSPAIR",
-    "split_vae": "SplitVAE",
-    "ss_vae": "SSVAE",
-    "vae": "VAE",
+_FILES = {  # package: the file and the class of each target, whose file has dropped out
+    "vae_zoo.models": (
+        "annealed_vae.AnnealedVAE beta_tc_vae.BetaTCVAE beta_vae.BetaVAE dip_vae.DIPVAE factor_vae.FactorVAE gmvae.GMVAE "
+        "group_vae.GroupVAE joint_vae.JointVAE ladder_vae.LadderVAE mfcvae.MFCVAE ml_vae.MLVAE parted_vae.PartedVAE "
+        "spair.SPAIR split_gmvae.SplitGMVAE split_spair.SplitSPAIR split_vae.SplitVAE ss_vae.SSVAE vae.VAE"
+    ),
+    "vae_zoo.data": (
+        "celeba.CelebA digits.Digits dsprites.DSprites faces.Faces image_folder.ImageFolder mnist.MNIST "
+        "mnist.FashionMNIST scenes.Scenes shapes3d.Shapes3D street_digits.StreetDigits svhn.SVHN"
+    ),
 }
-_DATA = {
-    "celeba": ("CelebA",),
-    "digits": ("Digits",),
-    "dsprites": ("DSprites",),
-    "faces": ("Faces",),
-    "image_folder": ("ImageFolder",),
-    "mnist": ("MNIST", "FashionMNIST"),
-    "scenes": ("Scenes",),
-    "shapes3d": ("Shapes3D",),
-    "street_digits": ("StreetDigits",),
-    "svhn": ("SVHN",),
-}
-_CALLBACKS = ("Checkpoint", "Figures", "Metrics", "Monitor", "Progress")
 
 RENAMED = {
-    **{f"vae_zoo.models.{file}.{name}": f"vae_zoo.models.{name}" for file, name in _MODELS.items()},
-    **{f"vae_zoo.data.{file}.{name}": f"vae_zoo.data.{name}" for file, names in _DATA.items() for name in names},
-    **{f"vae_zoo.callbacks.{name}": f"vae_zoo.training.{name}" for name in _CALLBACKS},
+    **{
+        f"{package}.{path}": f"{package}.{path.split('.')[1]}" for package, paths in _FILES.items() for path in paths.split()
+    },
+    **{
+        f"vae_zoo.callbacks.{name}": f"vae_zoo.training.{name}"
+        for name in "Checkpoint Figures Metrics Monitor Progress".split()
+    },
     "vae_zoo.callbacks.Pruning": "vae_zoo.sweeps.pruning.Pruning",
     "vae_zoo.loggers.TensorBoard": "vae_zoo.training.TensorBoard",
     "vae_zoo.loggers.WandB": "vae_zoo.training.WandB",
     "vae_zoo.trainer.Trainer": "vae_zoo.training.Trainer",
 }
+MOVED_SETTINGS = {"metrics": "evaluation.level", "callbacks.metrics.level": "evaluation.level"}
+
+
+def as_today(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run as it would be written now."""
+    config = with_present_targets(config)
+    callbacks = config.get("callbacks")
+    metrics = callbacks.get("metrics") if isinstance(callbacks, dict) else None
+    level = metrics.pop("level", "basic") if isinstance(metrics, dict) else "basic"
+    return {"evaluation": {"level": level, "suites": {}}} | config
 
 
 def with_present_targets(node: Any) -> Any:

@@ -81,12 +81,24 @@ class Sweep(Schema):
     worker: str = OPTIONAL  # the command whose job this is; set by the sweeper
 
 
+class EvaluationSettings(Schema):
+    level: Literal["basic", "quick", "full"]
+    suites: dict[str, Component | None]
+
+
+Evaluation = Annotated[
+    EvaluationSettings,
+    Field(description="evaluation.level=<level>, or the name of a file of your own as in evaluation=<name>"),
+]
+
+
 class Train(Schema):
     """The root of conf/train.yaml."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     resume: str | None
     trust: Packages
+    evaluation: Evaluation
     sweep: Sweep
     model: Component
     data: Component
@@ -106,9 +118,9 @@ class Evaluate(Schema):
     run: str | None
     runs: str | None
     predict: str | None
-    metrics: Literal["quick", "full"]
     inception: str | None
     out: str | None
+    evaluation: Evaluation
     data: EvaluateData
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:<number>")]
     trust: Packages

@@ -1,6 +1,6 @@
 """Codes, judges and scored images of an evaluation, each computed once and shared by all suites."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from vae_zoo.contract import Batch
-from vae_zoo.data.datamodule import DataModule, Factor
-from vae_zoo.metrics import judge
+from vae_zoo.data.arrays import Factor
+from vae_zoo.data.datamodule import DataModule, EvalBatches
+from vae_zoo.evaluation.suite import LEVELS, Level
+from vae_zoo.metrics import judge, likelihood
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 
-LEVELS = ("basic", "quick", "full")
 NUM_TRAIN, NUM_TEST = 10_000, 5_000  # codes that estimators are fitted on and scored on
 
 
@@ -28,7 +29,7 @@ class Codes:
 
     def __call__(self, index: np.ndarray) -> np.ndarray:
         new = torch.from_numpy(np.unique(index[~self.known[index]]))
-        for part in new.split(self.batch_size):
+        for part in new.split(self.batch_size) if len(new) else ():  # an empty tensor splits into one empty part
             codes = self._encode(part)
             if self.codes is None:
                 self.codes = np.empty((len(self.known), codes.shape[1]), dtype=np.float32)
@@ -55,27 +56,30 @@ class Codes:
 
 
 @dataclass
-class Evaluation:
-    """What is evaluated, and what comes of it.
+class Context:
+    """What is evaluated, and what suites share of it.
 
     split: the images that are scored, and the prefix of the names. untrained: the model before training, for a row of the
-    block-factor matrix. inception: weights of the Inception network, if the user has them. numbers: as in metrics.json.
-    tables: {name: (title, values [R, C], row names, column names)}, drawn as heat maps. pictures: {name: [H, W, 3]}. kl:
-    {block: [D] nats}.
+    block-factor matrix. inception: weights of the Inception network, if the user has them.
     """
 
     model: LatentVariableModel
     data: DataModule
-    level: str = "basic"
+    level: Level = "basic"
     split: str = "test"
     untrained: LatentVariableModel | None = None
     inception: str | Path | None = None
     seed: int = 0
-    numbers: dict[str, float] = field(default_factory=dict)
-    tables: dict[str, tuple[str, np.ndarray, list[str], list[str]]] = field(default_factory=dict)
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)
-    kl: dict[str, np.ndarray] = field(default_factory=dict)
     _judges: dict[str, judge.Judge] = field(default_factory=dict)
+
+    def is_at_least(self, level: Level) -> bool:
+        return LEVELS.index(self.level) >= LEVELS.index(level)
+
+    def has(self, need: str) -> bool:
+        """Whether the data have labels, factors, groups or boxes."""
+        there = {"labels": self.data.label is not None, "factors": self.data.factors is not None}
+        there |= {"groups": self.data.is_grouped, "boxes": "boxes" in self.data.single(self.data.indices[self.split][:1])}
+        return there[need]
 
     @cached_property
     def codes(self) -> Codes:
@@ -94,6 +98,22 @@ class Evaluation:
     @cached_property
     def scored(self) -> np.ndarray:
         return rows(self.data, self.split, NUM_TEST, self.seed)
+
+    @cached_property
+    def bounds(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Bounds and KL of all test images, KL of each dimension {block: [D]}; while training, the validation logs them."""
+        if self.split != "test":
+            return {}, {}
+        return likelihood.bounds(self.model, EvalBatches(self.data, "test", {"device": self.model.device}))
+
+    def scored_batches(self) -> Iterator[Batch]:
+        for part in torch.from_numpy(self.scored).split(256):
+            yield self.data.single(part, self.model.device)
+
+    @property
+    def keeps_pictures(self) -> bool:
+        """While training only the numbers are kept."""
+        return self.split != "val"
 
     def judge_of(self, target: str) -> judge.Judge:
         """A classifier of this factor, or of the `label`, fitted on real training images; trained when first asked for."""
@@ -129,9 +149,6 @@ class Evaluation:
         if self.gaussian_codes:
             spread[0] = index[central([torch.from_numpy(codes) for codes in self.gaussian_codes.values()])]
         return spread
-
-    def is_at_least(self, level: str) -> bool:
-        return LEVELS.index(self.level) >= LEVELS.index(level)
 
 
 def targets(data: DataModule, index: np.ndarray) -> tuple[np.ndarray, list[Factor]]:

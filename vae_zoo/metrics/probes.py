@@ -126,6 +126,11 @@ def period_of(factor: FactorLike) -> float | None:
     return getattr(factor, "period", None) or factor.size or 2 * np.pi
 
 
+def linear_classifier() -> Pipeline:
+    """Logistic regression of standardised codes, not fitted; its accuracy is a plain one, unlike a `probe`'s."""
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+
+
 def _fit(x: Array, y: Array, kind: Kind, hidden: int | None, seed: int) -> Pipeline:
     """The probe, fitted on codes x [N, D] and targets y [N, T]."""
     y = y[:, 0] if y.shape[1] == 1 else y

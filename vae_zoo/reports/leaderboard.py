@@ -1,8 +1,8 @@
 """`python evaluate.py runs=<folder>`: the runs below a folder as tables on one page, for GitHub, and as csv.
 
-Imports neither torch nor lightning, unless metrics=full asks for the agreement between seeds. The page needs no network
-and no other file; its content security policy allows one script, by its hash: the one that sorts the columns. Without it
-the tables are the same, in their first order.
+Imports neither torch nor lightning, unless evaluation.level=full asks for the agreement between seeds. The page needs no
+network and no other file; its content security policy allows one script, by its hash: the one that sorts the columns.
+Without it the tables are the same, in their first order.
 """
 
 import csv
@@ -46,9 +46,9 @@ def leaderboard_command(cfg: dict[str, Any]) -> None:
 def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, Any] | None = None) -> str:
     """Writes leaderboard.csv (a line a group), runs.csv (a line a run), leaderboard.md and leaderboard.html.
 
-    options: of conf/evaluate.yaml; with metrics=full the models are loaded and their agreement is measured too. Returns
-    what a terminal should show: the Markdown, in which long lists of pairs are only counted. Raises UserError when the
-    folder holds no runs.
+    options: of conf/evaluate.yaml; with evaluation.level=full the models are loaded and their agreement is measured too.
+    Returns what a terminal should show: the Markdown, in which long lists of pairs are only counted. Raises UserError when
+    the folder holds no runs.
     """
     folder, out = Path(folder), Path(out or folder)
     if not folder.is_dir():
@@ -59,7 +59,7 @@ def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, 
     if found[0].folder == folder:
         raise UserError(f"runs={folder} is a run itself; say run={folder}, or give the folder above it")
     tables, left = group_runs(found)
-    if options is not None and options["metrics"] == "full":
+    if options is not None and options["evaluation"]["level"] == "full":
         from vae_zoo.reports.agreement import with_agreement  # torch
 
         tables = [with_agreement(table, tuple(options["trust"]), options["device"]) for table in tables]

@@ -1,7 +1,5 @@
 """The numbers and pictures of a trained model: the same for every method, from the contract alone."""
 
-import logging
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,35 +10,34 @@ import torch
 from vae_zoo.config.check import check_trust
 from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.pictures import animations, spans_of, stills
-from vae_zoo.evaluation.protocol import finite
-from vae_zoo.figures.charts import heat_map, kl_per_dimension
+from vae_zoo.evaluation.suite import own_suites
+from vae_zoo.figures.charts import heat_map
 from vae_zoo.figures.encode import to_webp
-from vae_zoo.metrics.likelihood import has_bound
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.reports.report import write_report
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.load import build, load_model
 from vae_zoo.training.callbacks.figures import log_image
-from vae_zoo.training.callbacks.metrics import Metrics
 from vae_zoo.training.callbacks.monitor import Monitor
 from vae_zoo.utils.console import quiet
 from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.memory import keep_freed_memory
 
-log = logging.getLogger(__name__)
 
-
-def evaluate_trained(trainer: L.Trainer, model: LatentVariableModel, data, folder: Path) -> dict[str, float]:
-    """Final numbers of a run that has just been trained; its figures go to the run folder and to the loggers."""
+def evaluate_trained(trainer: L.Trainer, model: LatentVariableModel, data, folder: Path) -> protocol.Evaluation:
+    """Evaluates a run that has just been trained: the numbers are those of metrics.json, figures go to the run folder and to
+    the loggers."""
     model.to(trainer.strategy.root_device).eval()
-    untrained = first_weights(runs.read_config(folder), model.device)
-    level = next((c.level for c in trainer.callbacks if isinstance(c, Metrics)), "basic")
-    evaluation = evaluate(model, data, folder / "figures", trainer.loggers, level=level, untrained=untrained)
+    config = runs.read_config(folder)
+    options = {"level": config["evaluation"]["level"], "suites": own_suites(config["evaluation"]["suites"])}
+    untrained = first_weights(config, model.device)
+    evaluation = evaluate(model, data, folder / "figures", trainer.loggers, untrained=untrained, **options)
     monitor = next(c for c in trainer.callbacks if isinstance(c, Monitor))
     steps, images = trainer.global_step, len(data.train_indices(0))
-    results = evaluation.numbers | {"train/steps": steps, "train/seconds": monitor.seconds}
-    results["train/images_per_second"] = steps * images / monitor.seconds if monitor.seconds else math.nan
-    return finite(results)
+    evaluation.numbers |= {"train/steps": float(steps), "train/seconds": monitor.seconds}
+    if monitor.seconds:
+        evaluation.numbers["train/images_per_second"] = steps * images / monitor.seconds
+    return evaluation
 
 
 def evaluate_command(cfg: dict[str, Any]) -> None:
@@ -57,30 +54,26 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     data.serve(model)
     out = Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation"
     untrained = first_weights(config, model.device)
-    options = {"level": cfg["metrics"], "untrained": untrained, "inception": cfg["inception"]}
-    metrics = finite(evaluate(model, data, out / "figures", **options).numbers)
-    write_json(out / "metrics.json", metrics)
+    suites = own_suites(config["evaluation"]["suites"] | cfg["evaluation"]["suites"])
+    options = {"level": cfg["evaluation"]["level"], "untrained": untrained, "inception": cfg["inception"]}
+    evaluation = evaluate(model, data, out / "figures", suites=suites, **options)
+    write_json(out / "metrics.json", evaluation.numbers)
     write_report(run, out=out / "report.html", metrics=out / "metrics.json", figures=out / "figures")
-    for name, value in metrics.items():
+    for name, value in evaluation.numbers.items():
         print(f"{name:40s} {value:.4f}")
     print(f"written to {out}")
+    evaluation.raise_failures()
 
 
 def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable = (), **options: Any) -> protocol.Evaluation:
     """The numbers of a level, and the figures of the contract as files and to the loggers. options: of the protocol."""
-    if not has_bound(model):
-        log.warning("no test/elbo: %s does not write log_weights", type(model).__name__)
     evaluation, step = protocol.evaluate(model, data, **options), model.step
-    shown, spans = (
-        data.single(evaluation.to_show(16), model.device),
-        evaluation.gaussian_codes and spans_of(evaluation.gaussian_codes),
-    )
+    codes, shown = evaluation.context.gaussian_codes, data.single(evaluation.context.to_show(16), model.device)
+    spans = codes and spans_of(codes)
     for name, image in stills(model, shown, spans):
         log_image(loggers, figures, name, image, step)
     for name, frames in animations(model, shown, spans):
         write_atomic(figures / f"{name}_{step}.webp", to_webp(frames))
-    if evaluation.kl:
-        log_image(loggers, figures, "kl_per_dimension", kl_per_dimension(evaluation.kl), step)
     for name, image in evaluation.pictures.items():
         log_image(loggers, figures, name, image, step)
     for name, (title, values, row_names, column_names) in evaluation.tables.items():

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import yaml
 
-from vae_zoo.config.renamed import with_present_targets
+from vae_zoo.config.renamed import as_today
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import read_dict, write_atomic, write_json
 
@@ -75,7 +75,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged{where}; restore it or train anew") from error
     if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in ("model", "data", "trainer")):
         raise UserError(f"{path} holds no model, data and trainer; restore it or train anew")
-    return with_present_targets(config)
+    return as_today(config)
 
 
 def write_config(folder: Path, cfg: dict[str, Any]) -> None:

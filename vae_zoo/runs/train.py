@@ -102,11 +102,13 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
         trainer.fit(model, datamodule=data, ckpt_path=last)
         signals.fitting = False
         if trainer.is_global_zero:
-            metrics = evaluate_trained(trainer, model, data, folder)
+            evaluation = evaluate_trained(trainer, model, data, folder)
+            metrics = evaluation.numbers
             for logger in dashboards:
                 if hasattr(logger, "log_summary"):
                     logger.log_summary(metrics | {"best/val_loss": trainer.checkpoint_callback.best}, trainer.global_step)
             write_json(folder / "metrics.json", metrics)
+            evaluation.raise_failures()
     finally:
         signals.fitting = False
         for logger in trainer.loggers:
@@ -121,6 +123,7 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     """The trainer with its loggers and callbacks, the model with its first weights, and the data, read (or given)."""
     import torch
 
+    from vae_zoo.evaluation.suite import own_suites
     from vae_zoo.runs.load import build, check_device
     from vae_zoo.training.loggers import MetricsCSV
 
@@ -128,8 +131,9 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     torch.manual_seed(cfg["seed"])
     model, data = build(cfg["model"]), data or build(cfg["data"])
     data.serve(model)
-    places = {"figures": {"folder": folder / "figures"}, "checkpoint": {"folder": folder / "checkpoints"}}
-    callbacks = {name: build(node, **places.get(name, {})) for name, node in cfg["callbacks"].items() if node is not None}
+    given = {"figures": {"folder": folder / "figures"}, "checkpoint": {"folder": folder / "checkpoints"}}
+    given["metrics"] = {"level": cfg["evaluation"]["level"], "suites": own_suites(cfg["evaluation"]["suites"])}
+    callbacks = {name: build(node, **given.get(name, {})) for name, node in cfg["callbacks"].items() if node is not None}
     callbacks["checkpoint"].config = cfg
     loggers = [MetricsCSV(folder / "metrics.csv"), *(build(node, folder=folder) for node in cfg["logger"].values())]
     extra = {"logger": loggers, "callbacks": list(callbacks.values()), "default_root_dir": folder}

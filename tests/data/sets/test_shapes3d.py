@@ -12,7 +12,8 @@ from vae_zoo.data.render import rooms
 from vae_zoo.data.render.colours import hues
 from vae_zoo.data.sets.shapes3d import Shapes3D
 from vae_zoo.distributions import Normal
-from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.suites.factors import Disentanglement
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.utils.errors import UserError
 
@@ -128,8 +129,8 @@ def test_scores_draw_factors_from_the_whole_of_a_part(drawn):
             return {"z": Normal(batch["factors"], torch.zeros_like(batch["factors"]))}
 
     data = drawn(factors=PAPER[1], size=32)
-    scores = dict(protocol._disentanglement(protocol.Evaluation(Perfect(), data)))
-    assert scores["mig"] > 0.99 and scores["modularity"] > 0.99
+    numbers = Disentanglement().run(Context(Perfect(), data)).numbers
+    assert numbers["mig"] > 0.99 and numbers["modularity"] > 0.99
 
 
 def test_what_is_not_offered_is_refused(drawn, cache_dir):

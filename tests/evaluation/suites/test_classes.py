@@ -7,7 +7,7 @@ import torch
 from vae_zoo.contract import Block
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Categorical, Normal
-from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suites import classes
 from vae_zoo.metrics import judge
 from vae_zoo.models.discrete import DiscreteLatentModel
@@ -55,7 +55,7 @@ def seen(data):
 
 
 def evaluation(model, data, seen):
-    e = protocol.Evaluation(model.eval(), data, "quick")
+    e = Context(model.eval(), data, "quick")
     e._judges["label"] = seen[0]
     return e
 
@@ -91,7 +91,7 @@ def test_each_variable_has_an_accuracy_of_its_own(data):
     label = data.label
     data.label = torch.stack([label, label % 2], 1)
     try:
-        numbers = dict(classes.accuracy(protocol.Evaluation(model, data)))
+        numbers = dict(classes.accuracy(Context(model, data)))
         index = data.indices["test"]
         q = model.encode(data.batch(index)["image"])
         right = [(q[f"c{j + 1}"].probs.argmax(1) == data.label[index, j]).double().mean().item() for j in range(2)]
@@ -99,12 +99,6 @@ def test_each_variable_has_an_accuracy_of_its_own(data):
         data.label = label
     assert [numbers["accuracy/c1"], numbers["accuracy/c2"]] == pytest.approx(right)
     assert numbers["accuracy"] == pytest.approx(np.mean(right))
-
-
-def test_nothing_is_said_of_models_without_classes_and_data_without_labels(data, seen):
-    e = protocol.Evaluation(Oracle(seen[1], [*range(10)], True).eval(), data)
-    e.data = type("Unlabelled", (), {"label": None})()
-    assert not dict(classes.accuracy(e)) and not dict(classes.separation(e))
 
 
 @pytest.mark.parametrize("num_classes", [10, [3, 2]])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tests.metrics.test_judge import CLASSES, COLOURS, QUICK, Painted, paint
 from vae_zoo.contract import Block
 from vae_zoo.distributions import Normal, pool
-from vae_zoo.evaluation.protocol import rows
+from vae_zoo.evaluation.context import rows
 from vae_zoo.evaluation.suites import grouped as ev
 from vae_zoo.metrics.judge import train_judge
 

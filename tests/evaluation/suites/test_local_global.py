@@ -8,8 +8,9 @@ from vae_zoo.contract import Block
 from vae_zoo.data.arrays import Arrays
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import Gaussian, Normal
-from vae_zoo.evaluation import protocol
-from vae_zoo.evaluation.suites.local_global import another, numbers, split
+from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.suites.clusters import Clusters
+from vae_zoo.evaluation.suites.local_global import LocalGlobal, another, numbers
 from vae_zoo.metrics import judge
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.models.gmvae import GMVAE
@@ -83,7 +84,7 @@ def one(data):
 
 
 def found(model, data, one):
-    e = protocol.Evaluation(model.eval(), data)
+    e = Context(model.eval(), data)
     e._judges["label"] = one
     return dict(numbers(e)), e
 
@@ -124,17 +125,16 @@ def test_steps_fit_the_models(data, one):
     common |= {"class_hidden": (8, 8), "z_hidden": 8}
     plain = GMVAE((3, 8, 8), **common).eval()
     clustered = SplitGMVAE((3, 8, 8), **common, local_dim=2, local_network=MLP((8,)), view=PatchShuffle(2)).eval()
-    assert not dict(split(protocol.Evaluation(plain, data)))
-    e = protocol.Evaluation(clustered, data)
+    assert not isinstance(plain, LocalGlobal.capability)
+    e = Context(clustered, data)
     e._judges["label"] = one
-    got = dict(split(e))
-    assert 0 <= got["accuracy_resample_within"] <= 1
-    assert {"views", "generation_z_global", "generation_z_local"} <= e.pictures.keys()
+    got = LocalGlobal().run(e)
+    assert 0 <= got.numbers["accuracy_resample_within"] <= 1
+    assert {"views", "generation_z_global", "generation_z_local"} == got.pictures.keys()
     for model in (plain, clustered):
-        e = protocol.Evaluation(model, data)
-        clusters = dict(protocol._clusters(e))
-        assert {"cluster_accuracy_hungarian", "cluster_accuracy_majority", "nmi", "ari", "clusters_used"} <= clusters.keys()
-        assert e.pictures["members_c"].dtype == np.uint8
+        got, names = Clusters().run(Context(model, data)), "cluster_accuracy_hungarian cluster_accuracy_majority nmi ari"
+        assert {*names.split(), "clusters_used"} <= got.numbers.keys()
+        assert got.pictures["members_c"].dtype == np.uint8
 
 
 def test_the_model_is_judged_on_data_without_labels_by_its_colours_alone(data):
@@ -143,7 +143,7 @@ def test_the_model_is_judged_on_data_without_labels_by_its_colours_alone(data):
     bare.load = lambda: Arrays(Quadrants.load(bare).images)
     bare.setup()
     model = SplitVAE((3, 8, 8), 2, 2, MLP((8,)), Gaussian(0.1), PatchShuffle(1)).eval()
-    assert set(dict(numbers(protocol.Evaluation(model, bare)))) == {"colour_transfer_ratio"}
+    assert set(dict(numbers(Context(model, bare)))) == {"colour_transfer_ratio"}
 
 
 def test_labels_of_training_images_alone_judge_nothing_but_clusters_are_counted(data):
@@ -155,8 +155,9 @@ def test_labels_of_training_images_alone_judge_nothing_but_clusters_are_counted(
     for part in ("val", "test"):
         data.label[data.indices[part]] = -1
     try:
-        e = protocol.Evaluation(model, data)
+        e = Context(model, data)
         assert dict(numbers(e)).keys() == {"colour_transfer_ratio"}
-        assert dict(protocol._clusters(e)).keys() == {"clusters_used"} and "members_c" in e.pictures
+        clusters = Clusters().run(e)
+        assert clusters.numbers.keys() == {"clusters_used"} and "members_c" in clusters.pictures
     finally:
         data.label = known

@@ -7,7 +7,8 @@ import torch
 from tests.models.test_spair import spair
 from vae_zoo.data.sets.scenes import Scenes
 from vae_zoo.evaluation import protocol
-from vae_zoo.evaluation.suites.objects import edits, instance_map, means, numbers, pictures
+from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.suites.objects import Objects, UnseenObjects, edits, instance_map, means, numbers, pictures
 from vae_zoo.figures.scenes import ZOOM, with_boxes
 from vae_zoo.models.spair import SPAIR, Scene
 
@@ -48,7 +49,7 @@ class Oracle(SPAIR):
 @pytest.mark.parametrize("split", ["test", "test_unseen"])
 def test_a_model_that_knows_the_scenes_and_one_that_sees_nothing(data, split):
     model = spair((3, 24, 24), kind=Oracle).eval()
-    found = numbers(protocol.Evaluation(model, data), split)
+    found = numbers(Context(model, data), split)
     perfect = {
         "count_accuracy": 1,
         "count_mae": 0,
@@ -62,7 +63,7 @@ def test_a_model_that_knows_the_scenes_and_one_that_sees_nothing(data, split):
     assert {name: found[name] for name in perfect} == pytest.approx(perfect)
     assert found["ap50_shuffled"] < 0.5 < found["count_accuracy_components"]
     model.blind = True
-    found = numbers(protocol.Evaluation(model, data), split)
+    found = numbers(Context(model, data), split)
     empty = np.mean([len(data.single(i[None])["boxes"][0]) == 0 for i in data.indices[split]])
     assert found["ap50"] == found["recall30"] == 0 and found["count_accuracy"] == empty and found["count_bias"] < -1
     assert found["ari_fg"] < 0.7  # 0 where there are two objects or more; one part is one part
@@ -70,11 +71,12 @@ def test_a_model_that_knows_the_scenes_and_one_that_sees_nothing(data, split):
 
 def test_numbers_and_pictures_of_the_protocol(data):
     model = spair((3, 24, 24)).eval()
-    e = protocol.Evaluation(model, data)
-    for name, step in (("objects", step) for _, what, step in protocol.STEPS if what == "objects"):
-        assert name and {"count_accuracy", "ap50", "ap50_shuffled"} <= dict(step(e)).keys()
-    assert "test_unseen/count_accuracy" in e.numbers
-    assert {f"{n}_{s}" for n in ("boxes", "glimpses", "edits") for s in ("test", "test_unseen")} == e.pictures.keys()
+    for suite, split in ((Objects(), "test"), (UnseenObjects(), "test_unseen")):
+        found = suite.run(Context(model, data))
+        assert {"count_accuracy", "ap50", "ap50_shuffled"} <= found.numbers.keys()
+        assert {f"{name}_{split}" for name in ("boxes", "glimpses", "edits")} == found.pictures.keys()
+    unseen = [name for name in protocol.evaluate(model, data).numbers if name.startswith("test_unseen/")]
+    assert unseen == [f"test_unseen/{name}" for name in found.numbers]
 
 
 def test_pictures_of_grey_scenes():

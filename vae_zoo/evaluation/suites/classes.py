@@ -7,36 +7,36 @@ has a number for each, accuracy/<block>, and their mean; whatever needs one clas
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from vae_zoo.contract import Batch, HasClasses, HasClassMeans, WalksInClass
-from vae_zoo.evaluation.suites.clusters import member_images
+from vae_zoo.evaluation.context import Context, means
+from vae_zoo.evaluation.suite import Result, Suite
 from vae_zoo.figures import grid
-from vae_zoo.metrics import clustering, judge
+from vae_zoo.metrics import judge
+from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.metrics.calibration import ece
+from vae_zoo.metrics.probes import linear_classifier
 from vae_zoo.models.base import LatentVariableModel
-
-if TYPE_CHECKING:
-    from vae_zoo.evaluation.context import Evaluation
 
 Numbers = Iterator[tuple[str, float]]
 USED = 0.005  # share of the images from which on a value counts as used
-MEMBERS = 7  # of each value shown
 PER_CLASS = 100  # images of each class that the judge sees
 
 
-def accuracy(e: "Evaluation") -> Numbers:
+class Classes(Suite):
+    name, capability, needs = "classes", HasClasses, frozenset({"labels"})
+
+    def run(self, e: Context) -> Result:
+        return Result(dict(accuracy(e)) | dict(separation(e)))
+
+
+def accuracy(e: Context) -> Numbers:
     """Accuracy, class-mean accuracy and calibration of q(c | x) on all images of the split, none of them labelled ones."""
     names = _blocks(e.model)
-    if not names or e.data.label is None:
-        return
     index = e.data.indices[e.split].numpy()
     codes, found = e.codes.blocks(index), {}
     for column, name in enumerate(names):
@@ -62,7 +62,7 @@ def accuracy(e: "Evaluation") -> Numbers:
         yield key, sum(values) if key == "classes_used" else np.mean(values)
 
 
-def separation(e: "Evaluation") -> Numbers:
+def separation(e: Context) -> Numbers:
     """What a linear probe and a judge of real images find of the class in each block: probe/<block>, swap_follows_<block>
     and conditional_accuracy, all of them plain accuracies.
 
@@ -70,9 +70,6 @@ def separation(e: "Evaluation") -> Numbers:
     the judge as the first image's class. conditional_accuracy: images decoded from the prior of a class, named as it;
     conditional_accuracy_mean: the same with the Gaussian blocks of the class at their means, z from its prior.
     """
-    names = _blocks(e.model)
-    if not names or e.data.label is None:
-        return
     if not all((_labels(e, index.numpy(), 0) >= 0).any() for index in e.data.indices.values()):
         return  # hand-made labels of training images alone
     train, test = (_labels(e, index, 0) for index in (e.train, e.scored))
@@ -81,22 +78,20 @@ def separation(e: "Evaluation") -> Numbers:
     train_codes, test_codes = e.codes.blocks(e.train), e.codes.blocks(e.scored)
     gaussian = [name for name, block in e.model.blocks.items() if block.kind == "gaussian"]
     for name in gaussian:
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        probe.fit(train_codes[name][train >= 0], train[train >= 0])
+        probe = linear_classifier().fit(train_codes[name][train >= 0], train[train >= 0])
         yield f"probe/{name}", (probe.predict(test_codes[name]) == test)[test >= 0].mean()
     if len(np.unique(test[test >= 0])) < 2:
         return
     one = e.judge_of("label")
     yield "judge_accuracy", one.accuracy
-    batches = [e.data.single(part, e.model.device) for part in torch.from_numpy(e.scored).split(256)]
-    shares = judge.swap_consistency(e.model, batches, one, seed=e.seed)
+    shares = judge.swap_consistency(e.model, e.scored_batches(), one, seed=e.seed)
     for name in gaussian if len(gaussian) > 1 else e.model.blocks:
         yield f"swap_follows_{name}", shares[f"follows_{name}"]
-    yield from _conditional(e, one, names)
+    yield from _conditional(e, one, _blocks(e.model))
 
 
 @torch.no_grad()
-def _conditional(e: "Evaluation", one: judge.Judge, names: list[str]) -> Numbers:
+def _conditional(e: Context, one: judge.Judge, names: list[str]) -> Numbers:
     """Of every value of the first variable alike; other variables as the prior draws them."""
     size, device = e.model.blocks[names[0]].size, e.model.device
     first = torch.arange(size, device=device).repeat_interleave(PER_CLASS)
@@ -108,14 +103,14 @@ def _conditional(e: "Evaluation", one: judge.Judge, names: list[str]) -> Numbers
     wanted = torch.from_numpy(_to_label(e, names[0], 0))[first.cpu()]
     yield "conditional_accuracy", (one.predict(e.model.decode(codes)).cpu() == wanted).double().mean().item()
     if isinstance(e.model, HasClassMeans):
-        means = codes | e.model.class_means(classes)
-        yield "conditional_accuracy_mean", (one.predict(e.model.decode(means)).cpu() == wanted).double().mean().item()
+        codes |= e.model.class_means(classes)
+        yield "conditional_accuracy_mean", (one.predict(e.model.decode(codes)).cpu() == wanted).double().mean().item()
 
 
 def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> Iterator[tuple[str, np.ndarray]]:
     """Samples of each class, images moved from class to class, and walks within each class; of each variable."""
     for j, name in enumerate(_blocks(model)):
-        size, codes = model.blocks[name].size, {b: q.mean for b, q in model.encode(batch).items()}
+        size, codes = model.blocks[name].size, means(model, batch)
         old = torch.stack([codes[b].argmax(1) for b in _blocks(model)], dim=1)  # [B, J]
         rows, values = [f"{name} = {k}" for k in range(size)], torch.arange(size, device=old.device)
         classes = old[:1].repeat(size * num_columns, 1)
@@ -138,16 +133,8 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
             yield f"class_traversals_{name}", grid(_grid(model, walked, len(labels)), labels, title="within each class")
 
 
-def cluster_members(e: "Evaluation", name: str) -> np.ndarray:
-    """The images of the split that each value of a categorical block is surest of."""
-    index = e.data.indices[e.split]
-    values, members = clustering.most_confident(e.codes.blocks(index.numpy())[name], MEMBERS)
-    rows = [f"{name} = {k}" for k in values.tolist()]
-    return grid(member_images(e.data, index, members), rows, title=f"images that each value of {name} is surest of")
-
-
 def _grid(model: LatentVariableModel, codes: dict[str, torch.Tensor], rows: int) -> np.ndarray:
-    return model.decode(codes).float().cpu().numpy().reshape(rows, -1, *model.image_shape)
+    return to_numpy(model.decode(codes)).reshape(rows, -1, *model.image_shape)
 
 
 def _blocks(model: LatentVariableModel) -> list[str]:
@@ -157,13 +144,13 @@ def _blocks(model: LatentVariableModel) -> list[str]:
     return [name for name, block in model.blocks.items() if block.kind == "categorical"]
 
 
-def _labels(e: "Evaluation", index: np.ndarray, column: int) -> np.ndarray | None:
+def _labels(e: Context, index: np.ndarray, column: int) -> np.ndarray | None:
     """[N] int64; None where the data have fewer labels."""
     labels = e.data.label[index].numpy().reshape(len(index), -1)
     return labels[:, column] if column < labels.shape[1] else None
 
 
-def _to_label(e: "Evaluation", name: str, column: int) -> np.ndarray:
+def _to_label(e: Context, name: str, column: int) -> np.ndarray:
     """The label of each value of a variable, [K]; -1: none is left for it."""
     size = e.model.blocks[name].size
     if "supervised" in e.model.needs:

@@ -1,213 +1,55 @@
-"""Several clusterings of one set of images against several labels: which facet has found what, of a model with `facets`.
-
-From the contract and three things more: `facets`, names of Gaussian blocks; `clusters(q)`, q(c | x) [B, K] of each from the
-posteriors; `priors[facet]`, a mixture with `log_weights()` [K] and `sample(c, temperature)`. The cluster of an image is the
-arg max; facet<j> is the j-th of them. Labels are the set's own, and each known factor with few values.
-
-facet<j>/<label>/...     clusters of facet j as names of the label: cluster_accuracy_majority, _hungarian and
-                         cluster_balanced_accuracy, clusters named on training images; cluster_purity, named on the scored
-                         images themselves as in the papers, beside cluster_purity_chance; nmi, ami, ari
-facet<j>/...             clusters_used: hold 0.5 % of the images or more; clusters_present: any; clusters_effective: exp of
-                         the entropy of the mean q(c | x); confidence: mean q of an image's cluster; kl: the model's, nats
-facet<i>/facet<j>/...    mutual_information (nats, biased upwards) and ami between the clusters of two facets
-cluster_accuracy_...     and the other scores, clusters_used too: the first label's, of the facet whose clusters name it best
-                         on VALIDATION images; cluster_facet: its j
-
-Source of the scores and pictures: Falck et al. (2021), utils.py and train.py of FabianFalck/mfcvae.
-"""
-
-from collections.abc import Iterator
-from itertools import combinations
-from typing import TYPE_CHECKING
+"""Categorical blocks as clusters of the images."""
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from vae_zoo.contract import Codes, HasFacets
-from vae_zoo.figures import grid, swap_grid
-from vae_zoo.figures.charts import cluster_sizes, heat_map
+from vae_zoo.contract import HasFacets
+from vae_zoo.data.datamodule import DataModule
+from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
+from vae_zoo.figures import grid
 from vae_zoo.metrics import clustering
-from vae_zoo.models.base import LatentVariableModel
 
-if TYPE_CHECKING:
-    from vae_zoo.data.datamodule import DataModule
-    from vae_zoo.evaluation.context import Evaluation
-
-FEW = 20  # values up to which an ordered factor is a label too
-USED = 0.005  # share of the images from which on a cluster counts as used
-CHUNK = 256  # images encoded at once
-ROWS, MEMBERS = 25, 10  # clusters and members shown
-TEMPERATURES = {0.0: 1, 0.3: 4, 1.0: 4}  # {factor on the standard deviations: samples of a cluster}
-DONORS = 8  # of each facet in a recombination
-CLASSES = 30  # of a label, up to which its confusions are drawn
+MEMBERS = 7  # of each value shown
 
 
-class Clusters:
-    """N images as a model sees them: q(c | x) of each facet {facet: [N, K]}, and the means of all blocks {block: [N, D]}."""
-
-    @torch.no_grad()
-    def __init__(self, model: LatentVariableModel, data: "DataModule", index: np.ndarray):
-        self.index, probs, codes = torch.from_numpy(index), [], []
-        for part in self.index.split(CHUNK):
-            q = model.encode(data.single(part, model.device))
-            probs.append({name: p.float().cpu() for name, p in model.clusters(q).items()})
-            codes.append({name: block.mean.float().cpu() for name, block in q.items()})
-        self.probs = {name: torch.cat([part[name] for part in probs]).numpy() for name in model.facets}
-        self.codes = {name: torch.cat([part[name] for part in codes]) for name in model.blocks}
-
-    def assigned(self, facet: str) -> np.ndarray:
-        return self.probs[facet].argmax(1)
-
-    def shares(self, facet: str) -> np.ndarray:
-        """Of the images in each cluster, [K]."""
-        return np.bincount(self.assigned(facet), minlength=self.probs[facet].shape[1]) / len(self.index)
-
-
-def facets(e: "Evaluation") -> Iterator[tuple[str, float]]:
-    """The numbers, tables and pictures; a step of vae_zoo.evaluation.protocol."""
-    if not isinstance(e.model, HasFacets):
-        return
-    names = e.model.facets
-    scored = Clusters(e.model, e.data, e.data.indices[e.split].numpy())
-    for j, name in enumerate(names):
-        yield f"facet{j}/clusters_used", clustering.used(scored.assigned(name), USED)
-        yield f"facet{j}/clusters_present", len(np.unique(scored.assigned(name)))
-        yield f"facet{j}/clusters_effective", clustering.effective_number(scored.probs[name])
-        yield f"facet{j}/confidence", scored.probs[name].max(1).mean()
-        if (kl := e.numbers.get(f"{e.split}/kl_{name}")) is not None:
-            yield f"facet{j}/kl", kl
-    for i, j in combinations(range(len(names)), 2):
-        pair = scored.assigned(names[i]), scored.assigned(names[j])
-        yield f"facet{i}/facet{j}/mutual_information", clustering.mutual_information(*pair)
-        yield f"facet{i}/facet{j}/ami", clustering.ami(*pair)
-    yield from _against_labels(e, scored)
-    if e.split != "val":  # while training only the numbers are kept
-        e.pictures["cluster_sizes"] = cluster_sizes({name: scored.shares(name) for name in names}, USED)
-        e.pictures |= pictures(e.model, e.data, scored)
-
-
-def labels(e: "Evaluation") -> dict[str, np.ndarray]:
-    """What clusters may be named by, {name: [all images] integers, -1 unknown}, the set's own label first.
-
-    Left out is what has one value or none in a split, and what has values that no training image has, as unseen people have.
+class Clusters(Suite):
+    """Each categorical block's arg max: how many values are used, and where labels are known the agreement with them; maps
+    fitted on train, applied to the split. Facets have a suite of their own, whose numbers have these names.
     """
-    data, found = e.data, {}
-    if data.label is not None:
-        columns = data.label.numpy().reshape(len(data.label), -1).T
-        name = "label" if data.labels_from is not None else data.default_label
-        names = data.label_names or [name if len(columns) == 1 else f"{name}{v}" for v in range(len(columns))]
-        found = dict(zip(names, columns))
-    for column, factor in enumerate(data.factor_info):
-        if factor.kind in ("categorical", "ordered") and 2 <= factor.size <= FEW and factor.name not in found:
-            found[factor.name] = data.factors[:, column].numpy().astype(np.int64)
 
-    def known(values: np.ndarray) -> bool:
-        parts = e.train, e.val, data.indices[e.split], data.indices["train"]
-        seen = [np.setdiff1d(values[index], [-1]) for index in parts]
-        return min(map(len, seen)) > 1 and np.isin(seen[2], seen[3]).all()
+    name = "clusters"
 
-    return {name: values for name, values in found.items() if known(values)}
-
-
-def _against_labels(e: "Evaluation", scored: Clusters) -> Iterator[tuple[str, float]]:
-    known = labels(e)
-    if not known:
-        return
-    names, train, val = e.model.facets, Clusters(e.model, e.data, e.train), Clusters(e.model, e.data, e.val)
-    matrix = {"cluster_accuracy_majority": [], "ami": []}
-    for label, values in known.items():
-        fits = {name: (train.assigned(name), values[e.train]) for name in names}
-        scores = {name: clustering.scores(scored.assigned(name), values[scored.index], fit=fits[name]) for name in names}
-        for j, name in enumerate(names):
-            for key, value in scores[name].items():
-                yield f"facet{j}/{label}/{key}", value
-        for key, columns in matrix.items():
-            columns.append([row[key] for row in scores.values()])
-        chosen = {
-            name: clustering.cluster_accuracy(val.assigned(name), values[e.val], mapping="majority", fit=fits[name])
-            for name in names
-        }
-        best = max(names, key=chosen.__getitem__)
-        if label == next(iter(known)):
-            yield from scores[best].items()
-            yield "clusters_used", clustering.used(scored.assigned(best), USED)
-            yield "cluster_facet", names.index(best)
-        if len(np.unique(values)) <= CLASSES:
-            pair = scored.assigned(best), values[scored.index]
-            e.pictures[f"confusion_{label}"] = confusion(*pair, fits[best], best, label)
-    for table, key, title in (
-        ("facets", "cluster_accuracy_majority", "accuracy of the clusters of each facet as names of each label"),
-        ("facets_ami", "ami", "adjusted mutual information of the clusters of each facet with each label"),
-    ):
-        e.tables[table] = (title, np.array(matrix[key]).T.clip(0), list(names), list(known))
+    def run(self, e: Context) -> Result:
+        names = [name for name, block in e.model.blocks.items() if block.kind == "categorical"]
+        if not names or isinstance(e.model, HasFacets):
+            raise DoesNotApply("the model has no categorical blocks, or facets")
+        found = Result()
+        for name in names:
+            train, scored = (e.codes.blocks(part)[name].argmax(1) for part in (e.train, e.data.indices[e.split].numpy()))
+            numbers = {}
+            if e.has_known_labels:
+                labels, labels_train = e.data.first_label[e.data.indices[e.split]], e.data.first_label[e.train]
+                numbers = clustering.scores(scored, labels.numpy(), (train, labels_train.numpy()))
+            numbers["clusters_used"] = clustering.used(scored)
+            prefix = "" if len(names) == 1 else f"{name}/"
+            found.numbers |= {f"{prefix}{key}": value for key, value in numbers.items()}
+            if e.keeps_pictures:
+                found.pictures[f"members_{name}"] = cluster_members(e, name)
+        return found
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+def cluster_members(e: Context, name: str) -> np.ndarray:
+    """The images of the split that each value of a categorical block is surest of."""
+    index = e.data.indices[e.split]
+    values, members = clustering.most_confident(e.codes.blocks(index.numpy())[name], MEMBERS)
+    rows = [f"{name} = {k}" for k in values.tolist()]
+    return grid(member_images(e.data, index, members), rows, title=f"images that each value of {name} is surest of")
 
 
-def confusion(clusters: np.ndarray, values: np.ndarray, fit, facet: str, label: str) -> np.ndarray:
-    """Which share of each class (columns) is named as which (rows)."""
-    table = clustering.confusion(clusters, values, fit=fit)
-    classes = [str(c) for c in np.setdiff1d(np.union1d(values, fit[1]), [-1])]
-    title = f"{label}: share of each class (columns) that the clusters of {facet} name as (rows)"
-    return heat_map(table / table.sum(0).clip(1), classes, classes, title)
-
-
-@torch.no_grad()
-def pictures(model: LatentVariableModel, data: "DataModule", seen: Clusters) -> dict[str, np.ndarray]:
-    """Of each facet the most confident members of its clusters, and draws from these; of each pair, recombinations."""
-    found, first = {}, {}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for facet in model.facets:
-            clusters, members = (part[:ROWS] for part in clustering.most_confident(seen.probs[facet], MEMBERS))
-            first[facet] = torch.from_numpy(members[:DONORS, 0])
-            rows = [f"{facet} = {c}" for c in clusters.tolist()]
-            title = f"most confident members of the {len(rows)} clusters that are surest of theirs"
-            found[f"members_{facet}"] = grid(member_images(data, seen.index, members), rows, title=title)
-            shown, columns = torch.from_numpy(clusters).to(model.device), []
-            for t, count in TEMPERATURES.items():
-                codes = cluster_samples(model, facet, shown.repeat_interleave(count), t)
-                columns.append(_numpy(model.decode(codes)).reshape(len(rows), count, *model.image_shape))
-            heads = [f"t = {t:g}" for t, count in TEMPERATURES.items() for _ in range(count)]
-            title = "drawn from each cluster, other facets from their priors; t: factor on the standard deviations"
-            found[f"samples_{facet}"] = grid(np.concatenate(columns, axis=1), rows, heads, title)
-    for one, other in combinations(model.facets, 2):
-        donors = first[one], first[other]
-        codes = [{name: code[index].to(model.device) for name, code in seen.codes.items()} for index in donors]
-        images = [data.single(seen.index[index])["image"].numpy() for index in donors]
-        mixed = _numpy(model.decode(recombined(*codes, one))).reshape(*map(len, donors), *model.image_shape)
-        rest = other if len(model.blocks) == 2 else f"{other} and all else"
-        found[f"recombination_{one}_{other}"] = swap_grid(*images, mixed, one, rest)
-    return found
-
-
-def member_images(data: "DataModule", index: Tensor, members: np.ndarray) -> np.ndarray:
+def member_images(data: DataModule, index: torch.Tensor, members: np.ndarray) -> np.ndarray:
     """The images of members [R, C] of an index [N] as [R, C, ch, H, W], white where there is none (-1)."""
     there = members >= 0
     images = np.ones((*members.shape, *data.image_shape), dtype=np.float32)
     images[there] = data.single(index[members[there]])["image"].numpy()
     return images
-
-
-def cluster_samples(model: LatentVariableModel, facet: str, c: Tensor, temperature: float) -> Codes:
-    """Codes with the clusters c [n] of one facet; the others draw theirs from their priors, all at the same temperature, and
-    blocks that are no facets come from the prior."""
-    codes = model.sample_prior(len(c))
-    for name in model.facets:
-        prior = model.priors[name]
-        own = c if name == facet else torch.multinomial(prior.log_weights().exp(), len(c), replacement=True)
-        codes[name] = prior.sample(own, temperature)
-    return codes
-
-
-def recombined(rows: Codes, columns: Codes, facet: str) -> Codes:
-    """`facet` of each row [R, D] with all other blocks of each column [C, D]: [R C, D], a row's one after the other."""
-    num_rows, num_columns = len(rows[facet]), len(columns[facet])
-    mixed = {name: code.repeat(num_rows, 1) for name, code in columns.items()}
-    return mixed | {facet: rows[facet].repeat_interleave(num_columns, 0)}
-
-
-def _numpy(images: Tensor) -> np.ndarray:
-    return images.float().cpu().numpy()

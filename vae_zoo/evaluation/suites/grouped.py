@@ -24,18 +24,20 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from vae_zoo.contract import SharesGroupCode
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import Normal, noise
 from vae_zoo.distributions.pooling import log_same_group, pool
+from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.figures.charts import line_chart
+from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.metrics.judge import Judge, partners
+from vae_zoo.metrics.probes import linear_classifier
 from vae_zoo.models.base import LatentVariableModel
 
 COUNTS = (1, 2, 5, 10)  # images of evidence
@@ -44,7 +46,7 @@ CHUNK = 256  # images encoded or decoded at once
 SHOWN = 6  # groups in the figure of reconstructions
 
 
-def whole_groups(data, split: str, seed: int, count: int = NUM_IMAGES) -> np.ndarray:
+def whole_groups(data: DataModule, split: str, seed: int, count: int = NUM_IMAGES) -> np.ndarray:
     """Places of about `count` images of a split, drawn so that groups stay large enough for evidence: of as many groups as
     can have twice the most evidence (or all their images), as many images each."""
     index = np.random.default_rng(seed).permutation(data.indices[split].numpy())
@@ -67,20 +69,21 @@ class Evidence:
 
     content: what one image says of the code that its group shares, Normal [N, Dc], for a model that shares none all its
     Gaussian blocks; style: of the code that each image has for itself, None for a model that shares none.
-    A group's images lie on a ring in random order; the evidence of an image are the k from it on.
+    A group's images lie on a ring in random order; the evidence of an image are itself and the k - 1 after it.
     """
 
     @torch.no_grad()
-    def __init__(self, model: LatentVariableModel, data, index: np.ndarray, seed: int = 0):
+    def __init__(self, model: LatentVariableModel, data: DataModule, index: np.ndarray, seed: int = 0):
         self.model, self.data, self.index, self.seed = model, data, torch.from_numpy(index), seed
         self.group = data.group_of(self.index).unique(return_inverse=True)[1]  # [N] in 0..G-1
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(index), generator=generator)
-        self._ring = order[self.group[order].argsort(stable=True)]  # one group's images after the other's
         self.count = self.group.bincount()  # [G]
-        self._start = self.count.cumsum(0) - self.count
-        self.place = torch.empty_like(order)  # of each image on its group's ring
-        self.place[self._ring] = torch.arange(len(index)) - self._start.repeat_interleave(self.count)
+        order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))
+        rings = order[self.group[order].argsort(stable=True)]  # [N] one ring after the other
+        ends = self.count.cumsum(0)
+        self.first = rings[ends - self.count]  # [G] where each ring begins
+        self.next = torch.empty_like(rings)  # [N] the image after each on its ring
+        self.next[rings] = rings.roll(-1)
+        self.next[rings[ends - 1]] = self.first
         self.content, self.style = self._encode()
 
     def _encode(self) -> tuple[Normal, Normal | None]:
@@ -98,13 +101,19 @@ class Evidence:
         return self.data.first_label[self.index].numpy()
 
     def of(self, k: int, skip: int = 0) -> Tensor:
-        """k images for each image [N, k], from its own place on the ring or from `skip` places further on."""
-        turn = (self.place[:, None] + skip + torch.arange(k)) % self.count[self.group][:, None]
-        return self._ring[self._start[self.group][:, None] + turn]
+        """k images for each image [N, k]: from itself on, or from `skip` images further on its ring."""
+        return self._walk(torch.arange(len(self.index)), skip + k)[:, skip:]
 
     def ring(self, k: int) -> Tensor:
         """The first k images of each group's ring [G, k]."""
-        return self._ring[self._start[:, None] + torch.arange(k)]
+        return self._walk(self.first, k)
+
+    def _walk(self, image: Tensor, k: int) -> Tensor:
+        """Each image [M] and the k - 1 after it on its ring [M, k]."""
+        steps = [image]
+        while len(steps) < k:
+            steps.append(self.next[steps[-1]])
+        return torch.stack(steps, 1)
 
     def pooled(self, evidence: Tensor, rule: str | None = None) -> Normal:
         """The content of each set of evidence [M, k]: by the model's own rule, or by another."""
@@ -137,35 +146,30 @@ class Evidence:
         return [k for k in COUNTS if times * k + extra <= int(self.count.min())]
 
 
-def evidence(e):
-    """The numbers and pictures; a step of vae_zoo.evaluation.protocol. e: its Evaluation."""
-    if not e.data.is_grouped or not gaussian_blocks(e.model):
-        return
-    test, curves = whole_groups(e.data, e.split, e.seed), defaultdict(dict)
-    scored = Evidence(e.model, e.data, test, e.seed)
-    parts = [verification(scored), identification(scored)]
-    if scored.style is not None:
-        parts.append(held_out(scored))
-    if e.has_known_labels:
-        fitted = whole_groups(e.data, "train", e.seed, 2 * NUM_IMAGES)
-        train = Evidence(e.model, e.data, fitted, e.seed)
-        parts.append(probes(train, scored))
-        if e.untrained is not None:
-            fresh = (Evidence(e.untrained, e.data, index, e.seed) for index in (fitted, test))
-            parts.append((name.replace("probe/", "probe/untrained_"), value) for name, value in probes(*fresh))
+class Grouped(Suite):
+    name, needs = "evidence of groups", frozenset({"groups"})
+
+    def run(self, e: Context) -> Result:
+        if not gaussian_blocks(e.model):
+            raise DoesNotApply("the model has no Gaussian block")
+        test = whole_groups(e.data, e.split, e.seed)
+        scored = Evidence(e.model, e.data, test, e.seed)
+        numbers = dict(verification(scored)) | dict(identification(scored))
         if scored.style is not None:
-            parts.append(swaps(scored, e.judge_of("label")))
-    for part in parts:
-        for name, value in part:
-            yield name, value
-            stem, found, k = name.rpartition("_k")
-            if found and k.isdecimal():
-                curves[stem][int(k)] = value
-    shares = {name: line for name, line in curves.items() if not name.startswith(("content_std", "held_out"))}
-    e.pictures["evidence"] = line_chart(shares, "images of evidence", "", "what a content code is worth", (0, 1))
-    if scored.style is not None:
-        e.pictures["group_reconstructions"] = group_reconstructions(scored)
-        e.pictures["interpolation"] = interpolation(scored)
+            numbers |= held_out(scored)
+        if e.has_known_labels:
+            fitted = whole_groups(e.data, "train", e.seed, 2 * NUM_IMAGES)
+            numbers |= probes(Evidence(e.model, e.data, fitted, e.seed), scored)
+            if e.untrained is not None:
+                fresh = (Evidence(e.untrained, e.data, index, e.seed) for index in (fitted, test))
+                numbers |= {name.replace("probe/", "probe/untrained_"): value for name, value in probes(*fresh)}
+            if scored.style is not None:
+                numbers |= swaps(scored, e.judge_of("label"))
+        found = Result(numbers, pictures={"evidence": growth(numbers)})
+        if scored.style is not None:
+            found.pictures["group_reconstructions"] = group_reconstructions(scored)
+            found.pictures["interpolation"] = interpolation(scored)
+        return found
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------
@@ -189,8 +193,7 @@ def probes(train: Evidence, test: Evidence):
     """Accuracy of standardised logistic regression of the label, fitted on training images."""
 
     def accuracy(x: Tensor, x_test: Tensor) -> float:
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        return probe.fit(x.cpu().numpy(), train.label).score(x_test.cpu().numpy(), test.label)
+        return linear_classifier().fit(to_numpy(x), train.label).score(to_numpy(x_test), test.label)
 
     for k in test.counts():
         if k in train.counts():
@@ -221,7 +224,11 @@ def verification(images: Evidence):
 def identification(images: Evidence):
     """Accuracy of naming the group of images that are new, each group known from k others."""
     counts = images.counts(extra=1)
-    new = (images.place >= max(counts, default=0)).nonzero()[:, 0]  # the same for every k
+    if not counts:
+        return
+    is_new = torch.ones(len(images.index), dtype=torch.bool)
+    is_new[images.ring(max(counts))] = False
+    new = is_new.nonzero()[:, 0]  # the same for every k
     one = images.pooled(new[:, None], "product_with_prior")
     for k in counts:
         known = images.pooled(images.ring(k), "product_with_prior")  # [G, Dc]
@@ -252,6 +259,16 @@ def _others(evidence: Tensor, seed: int) -> Tensor:
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+def growth(numbers: dict[str, float]) -> np.ndarray:
+    """What lies between 0 and 1, against k."""
+    curves = defaultdict(dict)
+    for name, value in numbers.items():
+        stem, found, k = name.rpartition("_k")
+        if found and k.isdecimal() and not name.startswith(("content_std", "held_out")):
+            curves[stem][int(k)] = value
+    return line_chart(curves, "images of evidence", "", "what a content code is worth", (0, 1))
 
 
 def group_reconstructions(images: Evidence) -> np.ndarray:

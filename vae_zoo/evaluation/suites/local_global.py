@@ -19,33 +19,32 @@ trained on the test images too and sees two ranges of values; here it does neith
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vae_zoo.contract import Codes, HasClasses, HasLocalView
+from vae_zoo.evaluation.context import Context, means
+from vae_zoo.evaluation.suite import Result, Suite
 from vae_zoo.figures import grid
+from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.metrics.judge import CHUNK
 from vae_zoo.models.base import LatentVariableModel
-
-if TYPE_CHECKING:
-    from vae_zoo.evaluation.context import Evaluation
 
 SHOWN = 8  # rows and columns of the grids
 
 
-def split(e: "Evaluation") -> Iterator[tuple[str, float]]:
-    """The numbers and pictures; a step of vae_zoo.evaluation.protocol."""
-    if isinstance(e.model, HasLocalView):
-        yield from numbers(e)
-        if e.split != "val":  # while training only the numbers are kept
-            e.pictures |= pictures(e.model, e.data.single(e.to_show(SHOWN), e.model.device))
+class LocalGlobal(Suite):
+    name, capability = "local and global code", HasLocalView
+
+    def run(self, e: Context) -> Result:
+        shown = pictures(e.model, e.data.single(e.to_show(SHOWN), e.model.device)) if e.keeps_pictures else {}
+        return Result(dict(numbers(e)), pictures=shown)
 
 
 @torch.no_grad()
-def numbers(e: "Evaluation") -> Iterator[tuple[str, float]]:
+def numbers(e: Context) -> Iterator[tuple[str, float]]:
     index = torch.from_numpy(e.scored)
     codes = {name: torch.from_numpy(part).to(e.model.device) for name, part in e.codes.blocks(e.scored).items()}
     with torch.random.fork_rng():
@@ -107,13 +106,13 @@ def pictures(model: LatentVariableModel, batch) -> dict[str, np.ndarray]:
     """The shuffled images and what is made of both; draws of one code while the other stays that of an image. Style transfer
     is among the swaps of vae_zoo.evaluation.pictures."""
     x = batch["image"]
-    codes, count = {name: q.mean for name, q in model.encode(batch).items()}, len(x)
+    codes, count = means(model, batch), len(x)
     x_aux = model.local_view(x)
     columns = [x, model.decode(codes), x_aux, model.decode_local(codes[model.local_block])]
     found = {}
     if x_aux.shape == x.shape:
         heads = ["image", "from both", "shuffled", "from z_local"]
-        found["views"] = grid(_numpy(torch.stack(columns, 1)), column_labels=heads)
+        found["views"] = grid(to_numpy(torch.stack(columns, 1)), column_labels=heads)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         drawn = model.sample_prior(SHOWN)
@@ -123,9 +122,5 @@ def pictures(model: LatentVariableModel, batch) -> dict[str, np.ndarray]:
         mixed[moved] = drawn[moved].repeat(count, 1)
         images = model.decode(mixed).unflatten(0, (count, SHOWN))
         title = f"{kept} of the image at the left, {moved} drawn from its prior, one for each column"
-        found[f"generation_{kept}"] = grid(_numpy(torch.cat([x[:, None], images], 1)), title=title)
+        found[f"generation_{kept}"] = grid(to_numpy(torch.cat([x[:, None], images], 1)), title=title)
     return found
-
-
-def _numpy(images: Tensor) -> np.ndarray:
-    return images.float().cpu().numpy()

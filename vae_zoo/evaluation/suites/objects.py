@@ -14,21 +14,18 @@ mse                            of the reconstruction, mean over pixels and chann
 count_accuracy_components, ap50_components   of connected pixels that differ from the commonest colour: no learning at all
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
 from vae_zoo.contract import Batch, Codes, FindsObjects
+from vae_zoo.evaluation.context import Context, means
+from vae_zoo.evaluation.suite import Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.figures.scenes import with_boxes
 from vae_zoo.metrics import detection
+from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.spatial import have_duplicates
-
-if TYPE_CHECKING:
-    from vae_zoo.evaluation.context import Evaluation
 
 CHUNK = 256  # images at once
 SHOWN = 8  # images in a picture
@@ -37,23 +34,25 @@ TRUE, FOUND = "#2fd05f", "#ffffff"  # colours of the boxes
 IOUS = (0.3, 0.5, 0.75)
 
 
-@torch.no_grad()
-def scenes(e: "Evaluation") -> Iterator[tuple[str, float]]:
-    """The numbers and pictures; a step of vae_zoo.evaluation.protocol."""
-    if not isinstance(e.model, FindsObjects) or "boxes" not in e.data.single(e.data.indices[e.split][:1]):
-        return
-    yield from numbers(e, e.split).items()
-    if e.split == "test":
-        for split in ("test_unseen",) if "test_unseen" in e.data.indices else ():
-            e.numbers |= {f"{split}/{name}": float(value) for name, value in numbers(e, split).items()}
-        for split in ("test", "test_unseen"):
-            if split in e.data.indices:
-                batch = e.data.single(e.data.indices[split][:SHOWN], e.model.device)
-                e.pictures |= {f"{name}_{split}": image for name, image in pictures(e.model, batch).items()}
+class Objects(Suite):
+    name, capability, needs = "objects", FindsObjects, frozenset({"boxes"})
+
+    @torch.no_grad()
+    def run(self, e: Context) -> Result:
+        split = self.split or e.split
+        found = Result(numbers(e, split))
+        if e.keeps_pictures:
+            batch = e.data.single(e.data.indices[split][:SHOWN], e.model.device)
+            found.pictures = {f"{name}_{split}": image for name, image in pictures(e.model, batch).items()}
+        return found
+
+
+class UnseenObjects(Objects):
+    name, split = "objects on unseen grounds", "test_unseen"
 
 
 @torch.no_grad()
-def numbers(e: "Evaluation", split: str) -> dict[str, float]:
+def numbers(e: Context, split: str) -> dict[str, float]:
     found, boxes, ari, squares, twice, parts = [], [], [], [], [], []
     for index in e.data.indices[split].split(CHUNK):
         batch = e.data.single(index, e.model.device)
@@ -64,11 +63,12 @@ def numbers(e: "Evaluation", split: str) -> dict[str, float]:
         squares.append((scene.image - batch["image"]).square().flatten(1).mean(1).cpu())
         twice.append(have_duplicates(scene.box, scene.presence > 0.5).cpu())
         parts += detection.connected_components(batch["image"].cpu().numpy())
+    present = [one["boxes"][one["scores"] > PRESENT] for one in found]
     return {
-        **of_counts(np.array([int((one["scores"] > PRESENT).sum()) for one in found]), np.array([len(b) for b in boxes])),
+        **of_counts(np.array([len(b) for b in present]), np.array([len(b) for b in boxes])),
         **detection.average_precision(found, boxes),
         "ap50_shuffled": detection.average_precision(found, boxes[1:] + boxes[:1])["ap50"],
-        **of_recall([one["boxes"][one["scores"] > PRESENT] for one in found], boxes),
+        **{f"recall{round(100 * iou)}": value for iou, value in zip(IOUS, detection.recall(present, boxes, IOUS))},
         "ari_fg": float(np.nanmean(np.concatenate(ari))),
         "duplicates": float(torch.cat(twice).double().mean()),
         "mse": float(torch.cat(squares).double().mean()),
@@ -85,10 +85,6 @@ def of_counts(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
     }
 
 
-def of_recall(found: list[torch.Tensor], boxes: list[torch.Tensor]) -> dict[str, float]:
-    return {f"recall{round(100 * iou)}": value for iou, value in zip(IOUS, detection.recall(found, boxes, IOUS))}
-
-
 def of_components(parts: list[np.ndarray], boxes: list[torch.Tensor]) -> dict[str, float]:
     """All boxes of connected components are as certain as each other."""
     found = [
@@ -98,10 +94,6 @@ def of_components(parts: list[np.ndarray], boxes: list[torch.Tensor]) -> dict[st
     accuracy = np.mean([len(one) == len(truth) for one, truth in zip(parts, boxes)])
     ap50 = detection.average_precision(found, [b.cpu() for b in boxes])["ap50"]
     return {"count_accuracy_components": float(accuracy), "ap50_components": ap50}
-
-
-def means(model: LatentVariableModel, batch: Batch) -> Codes:
-    return {name: q.mean for name, q in model.encode(batch).items()}
 
 
 def instance_map(share: torch.Tensor) -> torch.Tensor:
@@ -116,7 +108,7 @@ def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
     """Boxes over images and reconstructions, what each cell holds, scenes with their surest object taken away or moved."""
     codes = means(model, batch)
     scene = model.render(codes)
-    image, drawn, ground = (_numpy(x) for x in (batch["image"], scene.image.clamp(0, 1), scene.ground))
+    image, drawn, ground = (to_numpy(x) for x in (batch["image"], scene.image.clamp(0, 1), scene.ground))
     true = [box.cpu().numpy() for box in batch["boxes"]]
     found = [one["boxes"][one["scores"] > PRESENT].cpu().numpy() for one in model.detect(batch)]
     columns = [with_boxes(image, true, TRUE), with_boxes(image, found, FOUND), with_boxes(drawn, found, FOUND)]
@@ -124,10 +116,10 @@ def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
     heads = ["image, true", "found", "drawn", "background"]
     sprite = scene.alpha * scene.sprite + (1 - scene.alpha) / 2  # on grey; absent objects are faint
     sprite = 0.5 + (sprite - 0.5) * (0.15 + 0.85 * scene.presence[..., None, None, None])
-    edited = [image, drawn, *(_numpy(model.decode(c)) for c in edits(model, codes, batch))]
+    edited = [image, drawn, *(to_numpy(model.decode(c)) for c in edits(model, codes, batch))]
     return {
         "boxes": grid(np.stack(columns, 1), column_labels=heads),
-        "glimpses": grid(_numpy(sprite), title="what each cell holds; faint: not present"),
+        "glimpses": grid(to_numpy(sprite), title="what each cell holds; faint: not present"),
         "edits": grid(np.stack(edited, 1), column_labels=["image", "drawn", "one gone", "one moved"]),
     }
 
@@ -136,7 +128,3 @@ def edits(model: FindsObjects, codes: Codes, batch: Batch) -> tuple[Codes, Codes
     """The codes without the object whose presence is surest, and with it on the other side of its cell."""
     surest = model.encode(batch)["objects"].logit.argmax(1)
     return model.without_object(codes, surest), model.with_object_moved(codes, surest)
-
-
-def _numpy(images: torch.Tensor) -> np.ndarray:
-    return images.float().cpu().numpy()

@@ -1,30 +1,32 @@
 """The metrics of the protocol while the model trains, on validation images."""
 
-from typing import Literal
+from collections.abc import Sequence
 
 import lightning as L
 import torch
 
 from vae_zoo.config.types import Index
+from vae_zoo.evaluation.suite import Level, Suite
 
 
 class Metrics(L.Callback):
     """Logs `val/mig`, `val/block/<block>/<factor>` and all else that fits, every so many steps and at the last; 0: never.
 
-    level: of vae_zoo.evaluation.protocol; its time is training time lost, seconds for basic and minutes for full.
+    level, suites: of vae_zoo.evaluation.protocol, given by the run's `evaluation`; their time is training time lost, seconds
+    for basic and minutes for full. A suite that fails is logged and training goes on.
     """
 
-    def __init__(self, every_n_steps: Index = 0, level: Literal["basic", "quick", "full"] = "basic"):
-        self.every_n_steps, self.level = every_n_steps, level
+    def __init__(self, every_n_steps: Index = 0, level: Level = "basic", suites: Sequence[Suite] = ()):
+        self.every_n_steps, self.level, self.suites = every_n_steps, level, suites
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, batch_idx: int) -> None:
         step = trainer.global_step
         is_due = self.every_n_steps and (step % self.every_n_steps == 0 or step == trainer.max_steps)
         if not is_due or not trainer.is_global_zero:
             return
-        from vae_zoo.evaluation.protocol import evaluate, finite
+        from vae_zoo.evaluation.protocol import evaluate
 
         module.eval()
         with torch.autocast(module.device.type, enabled=False):
-            module.log_values(finite(evaluate(module, trainer.datamodule, self.level, split="val").numbers))
+            module.log_values(evaluate(module, trainer.datamodule, self.level, self.suites, split="val").numbers)
         module.train()

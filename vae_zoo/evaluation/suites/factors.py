@@ -1,0 +1,101 @@
+"""Which code holds which factor."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from vae_zoo.data.datamodule import DataModule
+from vae_zoo.evaluation.context import NUM_TEST, NUM_TRAIN, Codes, Context, targets
+from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
+from vae_zoo.metrics import disentanglement, probes
+
+log = logging.getLogger(__name__)
+
+Numbers = Iterator[tuple[str, float]]
+
+
+class Disentanglement(Suite):
+    """Scores of codes against factors; on the whole grid where the set is one, else on training and scored images."""
+
+    name, needs = "disentanglement", frozenset({"factors"})
+
+    def run(self, e: Context) -> Result:
+        if not all(e.data.factor_sizes):
+            raise DoesNotApply("a factor is continuous")
+        return Result(dict(scores(e)))
+
+
+def scores(e: Context) -> Numbers:
+    data = e.data
+    if data.is_grid:
+        rng = np.random.RandomState(e.seed)
+        draws = [disentanglement.sample_factors(data.factor_sizes, n, rng) for n in (NUM_TRAIN, NUM_TEST)]
+        index = [np.ravel_multi_index(factors.T, data.factor_sizes) for factors in draws]
+    else:
+        index = [e.train, e.scored]
+        draws = [data.factors[i].numpy().astype(np.int64) for i in index]
+    train, test = ((e.codes(i), factors) for i, factors in zip(index, draws))
+    if train[0].shape[1] < 2:
+        raise DoesNotApply(f"it needs two code dimensions, this model has {train[0].shape[1]}")
+    yield "mig", disentanglement.mig(*train)
+    yield "modularity", disentanglement.modularity(*train)
+    yield "irs", disentanglement.irs(*train)
+    yield "sap", disentanglement.sap(*train, test=test, seed=e.seed)
+    if not e.is_at_least("full"):
+        return
+    yield "sap_continuous", disentanglement.sap(*train, continuous=True)
+    yield "explicitness", disentanglement.explicitness(*train, test=test, seed=e.seed)
+    for name, value in disentanglement.dci(*train, test=test, seed=e.seed).items():
+        yield f"dci_{name}", value
+    if data.is_grid:
+        grid = disentanglement.GridIndex(data.factor_sizes)
+        yield "beta_vae", disentanglement.beta_vae_score(e.codes, grid, seed=e.seed)
+        yield "factor_vae", disentanglement.factor_vae_score(e.codes, grid, seed=e.seed)
+
+
+class BlockFactors(Suite):
+    """The block-factor matrix: what a probe reads of each factor from each block, an untrained encoder and the pixels, and a
+    linear probe from the blocks alone. block_mean/<block>/identity and style: its mean over the factors of identities and of
+    single images, where the data tell them apart.
+    """
+
+    name, level = "block-factor matrix", "quick"
+
+    def run(self, e: Context) -> Result:
+        (known, factors), (known_test, _) = targets(e.data, e.train), targets(e.data, e.scored)
+        if e.data.factors is None and not e.has_known_labels:
+            raise DoesNotApply("the data have neither factors nor two labels that training and scored images share")
+        if not e.codes.names:
+            raise DoesNotApply("no block is one vector an image")
+        options = {"seed": e.seed, "jobs": -1 if len(e.train) > 2000 else 1}
+        train, test = _rows(e, e.train), _rows(e, e.scored)
+        matrix = probes.block_factor_matrix(train, known, test, known_test, factors, **options)
+        blocks = [{name: part[name] for name in e.codes.names} for part in (train, test)]
+        linear = probes.block_factor_matrix(blocks[0], known, blocks[1], known_test, factors, hidden=None, **options)
+        columns = [factor.name for factor in factors]
+        numbers = dict(_named("block", matrix, train, columns, e.data))
+        numbers |= _named("linear", linear, e.codes.names, columns, e.data)
+        title = "what a probe reads of each factor from each block"
+        return Result(numbers, {"blocks": (title, matrix, list(train), columns)})
+
+
+def _rows(e: Context, index: np.ndarray) -> dict[str, np.ndarray]:
+    """What is read from, {row of the matrix: [N, D]}."""
+    found = e.codes.blocks(index)
+    if e.untrained is not None:
+        found["untrained"] = Codes(e.untrained, e.data)(index)
+    return found | {"pixels": pixels(e.data, index)}
+
+
+def _named(key: str, matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], data: DataModule) -> Numbers:
+    for row, values in zip(rows, matrix):
+        yield from ((f"{key}/{row}/{column}", value) for column, value in zip(columns, values))
+        for kind, members in (("identity", data.identity_factors), ("style", data.style_factors)):
+            if chosen := [value for column, value in zip(columns, values) if column in members]:
+                yield f"{key}_mean/{row}/{kind}", np.nanmean(chosen)
+
+
+def pixels(data: DataModule, index: np.ndarray) -> np.ndarray:
+    return torch.cat([data.batch(part)["image"].flatten(1) for part in torch.from_numpy(index).split(1000)]).numpy()

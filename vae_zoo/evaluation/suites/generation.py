@@ -1,0 +1,34 @@
+"""How near samples from the prior are to images."""
+
+import torch
+
+from vae_zoo.evaluation.context import Context, rows
+from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
+from vae_zoo.metrics.generation import generation_scores
+
+NUM_IMAGES = 10_000  # that FID and KID compare, at most
+
+
+class Generation(Suite):
+    """FID and KID of samples from the prior against images of the split, in the features of a judge, and of Inception when
+    its weights are there.
+    """
+
+    name, level = "FID and KID", "full"
+
+    @torch.no_grad()
+    def run(self, e: Context) -> Result:
+        targets = e.judged()[:1]
+        if not targets and e.inception is None:
+            raise DoesNotApply("there is nothing that a judge can learn, and no inception=<weights>")
+        real = torch.from_numpy(rows(e.data, e.split, NUM_IMAGES, e.seed))
+        with torch.random.fork_rng():
+            torch.manual_seed(e.seed)
+            fake = torch.cat([e.model.sample(len(part)).cpu() for part in real.split(256)])
+        images = torch.cat([e.data.batch(part)["image"] for part in real.split(256)])
+        numbers = {}
+        for target in targets:
+            numbers |= generation_scores(images, fake, e.judge_of(target), seed=e.seed)
+        if e.inception is not None:
+            numbers |= generation_scores(images, fake, inception_weights=e.inception, seed=e.seed)
+        return Result(numbers)

@@ -1,0 +1,62 @@
+"""How probable the images are to the model, and what its posteriors are together."""
+
+import logging
+
+import torch
+
+from vae_zoo.contract import HasBound
+from vae_zoo.data.datamodule import EvalBatches
+from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
+from vae_zoo.figures.charts import kl_per_dimension
+from vae_zoo.metrics import likelihood
+
+log = logging.getLogger(__name__)
+
+IW_SAMPLES = 100
+IW_IMAGES = {"quick": 256, "full": 1_000}
+
+
+class Likelihood(Suite):
+    """Bounds and KL of all test images, active units."""
+
+    name = "likelihood"
+
+    def run(self, e: Context) -> Result:
+        if e.split != "test":
+            raise DoesNotApply("while training, validation logs these numbers")
+        if not likelihood.has_bound(e.model):
+            log.warning("no test/elbo: %s does not write log_weights", type(e.model).__name__)
+        bounds, kl = e.bounds
+        numbers = dict(bounds)
+        if "elbo" in numbers:
+            numbers["bits_per_dim"] = likelihood.bits_per_dim(-numbers["elbo"], e.model.image_shape)
+        for name, mu in e.gaussian_codes.items():
+            numbers[f"active_units_{name}"] = likelihood.active_units(torch.from_numpy(mu))
+        return Result(numbers, pictures={"kl_per_dimension": kl_per_dimension(kl)} if kl else {})
+
+
+class ImportanceWeighted(Suite):
+    """Importance-weighted bound on -log p(x), nats per image, on some images spread over the split."""
+
+    name, level, capability = "importance-weighted bound", "quick", HasBound
+
+    def run(self, e: Context) -> Result:
+        batches = EvalBatches(e.data, e.split, {"device": e.model.device}, batch_size=64, most=IW_IMAGES[e.level])
+        return Result({f"nll_iw{IW_SAMPLES}": likelihood.importance_weighted(e.model, batches, IW_SAMPLES)})
+
+
+class AggregatePosterior(Suite):
+    """What the posteriors of the scored images are together, for each Gaussian block."""
+
+    name, level = "aggregate posterior", "full"
+
+    @torch.no_grad()
+    def run(self, e: Context) -> Result:
+        parts, numbers = [e.model.encode(batch) for batch in e.scored_batches()], {}
+        for name, block in e.model.blocks.items():
+            if block.kind == "gaussian":
+                mu, logvar = (torch.cat([getattr(part[name], key) for part in parts]) for key in ("mu", "logvar"))
+                terms = likelihood.aggregate_posterior(mu, logvar, seed=e.seed)
+                numbers |= {f"aggregate/{name}/{key}": value for key, value in terms.items()}
+        return Result(numbers)

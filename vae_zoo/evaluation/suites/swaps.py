@@ -1,0 +1,29 @@
+"""Whose value of a factor is seen when blocks of two images are exchanged?"""
+
+import numpy as np
+
+from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
+from vae_zoo.metrics import judge
+
+
+class Swaps(Suite):
+    """What a judge of real training images sees in reconstructions, and which block's donor it sees in swaps."""
+
+    name, level = "swaps", "full"
+
+    def run(self, e: Context) -> Result:
+        if len(e.model.blocks) < 2:
+            raise DoesNotApply("the model has one block")
+        batches, blocks, numbers, seen = list(e.scored_batches()), list(e.model.blocks), {}, {}
+        for name in e.judged():
+            one = e.judge_of(name)
+            numbers[f"judge/{name}"] = one.accuracy
+            numbers[f"judge_rec/{name}"] = judge.reconstruction_accuracy(e.model, batches, one)
+            seen[name] = judge.swap_consistency(e.model, batches, one, seed=e.seed)
+        if not seen:
+            raise DoesNotApply("the data have neither categorical factors nor labels that a judge can learn")
+        shares = np.array([[seen[name][f"follows_{block}"] for name in seen] for block in blocks])
+        for block, row in zip(blocks, shares):
+            numbers |= {f"swap/{block}/{name}": share for name, share in zip(seen, row)}
+        return Result(numbers, {"swaps": ("share of swaps that show the block donor's value", shares, blocks, list(seen))})
