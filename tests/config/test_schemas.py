@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from vae_zoo import config_dir
-from vae_zoo.cli.commands import register_resolvers
+from vae_zoo.cli.compose import register_resolvers
 from vae_zoo.config import check, schemas
 from vae_zoo.config.schemas import SCHEMAS
 from vae_zoo.runs.load import build

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from tests.cli.calls import call
 from tests.commands import REPOSITORY, run, start
-from vae_zoo.cli import commands as cli
+from vae_zoo.cli import run as cli_run
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
 
@@ -89,7 +89,7 @@ def test_killed_run_resumes_to_the_bit(uninterrupted):
 
 
 def test_rank_that_resumes_waits_for_the_config_of_rank_0(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "FOLLOW_SECONDS", 0)
+    monkeypatch.setattr(cli_run, "FOLLOW_SECONDS", 0)
     monkeypatch.setenv("RANK", "1")
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)

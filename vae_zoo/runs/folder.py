@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -166,6 +166,15 @@ def put_back(folder: Path, before: set[Path], previous: Path | None) -> None:
         previous.rmdir()
         if (folder / "previous.old").is_dir():
             os.replace(folder / "previous.old", previous)
+
+
+def remove_empty(paths: Iterable[Path]) -> None:
+    """Removes files, and folders in which nothing lies by then."""
+    for path in paths:
+        if path.is_file():
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 @contextmanager

@@ -35,12 +35,6 @@ GOOD = ("finished", "done before", "pruned", "running")  # elsewhere, then
 INCIDENTAL = ("sweep.", "launcher", "logger", "paths.", "hydra")
 
 
-class Outcome:
-    """Exit code of the sweep of this process; Hydra drops what a sweeper returns."""
-
-    code = 0
-
-
 class Stopped(BaseException):
     """SIGTERM to the command that runs the sweep."""
 
