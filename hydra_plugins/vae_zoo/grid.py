@@ -16,6 +16,7 @@ from omegaconf import OmegaConf, open_dict
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.sweeps.jobs import Job
+from vae_zoo.utils.signals import handled
 
 
 class Grid(BasicSweeper):
@@ -64,8 +65,7 @@ class Grid(BasicSweeper):
         return jobs
 
     def _begin(self, record: Path, jobs: Sequence[Job]) -> None:
-        sweeps.forget_stop(sweeps.worker(record))
-        sweeps.forget_refusals(sweeps.worker(record))
+        sweeps.forget(sweeps.worker(record))
         sweeps.write_record(record.absolute(), jobs, runs.command_line())
         OmegaConf.save(self.config, record / "multirun.yaml")
 
@@ -75,12 +75,9 @@ class Grid(BasicSweeper):
         def stopped(*_: Any) -> None:
             raise sweeps.Stopped
 
-        earlier = signal.signal(signal.SIGTERM, stopped)
-        try:
+        with handled(stopped, signal.SIGTERM):
             for answer in self.launcher.launch([list(words) for words in batch], initial_job_idx=first):
                 _ = answer.return_value  # raises what a job could not tell in its folder
-        finally:
-            signal.signal(signal.SIGTERM, earlier)
 
     def _end(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> int:
         """Prints and keeps the table. Returns the exit code."""

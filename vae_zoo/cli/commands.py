@@ -50,6 +50,8 @@ def _evaluate(words: list[str]) -> int:
     cfg = compose("evaluate", words)
     if cfg is None:
         return 0
+    if cfg.hydra.mode == RunMode.MULTIRUN:
+        raise UserError("-m is for training; give run=<run folder>, or runs=<folder of runs> for a table over them")
     plain = check.resolved(settings(cfg))
     check.check(plain, schemas.Evaluate)
     if (plain["run"] is None) == (plain["runs"] is None):

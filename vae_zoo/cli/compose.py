@@ -24,18 +24,20 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.utils.errors import UserError
 
-OPTIONS = (  # of Hydra
-    "-h --help --hydra-help --version -c --cfg --resolve -p --package -r --run -m --multirun -sc --shell-completion "
-    "-cn --config-name -cd --config-dir -i --info"
-).split()
-
 
 def compose(name: str, words: Sequence[str]) -> DictConfig | None:
     """Returns the config with its `hydra` node, or None where the words ask for an answer of Hydra's, such as --help.
 
     name: of the command's file in conf/. words: options of Hydra and overrides.
     """
-    parser, options = _read(words)
+    parser = get_args_parser()
+    options, unknown = parser.parse_known_intermixed_args(words)
+    of_hydra_only = {"--config-path": options.config_path, "--experimental-rerun": options.experimental_rerun}
+    if unknown := [*unknown, *(flag for flag, given in of_hydra_only.items() if given)]:
+        raise UserError(
+            f"{unknown[0]} is not an option; settings are written without dashes, such as model=beta_vae, and options "
+            f"are --help, -m, --config-dir <folder> and --cfg job"
+        )
     _make_importable(options.config_dir)
     hydra, name = _hydra(name, options.config_dir), options.config_name or name
     if _answered(hydra, name, parser, options):
@@ -59,18 +61,6 @@ def sweep(cfg: DictConfig, job: Callable[[DictConfig], None]) -> int:
     """Calls `job` for every config of the sweep, in the processes of its launcher. Returns the sweep's exit code."""
     overrides = cfg.hydra.overrides
     return GlobalHydra.instance().hydra.multirun(cfg.hydra.job.config_name, job, [*overrides.hydra, *overrides.task])
-
-
-def _read(words: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Raises UserError for an unknown option, which argparse would answer with a page of usage."""
-    for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
-        if not any(option.startswith(flag) for option in OPTIONS):
-            raise UserError(
-                f"{flag} is not an option; settings are written without dashes, such as model=beta_vae, and options "
-                f"are --help, -m, --config-dir <folder> and --cfg job"
-            )
-    parser = get_args_parser()
-    return parser, parser.parse_args(words)
 
 
 def _make_importable(own: str | None) -> None:

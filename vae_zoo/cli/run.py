@@ -15,6 +15,7 @@ from vae_zoo.cli.compose import settings
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.signals import handled
 
 FOLLOW_SECONDS = 120  # that a rank waits for rank 0, whose imports may be slow
 RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "logger", "data.root", "trust")
@@ -125,19 +126,15 @@ def start_process(
         if signum == signal.SIGTERM and process is not None:  # Ctrl-C the terminal has sent to the job too
             process.send_signal(signum)
 
-    earlier = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        words = [sys.executable, "-m", "vae_zoo.runs.train", str(folder), how, "--command", command]
-        held = [file.fileno() for file in (lock, place) if file is not None]
+    words = [sys.executable, "-m", "vae_zoo.runs.train", str(folder), how, "--command", command]
+    held = [file.fileno() for file in (lock, place) if file is not None]
+    with handled(note, signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(words, env=os.environ | (environment or {}), pass_fds=held)
         if lock is not None:
             runs.sign(lock, process.pid)
         if signal.SIGTERM in received:
             process.send_signal(signal.SIGTERM)
         code = process.wait()
-    finally:
-        for signum, before in earlier.items():
-            signal.signal(signum, before)
     if -code in (signal.SIGINT, signal.SIGTERM):  # before it could handle them
         code = 128 - code
     return code if code >= 0 else 1, received[0] if received else None

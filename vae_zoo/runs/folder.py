@@ -232,7 +232,6 @@ def environment() -> dict[str, Any]:
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(git, capture_output=True, text=True)
     return {
-        "command": command_line(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions,
         "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.system()}",

@@ -18,6 +18,7 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.utils.console import quiet
 from vae_zoo.utils.errors import Pruned, UserError
 from vae_zoo.utils.files import write_atomic, write_json
+from vae_zoo.utils.signals import handled
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder, is_writer = options.folder, runs.rank() == 0
     started = time.monotonic()
-    with _signals() as signals:
+    signals = Signals()
+    with handled(signals, signal.SIGINT, signal.SIGTERM):
         about, before = runs.environment() | {"command": options.command}, runs.read_status(folder)
         try:
             quiet()
@@ -67,10 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
                 text = traceback.format_exc()
                 traceback.print_exc()
         if is_writer:
+            from vae_zoo.reports.report import write_report
+
             if state["state"] == "failed":
                 write_atomic(folder / "error.txt", text)
             runs.write_status(folder, **about, **state, seconds=time.monotonic() - started)
-            report(folder)
+            write_report(folder)
     return code
 
 
@@ -149,12 +153,6 @@ def check_checkpoint(path: Path, cfg: dict[str, Any]) -> int:
     return step
 
 
-def report(folder: Path) -> None:
-    from vae_zoo.reports.report import write_report
-
-    write_report(folder)
-
-
 class Signals:
     """Ctrl-C and SIGTERM: in training, save between two steps and stop; elsewhere, or at the second, stop at once."""
 
@@ -175,17 +173,6 @@ class Signals:
             yield
         finally:
             self.checkpoint = None
-
-
-@contextlib.contextmanager
-def _signals():
-    handler = Signals()
-    earlier = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield handler
-    finally:
-        for signum, before in earlier.items():
-            signal.signal(signum, before)
 
 
 if __name__ == "__main__":
