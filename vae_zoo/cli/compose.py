@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from string import Template
 
 from hydra import version
 from hydra._internal.hydra import Hydra
@@ -85,8 +86,11 @@ def _hydra(name: str, own: str | None) -> Hydra:
 
 def _answered(hydra: Hydra, name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> bool:
     """Prints what an option asks to be shown; False where none does."""
-    if options.help:
-        hydra.app_help(name, parser, options)
+    if options.help:  # as hydra.app_help, which also lists Hydra's own groups, unused and as slow as all the rest
+        cfg = hydra.compose_config(name, options.overrides, RunMode.RUN)
+        groups = hydra.format_config_groups(lambda group: group.split("/")[0] != "hydra")
+        config = OmegaConf.to_yaml(settings(cfg), resolve=options.resolve)
+        print(Template(cfg.hydra.help.template).substitute(APP_CONFIG_GROUPS=groups, CONFIG=config))
     elif options.hydra_help:
         hydra.hydra_help(name, parser, options)
     elif options.cfg:
