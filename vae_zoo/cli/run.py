@@ -35,8 +35,7 @@ def begin(cfg: dict[str, Any], folder: Path, command: str) -> int:
         runs.write_config(folder, cfg)
         code = _start(folder, cfg, "--fresh", command, lock)
         if code == 2:
-            runs.put_back(folder, before, previous)
-            runs.remove_empty(new)
+            runs.put_back(folder, before, previous, new)
         else:
             runs.forget_older(folder)
     return code

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -156,8 +156,9 @@ def forget_older(folder: Path) -> None:
     shutil.rmtree(folder / "previous.old", ignore_errors=True)
 
 
-def put_back(folder: Path, before: set[Path], previous: Path | None) -> None:
-    """Undoes `set_aside`, and removes all that has come to the folder since it held `before`."""
+def put_back(folder: Path, before: set[Path], previous: Path | None, new: list[Path]) -> None:
+    """Undoes `set_aside`, and removes all that has come to the folder since it held `before`; then the lock and the folders
+    that were made for this run (`new`, deepest first), unless another run has come to them."""
     for path in set(folder.iterdir()) - before:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if previous is not None:
@@ -166,14 +167,10 @@ def put_back(folder: Path, before: set[Path], previous: Path | None) -> None:
         previous.rmdir()
         if (folder / "previous.old").is_dir():
             os.replace(folder / "previous.old", previous)
-
-
-def remove_empty(paths: Iterable[Path]) -> None:
-    """Removes files, and folders in which nothing lies by then."""
-    for path in paths:
+    for path in new:
         if path.is_file():
             path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
+        elif not any(path.iterdir()):
             path.rmdir()
 
 
