@@ -13,7 +13,7 @@ import psutil
 from hydra import compose, initialize_config_dir
 
 from vae_zoo import config_dir
-from vae_zoo.cli.commands import register_resolvers
+from vae_zoo.cli.compose import register_resolvers
 from vae_zoo.config.check import check_train
 from vae_zoo.runs.load import build
 

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from joblib import Parallel, delayed
 
 from vae_zoo import config_dir
-from vae_zoo.cli.commands import register_resolvers
+from vae_zoo.cli.compose import register_resolvers
 from vae_zoo.config.check import check_train
 from vae_zoo.evaluation.suites.grouped import Evidence, verification
 from vae_zoo.reports.settings import interval

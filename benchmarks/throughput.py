@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 
 from vae_zoo import config_dir
-from vae_zoo.cli.commands import register_resolvers
+from vae_zoo.cli.compose import register_resolvers
 from vae_zoo.config.check import check_train
 from vae_zoo.models.beta_vae import BetaVAE
 from vae_zoo.models.vae import VAE

@@ -26,7 +26,7 @@ from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.sweeps.pruning import Pruning
 
 FILE = Path(vae_zoo.config.__file__).with_name("settings.json")
-BY_RUN = {"folder", "level", "suites"}  # given to callbacks and loggers by the run, not by the config
+BY_RUN = {"folder", "run_config", "level", "suites"}  # given to callbacks and loggers by the run, not by the config
 NAMES = {name: hint for name, hint in vars(named).items() if name[0].isupper() and get_origin(hint) is not None}
 SCHEDULES = get_args(vae_zoo.schedules.Schedule)
 PLAIN = {int: "int", float: "float", str: "str", bool: "bool", type(None): "None"}

@@ -16,12 +16,14 @@ from omegaconf import OmegaConf, open_dict
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.sweeps.jobs import Job
+from vae_zoo.utils.signals import handled
 
 
 class Grid(BasicSweeper):
     """params: what is swept when the command line does not say otherwise; max_batch_size: jobs that are launched at once."""
 
-    def sweep(self, arguments: list[str]) -> None:
+    def sweep(self, arguments: list[str]) -> int:
+        """Returns the exit code."""
         words = [*self._parse_config(), *arguments]
         batches = self.split_arguments(self._parsed(words), self.max_batch_size)
         record = self._record(words)
@@ -34,8 +36,9 @@ class Grid(BasicSweeper):
             for i, batch in enumerate(batches):
                 self._launch(batch, sum(map(len, batches[:i])))
         finally:
-            self._end(record, jobs, before)
+            code = self._end(record, jobs, before)
         print(f"leaderboard: python evaluate.py runs={record}", flush=True)
+        return code
 
     def _parsed(self, words: Sequence[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(list(words))
@@ -62,8 +65,7 @@ class Grid(BasicSweeper):
         return jobs
 
     def _begin(self, record: Path, jobs: Sequence[Job]) -> None:
-        sweeps.forget_stop(sweeps.worker(record))
-        sweeps.forget_refusals(sweeps.worker(record))
+        sweeps.forget(sweeps.worker(record))
         sweeps.write_record(record.absolute(), jobs, runs.command_line())
         OmegaConf.save(self.config, record / "multirun.yaml")
 
@@ -73,21 +75,18 @@ class Grid(BasicSweeper):
         def stopped(*_: Any) -> None:
             raise sweeps.Stopped
 
-        earlier = signal.signal(signal.SIGTERM, stopped)
-        try:
+        with handled(stopped, signal.SIGTERM):
             for answer in self.launcher.launch([list(words) for words in batch], initial_job_idx=first):
                 _ = answer.return_value  # raises what a job could not tell in its folder
-        finally:
-            signal.signal(signal.SIGTERM, earlier)
 
-    def _end(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> None:
-        """Prints and keeps the table, and sets the exit code."""
+    def _end(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> int:
+        """Prints and keeps the table. Returns the exit code."""
         found = self._states(record, jobs, before)
         text = sweeps.table(jobs, found, self.config.sweep.metric)
         sweeps.write_atomic(record / "table.md", text)
         print(f"\n{text}", flush=True)
         bad = any(state not in sweeps.GOOD for job, (state, _) in zip(jobs, found) if self._counts(job))
-        sweeps.Outcome.code = sweeps.stop_code(sweeps.worker(record)) or int(bad)
+        return sweeps.stop_code(sweeps.worker(record)) or int(bad)
 
     def _states(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:
         return sweeps.states(jobs, before, sweeps.worker(record))

@@ -34,7 +34,7 @@ class Search(Grid):
         self.cut_short: Counter[int] = Counter()  # jobs of this command by trial
         self.told: set[Path] = set()  # folders of its jobs
 
-    def sweep(self, arguments: list[str]) -> None:
+    def sweep(self, arguments: list[str]) -> int:
         try:
             from vae_zoo.sweeps import search
         except ModuleNotFoundError as error:
@@ -60,11 +60,12 @@ class Search(Grid):
                     else:
                         break
             finally:
-                self._end(record, sweeps.read_record(record), before)
+                code = self._end(record, sweeps.read_record(record), before)
                 figures = search.write_figures(study, record / "figures", metric)
         if best := search.best(study):
             print(f"best: {metric}={best.value:.4g} by {' '.join(search.words(best))}; see {figures[0].parent}", flush=True)
         self._tell_lacking(record, before)
+        return code
 
     def _tell_lacking(self, record: Path, before: set[Path]) -> None:
         """What to do about trials of this command without a value."""

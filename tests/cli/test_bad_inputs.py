@@ -81,6 +81,8 @@ $ train model=beta_vae model.beta
 'model.beta' cannot be understood; write key=value, and lists in quotes, such as *
 $ train --model beta_vae
 --model is not an option; settings are written without dashes, such as model=beta_vae, *
+$ train --config-path conf
+--config-path is not an option; settings are written without dashes, such as model=beta_vae, *
 $ evaluate rn=outputs
 rn is not a key of the config; did you mean run?
 
@@ -349,6 +351,8 @@ $ train resume={run_of_a_stranger}
 the run's config imports 'stranger.Model'; if you trust it, add trust=[stranger]
 
 # evaluate
+$ evaluate -m run=a,b
+-m is for training; give run=<run folder>, or runs=<folder of runs> for a table over them
 $ evaluate
 say what to evaluate: run=<run folder>, or runs=<folder of runs>
 $ evaluate runs=nowhere

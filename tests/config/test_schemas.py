@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from pydantic import Field
 
 from vae_zoo import config_dir
-from vae_zoo.cli.commands import register_resolvers
+from vae_zoo.cli.compose import register_resolvers
 from vae_zoo.config import check, schemas
 from vae_zoo.config import types as kinds
 from vae_zoo.config.settings import group_of, known, schema_of, targets

@@ -12,7 +12,7 @@ from torch.distributions import kl_divergence
 
 from tests.models.builders import costs, fit, images, weights_of
 from vae_zoo import config_dir
-from vae_zoo.cli.commands import register_resolvers
+from vae_zoo.cli.compose import register_resolvers
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Gaussian, noise
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds

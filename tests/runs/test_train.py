@@ -11,9 +11,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from tests.cli.calls import call
+from tests.cli.calls import call, contents
 from tests.commands import REPOSITORY, run, start
-from vae_zoo.cli import commands as cli
+from vae_zoo.cli import run as cli_run
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
 
@@ -89,7 +89,7 @@ def test_killed_run_resumes_to_the_bit(uninterrupted):
 
 
 def test_rank_that_resumes_waits_for_the_config_of_rank_0(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "FOLLOW_SECONDS", 0)
+    monkeypatch.setattr(cli_run, "FOLLOW_SECONDS", 0)
     monkeypatch.setenv("RANK", "1")
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)
@@ -99,6 +99,31 @@ def test_rank_that_resumes_waits_for_the_config_of_rank_0(tmp_path, monkeypatch)
     runs.write_config(checkpoint.parents[1], plain)
     answer = call(tmp_path, "train resume=run trainer.max_steps=7")
     assert answer.code == 2 and f"rank 1 waits for {checkpoint.parents[1]}/config.yaml" in answer.err
+
+
+def test_resume_of_a_complete_run_has_nothing_to_do(copy_of_run):
+    run = copy_of_run()
+    before = contents(run)
+    answer = call(run.parent, "train resume=run")
+    assert answer.code == 0 and not answer.err
+    assert answer.out == f"nothing is left to do: all 5 steps are trained and evaluated, see {run}/report.html\n"
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("state", ["finished", "interrupted"])
+def test_resume_of_a_trained_run_without_numbers_evaluates_it(copy_of_run, state):
+    run = copy_of_run()
+    wanted = json.loads((run / "metrics.json").read_text())
+    weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    (run / "metrics.json").unlink()
+    (run / "report.html").unlink()
+    runs.write_status(run, state=state)
+    answer = call(run.parent, "train resume=run")
+    assert answer.code == 0, answer.err
+    got = json.loads((run / "metrics.json").read_text())
+    assert {k: v for k, v in got.items() if "second" not in k} == {k: v for k, v in wanted.items() if "second" not in k}
+    assert_equal(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"], weights)
+    assert runs.is_finished(run) and (run / "report.html").is_file()
 
 
 @pytest.mark.slow

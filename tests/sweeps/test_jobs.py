@@ -16,8 +16,9 @@ from hydra import compose, initialize_config_dir
 
 from tests.cli.calls import TINY, call, contents
 from tests.commands import REPOSITORY, run, start
-from vae_zoo.cli import commands as cli
-from vae_zoo.cli.commands import _jobs_here, register_resolvers
+from vae_zoo.cli import run as cli_run
+from vae_zoo.cli.compose import register_resolvers
+from vae_zoo.cli.job import jobs_here
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 
@@ -162,7 +163,7 @@ def jobs_run(monkeypatch, code, begun=lambda process: None):
         begun(process)
         return process
 
-    monkeypatch.setattr(cli, "subprocess", SimpleNamespace(Popen=start_job))
+    monkeypatch.setattr(cli_run, "subprocess", SimpleNamespace(Popen=start_job))
 
 
 def test_job_that_is_terminated_ends_itself_only(tmp_path, monkeypatch):
@@ -275,7 +276,7 @@ def test_jobs_share_the_threads_and_each_has_its_own_gpu(monkeypatch):
 
 def test_jobs_of_slurm_share_no_machine():
     package = "hydra_plugins.hydra_submitit_launcher.submitit_launcher"
-    assert _jobs_here(f"{package}.SlurmLauncher", 16) == 1 and _jobs_here(f"{package}.LocalLauncher", 16) == 16
+    assert jobs_here(f"{package}.SlurmLauncher", 16) == 1 and jobs_here(f"{package}.LocalLauncher", 16) == 16
 
 
 @pytest.mark.parametrize(

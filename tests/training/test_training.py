@@ -12,7 +12,7 @@ from PIL import Image
 from tests import wandb_files
 from tests.models.builders import costs
 from vae_zoo import config_dir, load_model
-from vae_zoo.cli.commands import register_resolvers
+from vae_zoo.cli.compose import register_resolvers
 from vae_zoo.config.check import check_train
 from vae_zoo.evaluation.pictures import traversable
 from vae_zoo.evaluation.suites import factors

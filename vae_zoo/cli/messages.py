@@ -1,13 +1,14 @@
 """Hydra's and OmegaConf's errors in one sentence, with the nearest name."""
 
+import contextlib
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -58,15 +59,10 @@ def explain(error: BaseException, elsewhere: str) -> str | None:
     return None
 
 
-def config_dirs() -> Iterator[Path]:
-    """Where groups and their choices are looked for: the user's own folder, then the package's."""
-    words = sys.argv[1:]
-    for flag, value in zip(words, [*words[1:], ""]):
-        if flag in ("--config-dir", "-cd"):
-            yield Path(value)
-        elif flag.startswith("--config-dir="):
-            yield Path(flag.partition("=")[2])
-    yield config_dir()
+def config_dirs() -> list[Path]:
+    """Where groups and their choices are looked for: the package's folder and the user's own."""
+    paths = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    return [Path(path.path.removeprefix("file://")) for path in paths if path.provider in ("main", "command-line")]
 
 
 def _missing_choice(name: str) -> str:
@@ -75,6 +71,8 @@ def _missing_choice(name: str) -> str:
     group = next((key for key, value in typed if f"{key}/{value}" == name), name.rpartition("/")[0])
     choice = name.removeprefix(f"{group}/")
     pattern = "**/*.yaml" if group == "experiment" else "*.yaml"  # the sub-folders of others are groups of their own
+    if group == "hydra/launcher" and (plugin := LAUNCHER_PLUGINS.get(choice)):
+        return f"launcher={choice} needs a plugin that is not installed; install {plugin} with pip (docs/clusters.md)"
     options = sorted(
         {
             str(path.relative_to(folder / group).with_suffix(""))
@@ -83,8 +81,6 @@ def _missing_choice(name: str) -> str:
             if path.name.startswith("_") == choice.startswith("_")  # bases, which only YAML files name
         }
     )
-    if group == "hydra/launcher" and (plugin := LAUNCHER_PLUGINS.get(choice)):
-        return f"launcher={choice} needs a plugin that is not installed; install {plugin} with pip (docs/clusters.md)"
     if not options:
         return f"{group}={choice} is not known, there is none of that group yet; {HELP}"
     near = choose(choice, options)
@@ -129,14 +125,10 @@ def _nearest_key(key: str) -> str:
 def _composed_without(key: str) -> DictConfig | None:
     """What the choices of groups on the command line compose, or None when they compose nothing."""
     groups = [w for w in sys.argv[1:] if re.fullmatch(r"\+?[a-z/]+=[A-Za-z0-9_/-]+", w) and not w.startswith(f"{key}=")]
-    own = [f"file://{folder.resolve()}" for folder in list(config_dirs())[:-1]]
+    hydra, command = GlobalHydra.instance().hydra, JobRuntime.instance().get("name")
     for words in (groups, []):
-        GlobalHydra.instance().clear()
-        try:
-            with initialize_config_dir(str(config_dir()), version_base="1.3"):
-                return compose(Path(sys.argv[0]).stem.rpartition("-")[2], [*words, f"hydra.searchpath={own}"])
-        except Exception:  # of whatever else is wrong with the command line
-            continue
+        with contextlib.suppress(Exception):  # of whatever else is wrong with the command line
+            return hydra.compose_config(command, words, RunMode.RUN)
     return None
 
 
@@ -169,8 +161,5 @@ SENTENCES = {  # what Hydra says: what we say with the names in it
     ),
     r"Invalid defaults list in '([^']+)'": lambda name: (
         f"{name}.yaml has a defaults list that is none; write `defaults: [_common]`, or `- group: choice` line by line"
-    ),
-    r"Additional config directory '([^']+)' not found": lambda folder: (
-        f"--config-dir {folder} is not a folder; name the one that holds your model/, data/ or experiment/ folders"
     ),
 }

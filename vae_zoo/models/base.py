@@ -36,7 +36,7 @@ class LatentVariableModel(L.LightningModule):
         self.image_shape = tuple(image_shape)
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
-        self.trained_steps = 0  # what `step` is when no trainer is attached; set by load_model
+        self.trained_steps = 0  # what `step` is when no trainer is attached
         self.training_data: TrainingData | None = None  # known once a data module has met the model
         self.terms: Terms = {}  # of the latest training step, detached, for the callbacks
         self.latest: dict[str, float] = {}  # the newest value of everything that was logged, for the callbacks
@@ -108,6 +108,9 @@ class LatentVariableModel(L.LightningModule):
 
     def configure_optimizers(self):
         return self.optimizer(self.parameters())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.trained_steps = checkpoint["global_step"]
 
     def learn_from(self, data: TrainingData) -> None:
         """Called by the data module before training. Raises UserError where the model cannot learn from these data."""

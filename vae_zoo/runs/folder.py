@@ -163,8 +163,9 @@ def forget_older(folder: Path) -> None:
     shutil.rmtree(folder / "previous.old", ignore_errors=True)
 
 
-def put_back(folder: Path, before: set[Path], previous: Path | None) -> None:
-    """Undoes `set_aside`, and removes all that has come to the folder since it held `before`."""
+def put_back(folder: Path, before: set[Path], previous: Path | None, new: list[Path]) -> None:
+    """Undoes `set_aside`, and removes all that has come to the folder since it held `before`; then the lock and the folders
+    that were made for this run (`new`, deepest first), unless another run has come to them."""
     for path in set(folder.iterdir()) - before:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if previous is not None:
@@ -173,6 +174,11 @@ def put_back(folder: Path, before: set[Path], previous: Path | None) -> None:
         previous.rmdir()
         if (folder / "previous.old").is_dir():
             os.replace(folder / "previous.old", previous)
+    for path in new:
+        if path.is_file():
+            path.unlink()
+        elif not any(path.iterdir()):
+            path.rmdir()
 
 
 @contextmanager
@@ -230,7 +236,6 @@ def environment() -> dict[str, Any]:
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(git, capture_output=True, text=True)
     return {
-        "command": command_line(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions,
         "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.system()}",

@@ -50,7 +50,7 @@ def load_model(run: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise UserError(f"{path} does not fit its own config ({one_line(error)}); it was altered, train anew") from error
-    model.trained_steps = checkpoint["global_step"]
+    model.on_load_checkpoint(checkpoint)
     return model.to(device).eval()
 
 

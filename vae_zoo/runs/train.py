@@ -18,6 +18,7 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.utils.console import quiet
 from vae_zoo.utils.errors import Pruned, UserError
 from vae_zoo.utils.files import write_atomic, write_json
+from vae_zoo.utils.signals import handled
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,15 +31,23 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder, is_writer = options.folder, runs.rank() == 0
     started = time.monotonic()
-    with _signals() as signals:
+    signals = Signals()
+    with handled(signals, signal.SIGINT, signal.SIGTERM):
         about, before = runs.environment() | {"command": options.command}, runs.read_status(folder)
         try:
-            cfg = runs.read_config(folder)
-            ready = prepare_run(folder, cfg, options.resume)
+            quiet()
+            cfg, step, last = runs.read_config(folder), 0, None
+            if options.resume:
+                last = folder / "checkpoints" / "last.ckpt"
+                step = check_checkpoint(last, cfg)
+                if step == cfg["trainer"]["max_steps"] and runs.is_finished(folder):
+                    print(f"nothing is left to do: all {step} steps are trained and evaluated, see {folder}/report.html")
+                    return 0
+            ready = prepare(folder, cfg)
             if is_writer:
                 runs.write_status(folder, state="running", error=None, **about)
                 (folder / "error.txt").unlink(missing_ok=True)
-            train(folder, cfg, *ready, signals)
+            train(folder, cfg, step, last, *ready, signals)
             state, code = {"state": "finished"}, 0
         except Pruned as error:
             state, code = {"state": "pruned"}, 0
@@ -60,24 +69,13 @@ def main(arguments: list[str] | None = None) -> int:
                 text = traceback.format_exc()
                 traceback.print_exc()
         if is_writer:
+            from vae_zoo.reports.report import write_report
+
             if state["state"] == "failed":
                 write_atomic(folder / "error.txt", text)
             runs.write_status(folder, **about, **state, seconds=time.monotonic() - started)
-            report(folder)
+            write_report(folder)
     return code
-
-
-def prepare_run(folder: Path, cfg: dict[str, Any], resume: bool) -> tuple:
-    """Step and checkpoint to go on from, trainer, model and data: all that may be refused, before any writing."""
-    quiet()
-    last = folder / "checkpoints" / "last.ckpt" if resume else None
-    step = check_checkpoint(last, cfg) if resume else 0
-    if step > cfg["trainer"]["max_steps"]:
-        raise UserError(
-            f"trainer.max_steps={cfg['trainer']['max_steps']}, but this run has been trained for {step} steps; "
-            f"give more or leave it out"
-        )
-    return step, last, *prepare(folder, cfg)
 
 
 def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: "Signals") -> None:
@@ -88,7 +86,6 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
 
     csv, *dashboards = trainer.loggers
     wandb_loggers = [logger for logger in dashboards if isinstance(logger, WandbLogger)]
-    signals.checkpoint = trainer.checkpoint_callback
     try:
         if trainer.is_global_zero:
             csv.cut_back(step)
@@ -98,9 +95,8 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
                 logger.log_hyperparams(cfg)
             for logger in wandb_loggers:
                 logger.rewrite_history(step)
-        signals.fitting = True
-        trainer.fit(model, datamodule=data, ckpt_path=last)
-        signals.fitting = False
+        with signals.saving(trainer.checkpoint_callback):
+            trainer.fit(model, datamodule=data, ckpt_path=last)
         if trainer.is_global_zero:
             evaluation = evaluate_trained(trainer, model, data, folder)
             metrics = evaluation.numbers
@@ -110,7 +106,6 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
             write_json(folder / "metrics.json", metrics)
             evaluation.raise_failures()
     finally:
-        signals.fitting = False
         for logger in trainer.loggers:
             logger.save()
         if wandb_loggers and trainer.is_global_zero:
@@ -131,10 +126,12 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     torch.manual_seed(cfg["seed"])
     model, data = build(cfg["model"]), data or build(cfg["data"])
     data.serve(model)
-    given = {"figures": {"folder": folder / "figures"}, "checkpoint": {"folder": folder / "checkpoints"}}
-    given["metrics"] = {"level": cfg["evaluation"]["level"], "suites": own_suites(cfg["evaluation"]["suites"])}
+    given = {  # the checkpoint keeps the config as it is, and builds nothing of it
+        "figures": {"folder": folder / "figures"},
+        "checkpoint": {"folder": folder / "checkpoints", "run_config": cfg, "_recursive_": False},
+        "metrics": {"level": cfg["evaluation"]["level"], "suites": own_suites(cfg["evaluation"]["suites"])},
+    }
     callbacks = {name: build(node, **given.get(name, {})) for name, node in cfg["callbacks"].items() if node is not None}
-    callbacks["checkpoint"].config = cfg
     loggers = [MetricsCSV(folder / "metrics.csv"), *(build(node, folder=folder) for node in cfg["logger"].values())]
     extra = {"logger": loggers, "callbacks": list(callbacks.values()), "default_root_dir": folder}
     trainer = build(cfg["trainer"], **extra)
@@ -154,13 +151,12 @@ def check_checkpoint(path: Path, cfg: dict[str, Any]) -> int:
             f"{path} is the checkpoint of another model, whose model.{differs} is {check.shown(theirs.get(differs))} "
             f"where config.yaml has {check.shown(ours.get(differs))}; put the right checkpoint there or train anew"
         )
-    return checkpoint["global_step"]
-
-
-def report(folder: Path) -> None:
-    from vae_zoo.reports.report import write_report
-
-    write_report(folder)
+    step, steps = checkpoint["global_step"], cfg["trainer"]["max_steps"]
+    if step > steps:
+        raise UserError(
+            f"trainer.max_steps={steps}, but this run has been trained for {step} steps; give more or leave it out"
+        )
+    return step
 
 
 class Signals:
@@ -168,26 +164,21 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.fitting = False
-        self.checkpoint = None
+        self.checkpoint = None  # while it can save
 
     def __call__(self, signum: int, frame: Any) -> None:
         again, self.received = self.received is not None, signum
-        if self.fitting and not again and self.checkpoint is not None:
-            self.checkpoint.stop_signal = signum
-        else:
+        if self.checkpoint is None or again:
             raise KeyboardInterrupt
+        self.checkpoint.stop(signum)
 
-
-@contextlib.contextmanager
-def _signals():
-    handler = Signals()
-    earlier = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield handler
-    finally:
-        for signum, before in earlier.items():
-            signal.signal(signum, before)
+    @contextlib.contextmanager
+    def saving(self, checkpoint):
+        self.checkpoint = checkpoint
+        try:
+            yield
+        finally:
+            self.checkpoint = None
 
 
 if __name__ == "__main__":

@@ -35,12 +35,6 @@ GOOD = ("finished", "done before", "pruned", "running")  # elsewhere, then
 INCIDENTAL = ("sweep.", "launcher", "logger", "paths.", "hydra")
 
 
-class Outcome:
-    """Exit code of the sweep of this process; Hydra drops what a sweeper returns."""
-
-    code = 0
-
-
 class Stopped(BaseException):
     """SIGTERM to the command that runs the sweep."""
 
@@ -81,9 +75,9 @@ def stop_code(worker: Path) -> int | None:
     return None
 
 
-def forget_stop(worker: Path) -> None:
-    """Of a command that had the same name."""
-    (worker / "stop").unlink(missing_ok=True)
+def forget(worker: Path) -> None:
+    """What a command that had the same name has stopped and refused."""
+    shutil.rmtree(worker, ignore_errors=True)
 
 
 # ---- refusing -------------------------------------------------------------------------------------------------------
@@ -94,11 +88,6 @@ def refuse(worker: Path, folder: Path, why: str) -> None:
     write_atomic(_refusal(worker, folder), why)
     if not (folder / "config.yaml").exists():
         write_atomic(folder / "error.txt", f"{why}\n")
-
-
-def forget_refusals(worker: Path) -> None:
-    """Of a command that had the same name."""
-    shutil.rmtree(worker / "refused", ignore_errors=True)
 
 
 def _refusal(worker: Path, folder: Path) -> Path:

@@ -3,6 +3,7 @@
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
@@ -22,16 +23,28 @@ class Interrupted(BaseException):
 class Checkpoint(LightningCheckpoint):
     """Saves last.ckpt before the first step, every so many steps and seconds, and at the end; best.ckpt at the lowest
     val/loss. Where a validation is due at the same step, the checkpoint follows it, so that no validation is lost or run
-    twice by a resumed run."""
+    twice by a resumed run.
 
-    def __init__(self, folder: Path, every_n_steps: Count = 500, every_n_seconds: Positive = 300.0):
-        self.folder = Path(folder)
-        self.config: dict = {}  # of the run; goes into every checkpoint
+    run_config: goes into every checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run_config: dict[str, Any],
+        every_n_steps: Count = 500,
+        every_n_seconds: Positive = 300.0,
+    ):
+        self.folder, self.run_config = Path(folder), run_config
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_seconds
         self.best = float("inf")
-        self.stop_signal: int | None = None
+        self._stop_signal: int | None = None
         self._saved_step, self._saved_at = -1, time.monotonic()
         self._pending = False
+
+    def stop(self, signum: int) -> None:
+        """Saves and raises Interrupted after the present step."""
+        self._stop_signal = signum
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.global_step == 0:
@@ -65,13 +78,13 @@ class Checkpoint(LightningCheckpoint):
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self._pending, self._saved_step, self._saved_at = False, trainer.global_step, time.monotonic()
         if self._must_stop(trainer):
-            raise Interrupted(self.stop_signal)
+            raise Interrupted(self._stop_signal)
 
     def _must_stop(self, trainer: L.Trainer) -> bool:
-        return self.stop_signal is not None and trainer.world_size == 1
+        return self._stop_signal is not None and trainer.world_size == 1
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
-        checkpoint["config"] = self.config
+        checkpoint["config"] = self.run_config
 
     def state_dict(self) -> dict[str, float]:
         return {"best": self.best}

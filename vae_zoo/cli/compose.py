@@ -1,0 +1,133 @@
+"""From the words of a command line to its config, by Hydra.
+
+Hydra's public `compose` knows neither -m nor --config-dir, hence the `Hydra` object that its own `main` uses.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from string import Template
+
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from vae_zoo.config import check, config_dir
+from vae_zoo.runs import folder as runs
+from vae_zoo.sweeps import jobs as sweeps
+from vae_zoo.utils.errors import UserError
+
+
+def compose(name: str, words: Sequence[str]) -> DictConfig | None:
+    """Returns the config with its `hydra` node, or None where the words ask for an answer of Hydra's, such as --help.
+
+    name: of the command's file in conf/. words: options of Hydra and overrides.
+    """
+    parser = get_args_parser()
+    options, unknown = parser.parse_known_intermixed_args(words)
+    of_hydra_only = {"--config-path": options.config_path, "--experimental-rerun": options.experimental_rerun}
+    if unknown := [*unknown, *(flag for flag, given in of_hydra_only.items() if given)]:
+        raise UserError(
+            f"{unknown[0]} is not an option; settings are written without dashes, such as model=beta_vae, and options "
+            f"are --help, -m, --config-dir <folder> and --cfg job"
+        )
+    _make_importable(options.config_dir)
+    hydra, name = _hydra(name, options.config_dir), options.config_name or name
+    if _answered(hydra, name, parser, options):
+        return None
+    words = [*options.overrides, *(["hydra.mode=MULTIRUN"] if options.multirun else [])]
+    # Hydra would compose once to learn the mode and once more in this mode, and only then refuse a,b without -m
+    cfg = hydra.compose_config(name, words, RunMode.MULTIRUN, validate_sweep_overrides=False)
+    cfg.hydra.mode = cfg.hydra.mode or RunMode.RUN
+    parsed = OverridesParser.create().parse_overrides(words)
+    hydra.config_loader.validate_sweep_overrides_legal(parsed, cfg.hydra.mode, from_shell=True)
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
+def settings(cfg: DictConfig) -> DictConfig:
+    """The config without its `hydra` node."""
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+
+def sweep(cfg: DictConfig, job: Callable[[DictConfig], None]) -> int:
+    """Calls `job` for every config of the sweep, in the processes of its launcher. Returns the sweep's exit code."""
+    overrides = cfg.hydra.overrides
+    return GlobalHydra.instance().hydra.multirun(cfg.hydra.job.config_name, job, [*overrides.hydra, *overrides.task])
+
+
+def _make_importable(own: str | None) -> None:
+    """The user's own modules: from the working directory and beside `own`, the folder of --config-dir."""
+    folders = [os.getcwd(), *([str(Path(own).resolve().parent)] if own else [])]
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(p for p in sys.path if p))  # jobs and launchers' workers
+
+
+def _hydra(name: str, own: str | None) -> Hydra:
+    """Hydra over the user's own configs and those of the package; the latter's choices are taken first."""
+    version.setbase("1.3")
+    path = create_config_search_path(str(config_dir()))
+    if own is not None:
+        if not Path(own).is_dir():
+            raise UserError(
+                f"--config-dir {own} is not a folder; name the one that holds your model/, data/ or experiment/ folders"
+            )
+        path.prepend("command-line", f"file://{Path(own).absolute()}", SearchPathQuery(provider="schema"))
+    return Hydra.create_main_hydra2(name, path)
+
+
+def _answered(hydra: Hydra, name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> bool:
+    """Prints what an option asks to be shown; False where none does."""
+    if options.help:  # as hydra.app_help, which also lists Hydra's own groups, unused and as slow as all the rest
+        cfg = hydra.compose_config(name, options.overrides, RunMode.RUN)
+        groups = hydra.format_config_groups(lambda group: group.split("/")[0] != "hydra")
+        config = OmegaConf.to_yaml(settings(cfg), resolve=options.resolve)
+        print(Template(cfg.hydra.help.template).substitute(APP_CONFIG_GROUPS=groups, CONFIG=config))
+    elif options.hydra_help:
+        hydra.hydra_help(name, parser, options)
+    elif options.cfg:
+        hydra.show_cfg(name, options.overrides, options.cfg, options.package, options.resolve)
+    elif options.info:
+        hydra.show_info(options.info, name, options.overrides)
+    elif options.shell_completion:
+        hydra.shell_completion(name, options.overrides)
+    else:
+        return False
+    return True
+
+
+# ---- what conf/ computes --------------------------------------------------------------------------------------------
+
+
+def register_resolvers() -> None:
+    for name, resolver in {
+        "channels": lambda colour: 1 if colour == "grey" else 3,
+        "expanded": lambda path: str(Path(str(path)).expanduser()),
+        "jobs_at_once": lambda *, _root_: sweeps.jobs_at_once(_root_.trainer),
+        "run_name": _run_name,
+        "tags": _tags,
+    }.items():
+        OmegaConf.register_new_resolver(f"vae_zoo.{name}", resolver, replace=True)
+
+
+def _run_name(*, _root_: DictConfig) -> str:
+    return runs.run_name(check.resolved(settings(_root_)), _root_.hydra.runtime.choices)
+
+
+def _tags() -> list[str]:
+    """What this run was told on the command line or by its sweep, as W&B's tags, which have 64 characters at most."""
+    if not HydraConfig.initialized():
+        return []
+    words = (word.lstrip("+") for word in HydraConfig.get().overrides.task)
+    return [word for word in words if len(word) <= 64 and not word.startswith((*sweeps.INCIDENTAL, "resume", "callbacks"))]
+
+
+register_resolvers()  # at import, since a launcher's workers import this module and compose the config again

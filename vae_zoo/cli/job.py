@@ -1,0 +1,90 @@
+"""One job of a sweep, in whatever process its launcher gives it."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from vae_zoo.cli import run
+from vae_zoo.config import check
+from vae_zoo.runs import folder as runs
+from vae_zoo.sweeps import jobs as sweeps
+from vae_zoo.utils.errors import UserError
+
+
+def run_job(cfg: DictConfig, command: str, given: dict[str, str]) -> None:
+    """Trains the job's config in a process of its own; how that ends is stored in the run folder. Ctrl-C, SIGTERM to the
+    sweep and a broken launcher end the other jobs, a job that is killed does not.
+
+    command: what the user typed. given: environment of the sweep before the launcher changed it.
+    """
+    hydra = HydraConfig.get()
+    folder, launcher = Path(hydra.runtime.output_dir), hydra.launcher._target_
+    record = Path(hydra.sweep.dir) / sweeps.RECORDS / cfg.sweep.name
+    worker = record / sweeps.WORKERS / cfg.sweep.worker
+    in_worker = worker != sweeps.worker(record)
+    sweeps.restore(given, launcher)
+    if in_worker and launcher.endswith("JoblibLauncher"):
+        _end_with_parent()
+    code, received = 2, None
+    try:
+        plain = check.check_train(cfg)
+        jobs = jobs_here(launcher, plain["sweep"]["jobs"])
+        with sweeps.turn(record, jobs, plain["trainer"], launcher) as (environment, place):
+            if sweeps.stop_code(worker) is not None:
+                return
+            with runs.locked(folder) as lock:
+                how, code = _claim(folder, plain), 0
+                if how is not None:
+                    code, received = run.start_process(folder, how, command, lock, place, environment)
+                if how == "--fresh":
+                    runs.forget_older(folder)
+    except runs.Busy as error:
+        print(f"running: {error}", flush=True)
+        return
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sweeps.refuse(worker, folder, str(error))
+    if received == signal.SIGINT or (received and not in_worker):
+        sweeps.stop(worker, 128 + received)
+    elif code and cfg.sweep.stop_on_failure:
+        sweeps.stop(worker, 1)
+
+
+def jobs_here(launcher: str, jobs: int) -> int:
+    """That share this machine. SLURM gives each job cores and GPUs of its own, and knows how many there are room for."""
+    return 1 if launcher.endswith("SlurmLauncher") else jobs
+
+
+def _end_with_parent() -> None:
+    """joblib's workers would wait for ever for a command that was killed. A job that one of them has begun goes on."""
+    if all(thread.name != "parent" for thread in threading.enumerate()):
+        threading.Thread(target=_watch, args=[os.getppid()], name="parent", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _claim(folder: Path, cfg: dict[str, Any]) -> str | None:
+    """How a job of a sweep is to be started: None when it is done, --resume when it was cut short, else --fresh."""
+    how = "--fresh"
+    if not cfg["sweep"]["rerun"]:
+        if runs.is_finished(folder):
+            print(f"done before: {folder}", flush=True)
+            return None
+        if runs.can_go_on(folder, cfg):
+            print(f"goes on: {folder}", flush=True)
+            how = "--resume"
+    if how == "--fresh":
+        run.make_room(folder)
+    runs.write_config(folder, cfg)
+    return how

@@ -1,0 +1,139 @@
+"""One run: begun in a folder of its own, or continued in the folder it has."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from vae_zoo.cli.compose import settings
+from vae_zoo.config import check
+from vae_zoo.runs import folder as runs
+from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.signals import handled
+
+FOLLOW_SECONDS = 120  # that a rank waits for rank 0, whose imports may be slow
+RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "logger", "data.root", "trust")
+
+
+def begin(cfg: dict[str, Any], folder: Path, command: str) -> int:
+    """Trains a checked config in `folder`, which stays as it was where the data refuse it. Returns the exit code.
+
+    command: what the user typed, for the report.
+    """
+    if runs.rank() > 0:
+        return _follow(folder, cfg, "--fresh", command)
+    new = [path for path in (folder / ".lock", folder, *folder.parents) if not path.exists()]  # deepest first
+    with runs.locked(folder) as lock:
+        previous = make_room(folder)
+        before = set(folder.iterdir())
+        runs.write_config(folder, cfg)
+        code = _start(folder, cfg, "--fresh", command, lock)
+        if code == 2:
+            runs.put_back(folder, before, previous, new)
+        else:
+            runs.forget_older(folder)
+    return code
+
+
+def resume(cfg: DictConfig, command: str) -> int:
+    """Continues the run `cfg.resume` from its own config, of which only RESUMABLE may be changed. Returns the exit code."""
+    overrides = [word.lstrip("+~").partition("=")[0] for word in cfg.hydra.overrides.task]
+    for key in overrides:
+        if key not in RESUMABLE and not key.startswith("logger."):
+            allowed = ", ".join(RESUMABLE[1:])
+            raise UserError(f"{key} cannot be changed by resume; drop it (only {allowed} may stand beside resume=)")
+    given = check.resolved(settings(cfg))
+    folder = Path(str(given["resume"])).expanduser()
+    plain = runs.read_config(folder)
+    folder = folder.absolute()
+    check.check_trust(plain, given["trust"])
+    try:
+        check.check_train(OmegaConf.create(plain))
+    except UserError as error:
+        raise UserError(f"{folder / 'config.yaml'}: {error}") from None
+    for key in overrides:
+        group, _, name = key.partition(".")
+        if group == "logger":
+            plain["logger"] = given["logger"]
+        elif name:
+            runs.change(plain, group, name, given[group][name])
+    plain["trust"] = sorted({*plain.get("trust", []), *given["trust"]})
+    check.check_train(OmegaConf.create(plain))
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        raise UserError(f"{folder} has no checkpoints/last.ckpt to resume from; train it anew")
+    if runs.rank() > 0:
+        return _follow(folder, plain, "--resume", command)
+    with runs.locked(folder) as lock:
+        before = (folder / "config.yaml").read_text()
+        runs.write_config(folder, plain)
+        code = _start(folder, plain, "--resume", command, lock)
+        if code == 2:
+            runs.write_atomic(folder / "config.yaml", before)
+    return code
+
+
+def make_room(folder: Path) -> Path | None:
+    """Sets an earlier run of this folder aside and says where."""
+    if previous := runs.set_aside(folder):
+        print(f"an earlier run with this config is now in {previous}", flush=True)
+    return previous
+
+
+def _follow(folder: Path, cfg: dict[str, Any], how: str, command: str) -> int:
+    """A rank that torchrun or srun has started: the folder is prepared, and locked, by rank 0."""
+    wanted, until = yaml.safe_load(yaml.safe_dump(cfg)), time.monotonic() + FOLLOW_SECONDS
+    while not (folder / "config.yaml").is_file() or runs.read_config(folder) != wanted:
+        if time.monotonic() > until:
+            raise UserError(
+                f"rank {runs.rank()} waits for {folder}/config.yaml, which rank 0 has not written; see its output"
+            )
+        time.sleep(0.1)
+    return _start(folder, cfg, how, command)
+
+
+def _start(folder: Path, cfg: dict[str, Any], how: str, command: str, lock: IO[str] | None = None) -> int:
+    """Here, unless the run has ranks, which replay the command that began the process and so must be given the composed
+    config instead of overrides (hydra issue 2070). lock: of the folder, but for ranks that follow. Returns the exit code."""
+    if cfg["trainer"].get("strategy", "auto").startswith("ddp"):
+        return start_process(folder, how, command, lock)[0]
+    from vae_zoo.runs.train import main
+
+    return main([str(folder), how, "--command", command])
+
+
+def start_process(
+    folder: Path,
+    how: str,
+    command: str,
+    lock: IO[str] | None = None,
+    place: IO[str] | None = None,
+    environment: dict[str, str] | None = None,
+) -> tuple[int, int | None]:
+    """The run as a process of its own, whose death is not this one's. Returns its exit code and the first signal that came
+    to this process meanwhile. It inherits the lock of its folder and that of its turn, which so outlive this process."""
+    received: list[int] = []
+    process = None
+
+    def note(signum: int, frame: Any) -> None:
+        received.append(signum)
+        if signum == signal.SIGTERM and process is not None:  # Ctrl-C the terminal has sent to the job too
+            process.send_signal(signum)
+
+    words = [sys.executable, "-m", "vae_zoo.runs.train", str(folder), how, "--command", command]
+    held = [file.fileno() for file in (lock, place) if file is not None]
+    with handled(note, signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(words, env=os.environ | (environment or {}), pass_fds=held)
+        if lock is not None:
+            runs.sign(lock, process.pid)
+        if signal.SIGTERM in received:
+            process.send_signal(signal.SIGTERM)
+        code = process.wait()
+    if -code in (signal.SIGINT, signal.SIGTERM):  # before it could handle them
+        code = 128 - code
+    return code if code >= 0 else 1, received[0] if received else None
