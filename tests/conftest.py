@@ -10,7 +10,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from tests import compositions
+
 torch.set_num_threads(1)
+compositions.remember()
 
 LOCAL = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}
 
