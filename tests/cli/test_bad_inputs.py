@@ -172,7 +172,7 @@ model._target_=my_models.Mine | cannot be imported | the full name of a
 $ train model._target_=vae_zoo.models.vae.VEA
 model._target_= | cannot be imported | did you mean vae_zoo.models. | VAE?
 $ train --config-dir {conf} model=half_written
-model._target_=unfinished.Mine | cannot be imported | SyntaxError: 
+model._target_=unfinished.Mine | cannot be imported | SyntaxError:
 $ evaluate run=x metrics=fast
 metrics=fast | quick or full
 $ evaluate run=x device=gpu
@@ -284,7 +284,7 @@ lacks olivetti_py3.pkz | data.download=true | data.source=cartoon
 $ train data=faces data.source=lfw
 lfw | could not be downloaded | lfw_home/lfw_funneled, | into data | data.source=cartoon
 $ train data=faces data.source=celeba data.download=false
-data/celeba lacks | put 
+data/celeba lacks | put
 $ train data=faces data.source=folder
 data.source=folder | one folder of images a person | set data.path
 $ train data=faces data.source=folder data.path={pictures}
