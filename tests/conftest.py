@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -67,3 +68,19 @@ def copy_of_run(finished_run, tmp_path):
         return Path(shutil.copytree(finished_run, tmp_path / name))
 
     return copy
+
+
+@pytest.fixture
+def jobs_in_this_process(monkeypatch):
+    """The jobs of a sweep, each of which is else a process of its own with all its imports."""
+    from vae_zoo.cli import commands
+    from vae_zoo.runs.train import main
+
+    def run(words, env, pass_fds):
+        with pytest.MonkeyPatch.context() as patch:
+            for name in {name for name in env if os.environ.get(name) != env[name]}:
+                patch.setenv(name, env[name])
+            code = main(words[words.index("vae_zoo.runs.train") + 1 :])
+        return SimpleNamespace(pid=os.getpid(), wait=lambda: code)
+
+    monkeypatch.setattr(commands, "subprocess", SimpleNamespace(Popen=run))

@@ -10,7 +10,6 @@ import sys
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -59,21 +58,6 @@ def _tell(folder: Path, line: str) -> None:
     answer = call(folder, line)
     (folder / "said").write_text(answer.out + answer.err)
     sys.exit(answer.code)
-
-
-@pytest.fixture
-def jobs_in_this_process(monkeypatch):
-    """The jobs of a sweep, each of which is else a process of its own with all its imports."""
-    from vae_zoo.runs.train import main
-
-    def run(words, env, pass_fds):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in env.items():
-                patch.setenv(name, value)
-            code = main(words[words.index("vae_zoo.runs.train") + 1 :])
-        return SimpleNamespace(pid=os.getpid(), wait=lambda: code)
-
-    monkeypatch.setattr(cli, "subprocess", SimpleNamespace(Popen=run))
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -24,12 +24,13 @@ LONG = (
 FACTOR = ("model=factor_vae", "model.discriminator_hidden=[64,64]")
 SHORT = (
     *LONG,
-    *FACTOR,
+    "model=factor_vae",
     "model.network.hidden=[32]",
-    "trainer.max_steps=400",
-    "trainer.val_check_interval=100",
+    "model.discriminator_hidden=[16,16]",
+    "trainer.max_steps=300",
+    "trainer.val_check_interval=75",
     "callbacks.checkpoint.every_n_steps=10",
-    "callbacks.figures.every_n_steps=200",
+    "callbacks.figures.every_n_steps=150",
 )
 
 
