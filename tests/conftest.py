@@ -84,3 +84,15 @@ def jobs_in_this_process(monkeypatch):
         return SimpleNamespace(pid=os.getpid(), wait=lambda: code)
 
     monkeypatch.setattr(commands, "subprocess", SimpleNamespace(Popen=run))
+
+
+@pytest.fixture
+def small_evaluation(monkeypatch):
+    """Judges and probes that see few images: what they say is tested elsewhere."""
+    from vae_zoo.evaluation import protocol
+    from vae_zoo.metrics import judge
+
+    monkeypatch.setattr(
+        judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | {"steps": 8, "max_images": 200}
+    )
+    monkeypatch.setattr(protocol, "NUM_TRAIN", 200)

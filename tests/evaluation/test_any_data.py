@@ -40,7 +40,7 @@ def model(name):
 
 @pytest.mark.parametrize("labels", ["none", "one class", "two", "one image"])
 @pytest.mark.parametrize("name", ["vae", "ml_vae", "gmvae", "split_vae"])
-def test_evaluation_ends_on_any_labels(name, labels):
+def test_evaluation_ends_on_any_labels(name, labels, small_evaluation):
     one = model(name)
     if labels == "none" and name == "ml_vae":
         pytest.skip("without labels there are no groups: refused before training")
@@ -56,7 +56,7 @@ def test_evaluation_ends_on_any_labels(name, labels):
 
 
 @pytest.mark.parametrize("name", ["vae", "split_vae", "gmvae"])
-def test_grouped_data_are_evaluated_by_models_that_share_no_code(name):
+def test_grouped_data_are_evaluated_by_models_that_share_no_code(name, small_evaluation):
     one, data = model(name), Few("two", group_by="label")
     data.serve(one)
     numbers = protocol.evaluate(one, data).numbers

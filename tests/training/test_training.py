@@ -13,9 +13,7 @@ from tests import wandb_files
 from vae_zoo import config_dir, load_model
 from vae_zoo.cli.commands import register_resolvers
 from vae_zoo.config.check import check_train
-from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.pictures import traversable
-from vae_zoo.metrics import judge
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.evaluate import evaluate_trained
 from vae_zoo.runs.train import prepare, quiet
@@ -73,15 +71,6 @@ def pictures(tmp_path_factory):
         (folder / f"class{i % 2}").mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"class{i % 2}" / f"{i}.png")
     return folder
-
-
-@pytest.fixture
-def small_evaluation(monkeypatch):
-    """Judges and probes that see few images: what they say is tested elsewhere."""
-    monkeypatch.setattr(
-        judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | {"steps": 8, "max_images": 200}
-    )
-    monkeypatch.setattr(protocol, "NUM_TRAIN", 200)
 
 
 @pytest.mark.parametrize("model, data", CASES)
