@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests import compositions
 
@@ -52,13 +53,17 @@ def cache_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory) -> Path:
-    """A run of 5 steps that nobody may change."""
+def finished_run(tmp_path_factory, worker_id) -> Path:
+    """A run of 5 steps that nobody may change; whichever process of pytest needs it first trains it for all."""
     from tests.cli.calls import TINY, call
 
-    folder = tmp_path_factory.mktemp("finished")
-    answer = call(folder, f"train {TINY} model=vae hydra.run.dir=run")
-    assert answer.code == 0, answer.err
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            folder.mkdir()
+            answer = call(folder, f"train {TINY} model=vae hydra.run.dir=run")
+            assert answer.code == 0, answer.err
     return folder / "run"
 
 
