@@ -1,5 +1,6 @@
 """For all tests: one thread, no network, one cache of drawn data."""
 
+import gc
 import os
 import shutil
 import socket
@@ -18,6 +19,12 @@ torch.set_num_threads(1)
 compositions.remember()
 
 LOCAL = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}
+
+
+def pytest_collection_finish(session):
+    """What is imported stays: collecting garbage, as Lightning does after every training, need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
