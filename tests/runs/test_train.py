@@ -114,7 +114,7 @@ def test_killed_run_resumes_to_the_bit(tmp_path):
 
     whole = start_child(tmp_path, f"train {words} hydra.run.dir=whole")
     whole.join()
-    child = at_checkpoints(tmp_path, "killed", begin, lambda p: not p.is_alive(), kill, 0.1, random.Random(0))
+    child = at_checkpoints(tmp_path, "killed", begin, lambda p: not p.is_alive(), kill, 0.05, random.Random(0))
     child.join()
     assert whole.exitcode == child.exitcode == 0, (tmp_path / "said").read_text()
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
