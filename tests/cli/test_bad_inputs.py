@@ -260,7 +260,7 @@ data.path=nowhere | not a folder | name a folder of images
 $ train data=image_folder data.path={pictures_and_text}
 notes.txt | cannot be read as an image | remove it
 $ train data=dsprites data.path=missing.npz
-missing.npz
+missing.npz | No such file | it must hold imgs | download it again | drop data.path
 $ train data=dsprites data.path={damaged_npz}
 damaged.npz | download it again | drop data.path
 $ train data=mnist data.root=nowhere data.download=false
