@@ -7,7 +7,7 @@ train: .venv/installed
 	$(BIN)/python train.py
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not net" --durations=10
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not net" --durations=10
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m "slow" --durations=10

@@ -1,18 +1,30 @@
 """For all tests: one thread, no network, one cache of drawn data."""
 
+import gc
 import os
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from filelock import FileLock
+
+from tests import compositions
 
 torch.set_num_threads(1)
+compositions.remember()
 
 LOCAL = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}
+
+
+def pytest_collection_finish(session):
+    """What is imported stays: collecting garbage, as Lightning does after every training, need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +60,17 @@ def cache_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory) -> Path:
-    """A run of 5 steps that nobody may change."""
+def finished_run(tmp_path_factory, worker_id) -> Path:
+    """A run of 5 steps that nobody may change; whichever process of pytest needs it first trains it for all."""
     from tests.cli.calls import TINY, call
 
-    folder = tmp_path_factory.mktemp("finished")
-    answer = call(folder, f"train {TINY} model=vae hydra.run.dir=run")
-    assert answer.code == 0, answer.err
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            folder.mkdir()
+            answer = call(folder, f"train {TINY} model=vae hydra.run.dir=run")
+            assert answer.code == 0, answer.err
     return folder / "run"
 
 
@@ -64,3 +80,31 @@ def copy_of_run(finished_run, tmp_path):
         return Path(shutil.copytree(finished_run, tmp_path / name))
 
     return copy
+
+
+@pytest.fixture
+def jobs_in_this_process(monkeypatch):
+    """The jobs of a sweep, each of which is else a process of its own with all its imports."""
+    from vae_zoo.cli import commands
+    from vae_zoo.runs.train import main
+
+    def run(words, env, pass_fds):
+        with pytest.MonkeyPatch.context() as patch:
+            for name in {name for name in env if os.environ.get(name) != env[name]}:
+                patch.setenv(name, env[name])
+            code = main(words[words.index("vae_zoo.runs.train") + 1 :])
+        return SimpleNamespace(pid=os.getpid(), wait=lambda: code)
+
+    monkeypatch.setattr(commands, "subprocess", SimpleNamespace(Popen=run))
+
+
+@pytest.fixture
+def small_evaluation(monkeypatch):
+    """Judges and probes that see few images: what they say is tested elsewhere."""
+    from vae_zoo.evaluation.suites import factors
+    from vae_zoo.metrics import judge
+
+    monkeypatch.setattr(
+        judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | {"steps": 8, "max_images": 200}
+    )
+    monkeypatch.setattr(factors, "NUM_TRAIN", 200)

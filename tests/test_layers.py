@@ -24,21 +24,27 @@ def lint(root):
     return subprocess.run(command, cwd=root, env={"PYTHONPATH": str(root)}, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(
-    "module, line",
-    [
-        ("metrics/likelihood.py", "from vae_zoo.models.base import LatentVariableModel"),
-        ("figures/theme.py", "def late():\n    from vae_zoo.reports import report"),  # lazy imports count
-        ("contract.py", "if TYPE_CHECKING:\n    from vae_zoo.data.datamodule import DataModule"),  # and those for types
-    ],
-)
-def test_an_import_of_a_higher_layer_is_refused(tmp_path, module, line):
+UPWARD = {  # module: the line that is added to it, and the import that is then refused
+    "metrics/likelihood.py": ("from vae_zoo.models.base import LatentVariableModel", "vae_zoo.metrics -> vae_zoo.models"),
+    "figures/theme.py": ("def late():\n    from vae_zoo.reports import report", "vae_zoo.figures -> vae_zoo.reports"),
+    "contract.py": (
+        "if TYPE_CHECKING:\n    from vae_zoo.data.datamodule import DataModule",
+        "vae_zoo.contract -> vae_zoo.data",
+    ),
+}
+
+
+def test_imports_of_a_higher_layer_are_refused_also_late_ones_and_those_for_types(tmp_path):
     shutil.copytree(ROOT / "vae_zoo", tmp_path / "vae_zoo", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    path = tmp_path / "vae_zoo" / module
-    path.write_text(f"{path.read_text()}\n\nfrom typing import TYPE_CHECKING\n\n{line}\n")
+    for module, (line, _) in UPWARD.items():
+        path = tmp_path / "vae_zoo" / module
+        path.write_text(f"{path.read_text()}\n\nfrom typing import TYPE_CHECKING\n\n{line}\n")
     found = lint(tmp_path)
     assert found.returncode == 1 and "layers BROKEN" in found.stdout, found.stdout + found.stderr
+    for _, refused in UPWARD.values():
+        lower, higher = refused.split(" -> ")
+        assert f"{lower} is not allowed to import {higher}:" in found.stdout
 
 
 def test_the_package_keeps_its_layers():

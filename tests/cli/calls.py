@@ -1,11 +1,14 @@
-"""The commands within the process of the test: the same `main` functions, without another two seconds of imports."""
+"""The commands without another few seconds of imports: the same `main` functions within the process of the test, or in a
+child of a process that has imported everything and done nothing yet."""
 
 import contextlib
 import io
+import multiprocessing
 import os
 import shlex
 import sys
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ import pytest
 from tests.commands import REPOSITORY
 from vae_zoo.cli import commands as cli
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.cli.calls", "vae_zoo.runs.evaluate", "vae_zoo.training.trainer"])
 TINY = "data=digits model/network=mlp model.network.hidden=[16] trainer=cpu trainer.max_steps=5 callbacks=none"
 
 
@@ -40,6 +45,19 @@ def call(folder: Path, line: str) -> Answer:
         if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
     return Answer(code, out.getvalue(), err.getvalue())
+
+
+def start_child(folder: Path, line: str) -> BaseProcess:
+    """`call` in a process of its own, which may be killed; what it says is in `folder`/said when it ends by itself."""
+    child = FORKS.Process(target=_tell, args=(folder, line))
+    child.start()
+    return child
+
+
+def _tell(folder: Path, line: str) -> None:
+    answer = call(folder, line)
+    (folder / "said").write_text(answer.out + answer.err)
+    sys.exit(answer.code)
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

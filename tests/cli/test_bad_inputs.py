@@ -1,6 +1,5 @@
 """What a person gets wrong, and the sentence they read: exit code 2, no traceback, nothing left behind."""
 
-import fnmatch
 import os
 import re
 import struct
@@ -20,363 +19,364 @@ from vae_zoo.cli.messages import explain
 
 NO_RUN = "is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>"
 
-# What is typed, and the sentence, in which * stands for anything. {name} is made by the method of that name below.
+# What is typed, and what the sentence says, part by part: the value got, what is allowed, what to do. {name} is made by the
+# method of that name below.
 TABLE = r"""
 # choices of the groups
 $ train model=betavae
-model=betavae is not known; did you mean beta_vae? (all: *)
+model=betavae | did you mean beta_vae
 $ train model=mystery
-model=mystery is not known; choose annealed_vae, * or vae
+model=mystery | annealed_vae, | or vae
 $ train -m model=vae,mystery
-model=mystery is not known; choose annealed_vae, * or vae
+model=mystery | annealed_vae, | or vae
 $ train data=dsprite
-data=dsprite is not known; did you mean dsprites? (all: *)
+data=dsprite | did you mean dsprites
 $ train trainer=gpuu
-trainer=gpuu is not known; did you mean gpu? (all: cpu, ddp, ddp_cpu, debug, default, gpu)
+trainer=gpuu | did you mean gpu | cpu, ddp, ddp_cpu, debug, default, gpu
 $ train logger=wanb
-logger=wanb is not known; did you mean wandb? (all: csv, many, none, tensorboard, wandb, *
+logger=wanb | did you mean wandb | csv, many, none, tensorboard, wandb
 $ train experiment=beta_vae/dsprite
-experiment=beta_vae/dsprite is not known*
+experiment=beta_vae/dsprite | not known
 $ train experiment=quick
-experiment=quick is not known; *
+experiment=quick | not known
 $ train model=network/conv
-model=vae_zoo.nets.Conv is none of that group; choose one that `python train.py --help` lists
+model=vae_zoo.nets.Conv | one that `python train.py --help` lists
 $ train model/network=mpl
-model/network=mpl is not known; did you mean mlp? (all: conv, *)
+model/network=mpl | did you mean mlp | all: conv,
 $ train model.network=mlp
-model.network=mlp is not allowed; it is a group of its own, so write model/network=mlp
+model.network=mlp | model/network=mlp
 $ train model=null
-a group of configs is chosen by a name, not by null; write group=choice, such as model=*
+null | group=choice | model=
 $ train model=vae,beta_vae
-model=vae,beta_vae gives several values; add -m to train one run for each, or *
+model=vae,beta_vae | -m
 
 # keys
 $ train sed=3
-sed is not a key of the config; did you mean seed?
+sed is not a key | did you mean seed
 $ train modell=vae
-modell is not a key of the config; did you mean model?
+modell is not a key | did you mean model
 $ train model=beta_vae model.bta=1
-model.bta is not a key of the config; did you mean model.beta?
+model.bta | did you mean model.beta
 $ train model=beta_vae +model.bta=1
-model.bta is not a key of model; did you mean model.beta?
+model.bta | did you mean model.beta
 $ train model=beta_vae ~model.bta
-model.bta is not a key of the config; did you mean model.beta?
+model.bta | did you mean model.beta
 $ train trainer.maxsteps=3
-trainer.maxsteps is not a key of the config; did you mean trainer.max_steps?
+trainer.maxsteps | did you mean trainer.max_steps
 $ train data.batchsize=3
-data.batchsize is not a key of the config; did you mean data.batch_size?
+data.batchsize | did you mean data.batch_size
 $ train model.network.chanels=[3]
-model.network.chanels is not a key *; did you mean model.network.channels?
+model.network.chanels | did you mean model.network.channels
 $ train model.likelihood.sigma=1
-model.likelihood.sigma is not a key * (vae_zoo.distributions.Bernoulli) takes no *
+model.likelihood.sigma | vae_zoo.distributions.Bernoulli | takes no
 $ train model.optimizer.rate=1
-model.optimizer.rate is not a key of the config; choose lr, betas, * or fused
+model.optimizer.rate | lr, betas, | or fused
 $ train model.optimizer.betas=[0,0.9]
-model.optimizer.betas *, so add it with +model.optimizer.betas=<value>
+model.optimizer.betas | +model.optimizer.betas=<value>
 $ train logger.wandb.project=x
-logger.wandb.project is not a key of the config; choose logger=wandb first
+logger.wandb.project | logger=wandb
 $ train callbacks.figures.every_n_step=3
-callbacks.figures.every_n_step *; did you mean callbacks.figures.every_n_*?
+callbacks.figures.every_n_step | did you mean callbacks.figures.every_n_
 $ train model=beta_vae model.beta
-'model.beta' cannot be understood; write key=value, and lists in quotes, such as *
+'model.beta' | key=value, and lists in quotes
 $ train --model beta_vae
---model is not an option; settings are written without dashes, such as model=beta_vae, *
+--model | settings are written without dashes | model=beta_vae
 $ train --config-path conf
---config-path is not an option; settings are written without dashes, such as model=beta_vae, *
+--config-path | settings are written without dashes | model=beta_vae
 $ evaluate rn=outputs
-rn is not a key of the config; did you mean run?
+rn is not a key | did you mean run
 
 # inside YAML files
 $ train --config-dir {conf} model=typo
-model.betta is not a key of model; did you mean model.beta?
+model.betta | did you mean model.beta
 $ train --config-dir {conf} model=nested
-model.network.chanels is not a key *; did you mean model.network.channels?
+model.network.chanels | did you mean model.network.channels
 $ train --config-dir {conf} experiment=typo
-model.latentdim is not a key of model; did you mean model.latent_dim?
+model.latentdim | did you mean model.latent_dim
 $ train --config-dir {conf} experiment=top
-trainr is not a key of the config; did you mean trainer?
+trainr | did you mean trainer
 $ train --config-dir {conf} experiment=choice
-model=vea is not known; did you mean vae? (all: *)
+model=vea | did you mean vae
 $ train --config-dir {conf} experiment=a/chioce
-experiment=a/chioce is not known; did you mean a/choice? (all: *
+experiment=a/chioce | did you mean a/choice
 $ train --config-dir {conf} model=broken
-{conf}/model/broken.yaml cannot be read as YAML (* in line 2); correct it
+{conf}/model/broken.yaml | YAML | line 2 | correct it
 $ train --config-dir {conf} model=bare
-model.* is missing; give *, or begin your YAML file with `defaults: [_vae]`*
+model. | missing | give | defaults: [_vae]
 $ train --config-dir {conf} model=own_typo
-model.widht is not an argument of own.Mine; did you mean model.width?
+model.widht | own.Mine | did you mean model.width
 $ train --config-dir {conf} model=own_short
-model.width is missing, which own.Mine needs; add it to the YAML file
+model.width | missing | own.Mine | add it to the YAML file
 $ train --config-dir {conf} model=list
-model=[a, b] is not allowed; give an object with a _target_
+model=[a, b] | an object with a _target_
 $ train --config-dir {conf} model=empty
-model has no _target_; choose one of the model group that `python train.py --help` lists
+_target_ | one of the model group | `python train.py --help`
 $ train --config-dir {conf} model=reference
-model.latent_dim cannot be worked out (Interpolation key 'data.latent_dim' not found); set it or correct the name
+model.latent_dim | data.latent_dim | set it or correct the name
 $ train --config-dir {conf} model=base
-model=_vea is not known; did you mean _vae? (all: _common, _discrete, _ladder, _vae)
+model=_vea | did you mean _vae | _common, _discrete, _ladder, _vae
 $ train --config-dir {conf} model=no_list
-model/no_list.yaml has a defaults list that is none; write `defaults: [_common]`, or `- group: choice` line by line
+model/no_list.yaml | defaults: [_common] | - group: choice
 $ train --config-dir {conf} experiment=no_package
-experiment is not a key of the config; begin the YAML file of the experiment with `# @package _global_`
+experiment | # @package _global_
 $ train --config-dir {conf} experiment=group
-modle is not a key of the config; did you mean model?
+modle | did you mean model
 $ train --config-dir {conf} experiment=no_override
-model is chosen more than once; name one choice, and in a YAML file write `- override /model: <choice>`
+model | more than once | - override /model: <choice>
 $ train --config-dir {conf} experiment=no_default
-model: vae sets no choice; write `- override /model: vae` in the defaults list of the YAML file
+model: vae | - override /model: vae | in the defaults list of the YAML file
 $ train --config-dir {conf} experiment=twice
-{conf}/experiment/twice.yaml cannot be read as YAML (found duplicate key seed in line 3); correct it
+{conf}/experiment/twice.yaml | duplicate key seed | line 3 | correct it
 $ train --config-dir confs model=typo
---config-dir * is not a folder; name the one that holds your model/, *
+--config-dir | not a folder | name the one that holds your model/
 
 # values
 $ train model=beta_vae model.beta=-1
-model.beta=-1 is not allowed; give a number >= 0, or a schedule such as {_target_: vae_zoo.schedules.Linear, *}
+model.beta=-1 | a number >= 0 | a schedule | {_target_: vae_zoo.schedules.Linear
 $ train model=beta_vae model.beta=abc
-model.beta=abc is not allowed; give a number >= 0, or a schedule such as {_target_: vae_zoo.schedules.Linear, *}
+model.beta=abc | a number >= 0 | a schedule | {_target_: vae_zoo.schedules.Linear
 $ train model.latent_dim=0
-model.latent_dim=0 is not allowed; give a whole number >= 1
+model.latent_dim=0 | a whole number >= 1
 $ train model.latent_dim=2.5
-model.latent_dim=2.5 is not allowed; give a whole number >= 1
+model.latent_dim=2.5 | a whole number >= 1
 $ train data.batch_size=0
-data.batch_size=0 is not allowed; give a whole number >= 1
+data.batch_size=0 | a whole number >= 1
 $ train data.group_size=[8,1]
-data.group_size=[8, 1] is not allowed; give a whole number >= 1, or a range of them such as [1, 8]
+data.group_size=[8, 1] | a whole number >= 1 | a range of them | [1, 8]
 $ train data.group_size=0
-data.group_size=0 is not allowed; give a whole number >= 1, or a range of them such as [1, 8]
+data.group_size=0 | a whole number >= 1 | a range of them | [1, 8]
 $ train model=ml_vae model.evidence=sum
-model.evidence=sum is not allowed; give product, product_with_prior, mean or mean_precision
+model.evidence=sum | product, product_with_prior, mean or mean_precision
 $ train data.batch_size=true
-data.batch_size=true is not allowed; give a whole number >= 1
+data.batch_size=true | a whole number >= 1
 $ train trainer.compile=maybe
-trainer.compile=maybe is not allowed; give true or false
+trainer.compile=maybe | true or false
 $ train trainer.max_time=5m
-trainer.max_time=5m is not allowed; give a time as DD:HH:MM:SS, or null
+trainer.max_time=5m | a time as DD:HH:MM:SS, or null
 $ train trainer.devices=0
-trainer.devices=0 is not allowed; give how many devices (-1: all), a list of them *
+trainer.devices=0 | how many devices (-1: all), a list of them
 $ train seed=x
-seed=x is not allowed; give a whole number >= 0 and < 2147483648
+seed=x | a whole number >= 0 and < 2147483648
 $ train trust=mine
-trust=mine is not allowed; give a list of packages, such as [my_package]
+trust=mine | a list of packages | [my_package]
 $ train model=dip_vae model.variant=iii
-model.variant=iii is not allowed; give i or ii
+model.variant=iii | i or ii
 $ train model.network.channels=[32,0]
-model.network.channels=[32, 0] is not allowed; give a list of whole *
+model.network.channels=[32, 0] | a list of whole
 $ train model=beta_vae model.beta={_target_:vae_zoo.schedules.Linear,start:0,end:4,step:9}
-model.beta.step is not a key of model.beta; did you mean model.beta.steps?
+model.beta.step | model.beta | did you mean model.beta.steps
 $ train model=beta_vae model.beta={_target_:vae_zoo.schedules.Linear,start:0,end:4}
-model.beta.steps is missing; give a whole number >= 1
+model.beta.steps | a whole number >= 1
 $ train model=beta_vae model.beta={start:0,end:4,steps:9}
-model.beta={*} has no _target_; give a number >= 0, or a schedule such as {_target_: vae_zoo.schedules.Linear, *}
+model.beta={ | _target_ | a number >= 0 | a schedule | {_target_: vae_zoo.schedules.Linear
 $ train model._target_=my_models.Mine
-model._target_=my_models.Mine cannot be imported; give the full name of a *
+model._target_=my_models.Mine | cannot be imported | the full name of a
 $ train model._target_=vae_zoo.models.vae.VEA
-model._target_=* cannot be imported; did you mean vae_zoo.models.*VAE?
+model._target_= | cannot be imported | did you mean vae_zoo.models. | VAE?
 $ train --config-dir {conf} model=half_written
-model._target_=unfinished.Mine cannot be imported (SyntaxError: *
+model._target_=unfinished.Mine | cannot be imported | SyntaxError:
 $ evaluate run=x evaluation.level=fast
-evaluation.level=fast is not allowed; give basic, quick or full
+evaluation.level=fast | basic, quick or full
 $ evaluate run=x metrics=full
-metrics is now evaluation.level; write evaluation.level=<value>
+metrics | evaluation.level=<value>
 $ train callbacks.metrics.level=quick
-callbacks.metrics.level is now evaluation.level; write evaluation.level=<value>
+callbacks.metrics.level | evaluation.level=<value>
 $ train +callbacks.metrics.level=quick
-callbacks.metrics.level is now evaluation.level; write evaluation.level=<value>
+callbacks.metrics.level | evaluation.level=<value>
 $ train evaluation=full
-evaluation=full is not allowed; give evaluation.level=<level>, or the name of a file of your own as in *
+evaluation=full | evaluation.level=<level>
 $ train +evaluation.suites.mine._target_=my_suites.Mine
-evaluation.suites.mine._target_=my_suites.Mine cannot be imported; *
+evaluation.suites.mine._target_=my_suites.Mine | cannot be imported
 $ evaluate run=x +evaluation.suites.mine._target_=my_suites.Mine
-evaluation.suites.mine._target_=my_suites.Mine cannot be imported; *
+evaluation.suites.mine._target_=my_suites.Mine | cannot be imported
 $ train +evaluation.suites.mine._target_=vae_zoo.models.VAE
-evaluation.suites.mine.*
+evaluation.suites.mine
 $ evaluate run=x device=gpu
-device=gpu is not allowed; give cpu, mps, cuda or cuda:<number>
+device=gpu | cpu, mps, cuda or cuda:
 
 # combinations
 $ train data=digits data.size=8
-images of 8 pixels are too small for the 4 convolutions of model.network, *
+8 pixels | too small | 4 convolutions | model.network
 $ train model=mfcvae model/network=mlp
-*: network=MLP is no ladder of facets, which this model needs; choose model/network=fc_vlae, *
+network=MLP | ladder | model/network=fc_vlae
 $ train model=vae model/network=fc_vlae
-*: this network is a ladder of facets, where a plain one is needed; choose conv or mlp
+ladder | choose conv or mlp
 $ train model=mfcvae model/network=conv_vlae data=digits data.size=16
-*: images of 16 pixels are too small for the convolutional ladder; give images of 28 pixels, or model/network=fc_vlae
+16 pixels | too small | 28 pixels | model/network=fc_vlae
 $ train model=mfcvae model.facet_dims=[5,5,5]
-vae_zoo.models.MFCVAE: facet_dims=[5, 5, 5] has 3 facets, the network 2; give as many to both
+facet_dims=[5, 5, 5] | 3 facets | network 2 | as many to both
 $ train model=mfcvae model.schedule.stages=[10,20,30]
-vae_zoo.models.MFCVAE: stages needs a number for each of the 2 facets, got 3
+stages | each of the 2 facets | got 3
 $ train model=mfcvae model.schedule.fade_steps=100
-*: give either fade_steps or fade_fraction, got 100 and 0.6
+either fade_steps or fade_fraction | got 100 and 0.6
 $ train model=spair data=digits model/network@model.object_network=fc_vlae
-*: this network is a ladder of facets, where a plain one is needed; choose conv or mlp
+ladder | choose conv or mlp
 $ train model=spair data=digits model/network@model.object_network=conv
-*: 4 halvings need images of 16 pixels a side or more, got 12
+4 halvings | 16 pixels | got 12
 $ train model=spair data=digits model/likelihood=pixelwise_logistic
-vae_zoo.models.SPAIR: likelihood=PixelwiseLogistic needs 2 numbers a pixel, * choose another, such as model/*
+likelihood=PixelwiseLogistic | 2 numbers a pixel | choose another | model/
 $ train model=spair data=digits model.strides=[2,2]
-vae_zoo.models.SPAIR: channels and strides are of the same convolutions, got 3 and 2 of them; give as many of both
+channels and strides | got 3 and 2 | as many of both
 $ train model=spair data=digits model.count_prior.end=0
-vae_zoo.models.SPAIR: count_prior must be > 0 at every step, got Linear(*end=0*); give a small number such as 0.001 *
+count_prior | > 0 | got Linear( | end=0 | a small number such as 0.001
 $ train model=split_spair data=digits model.background_dim=0
-*.SplitSPAIR: local_to=background needs a decoder of the background, got background_dim=0; give background_dim >= 1, or *
+local_to=background | got background_dim=0 | background_dim >= 1
 $ train model=spair data=scenes data.num_objects=[0,255]
-data.num_objects=[0, 255] is not allowed; give the least and the most objects of a scene, up to 254, such as [0, 5], or null
+data.num_objects=[0, 255] | the least and the most objects | 254 | [0, 5] | null
 $ train model=spair data=scenes data.image_shape=[3,24,24]
-data.image_shape=[3, 24, 24] does not fit scenes of data.size=48, which are [3, 48, 48]; leave it out, it follows the size
+data.image_shape=[3, 24, 24] | scenes of data.size=48, which are [3, 48, 48] | leave it out, it follows the size
 $ train model=spair data=scenes data.image_shape=[1,48,48]
-data.image_shape=[1, 48, 48] does not fit scenes of data.size=48, which are [3, 48, 48]; leave it out, it follows the size
+data.image_shape=[1, 48, 48] | scenes of data.size=48, which are [3, 48, 48] | leave it out, it follows the size
 $ train model=mfcvae trainer=ddp_cpu
-trainer.strategy=ddp waits for gradients of every weight, and facets that have not entered have none; set trainer.strategy=*
+trainer.strategy=ddp | gradients of every weight | set trainer.strategy=
 $ train trainer=ddp_cpu data.batch_size=63
-data.batch_size=63 cannot be shared by 2 processes; choose a multiple *
+data.batch_size=63 | 2 processes | multiple
 $ train data=faces data.source=drawn
-data.source=drawn is not allowed; give cartoon, folder, olivetti, lfw or celeba
+data.source=drawn | cartoon, folder, olivetti, lfw or celeba
 $ train data=faces data.confound=1.5
-data.confound=1.5 is not allowed; give a number >= 0 and <= 1
+data.confound=1.5 | a number >= 0 and <= 1
 $ train data=celeba data.size=[218,178]
-model.image_shape=[3, [218, 178], [218, 178]] is not allowed; give [channels, height, width]
+model.image_shape=[3, [218, 178], [218, 178]] | [channels, height, width]
 $ train data=celeba data.crop=200
-data.crop=200 is not allowed; give a whole number >= 8 and <= 178, or null
+data.crop=200 | a whole number >= 8 and <= 178, or null
 $ train data=shapes3d data.factors.flor_hue=[0]
-data.factors.flor_hue is not a key of the config; did you mean data.factors.floor_hue?
+data.factors.flor_hue | did you mean data.factors.floor_hue
 $ train data=shapes3d +data.factors.flor_hue=[0]
-data.factors.flor_hue is not a key of data.factors; did you mean data.factors.floor_hue?
+data.factors.flor_hue | did you mean data.factors.floor_hue
 $ train data=shapes3d data.factors.floor_hue=[10]
-data.factors.floor_hue=[10] is not allowed; give a list of different whole numbers from 0 to 9, such as *, or null for all
+data.factors.floor_hue=[10] | a list of different whole numbers from 0 to 9 | or null for all
 $ train data=shapes3d data.factors.shape=[1,1]
-data.factors.shape=[1, 1] is not allowed; give a list of different whole numbers from 0 to 3, such as *, or null for all
+data.factors.shape=[1, 1] | a list of different whole numbers from 0 to 3 | or null for all
 $ train data=shapes3d data.factors.scale=2
-data.factors.scale=2 is not allowed; give a list of different whole numbers from 0 to 7, such as *, or null for all
+data.factors.scale=2 | a list of different whole numbers from 0 to 7 | or null for all
 $ train data=shapes3d data.factors.scale=[]
-data.factors.scale=[] is not allowed; give a list of different whole numbers from 0 to 7, such as *, or null for all
+data.factors.scale=[] | a list of different whole numbers from 0 to 7 | or null for all
 $ train data=shapes3d data.size=48
-data.size=48 is not allowed; give 32 or 64
+data.size=48 | 32 or 64
 $ train data=shapes3d data.group_by=flor_hue
-data.group_by=flor_hue is not a grouping of these data; did you mean floor_hue?
+data.group_by=flor_hue | did you mean floor_hue
 $ train data=faces data.group_by=id_beart
-data.group_by=id_beart is not a grouping of these data; did you mean id_beard?
+data.group_by=id_beart | did you mean id_beard
 $ train data=digits data.group_by=lable
-data.group_by=lable is not a grouping of these data; did you mean label?
+data.group_by=lable | did you mean label
 $ train data=digits data.group_by=label data.group_size=128
-data.group_size=128 exceeds data.batch_size=64; lower *
+data.group_size=128 | data.batch_size=64 | lower
 $ train model=ml_vae data=digits data.group_size=[2,128]
-data.group_size=[2, 128] exceeds data.batch_size=64; lower *
+data.group_size=[2, 128] | data.batch_size=64 | lower
 $ train model=ml_vae data=digits trainer=ddp_cpu data.num_groups=9
-data.num_groups=9 cannot be shared by 2 processes, groups staying whole; choose a multiple *
+data.num_groups=9 | 2 processes | multiple
 
 # files of data
 $ train data=image_folder
-data.path is not given and has no default; add data.path=<value>
+data.path | not given | data.path=<value>
 $ train data=image_folder data.path=nowhere
-data.path=nowhere is not a folder; name a folder of images or of one *
+data.path=nowhere | not a folder | name a folder of images
 $ train data=image_folder data.path={pictures_and_text}
-*notes.txt cannot be read as an image*; remove it or *
+notes.txt | cannot be read as an image | remove it
 $ train data=dsprites data.path=missing.npz
-*missing.npz*
+missing.npz | No such file | it must hold imgs | download it again | drop data.path
 $ train data=dsprites data.path={damaged_npz}
-*damaged.npz*; download it again or drop data.path *
+damaged.npz | download it again | drop data.path
 $ train data=mnist data.root=nowhere data.download=false
-nowhere/MNIST/raw lacks *; put them there or set data.*
+nowhere/MNIST/raw | lacks | put them there | set data.
 $ train data=mnist data.root={truncated_mnist} data.download=false
-*train-images* is damaged (*); delete it and *
+train-images | damaged | delete it
 $ train data=shapes3d data.path=missing.h5
-cannot read missing.h5 as 3DShapes (*No such file*): it must hold images*; download 3dshapes.h5 again, or drop data.path *
+missing.h5 | No such file | it must hold images | download 3dshapes.h5 again | drop data.path
 $ train data=svhn
-SVHN could not be downloaded from http*train_32x32.mat (*); put train_32x32.mat, test_32x32.mat into data by hand, or use *
+SVHN | could not be downloaded | train_32x32.mat, test_32x32.mat | into data | by hand
 $ train data=svhn data.root=nowhere data.download=false data.extra=true
-nowhere lacks train_32x32.mat, extra_32x32.mat, test_32x32.mat; put them there or set data.download=true
+nowhere lacks | train_32x32.mat, extra_32x32.mat, test_32x32.mat | data.download=true
 $ train data=celeba
-CelebA could not be downloaded (*); put img_align_celeba/ *, * into data/celeba by hand, or use data=faces*
+CelebA | could not be downloaded | img_align_celeba/ | into data/celeba | data=faces
 $ train data=celeba data.root=nowhere data.download=false
-nowhere/celeba lacks img_align_celeba/ (the unpacked *.zip), *; put * into nowhere/celeba by hand, *, or use data=faces*
+nowhere/celeba lacks | img_align_celeba/ | .zip | into nowhere/celeba | data=faces
 $ train data=celeba data.root={damaged_celeba}
-*identity_CelebA.txt is damaged (*); delete it and fetch it again
+identity_CelebA.txt | damaged | delete it and fetch it again
 $ train data=faces data.source=olivetti data.download=false
-data lacks olivetti_py3.pkz; put * into data, set data.download=true, or use data.source=cartoon*
+lacks olivetti_py3.pkz | data.download=true | data.source=cartoon
 $ train data=faces data.source=lfw
-lfw could not be downloaded (*); put lfw_home/lfw_funneled, * into data by hand, or use data.source=cartoon*
+lfw | could not be downloaded | lfw_home/lfw_funneled, | into data | data.source=cartoon
 $ train data=faces data.source=celeba data.download=false
-data/celeba lacks *; put *
+data/celeba lacks | put
 $ train data=faces data.source=folder
-data.source=folder needs a folder with one folder of images a person; set data.path to it
+data.source=folder | one folder of images a person | set data.path
 $ train data=faces data.source=folder data.path={pictures}
-data.path={pictures} holds images but no folders; give each person one folder of images
+data.path={pictures} | no folders | each person one folder of images
 
 # what the data turn out to be
 $ train TINY data.labelled=5000
-data.labelled=5000 exceeds the * labelled training images; lower it, or *
+data.labelled=5000 | exceeds | labelled training images | lower it
 $ train TINY data.subset=5000
-data.subset=5000 exceeds the * training images; lower it
+data.subset=5000 | exceeds | training images | lower it
 $ train TINY data.val_size=5000
-data.val_size=5000 takes 5000 of * images; give a number of images from 1 *
+data.val_size=5000 | 5000 of | a number of images from 1
 $ train TINY data.group_by=label data.group_size=400 data.num_groups=2
-data.group_size=400, but the largest *
+data.group_size=400 | the largest
 
 # places
 $ train hydra.run.dir={file}/run
-{file}/run cannot be written (Not a directory); choose another folder with *
+{file}/run | Not a directory | another folder with
 $ train paths.outputs={file}/runs
-{file}/runs/* cannot be written (Not a directory); choose another folder with *
+{file}/runs/ | Not a directory | another folder with
 $ train -m seed=0,1 paths.outputs={file}/runs
-{file}/runs* cannot be written (Not a directory); choose another *
+{file}/runs | Not a directory | another folder
 
 # resume
 $ train resume=nowhere
-nowhere is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>
+nowhere is not a run | config.yaml | outputs/<name>/seed0_<hash>
 $ train resume={empty}
-{empty} is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>
+{empty} is not a run | config.yaml | outputs/<name>/seed0_<hash>
 $ train resume={run_without_checkpoint}
-* has no checkpoints/last.ckpt to resume from; train it anew
+checkpoints/last.ckpt | resume from | train it anew
 $ train resume={run_with_damaged_config}
-{run_with_damaged_config}/config.yaml is damaged (line *); restore it or *
+{run_with_damaged_config}/config.yaml | damaged | line | restore it
 $ train resume={run_with_wrong_config}
-*/config.yaml: model.latentdim is not a key of model; did you mean *
+/config.yaml | model.latentdim | did you mean
 $ train resume={run_with_truncated_checkpoint}
-*/last.ckpt is damaged, or no checkpoint of vae_zoo; restore it *
+/last.ckpt | damaged | restore it
 $ train resume={run_of_another_model}
-* is the checkpoint of another model, whose model._target_ is *
+checkpoint of another model | model._target_
 $ train resume={run} model.beta=3
-model.beta cannot be changed by resume; drop it (only trainer.max_steps, *
+model.beta cannot be changed | drop it | trainer.max_steps
 $ train resume={run} seed=1
-seed cannot be changed by resume; drop it (only trainer.max_steps, *
+seed cannot be changed | drop it | trainer.max_steps
 $ train resume={run} trainer.max_steps=2
-trainer.max_steps=2, but this run has been trained for 5 steps; give *
+trainer.max_steps=2 | 5 steps | give
 $ train resume={run} data.root=x
-data.root means nothing to this run, whose data has no root; drop it
+data.root | whose data has no root | drop it
 $ train -m resume={run}
-resume= continues one run and -m starts many; drop -m
+resume= | drop -m
 $ train resume={run_of_a_stranger}
-the run's config imports 'stranger.Model'; if you trust it, add trust=[stranger]
+stranger.Model | if you trust it | trust=[stranger]
 
 # evaluate
 $ evaluate -m run=a,b
 -m is for training; give run=<run folder>, or runs=<folder of runs> for a table over them
 $ evaluate
-say what to evaluate: run=<run folder>, or runs=<folder of runs>
+say what to evaluate: run=<run folder> | runs=<folder of runs>
 $ evaluate runs=nowhere
-runs=nowhere is not a folder; name one that holds runs, such as runs=outputs
+runs=nowhere | not a folder | runs=outputs
 $ evaluate runs={empty}
-runs={empty} holds no runs, which are folders with a config.yaml; name another folder
+runs={empty} | holds no runs | config.yaml | name another folder
 $ evaluate run=nowhere
-nowhere is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>
+nowhere is not a run | config.yaml | outputs/<name>/seed0_<hash>
 $ evaluate run={run_without_checkpoint}
-* has no checkpoints/last.ckpt; it was not trained yet
+checkpoints/last.ckpt | not trained yet
 $ evaluate run={run_with_truncated_checkpoint}
-*/last.ckpt is damaged, or no checkpoint of vae_zoo; restore *
+/last.ckpt | damaged | restore
 $ evaluate run={run_of_a_stranger}
-the run's config imports 'stranger.Model'; if you trust it, add trust=[stranger]
+stranger.Model | if you trust it | trust=[stranger]
 $ evaluate runs={empty} predict=pictures
-predict= asks one model about images; give run=<run folder> in place of runs=
+predict= | run=<run folder> | runs=
 $ evaluate predict=pictures
-say what to evaluate: run=<run folder>, or runs=<folder of runs>
+say what to evaluate: run=<run folder> | runs=<folder of runs>
 $ evaluate run={run} predict=nowhere
-predict=nowhere needs a model that clusters, and * has neither facets nor categorical blocks; give the run of one *
+predict=nowhere | clusters | neither facets nor categorical blocks | give the run of one
 $ evaluate run={run} data.root=x
-data.root means nothing to this run, whose data has no root; drop it
+data.root | whose data has no root | drop it
 $ evaluate run={run} out={file}/out
-{file}/out* cannot be written (Not a directory); choose another folder with *
+{file}/out | Not a directory | another folder
 """
 TYPED = dict(case.strip().split("\n") for case in re.sub("(?m)^#.*", "", TABLE).split("$ ")[1:])
 
@@ -510,14 +510,13 @@ class Makers:
 def test_one_sentence_exit_code_2_and_nothing_left(typed, tmp_path, copy_of_run):
     makers = Makers(tmp_path, copy_of_run)
     made = {name: getattr(makers, name)() for name in re.findall(r"{(\w+)}", typed)}
-    line, sentence = typed.replace("TINY", TINY), TYPED[typed]
+    line, parts = typed.replace("TINY", TINY), TYPED[typed]
     for name, path in made.items():
-        line, sentence = line.replace(f"{{{name}}}", str(path)), sentence.replace(f"{{{name}}}", str(path))
+        line, parts = line.replace(f"{{{name}}}", str(path)), parts.replace(f"{{{name}}}", str(path))
     before = contents(tmp_path)
     answer = call(tmp_path, line)
     assert answer.code == 2 and answer.err.count("\n") == 1, answer
-    pattern = sentence.replace("[", "[[]").replace("?", "[?]")
-    assert fnmatch.fnmatchcase(answer.err.removeprefix("error: ").removesuffix("\n"), pattern), answer.err
+    assert answer.err.startswith("error: ") and all(part in answer.err for part in parts.split(" | ")), answer.err
     assert contents(tmp_path) == before
 
 

@@ -33,7 +33,7 @@ def moody(tmp_path):
     return tmp_path
 
 
-def test_failures_are_told_and_the_rest_goes_on_and_is_not_repeated(moody):
+def test_failures_are_told_and_the_rest_goes_on_and_is_not_repeated(moody, jobs_in_this_process):
     words = f"train --config-dir conf -m {TINY} model=moody"
     answer = call(moody, f"{words} model.fail=true,false trainer.max_steps=5,-1")
     assert answer.code == 1

@@ -1,8 +1,10 @@
 """The schemas say what the constructors say, and every config file passes them."""
 
+import copy
 import importlib.util
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +38,12 @@ def choices(group: str) -> list[str]:
 
 
 def composed(*words: str) -> dict[str, Any]:
+    """The checked config of these words, which is the caller's to change."""
+    return copy.deepcopy(_composed(*words))
+
+
+@cache
+def _composed(*words: str) -> dict[str, Any]:
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -223,5 +231,5 @@ def test_values_are_shown_as_they_are_typed(value, text):
 def test_checking_leaves_the_random_numbers_alone():
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    composed("model=factor_vae", "data=digits")
+    _composed.__wrapped__("model=factor_vae", "data=digits")
     assert torch.equal(state, torch.get_rng_state())

@@ -11,17 +11,27 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from tests.cli.calls import call, contents
+from tests.cli.calls import call, contents, start_child
 from tests.commands import REPOSITORY, run, start
 from vae_zoo.cli import run as cli_run
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
 
-TINY = (
+LONG = (
     "data=digits model/network=mlp trainer.max_steps=1500 trainer.log_every_n_steps=20 trainer.val_check_interval=150 "
     "callbacks.checkpoint.every_n_steps=40 callbacks.figures.every_n_steps=500"
 ).split()
 FACTOR = ("model=factor_vae", "model.discriminator_hidden=[64,64]")
+SHORT = (
+    *LONG,
+    "model=factor_vae",
+    "model.network.hidden=[32]",
+    "model.discriminator_hidden=[16,16]",
+    "trainer.max_steps=300",
+    "trainer.val_check_interval=75",
+    "callbacks.checkpoint.every_n_steps=10",
+    "callbacks.figures.every_n_steps=150",
+)
 
 
 def assert_equal(a, b, path="checkpoint"):
@@ -57,35 +67,58 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert names[0] == names[1]
 
 
-def interrupt(folder: Path, name: str, words: tuple[str, ...], signum: int, moments: random.Random) -> None:
-    """Starts a run, stops it by `signum` at three random moments of its training, and lets it end."""
-    process = start(folder, "train", *words, f"hydra.run.dir={name}")
+def at_checkpoints(folder: Path, name: str, begin, is_over, stop, longest: float, moments: random.Random):
+    """The process that goes on with the run after three that were stopped, each at a random moment after a checkpoint.
+
+    begin: starts the run or, given resume=<run>, goes on with it; longest: seconds after the checkpoint.
+    """
+    process = begin(None)
     for _ in range(3):
         last = folder / name / "checkpoints" / "last.ckpt"
         before = last.stat().st_mtime_ns if last.is_file() else 0
-        while process.poll() is None and (not last.is_file() or last.stat().st_mtime_ns == before):
-            time.sleep(0.02)  # imports are over when a checkpoint appears
-        time.sleep(moments.uniform(0, 0.7))
-        assert process.poll() is None, f"the run ended before it could be stopped:\n{process.communicate()[0]}"
+        while not is_over(process) and (not last.is_file() or last.stat().st_mtime_ns == before):
+            time.sleep(0.005)  # imports are over when a checkpoint appears
+        time.sleep(moments.uniform(0, longest))
+        assert not is_over(process), "the run ended before it could be stopped"
+        stop(process)
+        process = begin(f"resume={name}")
+    return process
+
+
+def interrupt(folder: Path, name: str, words: tuple[str, ...], signum: int, moments: random.Random) -> None:
+    """Starts a run, stops it by `signum` at three random moments of its training, and lets it end."""
+
+    def begin(resume):
+        return start(folder, "train", *([resume] if resume else [*words, f"hydra.run.dir={name}"]))
+
+    def stop(process):
         process.send_signal(signum)
         output = process.communicate()[0]
         assert process.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), output
-        process = start(folder, "train", f"resume={name}")
+
+    process = at_checkpoints(folder, name, begin, lambda p: p.poll() is not None, stop, 0.7, moments)
     output = process.communicate()[0]
     assert process.returncode == 0, output
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("resume")
-    run(folder, "train", *TINY, *FACTOR, "hydra.run.dir=whole")
-    return folder
+def test_killed_run_resumes_to_the_bit(tmp_path):
+    words = " ".join(SHORT)
 
+    def begin(resume):
+        return start_child(tmp_path, f"train {resume or f'{words} hydra.run.dir=killed'}")
 
-def test_killed_run_resumes_to_the_bit(uninterrupted):
-    interrupt(uninterrupted, "killed", (*TINY, *FACTOR), signal.SIGKILL, random.Random(0))
-    assert_same_run(uninterrupted / "whole", uninterrupted / "killed")
-    assert not list(uninterrupted.glob("outputs")), "resume made a new folder"
+    def kill(child):
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+
+    whole = start_child(tmp_path, f"train {words} hydra.run.dir=whole")
+    whole.join()
+    child = at_checkpoints(tmp_path, "killed", begin, lambda p: not p.is_alive(), kill, 0.05, random.Random(0))
+    child.join()
+    assert whole.exitcode == child.exitcode == 0, (tmp_path / "said").read_text()
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert not list(tmp_path.glob("outputs")), "resume made a new folder"
 
 
 def test_rank_that_resumes_waits_for_the_config_of_rank_0(tmp_path, monkeypatch):
@@ -126,9 +159,16 @@ def test_resume_of_a_trained_run_without_numbers_evaluates_it(copy_of_run, state
     assert runs.is_finished(run) and (run / "report.html").is_file()
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    run(folder, "train", *LONG, *FACTOR, "hydra.run.dir=whole")
+    return folder
+
+
 @pytest.mark.slow
 def test_finished_run_goes_on_to_more_steps(tmp_path):
-    words = [w for w in TINY if "max_steps" not in w and "val_check" not in w]
+    words = [w for w in LONG if "max_steps" not in w and "val_check" not in w]
     words += ["model=vae", "trainer.val_check_interval=100"]
     run(tmp_path, "train", *words, "trainer.max_steps=400", "hydra.run.dir=whole")
     run(tmp_path, "train", *words, "trainer.max_steps=200", "hydra.run.dir=two")
@@ -147,7 +187,7 @@ def test_finished_run_goes_on_to_more_steps(tmp_path):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_politely_stopped_run_resumes_to_the_bit(uninterrupted, signum):
     name = signal.Signals(signum).name
-    interrupt(uninterrupted, name, (*TINY, *FACTOR), signum, random.Random(signum))
+    interrupt(uninterrupted, name, (*LONG, *FACTOR), signum, random.Random(signum))
     assert_same_run(uninterrupted / "whole", uninterrupted / name)
 
 
@@ -163,6 +203,6 @@ def test_politely_stopped_run_resumes_to_the_bit(uninterrupted, signum):
     ids=lambda words: words[-1],
 )
 def test_options_survive_being_killed(tmp_path, words):
-    run(tmp_path, "train", *TINY, *words, "hydra.run.dir=whole")
-    interrupt(tmp_path, "killed", (*TINY, *words), signal.SIGKILL, random.Random(1))
+    run(tmp_path, "train", *LONG, *words, "hydra.run.dir=whole")
+    interrupt(tmp_path, "killed", (*LONG, *words), signal.SIGKILL, random.Random(1))
     assert_same_run(tmp_path / "whole", tmp_path / "killed")

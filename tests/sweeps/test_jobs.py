@@ -132,7 +132,7 @@ def test_five_seeds_by_a_launcher_are_the_five_runs_one_by_one(tmp_path, one_by_
     assert all(len(list((folder / "wandb").glob("offline-run-*"))) == 1 for folder in folders)
 
 
-def test_stop_on_failure_begins_no_more_jobs(moody):
+def test_stop_on_failure_begins_no_more_jobs(moody, jobs_in_this_process):
     words = f"train --config-dir conf -m {TINY} model=moody model.mood=raise1,a"
     answer = call(moody, f"{words} sweep.stop_on_failure=true")
     assert answer.code == 1
@@ -140,7 +140,7 @@ def test_stop_on_failure_begins_no_more_jobs(moody):
     assert "| not started |" in answer.out
 
 
-def test_a_command_is_not_stopped_by_another_on_the_same_sweep_and_stops_none(moody):
+def test_a_command_is_not_stopped_by_another_on_the_same_sweep_and_stops_none(moody, jobs_in_this_process):
     """The other has been stopped before this one begins, and stays so; this one stops itself alone."""
     record = moody / "outputs" / "sweeps" / "shared"
     other = record / sweeps.WORKERS / "elsewhere-1"
@@ -234,7 +234,7 @@ def test_job_that_is_refused_has_failed_though_its_folder_holds_a_finished_run(t
     assert again.code == 0 and "| done before |" in again.out, again.out + again.err
 
 
-def test_leaderboard_of_a_sweep_needs_no_more_than_its_folder(tmp_path):
+def test_leaderboard_of_a_sweep_needs_no_more_than_its_folder(tmp_path, jobs_in_this_process):
     answer = call(tmp_path, f"train -m {TINY} model=vae seed=0,1 sweep.name=mine")
     assert answer.code == 0, answer.err
     (tmp_path / "outputs" / "other").mkdir()

@@ -68,7 +68,7 @@ def test_sprites_are_cut_off_at_the_border_of_any_canvas():
 
 
 def test_grid_holds_what_draw_draws(grid):
-    index = np.random.default_rng(0).integers(0, len(grid), 2000)
+    index = np.random.default_rng(0).integers(0, len(grid), 400)
     images = np.unpackbits(grid[index], axis=1).reshape(-1, 64, 64)
     assert np.array_equal(images, [draw_classes(classes) for classes in sprites.factor_index(index)])
 

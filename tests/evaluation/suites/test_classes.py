@@ -47,7 +47,7 @@ def data():
 @pytest.fixture(scope="module")
 def seen(data):
     """A judge, and one image of each label that it names right."""
-    one = judge.train_judge(data, steps=600)
+    one = judge.train_judge(data, steps=300)
     index = data.indices["train"]
     images, labels = data.batch(index)["image"], data.label[index]
     right = one.predict(images) == labels
