@@ -227,8 +227,6 @@ $ train model=spair data=scenes data.image_shape=[3,24,24]
 data.image_shape=[3, 24, 24] | scenes of data.size=48, which are [3, 48, 48] | leave it out, it follows the size
 $ train model=spair data=scenes data.image_shape=[1,48,48]
 data.image_shape=[1, 48, 48] | scenes of data.size=48, which are [3, 48, 48] | leave it out, it follows the size
-$ train model=mfcvae trainer=ddp_cpu
-trainer.strategy=ddp | gradients of every weight | set trainer.strategy=
 $ train trainer=ddp_cpu data.batch_size=63
 data.batch_size=63 | 2 processes | multiple
 $ train data=faces data.source=drawn

@@ -5,11 +5,13 @@ import json
 from functools import partial
 from math import log
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
@@ -737,3 +739,11 @@ def test_precision_of_the_networks_is_not_that_of_the_terms():
     with torch.autocast("cpu", torch.bfloat16):
         terms = costs(model, images())
     assert all(value.dtype == torch.float32 for value in terms.values())
+
+
+def test_ddp_that_waits_for_every_gradient_is_refused_where_facets_wait():
+    model = build(schedule=progressive())
+    model.check_trainer(SimpleNamespace(strategy=DDPStrategy(find_unused_parameters=True)))
+    build(schedule=None).check_trainer(SimpleNamespace(strategy=DDPStrategy()))
+    with pytest.raises(UserError, match="set trainer.strategy=ddp_find_unused_parameters_true"):
+        model.check_trainer(SimpleNamespace(strategy=DDPStrategy()))

@@ -304,6 +304,7 @@ def _named_arguments(target: Any) -> tuple[set[str] | None, set[str]]:
             continue
         parameters = inspect.signature(cls).parameters.values()
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        named += [p for part in vars(cls).get("parts", ()) for p in inspect.signature(part).parameters.values()]
         names |= {p.name for p in named}
         if required is None:  # a base's may be given by the class itself
             required = {p.name for p in named if p.default is p.empty}
