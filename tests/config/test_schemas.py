@@ -18,7 +18,7 @@ from vae_zoo.config import check, schemas
 from vae_zoo.config.schemas import SCHEMAS
 from vae_zoo.runs.load import build
 
-GIVEN_BY_RUN = {"folder", "logger", "callbacks", "default_root_dir"}  # not in the config
+GIVEN_BY_RUN = {"folder", "run_config", "logger", "callbacks", "default_root_dir"}  # not in the config
 NOT_OURS = {"torch.optim.Adam", "torch.optim.AdamW"}  # the schema offers some of the arguments, and OPTIONAL ones
 NEEDED = {  # by a choice that does not go alone
     "image_folder": ["data.path=somewhere"],
