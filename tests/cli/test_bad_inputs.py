@@ -67,7 +67,7 @@ $ train data.batchsize=3
 data.batchsize | did you mean data.batch_size
 $ train model.network.chanels=[3]
 model.network.chanels | did you mean model.network.channels
-$ train model.likelihood.sigma=1
+$ train model=vae model.likelihood.sigma=1
 model.likelihood.sigma | vae_zoo.distributions.Bernoulli | takes no
 $ train model.optimizer.rate=1
 model.optimizer.rate | lr, betas, | or fused
@@ -135,9 +135,9 @@ $ train model=beta_vae model.beta=-1
 model.beta=-1 | a number >= 0 | a schedule | {_target_: vae_zoo.schedules.Linear
 $ train model=beta_vae model.beta=abc
 model.beta=abc | a number >= 0 | a schedule | {_target_: vae_zoo.schedules.Linear
-$ train model.latent_dim=0
+$ train model=vae model.latent_dim=0
 model.latent_dim=0 | a whole number >= 1
-$ train model.latent_dim=2.5
+$ train model=vae model.latent_dim=2.5
 model.latent_dim=2.5 | a whole number >= 1
 $ train data.batch_size=0
 data.batch_size=0 | a whole number >= 1
