@@ -522,7 +522,11 @@ def test_one_sentence_exit_code_2_and_nothing_left(typed, tmp_path, copy_of_run)
     "line, sentence",
     [
         ("train model=betavae", "model=betavae is not known; did you mean beta_vae?"),
-        (f"train {TINY} data=image_folder data.path=nowhere", "data.path=nowhere is not a folder; name a folder of"),
+        pytest.param(  # after all imports
+            f"train {TINY} data=image_folder data.path=nowhere",
+            "data.path=nowhere is not a folder; name a folder of",
+            marks=pytest.mark.slow,
+        ),
         ("evaluate run=nowhere", f"nowhere {NO_RUN}"),
     ],
 )
