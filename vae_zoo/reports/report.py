@@ -58,18 +58,19 @@ def write_report(
     place = "/".join(run_folder.resolve().parts[-2:])
     page, probes = template_environment().get_template("report.html.jinja"), runs.block_scores(numbers)
     pictures = _figures(Path(figures or run_folder / "figures"))
+    first = _first(pictures)
     text = page.render(
         run=run,
         title=_title(config_text) or place,
         folder=place,
         blocks=_blocks(run.get("blocks"), probes),
-        first=_first(pictures),
+        first=first,
         cards=[(key.replace("_", " "), _number(numbers[key]), catalogue.entry(key).unit) for key in headline(numbers)],
         facts=_facts(run, steps),
         tables=_tables(numbers),
         probes=probes,
         charts=_charts(steps, columns),
-        figures=pictures,
+        figures=[shown for shown in pictures if shown is not first],
         caption=catalogue.caption,
         config=config_text,
         theme=theme,
@@ -146,11 +147,10 @@ def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]]) -> list[dic
     return described
 
 
-def _first(pictures: list[tuple[Figure, list[Figure]]]) -> Figure | None:
+def _first(pictures: list[tuple[Figure, list[Figure]]]) -> tuple[Figure, list[Figure]] | None:
     """The picture that says most of what was learned: a swap of blocks, else reconstructions."""
-    latest = [figure for figure, _ in pictures]
-    wanted = [figure for start in ("swap_", "reconstructions") for figure in latest if figure.name.startswith(start)]
-    return wanted[0] if wanted else None
+    names = ("swap_", "reconstructions")
+    return next((shown for name in names for shown in pictures if shown[0].name.startswith(name)), None)
 
 
 def _facts(run: dict, steps: np.ndarray) -> list[str]:
