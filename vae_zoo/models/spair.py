@@ -285,16 +285,17 @@ class SPAIR(LatentVariableModel):
 
     def without_object(self, codes: Codes, object_: Tensor) -> Codes:
         """The codes without one object of each image, [B] cells."""
-        code = ObjectCode.of(codes["objects"].clone(), self.num_cells)
-        code.presence[torch.arange(len(object_), device=object_.device), object_] = 0
-        return codes | {"objects": code.join()}
+        code = ObjectCode.of(codes["objects"], self.num_cells)
+        presence = code.presence.clone()
+        presence[torch.arange(len(object_), device=object_.device), object_] = 0
+        return codes | {"objects": code._replace(presence=presence).join()}
 
     def with_object_moved(self, codes: Codes, object_: Tensor) -> Codes:
         """The codes with one object of each image, [B] cells, on the other side of its cell along x."""
-        code = ObjectCode.of(codes["objects"].clone(), self.num_cells)
-        cell = torch.arange(len(object_), device=object_.device), object_, 2  # z_shift, along x
-        code.where[cell] = torch.where(code.where[cell] > 0, -1.0, 1.0)
-        return codes | {"objects": code.join()}
+        code = ObjectCode.of(codes["objects"], self.num_cells)
+        where, cell = code.where.clone(), (torch.arange(len(object_), device=object_.device), object_, 2)  # z_shift, along x
+        where[cell] = torch.where(where[cell] > 0, -1.0, 1.0)
+        return codes | {"objects": code._replace(where=where).join()}
 
     def decode(self, codes: Codes) -> Tensor:
         return self.render(codes).image.clamp(0, 1)  # sums of shares may miss 1 by rounding
