@@ -11,7 +11,11 @@ import yaml
 CONF = Path(__file__).parent.parent / "conf"
 FOLDER = "reference/configuration"
 GROUPS = {  # page: (folder below conf/, how a choice is written, first sentence)
-    "model": ("model", "model", "The method. `_common` and the other files with an underscore hold the keys that methods share."),
+    "model": (
+        "model",
+        "model",
+        "The method. `_common` and the other files with an underscore hold the keys that methods share.",
+    ),
     "network": ("model/network", "model/network", "Encoder and decoder of the method."),
     "likelihood": ("model/likelihood", "model/likelihood", "The likelihood p(x given z)."),
     "lr_schedule": ("model/lr_schedule", "model/lr_schedule", "Factor on the learning rate, by step; null: constant."),
@@ -35,7 +39,7 @@ def escape(text: str) -> str:
 
 
 def _link(page: str) -> str:
-    return f"[{page}](../../{page}.md)"
+    return f"[{page.rpartition('/')[2]}](../../{page}.md)"
 
 
 def split_comment(rest: str) -> tuple[str, str]:
@@ -77,7 +81,10 @@ class Choice:
         self.about = " ".join(line for line in comments if line not in self.commands)
         config = yaml.safe_load(self.text) or {}
         defaults = [entry for entry in config.get("defaults", []) if entry != "_self_"]
-        self.defaults = [entry if isinstance(entry, str) else ": ".join(_word(part) for pair in entry.items() for part in pair) for entry in defaults]
+        self.defaults = [
+            entry if isinstance(entry, str) else ": ".join(_word(part) for pair in entry.items() for part in pair)
+            for entry in defaults
+        ]
         self.target = config.get("_target_")
         self.keys = list(_keys(lines))
 
@@ -85,7 +92,7 @@ class Choice:
 def _keys(lines: list[str]):
     """(dotted key, default, comment) of every leaf, from the lines of a file; lists over several lines are joined."""
     path: list[tuple[int, str]] = []
-    opened, after = False, ""  # within a list over several lines; a comment that is continued on the next line
+    opened = False  # within a list over several lines
     rows: list[list[str]] = []
     for line in lines:
         if opened:
@@ -132,7 +139,8 @@ def section(choice: Choice, chosen: str, prefix: str) -> list[str]:
     if choice.target:
         facts.append(f"class `{choice.target}`")
     if choice.defaults:
-        facts.append("defaults: " + ", ".join(f"`{entry}`" for entry in choice.defaults))
+        entries = [f"[`{entry}`](#{entry})" if ":" not in entry else f"`{entry}`" for entry in choice.defaults]
+        facts.append("defaults: " + ", ".join(entries))
     lines += [" · ".join(facts), ""] if facts else []
     return lines + table(choice, prefix)
 

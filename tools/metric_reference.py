@@ -12,9 +12,10 @@ FIELDS = ("pattern", "direction", "unit", "density", "compared", "card")
 BETTER = {1: "higher", -1: "lower", 0: "–"}
 HEAD = """# Metric catalogue
 
-What the report and the leaderboard know of a metric, generated from `vae_zoo/metrics/catalogue.py`. A name is looked up by its
-last part: `test/facet0/shape/nmi` by `nmi`. The first pattern that matches the whole part holds; columns of a leaderboard come
-in this order, except that the first row and unknown names come last. [Metrics](metrics.md) says what the numbers mean.
+What the report and the leaderboard know of a metric, generated from `vae_zoo/metrics/catalogue.py`. A name is looked up by
+its last part: `test/facet0/shape/nmi` by `nmi`. The first pattern that matches the whole part holds. Columns of a
+leaderboard come in this order, except that the first row and unknown names come last. The numbers are defined under
+[Metrics](metrics.md).
 
 | name (regular expression) | better | unit | same likelihood only | compared in pairs | on the report's cards |
 | --- | --- | --- | --- | --- | --- |
@@ -57,9 +58,13 @@ def pages() -> dict[str, str]:
     rows = []
     for entry in entries(tree):
         marks = ["yes" if entry.get(field) else "" for field in ("density", "compared", "card")]
-        rows.append(f"| `{entry['pattern']}` | {BETTER[entry['direction']]} | {entry.get('unit', '')} | {' | '.join(marks)} |")
+        rows.append(
+            f"| `{entry['pattern']}` | {BETTER[entry['direction']]} | {entry.get('unit', '')} | {' | '.join(marks)} |"
+        )
     figures = ast.literal_eval(constant(tree, "FIGURES"))
-    captions = [f"| `{start}` | {text.replace('{rest}', '<name>').replace('<', '&lt;')} |" for start, text in figures.items()]
+    captions = [
+        f"| `{start}` | {text.replace('{rest}', '<name>').replace('<', '&lt;')} |" for start, text in figures.items()
+    ]
     return {PAGE: HEAD + "\n".join(rows) + "\n" + FIGURES + "\n".join(captions) + "\n"}
 
 
