@@ -121,10 +121,11 @@ def table(choice: Choice, prefix: str = "") -> list[str]:
     rows = [row for row in choice.keys if not row[0].endswith(("_partial_",))]
     if not rows:
         return []
-    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
+    commented = any(comment for _, _, comment in rows)
+    lines = ["| key | default | meaning |", "| --- | --- | --- |"] if commented else ["| key | value |", "| --- | --- |"]
     for name, value, comment in rows:
         shown = f"`{value}`" if value else ""
-        lines.append(f"| `{prefix}{name}` | {shown} | {escape(comment)} |")
+        lines.append(f"| `{prefix}{name}` | {shown} |" + (f" {escape(comment)} |" if commented else ""))
     return lines + [""]
 
 
