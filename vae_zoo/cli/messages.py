@@ -72,7 +72,7 @@ def _missing_choice(name: str) -> str:
     choice = name.removeprefix(f"{group}/")
     pattern = "**/*.yaml" if group == "experiment" else "*.yaml"  # the sub-folders of others are groups of their own
     if group == "hydra/launcher" and (plugin := LAUNCHER_PLUGINS.get(choice)):
-        return f"launcher={choice} needs a plugin that is not installed; install {plugin} with pip (docs/clusters.md)"
+        return f"launcher={choice} needs a plugin that is not installed; install {plugin} with pip (docs/how_to/clusters.md)"
     options = sorted(
         {
             str(path.relative_to(folder / group).with_suffix(""))

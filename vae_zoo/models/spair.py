@@ -20,7 +20,7 @@ Minimised, in nats per image, all sums over cells:
 Both priors that decide how many and how large are schedules: s falls from 1 (any number is as likely) to nearly 0, mu_s to
 the size one believes in. With a background that learns along, objects die out unless they have a start: `wheels_steps`
 without a gradient to depth and presence, an opacity and a presence that start high (`alpha_bias`, `presence_bias`), a
-sharp likelihood, and pressure on presence only at the end. docs/spair.md tells what happens without, and the
+sharp likelihood, and pressure on presence only at the end. docs/methods/spair.md tells what happens without, and the
 deviations.
 """
 
@@ -406,7 +406,7 @@ class SPAIR(LatentVariableModel):
         self.log_values({"val/objects": found / count, "val/duplicates": twice / count})
         if found / count < 0.05 and self.step > self.presence.wheels_steps:
             self._warn(
-                "no object is found in %.0f %% of the images: the background explains them all; see docs/spair.md, "
+                "no object is found in %.0f %% of the images: the background explains them all; see docs/methods/spair.md, "
                 "what keeps objects alive",
                 100 * (1 - found / count),
             )

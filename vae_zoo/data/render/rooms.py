@@ -11,7 +11,7 @@ is a sum of them:
 
 Lengths are halves of the room's side; x to the right, y up, z to the viewer at orientation 0; the object stands at the
 origin and the camera goes round it. Hues, sky and the values of the factors are the published ones; camera, light and the
-objects' proportions are not published and chosen to look like them (docs/data.md).
+objects' proportions are not published and chosen to look like them (docs/journal/data.md).
 Source: github.com/deepmind/3d-shapes.
 """
 

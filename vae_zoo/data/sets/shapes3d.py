@@ -1,7 +1,7 @@
 """3DShapes: 480,000 images of 64x64 RGB, the full grid of six factors (Burgess and Kim, 2018), or a part of that grid.
 
-Drawn by ourselves (vae_zoo.data.render.rooms; docs/data.md says how they differ), or read from the published h5. Drawn
-images are kept as their factors, 6 bytes each, and made when a batch is: the whole grid costs the memory of
+Drawn by ourselves (vae_zoo.data.render.rooms; docs/journal/data.md says how they differ), or read from the published h5.
+Drawn images are kept as their factors, 6 bytes each, and made when a batch is: the whole grid costs the memory of
 its 480 scenes, 39 MB.
 """
 
