@@ -342,7 +342,7 @@ seed cannot be changed | drop it | trainer.max_steps
 $ train resume={run} trainer.max_steps=2
 trainer.max_steps=2 | 5 steps | give
 $ train resume={run} data.root=x
-data.root | whose data has no root | drop it
+data.root | whose data has no root | remove it
 $ train -m resume={run}
 resume= | drop -m
 $ train resume={run_of_a_stranger}
@@ -372,7 +372,7 @@ say what to evaluate: run=<run folder> | runs=<folder of runs>
 $ evaluate run={run} predict=nowhere
 predict=nowhere | clusters | neither facets nor categorical blocks | give the run of one
 $ evaluate run={run} data.root=x
-data.root | whose data has no root | drop it
+data.root | whose data has no root | remove it
 $ evaluate run={run} out={file}/out
 {file}/out | Not a directory | another folder
 """
@@ -596,7 +596,7 @@ def malicious_checkpoint(folder: Path) -> Path:
         (lambda folder: folder / "nowhere", "nowhere does not exist; name a run folder or one of its checkpoints"),
         (lambda folder: folder, "is not a run: it has no config.yaml"),
         (text_file, "text.ckpt is damaged, or no checkpoint of vae_zoo"),
-        (other_checkpoint, "other.ckpt is no checkpoint of vae_zoo; name a run folder or one of its checkpoints"),
+        (other_checkpoint, "other.ckpt is not a vae_zoo checkpoint; name a run folder or one of its checkpoints"),
         (altered_checkpoint, "altered.ckpt does not fit its own config"),
         (malicious_checkpoint, "bomb.ckpt is damaged, or no checkpoint of vae_zoo"),
     ],

@@ -83,7 +83,7 @@ class DataModule(L.LightningDataModule):
         self.indices: dict[str, Tensor] = {}
 
     def load(self) -> Arrays:
-        """Reads or draws the data. Raises UserError for what the user can mend."""
+        """Reads or draws the data. Raises UserError for errors that the user can fix."""
         raise NotImplementedError  # pragma: contract
 
     # ---- setup ----------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class DataModule(L.LightningDataModule):
         self.is_grouped = group is not None  # batches have `group`
         self._groups = GroupSampler(group, self.grouping, self.batch_size) if self.is_grouped else None
         self._cached_order: dict[str, tuple[int, Sequence[Tensor], Tensor | None]] = {}
-        self.batches_per_epoch = len(self.epoch_order(0))  # so that impossible groups are told now
+        self.batches_per_epoch = len(self.epoch_order(0))  # so that impossible groups are reported now
 
     @cached_property
     def is_grid(self) -> bool:
@@ -271,7 +271,7 @@ class DataModule(L.LightningDataModule):
         return batch
 
     def single(self, index: Tensor, device="cpu") -> Batch:
-        """As `batch`, every image a group of its own: what is said of one image must not come from others."""
+        """As `batch`, every image is its own group, so that no other image influences its code."""
         return self._gather(index, device, self.label, self.factors)
 
     def group_of(self, index: Tensor) -> Tensor:

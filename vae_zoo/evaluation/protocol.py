@@ -1,6 +1,6 @@
 """One protocol for every method: what the data know and what the model can do decide which suites apply.
 
-level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of classes; what the evidence of a group is worth;
+level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of classes; group codes by number of images;
                 clusters and facets against labels; local and global code; objects
         quick   + block-factor matrix, linear probes, importance-weighted bound
         full    + DCI, explicitness, FactorVAE and BetaVAE scores, aggregate posterior, swaps between blocks, FID and KID

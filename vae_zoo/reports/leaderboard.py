@@ -170,7 +170,7 @@ def seeds(group: Group) -> str:
 
 
 def heading(metric: str) -> str:
-    """`elbo ↑` of test/elbo: `test/` goes without saying, and the arrow points to the better side."""
+    """`elbo ↑` of test/elbo: without `test/`; the arrow points to the better direction."""
     name = metric.removeprefix("test/").replace("test_unseen/", "unseen/", 1)
     return clean(f"{name} {ARROWS.get(direction(metric), '')}")
 

@@ -35,7 +35,7 @@ class ImageFolder(DataModule):
 
 
 def read_images(path: Path, image_shape: Sequence[int], setting: str) -> Arrays:
-    """The pictures of a folder as ImageFolder has them.  setting: where the folder was named, for what a person is told."""
+    """The pictures of a folder as ImageFolder has them. setting: the setting that names the folder, for error messages."""
     if not path.is_dir():
         raise UserError(f"{setting}={path} is not a folder; name a folder of images or of one folder a class")
     folders, files = _entries(path)

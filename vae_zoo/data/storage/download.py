@@ -1,4 +1,4 @@
-"""Files that come from elsewhere: a broken download leaves no trace, a damaged file is told in one sentence."""
+"""Atomic downloads, and one-sentence errors for damaged files."""
 
 import re
 import tempfile
