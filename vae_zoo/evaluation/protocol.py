@@ -71,7 +71,7 @@ def evaluate(
     """All suites of this level that apply. model: in eval mode. suites: the user's own. options: those of Context."""
     context, left_out, chosen = Context(model, data, level, **options), [], []
     evaluation = Evaluation(context=context)
-    for suite in (*SUITES, *suites):
+    for suite in {suite.name: suite for suite in (*SUITES, *suites)}.values():  # one of the same name takes its place
         try:
             if context.is_at_least(suite.level):
                 check_applies(suite, context)

@@ -137,10 +137,11 @@ def headline(numbers: dict[str, float]) -> list[str]:
 
 def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]]) -> list[dict[str, Any]]:
     """Name, size and purpose of each block, and `read`: the factors that a probe reads best from it, with the scores."""
-    factors = next(iter(probes.values()), {})
-    best = {factor: max(row[factor] or 0 for row in probes.values()) for factor in factors}
+    blocks = [block for block in blocks or () if isinstance(block, dict)]
+    rows = [probes[block["name"]] for block in blocks if block.get("name") in probes]  # not those of pixels, for comparison
+    best = {factor: max(row[factor] or 0 for row in rows) for row in rows[:1] for factor in row}
     described = []
-    for block in (b for b in blocks or () if isinstance(b, dict)):
+    for block in blocks:
         row = probes.get(block.get("name"), {}).items()
         read = [(factor, score) for factor, score in row if score is not None and score >= max(HOLDS, best[factor])]
         described.append(block | {"read": sorted(read, key=lambda item: -item[1])})

@@ -8,7 +8,7 @@ import torch
 
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.evaluation.context import NUM_TEST, NUM_TRAIN, Codes, Context, targets
-from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
+from vae_zoo.evaluation.suite import DoesNotApply, Level, Result, Suite
 from vae_zoo.metrics import disentanglement, probes
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,14 @@ class BlockFactors(Suite):
     """The block-factor matrix: what a probe reads of each factor from each block, an untrained encoder and the pixels, and a
     linear probe from the blocks alone. block_mean/<block>/identity and style: its mean over the factors of identities and of
     single images, where the data tell them apart.
+
+    level: from which on it is asked for.
     """
 
-    name, level = "block-factor matrix", "quick"
+    name = "block-factor matrix"
+
+    def __init__(self, level: Level = "quick"):
+        self.level = level
 
     def run(self, e: Context) -> Result:
         (known, factors), (known_test, _) = targets(e.data, e.train), targets(e.data, e.scored)
