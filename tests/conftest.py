@@ -85,7 +85,7 @@ def copy_of_run(finished_run, tmp_path):
 @pytest.fixture
 def jobs_in_this_process(monkeypatch):
     """The jobs of a sweep, each of which is else a process of its own with all its imports."""
-    from vae_zoo.cli import commands
+    from vae_zoo.cli import run as cli_run
     from vae_zoo.runs.train import main
 
     def run(words, env, pass_fds):
@@ -95,7 +95,7 @@ def jobs_in_this_process(monkeypatch):
             code = main(words[words.index("vae_zoo.runs.train") + 1 :])
         return SimpleNamespace(pid=os.getpid(), wait=lambda: code)
 
-    monkeypatch.setattr(commands, "subprocess", SimpleNamespace(Popen=run))
+    monkeypatch.setattr(cli_run, "subprocess", SimpleNamespace(Popen=run))
 
 
 @pytest.fixture

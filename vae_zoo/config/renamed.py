@@ -39,7 +39,7 @@ def as_today(config: dict[str, Any]) -> dict[str, Any]:
     callbacks = config.get("callbacks")
     metrics = callbacks.get("metrics") if isinstance(callbacks, dict) else None
     level = metrics.pop("level", "basic") if isinstance(metrics, dict) else "basic"
-    return {"evaluation": {"level": level, "suites": {}}} | config
+    return config if "evaluation" in config else config | {"evaluation": {"level": level, "suites": {}}}
 
 
 def with_present_targets(node: Any) -> Any:

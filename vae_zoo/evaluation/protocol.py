@@ -68,16 +68,21 @@ class Evaluation(Result):
 def evaluate(
     model: LatentVariableModel, data: DataModule, level: Level = "basic", suites: Iterable[Suite] = (), **options
 ) -> Evaluation:
-    """All suites of this level that apply. model: in eval mode. suites: the user's own. options: those of Context."""
+    """All suites of this level that apply. model: in eval mode. suites: the user's own, in place of those of their
+    names. options: those of Context."""
     context, left_out, chosen = Context(model, data, level, **options), [], []
     evaluation = Evaluation(context=context)
-    for suite in {suite.name: suite for suite in (*SUITES, *suites)}.values():  # one of the same name takes its place
+    own = list(suites)
+    ours = [suite for suite in SUITES if suite.name not in {suite.name for suite in own}]
+    for suite in (*ours, *own):
         try:
             if context.is_at_least(suite.level):
                 check_applies(suite, context)
                 chosen.append(suite)
         except DoesNotApply as reason:
             left_out.append(f"{suite.name} ({reason})")
+        except Exception as error:
+            _failed(evaluation, suite, error)
     for place, suite in enumerate(chosen, start=1):
         if context.split == "test":
             log.info("evaluation %d of %d: %s", place, len(chosen), suite.name)
@@ -88,9 +93,8 @@ def evaluate(
         except DoesNotApply as reason:
             left_out.append(f"{suite.name} ({reason})")
             continue
-        except Exception as error:  # whatever it is, it must not cost the numbers of the others
-            log.exception("%s failed, the other suites go on", suite.name)
-            evaluation.failed[suite.name] = error
+        except Exception as error:
+            _failed(evaluation, suite, error)
             continue
         evaluation.numbers |= numbers
         evaluation.tables |= found.tables
@@ -100,6 +104,12 @@ def evaluate(
     if left_out:
         log.info("left out: %s", "; ".join(left_out))
     return evaluation
+
+
+def _failed(evaluation: Evaluation, suite: Suite, error: Exception) -> None:
+    """Whatever a suite raises, it must not cost the numbers of the others."""
+    log.exception("%s failed, the other suites go on", suite.name)
+    evaluation.failed[suite.name] = error
 
 
 def check_applies(suite: Suite, context: Context) -> None:
