@@ -16,6 +16,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 # after an argument of a constructor has changed: what configs are checked against
 settings: .venv/installed

@@ -7,7 +7,7 @@ from vae_zoo.config import config_dir
 from vae_zoo.utils.errors import UserError
 
 __all__ = ["UserError", "config_dir", "load_model"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str):
