@@ -17,6 +17,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # after an argument of a constructor has changed: what configs are checked against
 settings: .venv/installed

@@ -17,6 +17,9 @@ class Batch(TypedDict, total=False):
     factors: Tensor  # [B, F] float32
     group: Tensor  # [B] int64 in 0..num_groups-1: which images share their content
     num_groups: int
+    mask: Tensor  # [B, H, W] int64, the number of the object that each pixel shows, 0 = the ground
+    count: Tensor  # [B] int64, objects of each scene
+    boxes: list[Tensor]  # of each image [N, 4] float32, x0 y0 x1 y1 in pixels
     supervised: "Batch"
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import lightning as L
 import numpy as np
@@ -93,7 +93,7 @@ class DataModule(L.LightningDataModule):
         """Reads the data. A trainer calls it with its model at hand, whose needs are then asked for."""
         model = None if self.trainer is None else self.trainer.lightning_module
         if model is not None:
-            self.serve(model)
+            self.serve(cast(Model, model))
         elif not self.indices:
             self._fill()
 
@@ -211,6 +211,7 @@ class DataModule(L.LightningDataModule):
                 turn[classes == c] = np.arange((classes == c).sum())
             order = order[np.lexsort((classes, turn))]
         self.labelled_indices = known[torch.from_numpy(np.sort(order[: self.labelled]))]
+        assert self.label is not None
         hidden = torch.full_like(self.label, -1)
         hidden[self.labelled_indices] = self.label[self.labelled_indices]
         return hidden
@@ -218,12 +219,15 @@ class DataModule(L.LightningDataModule):
     @property
     def first_label(self) -> Tensor:
         """The first label variable, [N]."""
+        assert self.label is not None
         return self.label if self.label.ndim == 1 else self.label[:, 0]
 
     def _grouping(self, arrays: Arrays) -> Tensor | None:
         """The group of every image [N], or None. Raises UserError for a grouping that the set does not have."""
         by = self.group_by
-        choices = {name: arrays.factors[:, i] for i, name in enumerate(self.factor_names)} | arrays.groups
+        factors = arrays.factors
+        choices = {} if factors is None else {name: factors[:, i] for i, name in enumerate(self.factor_names)}
+        choices |= arrays.groups
         if self.label is not None:
             choices["label"] = self.first_label.numpy()
         if by is None:
@@ -250,20 +254,22 @@ class DataModule(L.LightningDataModule):
         if self._cached_order.get(stream, (None,))[0] != epoch:
             generator = torch.Generator().manual_seed((2 * self.seed + (stream == "supervised")) * 1_000_003 + epoch)
             images = self.indices["train"] if stream == "main" else self.labelled_indices
-            order, sizes = images[torch.randperm(len(images), generator=generator)], None
+            order = images[torch.randperm(len(images), generator=generator)]
             if stream == "main" and self._groups is not None:
-                order, sizes = self._groups.batches(order, generator)
+                self._cached_order[stream] = (epoch, *self._groups.batches(order, generator))
             else:
                 size = min(self.batch_size, len(order))
-                order = order[: len(order) // size * size].view(-1, size)
-            self._cached_order[stream] = (epoch, order, sizes)
+                batches = order[: len(order) // size * size].view(-1, size)
+                self._cached_order[stream] = (epoch, cast(Sequence[Tensor], batches), None)
         return self._cached_order[stream][1]
 
     def group_sizes(self, step: int) -> Tensor:
         """Images of each group of a training step, [num_groups]: a function of (seed, step)."""
         epoch, position = divmod(step, self.batches_per_epoch)
         self.epoch_order(epoch)
-        return self._cached_order["main"][2][position]
+        sizes = self._cached_order["main"][2]
+        assert sizes is not None
+        return sizes[position]
 
     def train_indices(self, step: int, stream: Literal["main", "supervised"] = "main") -> Tensor:
         """The images of a training step over all ranks: a function of (seed, step)."""
@@ -271,7 +277,7 @@ class DataModule(L.LightningDataModule):
         epoch, position = divmod(step, per_epoch)
         return self.epoch_order(epoch, stream)[position]
 
-    def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device="cpu") -> Batch:
+    def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu") -> Batch:
         """This rank's share of a training step, with what training may know of it: equally many images, or whole groups."""
         index = self.train_indices(step)
         if self._groups is None:
@@ -281,35 +287,38 @@ class DataModule(L.LightningDataModule):
             mine = share(sizes, rank, world_size, "groups", "data.num_groups")
             first = int(sizes[: rank * len(mine)].sum())
             index = index[first : first + int(mine.sum())]
-            batch = self._gather(index, device, self.train_label, self.train_factors) | groups_in_turn(mine, device)
+            batch = self._gather(index, device, self.train_label, self.train_factors)
+            batch = cast(Batch, batch | groups_in_turn(mine, device))
         if "supervised" in self.needs:
             index = share(self.train_indices(step, "supervised"), rank, world_size)
             batch["supervised"] = self._gather(index, device, self.train_label, self.train_factors)
         return batch
 
-    def batch(self, index: Tensor, device="cpu", group_sizes: Tensor | None = None) -> Batch:
+    def batch(self, index: Tensor, device: torch.device | str = "cpu", group_sizes: Tensor | None = None) -> Batch:
         """The images at these places [B], with all that is known of them.
 
         Of grouped data: whatever shares content is one group, or the images are groups of these sizes one after the other.
         """
         batch = self._gather(index, device, self.label, self.factors)
         if group_sizes is not None:
-            batch |= groups_in_turn(group_sizes, device)
+            batch = cast(Batch, batch | groups_in_turn(group_sizes, device))
         elif self._groups is not None:
             groups, group = self.group_of(index).unique(return_inverse=True)
-            batch |= {"num_groups": len(groups), "group": to_device(group, device)}
+            batch["num_groups"], batch["group"] = len(groups), to_device(group, device)
         return batch
 
-    def single(self, index: Tensor, device="cpu") -> Batch:
+    def single(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
         """As `batch`, every image a group of its own: what is said of one image must not come from others."""
         return self._gather(index, device, self.label, self.factors)
 
     def group_of(self, index: Tensor) -> Tensor:
         """The group of the set that each of these images of grouped data is of, [B]."""
+        assert self._groups is not None
         return self._groups.group[index]
 
     def evaluation_groups(self, split: str) -> list[Tensor]:
         """A split of grouped data in groups of one size: the images of each, in order."""
+        assert self._groups is not None
         return self._groups.evaluation(self.indices[split])
 
     def _gather(self, index: Tensor, device, label: Tensor | None, factors: Tensor | None) -> Batch:
@@ -329,21 +338,29 @@ class DataModule(L.LightningDataModule):
     # ---- Lightning ------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> "TrainStream":
-        return TrainStream(self, self.trainer.global_step, self._placement())
+        return TrainStream(self, self._attached().global_step, self._placement())
 
     def val_dataloader(self) -> "EvalBatches":
         return EvalBatches(self, "val", self._placement())
 
+    def _attached(self) -> L.Trainer:
+        assert self.trainer is not None
+        return self.trainer
+
     def _placement(self) -> dict:
-        strategy = self.trainer.strategy
-        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size, "device": strategy.root_device}
+        trainer = self._attached()
+        return {
+            "rank": trainer.global_rank,
+            "world_size": trainer.world_size,
+            "device": trainer.strategy.root_device,
+        }
 
     def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
         return batch  # made there
 
     def state_dict(self) -> dict:
         """The position of the next batch, and what it is a position in."""
-        return {"step": self.trainer.global_step, **self._fingerprint()}
+        return {"step": self._attached().global_step, **self._fingerprint()}
 
     def load_state_dict(self, state: dict) -> None:
         for name, value in self._fingerprint().items():
@@ -393,12 +410,12 @@ class EvalBatches:
         count = len(units) if most is None else min(len(units), max(1, most // (data.group_size[1] if grouped else 1)))
         if count < len(units):
             spread = torch.linspace(0, len(units) - 1, count).long()
-            units = [units[i] for i in spread.tolist()] if grouped else units[spread]
+            units = units[spread] if isinstance(units, Tensor) else [units[i] for i in spread.tolist()]
         if len(units) < world_size:
             what, setting = ("groups", "lower data.group_size") if grouped else ("images", f"raise data.{split}_size")
             raise UserError(f"{world_size} processes cannot share {len(units)} {what}; {setting}")
         units = units[rank::world_size]
-        if not grouped:
+        if isinstance(units, Tensor):
             self.batches, self.group_sizes = units.split(self.batch_size), None
             return
         number = max(1, self.batch_size // data.group_size[1])

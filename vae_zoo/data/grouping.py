@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vae_zoo.config.types import Count, GroupSize
-from vae_zoo.contract import Batch
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.memory import to_device
 
@@ -28,7 +27,8 @@ class Grouping:
 
     def sizes(self) -> tuple[int, int]:
         """The least and the most images of a group."""
-        return (self.group_size,) * 2 if isinstance(self.group_size, int) else tuple(self.group_size)
+        size = self.group_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     def batch_of(self, batch_size: int) -> int:
         """How many groups a batch has."""
@@ -123,7 +123,7 @@ class GroupSampler:
         return list(by_group[whole][order].split(sizes.tolist()))
 
 
-def groups_in_turn(sizes: Tensor, device) -> Batch:
+def groups_in_turn(sizes: Tensor, device) -> dict[str, Any]:
     """What a batch says of groups that follow on each other."""
     group = torch.arange(len(sizes)).repeat_interleave(sizes)
     return {"num_groups": len(sizes), "group": to_device(group, device)}

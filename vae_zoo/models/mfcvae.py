@@ -98,7 +98,9 @@ class MFCVAE(LadderVAE):
         super().__init__(image_shape, facet_dims, network, likelihood, **settings)
         if len(num_clusters) != len(facet_dims):
             raise ValueError(f"num_clusters needs a number for each of the {len(facet_dims)} facets, got {[*num_clusters]}")
-        each_weights = _for_each("weights", weights, len(facet_dims), "fixed or learned")
+        each_weights: Sequence[Literal["fixed", "learned"]] = _for_each(
+            "weights", weights, len(facet_dims), "fixed or learned"
+        )
         each_estimator = _for_each("estimator", estimator, len(facet_dims), "sample or analytic")
         self.facets = tuple(self.blocks)
         priors = [MixturePrior(K, D, covariance, w, variance) for K, D, w in zip(num_clusters, facet_dims, each_weights)]

@@ -104,7 +104,7 @@ def is_held_out(factors: np.ndarray) -> np.ndarray:
 def render(factors: np.ndarray, noise_key: np.ndarray | None = None) -> np.ndarray:
     """Pictures uint8 [N, 3, 64, 64] of any factors [N, 36], columns NAMES.  noise_key: uint64 [N]; None: without noise."""
     images = np.empty((len(factors), 3, SIDE, SIDE), dtype=np.uint8)
-    deviation = np.float32(factors[:, NAMES.index("style_noise"), None, None, None])
+    deviation = np.array(factors[:, NAMES.index("style_noise"), None, None, None], np.float32)
     for start in range(0, len(factors), CHUNK):
         part = slice(start, start + CHUNK)
         canvas = draw(dict(zip(NAMES, factors[part].T)))

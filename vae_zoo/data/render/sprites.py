@@ -66,7 +66,7 @@ def draw_grid() -> np.ndarray:
     images = np.empty((*FACTOR_SIZES[1:], 64), np.uint64)  # a word is one row of pixels
     for shape, scale, orientation in np.ndindex(3, 6, 39):
         images[shape, scale, orientation] = _draw_at_all_positions(
-            shape, FACTOR_VALUES[2][scale], FACTOR_VALUES[3][orientation]
+            shape, float(FACTOR_VALUES[2][scale]), float(FACTOR_VALUES[3][orientation])
         )
     images[:, :, 39] = images[:, :, 0]
     return images.view(np.uint8).reshape(-1, 512)
@@ -79,7 +79,7 @@ def factor_index(index: np.ndarray) -> np.ndarray:
 
 def index_of(factors: np.ndarray) -> np.ndarray:
     """Places in the grid of the images with these classes.  factors: int [N, 6].  Returns int64 [N]."""
-    return np.ravel_multi_index(tuple(np.asarray(factors).T), FACTOR_SIZES)
+    return np.asarray(np.ravel_multi_index(tuple(np.asarray(factors).T), FACTOR_SIZES))
 
 
 def read_published(path: Path | str) -> tuple[np.ndarray, np.ndarray]:

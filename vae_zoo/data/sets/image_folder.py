@@ -61,14 +61,14 @@ def read_images(path: Path, image_shape: Sequence[int], setting: str) -> Arrays:
 
 def read_image(path: Path, image_shape: Sequence[int]) -> np.ndarray:
     """[C, H, W] uint8. Raises UserError for a file that is no picture."""
-    channels, *size = image_shape
+    channels, height, width = image_shape
     try:
         with Image.open(path) as image:
             image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
-            pixels = np.asarray(ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC))
+            pixels = np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
     except Exception as error:  # a damaged picture raises many kinds
         raise UserError(f"{path} cannot be read as an image of 8 or 16 bits; remove it or save it as PNG or JPEG") from error
-    return pixels.reshape(*size, channels).transpose(2, 0, 1)
+    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:

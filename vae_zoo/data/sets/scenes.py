@@ -7,7 +7,7 @@ end, each scene seen once. The test has scenes on the grounds of training, `test
 import zlib
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -130,6 +130,7 @@ class Scenes(DataModule):
         super().setup(stage)
 
     def _published(self) -> Arrays:
+        assert self.path is not None
         try:
             with np.load(Path(self.path).expanduser()) as file, np.errstate(invalid="ignore"):
                 image, given = file["image"], file["mask"]
@@ -155,7 +156,8 @@ class Scenes(DataModule):
         return Arrays(image.transpose(0, 3, 1, 2), count, num_classes=int(count.max()) + 1)
 
     def _recipe(self) -> Recipe:
-        settings, size = dict(self.settings), self.settings["size"]
+        settings: dict[str, Any] = dict(self.settings)
+        size = settings["size"]
         side = settings.get("sprite_size", Recipe.sprite_size)
         if side > size:
             raise UserError(f"data.sprite_size={side} exceeds data.size={size}; lower it")
@@ -174,7 +176,7 @@ class Scenes(DataModule):
 
     # ---- batches --------------------------------------------------------------------------------------------------
 
-    def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device="cpu") -> Batch:
+    def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu") -> Batch:
         if not self.endless:
             return super().train_batch(step, rank, world_size, device)
         index = torch.arange(self.batch_size) + step * self.batch_size + (self.seed << 40)
@@ -183,13 +185,13 @@ class Scenes(DataModule):
         image = self.to_float(to_device(torch.from_numpy(scenes[:, :3]), device))
         return {"image": image, "index": to_device(index, device)}
 
-    def batch(self, index: Tensor, device="cpu", group_sizes: Tensor | None = None) -> Batch:
-        return super().batch(index, device, group_sizes) | self._truth(index, device)
+    def batch(self, index: Tensor, device: torch.device | str = "cpu", group_sizes: Tensor | None = None) -> Batch:
+        return cast(Batch, super().batch(index, device, group_sizes) | self._truth(index, device))
 
-    def single(self, index: Tensor, device="cpu") -> Batch:
-        return super().single(index, device) | self._truth(index, device)
+    def single(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
+        return cast(Batch, super().single(index, device) | self._truth(index, device))
 
-    def _truth(self, index: Tensor, device) -> Batch:
+    def _truth(self, index: Tensor, device) -> dict[str, Any]:
         """What is known of scenes; nothing where one of them was drawn for training, whose masks are not kept."""
         place = index - (len(self.images) - len(self.masks))
         if (place < 0).any():
@@ -223,8 +225,9 @@ def _digest(recipe: Recipe) -> str:
 
 def _digits(side: int) -> np.ndarray:
     """scikit-learn's handwritten digits as white tiles [1797, S, S, 4]."""
-    glyphs = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)[:, None]
-    alpha = np.float32(resize_bytes(glyphs, (side, side))[:, 0] / 255)
+    digits: Any = load_digits()
+    glyphs = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
+    alpha = np.array(resize_bytes(glyphs, (side, side))[:, 0] / 255, np.float32)
     return np.concatenate([np.ones((*alpha.shape, 3), np.float32), alpha[..., None]], axis=-1)
 
 
@@ -251,4 +254,4 @@ def _cut_out(path: Path, side: int) -> np.ndarray:
     longer = max(picture.size)
     tile = Image.new("RGBa", (longer, longer))
     tile.paste(picture, ((longer - picture.width) // 2, (longer - picture.height) // 2))
-    return np.float32(np.asarray(tile.resize((side, side), Image.Resampling.LANCZOS).convert("RGBA"))) / 255
+    return np.array(tile.resize((side, side), Image.Resampling.LANCZOS).convert("RGBA"), np.float32) / 255

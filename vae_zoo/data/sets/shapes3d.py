@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Shapes3D(DataModule):
         super().__init__(image_shape or (3, size, size), **common)
         check_size(self.image_shape, (32, 64))
         self.path, self.cache = path, Path(cache).expanduser()
-        chosen = dict.fromkeys(rooms.FACTOR_NAMES) | (factors or {})
+        chosen: dict[str, Any] = {**dict.fromkeys(rooms.FACTOR_NAMES), **(factors or {})}
         if unknown := chosen.keys() - {*rooms.FACTOR_NAMES}:
             raise UserError(f"data.factors.{min(unknown)} is no factor of 3DShapes; choose {', '.join(rooms.FACTOR_NAMES)}")
         self.values = [
@@ -131,7 +131,7 @@ def compose(layers: Tensor, factors: Tensor) -> Tensor:
 
 
 @contextmanager
-def _opened(path: Path):
+def _opened(path: Path) -> Iterator[Any]:
     """The file. Raises UserError for whatever is wrong with it, now or while it is read."""
     try:
         import h5py  # only here: an extra of the package

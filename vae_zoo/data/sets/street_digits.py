@@ -6,6 +6,7 @@ A relative of SVHN that needs no download and whose factors are known, so that g
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,8 @@ class StreetDigits(DataModule):
 
 def scenes(num_images: int) -> tuple[np.ndarray, np.ndarray]:
     """Which handwritten digit is drawn [N], all equally often, and the factors [N, F]; at random but always the same."""
-    rng, target = np.random.default_rng(0), load_digits().target
+    digits: Any = load_digits()
+    rng, target = np.random.default_rng(0), digits.target
     identity = rng.permutation(np.arange(num_images) % len(target))
     others = rng.integers([factor.size for factor in FACTORS[1:]], size=(num_images, len(FACTORS) - 1))
     return identity, np.column_stack([target[identity], others])
@@ -80,7 +82,8 @@ def scenes(num_images: int) -> tuple[np.ndarray, np.ndarray]:
 
 def draw(identity: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Images uint8 [N, 3, 32, 32] of these digits [N] with these factors [N, F]. Place, angle, lighting: at random by N."""
-    glyphs = torch.from_numpy(load_digits().images / 16).float()[:, None]  # [1797, 1, 8, 8]
+    digits: Any = load_digits()
+    glyphs = torch.from_numpy(digits.images / 16).float()[:, None]  # [1797, 1, 8, 8]
     glyphs = F.interpolate(glyphs, scale_factor=4, mode="bicubic").clamp(0, 1)
     generator = torch.Generator().manual_seed(0)
     parts = zip(torch.from_numpy(identity).split(CHUNK), torch.from_numpy(factors).split(CHUNK))
