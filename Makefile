@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p; done))
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint settings
+.PHONY: train test test-slow lint settings docs docs-serve
 train: .venv/installed
 	$(BIN)/python train.py
 
@@ -22,6 +22,17 @@ lint: .venv/installed
 # after an argument of a constructor has changed: what configs are checked against
 settings: .venv/installed
 	$(BIN)/python tools/settings.py
+
+# the documentation, to site/index.html; warnings are errors
+docs: .venv/docs
+	$(BIN)/mkdocs build --strict
+
+docs-serve: .venv/docs
+	$(BIN)/mkdocs serve
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
 
 # installed once, and again when the dependencies change; the file is written last, so a half-done install is repeated
 .venv/installed: pyproject.toml

@@ -48,7 +48,7 @@ Codes = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a model is told of the data that it trains on, once, by the data module.
+    """What a model knows of its training data; the data module passes it once.
 
     num_images: training images. label: [N] or [N, V] int64 of all images of the set, -1 = unknown, None: it has none.
     images: the training images at these of their places 0..num_images-1, as a batch without groups. batch: that of a step.

@@ -57,11 +57,11 @@ class Grid(BasicSweeper):
         return Path(str(self.config.hydra.sweep.dir)) / sweeps.RECORDS / name
 
     def _names(self, record: Path) -> list[str]:
-        """Of the sweep and of this command, as a job is told them."""
+        """Names of the sweep and of this command, as overrides for a job."""
         return [f"sweep.name={record.name}", f"++sweep.worker={sweeps.worker(record).name}"]
 
     def _jobs(self, batch: Sequence[Sequence[str]], first: int) -> list[Job]:
-        """Where each job will lie; composes its config, so that what cannot be composed is told before any has begun."""
+        """Where each job will lie; composes its config, so that errors are reported before any job starts."""
         jobs = []
         for number, words in enumerate(batch, first):
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(words))

@@ -67,7 +67,7 @@ $ train data.batchsize=3
 data.batchsize | did you mean data.batch_size
 $ train model.network.chanels=[3]
 model.network.chanels | did you mean model.network.channels
-$ train model.likelihood.sigma=1
+$ train model=vae model.likelihood.sigma=1
 model.likelihood.sigma | vae_zoo.distributions.Bernoulli | takes no
 $ train model.optimizer.rate=1
 model.optimizer.rate | lr, betas, | or fused
@@ -135,9 +135,9 @@ $ train model=beta_vae model.beta=-1
 model.beta=-1 | a number >= 0 | a schedule | {_target_: vae_zoo.schedules.Linear
 $ train model=beta_vae model.beta=abc
 model.beta=abc | a number >= 0 | a schedule | {_target_: vae_zoo.schedules.Linear
-$ train model.latent_dim=0
+$ train model=vae model.latent_dim=0
 model.latent_dim=0 | a whole number >= 1
-$ train model.latent_dim=2.5
+$ train model=vae model.latent_dim=2.5
 model.latent_dim=2.5 | a whole number >= 1
 $ train data.batch_size=0
 data.batch_size=0 | a whole number >= 1
@@ -342,7 +342,7 @@ seed cannot be changed | drop it | trainer.max_steps
 $ train resume={run} trainer.max_steps=2
 trainer.max_steps=2 | 5 steps | give
 $ train resume={run} data.root=x
-data.root | whose data has no root | drop it
+data.root | whose data has no root | remove it
 $ train -m resume={run}
 resume= | drop -m
 $ train resume={run_of_a_stranger}
@@ -372,7 +372,7 @@ say what to evaluate: run=<run folder> | runs=<folder of runs>
 $ evaluate run={run} predict=nowhere
 predict=nowhere | clusters | neither facets nor categorical blocks | give the run of one
 $ evaluate run={run} data.root=x
-data.root | whose data has no root | drop it
+data.root | whose data has no root | remove it
 $ evaluate run={run} out={file}/out
 {file}/out | Not a directory | another folder
 """
@@ -522,7 +522,11 @@ def test_one_sentence_exit_code_2_and_nothing_left(typed, tmp_path, copy_of_run)
     "line, sentence",
     [
         ("train model=betavae", "model=betavae is not known; did you mean beta_vae?"),
-        (f"train {TINY} data=image_folder data.path=nowhere", "data.path=nowhere is not a folder; name a folder of"),
+        pytest.param(  # after all imports
+            f"train {TINY} data=image_folder data.path=nowhere",
+            "data.path=nowhere is not a folder; name a folder of",
+            marks=pytest.mark.slow,
+        ),
         ("evaluate run=nowhere", f"nowhere {NO_RUN}"),
     ],
 )
@@ -592,7 +596,7 @@ def malicious_checkpoint(folder: Path) -> Path:
         (lambda folder: folder / "nowhere", "nowhere does not exist; name a run folder or one of its checkpoints"),
         (lambda folder: folder, "is not a run: it has no config.yaml"),
         (text_file, "text.ckpt is damaged, or no checkpoint of vae_zoo"),
-        (other_checkpoint, "other.ckpt is no checkpoint of vae_zoo; name a run folder or one of its checkpoints"),
+        (other_checkpoint, "other.ckpt is not a vae_zoo checkpoint; name a run folder or one of its checkpoints"),
         (altered_checkpoint, "altered.ckpt does not fit its own config"),
         (malicious_checkpoint, "bomb.ckpt is damaged, or no checkpoint of vae_zoo"),
     ],

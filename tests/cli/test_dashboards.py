@@ -80,8 +80,8 @@ def test_blocks_against_factors_are_a_table(tmp_path):
 
 
 def agents_command() -> list[str]:
-    """The words of the command in docs/sweeps.md with the first value of every parameter, as `wandb agent` writes them."""
-    text = (REPOSITORY / "docs" / "sweeps.md").read_text()
+    """The words of the command in docs/how_to/wandb.md with the first value of each parameter, as `wandb agent` has them."""
+    text = (REPOSITORY / "docs" / "how_to" / "wandb.md").read_text()
     sweep = yaml.safe_load(next(part for part in text.split("```") if part.startswith("yaml")).removeprefix("yaml"))
     chosen = [f"{name}={(p.get('values') or [p.get('value', p.get('min'))])[0]}" for name, p in sweep["parameters"].items()]
     words = []

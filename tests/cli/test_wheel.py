@@ -39,13 +39,18 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def test_wheel_holds_the_package_and_every_config(wheel):
-    names = set(zipfile.ZipFile(wheel).namelist())
+    content = zipfile.ZipFile(wheel)
+    names = set(content.namelist())
     modules = {str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "vae_zoo").rglob("*.py")}
     configs = {f"vae_zoo/{p.relative_to(REPOSITORY)}" for p in (REPOSITORY / "conf").rglob("*.yaml")}
     assert modules | configs | {"vae_zoo/reports/report.html.jinja", "vae_zoo/py.typed"} <= names
     assert not [name for name in names if not name.startswith(("vae_zoo/", "vae_zoo-", "hydra_plugins/vae_zoo/"))]
+    (listed,) = (content.read(name).decode() for name in names if name.endswith("/entry_points.txt"))
+    for command in ("train", "evaluate"):
+        assert f"vae-zoo-{command} = vae_zoo.cli.commands:{command}\n" in f"{listed}\n"
 
 
+@pytest.mark.slow
 def test_wheel_trains_and_evaluates_from_another_folder(wheel, tmp_path):
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"

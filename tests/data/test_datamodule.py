@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vae_zoo.data.arrays import Arrays, Factor
-from vae_zoo.data.datamodule import DataModule, EvalBatches, TrainStream, check_size
+from vae_zoo.data.datamodule import DataModule, EvalBatches, check_size
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.utils.errors import UserError
 
@@ -776,7 +776,7 @@ def test_loaders_take_rank_and_device_from_the_trainer():
     data = toy(batch_size=32)
     data.trainer = trainer(global_rank=1, world_size=2)
     stream = data.train_dataloader()
-    assert isinstance(stream, TrainStream) and same(next(iter(stream)), data.train_batch(0, 1, 2))
+    assert same(next(iter(stream)), data.train_batch(0, 1, 2))
     assert flat(data.val_dataloader()) == data.indices["val"][1::2].tolist()
     batch = data.train_batch(0)
     assert data.transfer_batch_to_device(batch, "cpu", 0) is batch

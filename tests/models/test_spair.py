@@ -31,7 +31,7 @@ def spair(image_shape=SHAPE, background_dim=3, likelihood=None, kind=SPAIR, **op
     small |= {"what_dim": 4, "glimpse_size": 6, "anchor": 8.0, "scale_prior": 1.0, "count_prior": 0.3}
     small |= {"reach": 1.0, "presence_bias": 0.0, "alpha_bias": 0.0, "alpha_scale": 1.0, "wheels_steps": 0}
     small |= dict.fromkeys(("beta_where", "beta_what", "beta_depth", "beta_pres", "beta_background"), 1.0) | (
-        {} if kind is SPAIR else {"beta_local": 1.0}
+        {"beta_local": 1.0} if "local_dim" in options else {}
     )
     small |= {"network": MLP(hidden=(16,)), "object_network": MLP(hidden=(16,)), "background_dim": background_dim}
     torch.manual_seed(options.pop("seed", 0))

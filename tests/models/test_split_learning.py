@@ -19,7 +19,7 @@ from vae_zoo.nets import PatchShuffle, ResizeConv
 NETWORK = ResizeConv((8, 16, 32), decoder_channels=(32, 16, 16))
 STEPS = 900
 SPLIT = {"global_dim": 16, "local_dim": 16, "view": PatchShuffle(1)}
-SPLIT |= {"beta_global": 4.0, "beta_local": 6.0, "aux_weight": 4.0}  # docs/split.md says why
+SPLIT |= {"beta_global": 4.0, "beta_local": 6.0, "aux_weight": 4.0}  # docs/journal/split.md says why
 
 
 class Quadrants(DataModule):

@@ -581,3 +581,26 @@ def test_one_multirun_and_one_evaluate_command(tmp_path):
             values = [numbers[metric] for numbers in files]
             assert float(row[f"{metric}_mean"]) == pytest.approx(statistics.mean(values))
             assert float(row[f"{metric}_std"]) == pytest.approx(statistics.stdev(values))
+
+
+def test_a_terminal_shows_the_headline_columns_that_fit_into_120(sweep):
+    options = {"evaluation": {"level": "quick"}}
+    for path in sweep.rglob("metrics.json"):
+        more = {f"test/nll_iw{10**k}": 40.0 + k for k in range(9)} | {"test/irs": 0.5}
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    text = write_leaderboard(sweep, options=options | {"columns": "headline"})
+    everything = write_leaderboard(sweep, options=options | {"columns": "all"})
+    assert everything == write_leaderboard(sweep)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert max(map(len, rows)) <= 120 < max(len(line) for line in everything.splitlines() if line.startswith("|"))
+    assert "more columns: columns=all" in text and "elbo" in text and "irs" not in text and "irs" in everything
+
+
+def test_results_are_exported_with_what_made_them(sweep, tmp_path):
+    write_leaderboard(sweep, options={"evaluation": {"level": "quick"}, "export": tmp_path / "results"})
+    files = sorted((tmp_path / "results").rglob("*.json"))
+    assert len(files) == sum(len(table.groups) for table in group_runs(find_runs(sweep))[0])
+    entry = json.loads(files[0].read_text())
+    assert {"model", "data", "seeds", "command", "commit", "hardware", "versions", "numbers"} <= entry.keys()
+    for number in entry["numbers"].values():
+        assert number["mean"] == pytest.approx(np.mean(number["values"])) and len(number["values"]) <= len(entry["seeds"])

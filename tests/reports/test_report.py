@@ -113,7 +113,7 @@ def test_blocks_are_set_against_factors(run):
 
 def test_latest_figure_comes_first_and_earlier_ones_are_folded(run):
     html = write_report(run).read_text()
-    animation, *steps = Page(html).pictures()
+    *steps, animation = Page(html).pictures()  # the swap of blocks is what a reader should see first
     assert animation.n_frames == 2
     assert [image.getpixel((0, 0))[0] for image in steps] == [100, 20, 10]
     assert html.index("swap_content · step 100") < html.index("2 earlier") < html.index("swap_content · step 20")

@@ -27,6 +27,14 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.utils.errors import UserError
 
+FIRST_RUN = "experiment=split_vae/first_run"  # what `python train.py` trains
+
+
+def _chooses(word: str) -> bool:
+    """Whether an override chooses what to train, by a group such as model= or model/network=, or by resume=."""
+    group = word.partition("=")[0].lstrip("+~")
+    return "." not in group and group.split("/")[0].split("@")[0] in ("model", "data", "experiment", "debug", "resume")
+
 
 def compose(name: str, words: Sequence[str]) -> DictConfig | None:
     """Returns the config with its `hydra` node, or None where the words ask for an answer of Hydra's, such as --help.
@@ -41,10 +49,15 @@ def compose(name: str, words: Sequence[str]) -> DictConfig | None:
             f"{unknown[0]} is not an option; settings are written without dashes, such as model=beta_vae, and options "
             f"are --help, -m, --config-dir <folder> and --cfg job"
         )
+    is_first_run = name == "train" and options.config_name is None and not any(map(_chooses, options.overrides))
+    if is_first_run:
+        options.overrides = [*options.overrides, FIRST_RUN]
     _make_importable(options.config_dir)
     hydra, name = _hydra(name, options.config_dir), options.config_name or name
     if _answered(hydra, name, parser, options):
         return None
+    if is_first_run:
+        print(f"{FIRST_RUN}, as neither model= nor data= nor experiment= is given", flush=True)
     words = [*options.overrides, *(["hydra.mode=MULTIRUN"] if options.multirun else [])]
     # Hydra would compose once to learn the mode and once more in this mode, and only then refuse a,b without -m
     cfg = hydra.compose_config(name, words, RunMode.MULTIRUN, validate_sweep_overrides=False)

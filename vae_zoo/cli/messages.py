@@ -28,7 +28,7 @@ LAUNCHER_PLUGINS = {  # by Hydra's own name of the launcher, which is a choice o
 
 
 def explain(error: BaseException, elsewhere: str) -> str | None:
-    """One sentence for the person at the terminal, or None when the error is not theirs to mend.
+    """One sentence for the user, or None when the error is not a user error.
 
     elsewhere: the setting that makes the command write to another place.
     """
@@ -72,7 +72,7 @@ def _missing_choice(name: str) -> str:
     choice = name.removeprefix(f"{group}/")
     pattern = "**/*.yaml" if group == "experiment" else "*.yaml"  # the sub-folders of others are groups of their own
     if group == "hydra/launcher" and (plugin := LAUNCHER_PLUGINS.get(choice)):
-        return f"launcher={choice} needs a plugin that is not installed; install {plugin} with pip (docs/clusters.md)"
+        return f"launcher={choice} needs a plugin that is not installed; install {plugin} with pip (docs/how_to/clusters.md)"
     options = sorted(
         {
             str(path.relative_to(folder / group).with_suffix(""))
@@ -82,7 +82,7 @@ def _missing_choice(name: str) -> str:
         }
     )
     if not options:
-        return f"{group}={choice} is not known, there is none of that group yet; {HELP}"
+        return f"{group}={choice} is not known, the group {group} has no choices yet; {HELP}"
     near = choose(choice, options)
     return f"{group}={choice} is not known; {near}" + (f" (all: {', '.join(options)})" if "did you" in near else "")
 

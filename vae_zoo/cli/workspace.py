@@ -1,4 +1,4 @@
-"""`python -m vae_zoo.cli.workspace <entity> [<project>]`: saves a W&B workspace in which our runs are worth looking at.
+"""`python -m vae_zoo.cli.workspace <entity> [<project>]`: saves a W&B workspace with charts for our runs.
 
 Sections: terms of the objective as weighted in the loss, KL of the blocks, metrics, pictures with captions, the table of
 test numbers, block against factor, throughput. Needs the internet, an account and `pip install wandb-workspaces`.

@@ -32,7 +32,9 @@ def check_train(cfg: DictConfig) -> dict[str, Any]:
         check_component(plain[group], group)
         target = plain[group]["_target_"]
         if schema_of(target) is not None and group_of(target) != group:
-            raise UserError(f"{group}={target} is none of that group; choose one that `python train.py --help` lists")
+            raise UserError(
+                f"{group}={target} is not a choice of the group {group}; choose one that `python train.py --help` lists"
+            )
     for group in ("logger", "callbacks"):
         check_components(plain[group], group)
     check_components(plain["evaluation"]["suites"], "evaluation.suites")
@@ -56,7 +58,7 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     except OmegaConfBaseException as error:
         reason = one_line(error)
-        raise UserError(f"{error.full_key} cannot be worked out ({reason}); set it or correct the name") from error
+        raise UserError(f"{error.full_key} cannot be resolved ({reason}); set it or correct the name") from error
 
 
 def check(node: dict[str, Any], schema: type[Schema], path: str = "") -> None:
@@ -110,7 +112,7 @@ def check_together(cfg: dict[str, Any]) -> None:
     if about is not None:
         _check_groups(needs, data, about)
         if data.get("folds") is not None and data["fold"] >= data["folds"]:
-            raise UserError(f"data.fold={data['fold']} is none of data.folds={data['folds']}; give 0 to {data['folds'] - 1}")
+            raise UserError(f"data.fold must be in 0..{data['folds'] - 1}, got {data['fold']}")
     _check_processes(data, trainer, grouped="group" in needs or data.get("group_by") is not None)
 
 
@@ -165,7 +167,7 @@ def needs_of(model: dict[str, Any]) -> frozenset[str]:
 
 
 def check_trust(node: Any, trust: Iterable[str]) -> None:
-    """Raises UserError when a config from a run folder or checkpoint would import a package that nobody vouched for."""
+    """Raises UserError when a config from a run folder or checkpoint would import a package that is not trusted."""
     if isinstance(node, dict):
         package = str(node.get("_target_", "vae_zoo")).split(".")[0]
         if package not in (*TRUSTED, *trust):

@@ -120,6 +120,8 @@ class Evaluate(Schema):
     predict: str | None
     inception: str | None
     out: str | None
+    export: str | None
+    columns: Literal["headline", "all"]
     evaluation: Evaluation
     data: EvaluateData
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:<number>")]

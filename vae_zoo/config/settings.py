@@ -39,5 +39,5 @@ def schema_of(target: str) -> type[Schema] | None:
 
 
 def group_of(target: str) -> str | None:
-    """model, data or trainer; None: the target is none of ours, or belongs into another node."""
+    """model, data or trainer; None: the target is not ours, or is a part of another component."""
     return "trainer" if BY_HAND.get(target) is schemas.Trainer else known().get(target, {}).get("group")

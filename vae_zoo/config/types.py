@@ -1,6 +1,6 @@
 """The types of settings: what a constructor says of its arguments, and what a config is checked against.
 
-They import neither torch nor lightning. A `description` is what a person is told to give instead of a wrong value, where
+They import neither torch nor lightning. A `description` names the allowed values in an error message, where
 the type alone does not say it. `tools/settings.py` writes into settings.json which argument has which of them, by name: a
 constructor names a type of this file, a plain type, a Literal, or a union of these; any other class stands for a component,
 an object with a `_target_` of its own.
@@ -15,7 +15,7 @@ from typing_extensions import TypedDict  # pydantic cannot use that of typing be
 
 def _ordered(pair: Sequence[int]) -> Sequence[int]:
     if pair[0] > pair[1]:
-        raise ValueError  # the field's description is what a person is told
+        raise ValueError  # the message is the field's description
     return pair
 
 

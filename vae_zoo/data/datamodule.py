@@ -11,7 +11,8 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
-from typing import Literal, cast
+from itertools import count
+from typing import Any, Literal, cast
 
 import lightning as L
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from vae_zoo.config.types import Count, Folds, Index, Shape, Size
 from vae_zoo.contract import Batch, Model, TrainingData
-from vae_zoo.data.arrays import Arrays, Kind
+from vae_zoo.data.arrays import Arrays, Factor
 from vae_zoo.data.grouping import Grouping, GroupSampler, alone_where_unknown, groups_in_turn
 from vae_zoo.data.splits import cut
 from vae_zoo.data.storage.labels import read_labels
@@ -46,9 +47,9 @@ class DataModule(L.LightningDataModule):
     """
 
     parts = (Grouping,)
-    groupings: tuple[str, ...] = ()  # what group_by may name
+    groupings: tuple[str, ...] = ("label",)  # what group_by may name
     default_label: str = "label"  # what the label of this set is
-    default_group: str | None = None  # grouping used when a model needs one and none is chosen
+    default_group: str | None = "label"  # grouping used when a model needs one and none is chosen
     identity_factors: tuple[str, ...] = ()  # names of the factors that all images of an identity share,
     style_factors: tuple[str, ...] = ()  # and of those that differ between them
 
@@ -73,18 +74,16 @@ class DataModule(L.LightningDataModule):
         super().__init__()
         self.image_shape = tuple(image_shape)
         self.batch_size, self.seed = batch_size, seed
-        self.val_size, self.test_size, self.split_seed = val_size, test_size, split_seed
-        self.folds, self.fold = folds, fold
+        self.val_size, self.test_size, self.split_seed, self.folds, self.fold = val_size, test_size, split_seed, folds, fold
         self.subset, self.labelled, self.label_pick = subset, labelled, label_pick
         self.labels_from, self.num_classes = labels_from, num_classes
         self.grouping, self.group_by = grouping, grouping.group_by
         self.group_size, self.num_groups = grouping.sizes(), grouping.batch_of(batch_size)  # least, most
         self.needs: frozenset[str] = frozenset()  # what the model needs of a batch; it is asked by `serve`
         self.indices: dict[str, Tensor] = {}
-        self._cached_order: dict[str, tuple[int, Sequence[Tensor], Tensor | None]] = {}
 
     def load(self) -> Arrays:
-        """Reads or draws the data. Raises UserError for what the user can mend."""
+        """Reads or draws the data. Raises UserError for errors that the user can fix."""
         raise NotImplementedError  # pragma: contract
 
     # ---- setup ----------------------------------------------------------------------------------------------------
@@ -111,20 +110,20 @@ class DataModule(L.LightningDataModule):
         return self.train_batch(step, device=device)
 
     def _fill(self) -> None:
-        self._cached_order = {}
         arrays = self.load()
         if self.labels_from is not None:
             label = read_labels(self.labels_from, len(arrays.images), arrays.names)
             arrays.label, arrays.num_classes = label[:, 0] if label.shape[1] == 1 else label, int(label.max()) + 1
         elif None not in (self.num_classes, arrays.num_classes) and self.num_classes != arrays.num_classes:
+            number = arrays.num_classes
             raise UserError(
-                f"data.num_classes={self.num_classes}, but these data have {arrays.num_classes} classes; set "
-                f"data.num_classes={arrays.num_classes}"
+                f"data.num_classes={self.num_classes}, but these data have {number} classes; set data.num_classes={number}"
             )
-        self.num_classes = arrays.num_classes
-        self.factor_info = tuple(arrays.factor_info)
-        self.label_names = tuple(arrays.label_names)
-        self.packed = arrays.packed
+        self.num_classes, self.label_names, self.packed = arrays.num_classes, tuple(arrays.label_names), arrays.packed
+        self.factor_info: tuple[Factor, ...] = tuple(arrays.factor_info)
+        self.factor_names = tuple(f.name for f in self.factor_info)
+        self.factor_sizes = tuple(f.size for f in self.factor_info)
+        self.factor_kinds = tuple(f.kind for f in self.factor_info)
         images = np.ascontiguousarray(arrays.images)  # each image in one piece, for `_rows`
         wanted = arrays.kept_as or ((math.prod(self.image_shape) // 8,) if arrays.packed else self.image_shape)
         if images.dtype != np.uint8 or images.shape[1:] != wanted:
@@ -137,6 +136,7 @@ class DataModule(L.LightningDataModule):
         self.label = None if arrays.label is None else torch.from_numpy(np.asarray(arrays.label, dtype=np.int64))
         self.factors = None if arrays.factors is None else torch.from_numpy(arrays.factors)
         self.indices = self._split(arrays)
+        self.num_train = len(self.indices["train"])
         if {"label", "supervised"} & self.needs:
             if self.label is None:
                 raise UserError("this model learns from labels and these data have none; choose data with labels")
@@ -145,29 +145,10 @@ class DataModule(L.LightningDataModule):
         self.train_label = self._hide_labels()
         self.train_factors = self.factors if self.labelled is None else None  # one of them may be the label
         group = self._grouping(arrays)
-        self._groups = None if group is None else GroupSampler(group, self.grouping, self.batch_size)
-        self.batches_per_epoch = len(self.epoch_order(0))  # so that impossible groups are told now
-
-    @property
-    def num_train(self) -> int:
-        return len(self.indices["train"])
-
-    @property
-    def is_grouped(self) -> bool:
-        """Whether batches have `group`."""
-        return self._groups is not None
-
-    @property
-    def factor_names(self) -> tuple[str, ...]:
-        return tuple(f.name for f in self.factor_info)
-
-    @property
-    def factor_sizes(self) -> tuple[int, ...]:
-        return tuple(f.size for f in self.factor_info)
-
-    @property
-    def factor_kinds(self) -> tuple[Kind, ...]:
-        return tuple(f.kind for f in self.factor_info)
+        self.is_grouped = group is not None  # batches have `group`
+        self._groups = GroupSampler(group, self.grouping, self.batch_size) if self.is_grouped else None
+        self._cached_order: dict[str, tuple[int, Sequence[Tensor], Tensor | None]] = {}
+        self.batches_per_epoch = len(self.epoch_order(0))  # so that impossible groups are reported now
 
     @cached_property
     def is_grid(self) -> bool:
@@ -175,8 +156,7 @@ class DataModule(L.LightningDataModule):
         sizes = self.factor_sizes
         if self.factors is None or 0 in sizes or math.prod(sizes) != len(self.images):
             return False
-        grid = np.stack(np.unravel_index(np.arange(len(self.images)), sizes), axis=1)
-        return bool((self.factors.numpy() == grid).all())
+        return bool((self.factors.numpy().T == np.indices(sizes).reshape(len(sizes), -1)).all())
 
     def _split(self, arrays: Arrays) -> dict[str, Tensor]:
         sizes = {"test": self.test_size, "val": self.val_size}
@@ -205,11 +185,10 @@ class DataModule(L.LightningDataModule):
         if self.label_pick == "first_n":
             order = np.arange(len(known))
         elif self.label_pick == "balanced":  # every class in turn, its images in the random order
-            classes = self.first_label[known].numpy()[order]
-            turn = np.zeros(len(order), dtype=np.int64)
-            for c in np.unique(classes):
-                turn[classes == c] = np.arange((classes == c).sum())
-            order = order[np.lexsort((classes, turn))]
+            label = self.first_label[known].numpy()
+            order = order[label[order].argsort(kind="stable")]
+            turn = np.arange(len(order)) - np.searchsorted(label[order], label[order])  # place within the class
+            order = order[turn.argsort(kind="stable")]
         self.labelled_indices = known[torch.from_numpy(np.sort(order[: self.labelled]))]
         assert self.label is not None
         hidden = torch.full_like(self.label, -1)
@@ -239,9 +218,7 @@ class DataModule(L.LightningDataModule):
             known = ", ".join(sorted(choices))
             remedy = f"choose one of {known}" if known else "they have none, choose data with labels or known factors"
             raise UserError(f"data.group_by={by} is not a grouping of these data; {remedy}")
-        value = choices[by]
-        if by not in self.factor_names:  # what is unknown is a group of its own
-            value = alone_where_unknown(value)
+        value = choices[by] if by in self.factor_names else alone_where_unknown(choices[by])
         return torch.from_numpy(np.unique(value, return_inverse=True)[1].astype(np.int64))
 
     # ---- training batches -----------------------------------------------------------------------------------------
@@ -279,47 +256,34 @@ class DataModule(L.LightningDataModule):
 
     def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu") -> Batch:
         """This rank's share of a training step, with what training may know of it: equally many images, or whole groups."""
-        index = self.train_indices(step)
+        index, groups = self.train_indices(step), dict[str, Any]()
         if self._groups is None:
-            batch = self._gather(share(index, rank, world_size), device, self.train_label, self.train_factors)
+            index = share(index, rank, world_size)
         else:
-            sizes = self.group_sizes(step)
-            mine = share(sizes, rank, world_size, "groups", "data.num_groups")
-            first = int(sizes[: rank * len(mine)].sum())
-            index = index[first : first + int(mine.sum())]
-            batch = self._gather(index, device, self.train_label, self.train_factors)
-            batch = cast(Batch, batch | groups_in_turn(mine, device))
+            mine = share(index.split(self.group_sizes(step).tolist()), rank, world_size, "groups", "data.num_groups")
+            index, groups = torch.cat(mine), groups_in_turn(mine, device)
+        batch = cast(Batch, self._gather(index, device, self.train_label, self.train_factors) | groups)
         if "supervised" in self.needs:
             index = share(self.train_indices(step, "supervised"), rank, world_size)
             batch["supervised"] = self._gather(index, device, self.train_label, self.train_factors)
         return batch
 
-    def batch(self, index: Tensor, device: torch.device | str = "cpu", group_sizes: Tensor | None = None) -> Batch:
-        """The images at these places [B], with all that is known of them.
-
-        Of grouped data: whatever shares content is one group, or the images are groups of these sizes one after the other.
-        """
-        batch = self._gather(index, device, self.label, self.factors)
-        if group_sizes is not None:
-            batch = cast(Batch, batch | groups_in_turn(group_sizes, device))
-        elif self._groups is not None:
+    def batch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
+        """The images at these places [B], with all that is known of them; what shares content of grouped data is a group."""
+        batch = self.single(index, device)
+        if self._groups is not None:
             groups, group = self.group_of(index).unique(return_inverse=True)
             batch["num_groups"], batch["group"] = len(groups), to_device(group, device)
         return batch
 
     def single(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
-        """As `batch`, every image a group of its own: what is said of one image must not come from others."""
+        """As `batch`, every image is its own group, so that no other image influences its code."""
         return self._gather(index, device, self.label, self.factors)
 
     def group_of(self, index: Tensor) -> Tensor:
         """The group of the set that each of these images of grouped data is of, [B]."""
         assert self._groups is not None
         return self._groups.group[index]
-
-    def evaluation_groups(self, split: str) -> list[Tensor]:
-        """A split of grouped data in groups of one size: the images of each, in order."""
-        assert self._groups is not None
-        return self._groups.evaluation(self.indices[split])
 
     def _gather(self, index: Tensor, device, label: Tensor | None, factors: Tensor | None) -> Batch:
         batch: Batch = {"image": self.to_float(_rows(self.images, index, device)), "index": to_device(index, device)}
@@ -337,8 +301,10 @@ class DataModule(L.LightningDataModule):
 
     # ---- Lightning ------------------------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> "TrainStream":
-        return TrainStream(self, self._attached().global_step, self._placement())
+    def train_dataloader(self) -> Iterator[Batch]:
+        """Endless: Lightning sees one long epoch, and what an epoch is stays this module's business."""
+        placement = self._placement()
+        return (self.train_batch(step, **placement) for step in count(self._attached().global_step))
 
     def val_dataloader(self) -> "EvalBatches":
         return EvalBatches(self, "val", self._placement())
@@ -364,34 +330,20 @@ class DataModule(L.LightningDataModule):
 
     def load_state_dict(self, state: dict) -> None:
         for name, value in self._fingerprint().items():
-            if state.get(name) != value:
+            if (was := state.get(name)) != value:
                 raise UserError(
-                    f"the checkpoint was made with {name}={state.get(name)}, these data have {value}; restore the data "
-                    f"or train anew"
+                    f"the checkpoint was made with {name}={was}, these data have {value}; restore the data or train anew"
                 )
 
     def _fingerprint(self) -> dict:
         return {"num_train": self.num_train, "batches_per_epoch": self.batches_per_epoch, "seed": self.seed}
 
 
-class TrainStream:
-    """Endless: Lightning sees one long epoch, and what an epoch is stays the data module's business."""
-
-    def __init__(self, data: DataModule, start: int, placement: dict):
-        self.data, self.start, self.placement = data, start, placement
-
-    def __iter__(self) -> Iterator[Batch]:
-        step = self.start
-        while True:
-            yield self.data.train_batch(step, **self.placement)
-            step += 1
-
-
 class EvalBatches:
     """A split in order, once; ranks take every world_size-th image, so that none is left without a batch.
 
-    Of grouped data the same with whole groups, those of `evaluation_groups`. most: only about so many images, spread over
-    the split.
+    Of grouped data the same with whole groups, those of GroupSampler.evaluation. most: only about so many images, spread
+    over the split.
     """
 
     def __init__(
@@ -402,38 +354,37 @@ class EvalBatches:
         batch_size: int | None = None,
         most: int | None = None,
     ):
-        self.data, self.batch_size = data, batch_size or max(data.batch_size, 64)
-        self.placement = {"rank": 0, "world_size": 1, "device": "cpu"} | (placement or {})
-        rank, world_size = self.placement["rank"], self.placement["world_size"]
+        placement = {"rank": 0, "world_size": 1, "device": "cpu"} | (placement or {})
+        rank, world_size, batch_size = placement["rank"], placement["world_size"], batch_size or max(data.batch_size, 64)
+        self.data, self.device = data, placement["device"]
         grouped = data.is_grouped
-        units = data.evaluation_groups(split) if grouped else data.indices[split]
-        count = len(units) if most is None else min(len(units), max(1, most // (data.group_size[1] if grouped else 1)))
-        if count < len(units):
-            spread = torch.linspace(0, len(units) - 1, count).long()
-            units = units[spread] if isinstance(units, Tensor) else [units[i] for i in spread.tolist()]
+        units: Any = data.indices[split] if data._groups is None else data._groups.evaluation(data.indices[split])
+        size = data.group_size[1] if grouped else 1
+        number = len(units) if most is None else max(1, most // size)
+        if number < len(units):
+            spread = torch.linspace(0, len(units) - 1, number).long()
+            units = [units[i] for i in spread.tolist()] if grouped else units[spread]
         if len(units) < world_size:
             what, setting = ("groups", "lower data.group_size") if grouped else ("images", f"raise data.{split}_size")
             raise UserError(f"{world_size} processes cannot share {len(units)} {what}; {setting}")
-        units = units[rank::world_size]
-        if isinstance(units, Tensor):
-            self.batches, self.group_sizes = units.split(self.batch_size), None
-            return
-        number = max(1, self.batch_size // data.group_size[1])
-        parts = [units[i : i + number] for i in range(0, len(units), number)]
-        self.batches = tuple(torch.cat(part) for part in parts)
-        self.group_sizes = [torch.tensor([len(group) for group in part]) for part in parts]
+        units, number = units[rank::world_size], max(1, batch_size // size)  # of units in a batch
+        self.batches = [units[i : i + number] for i in range(0, len(units), number)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        sizes = self.group_sizes or [None] * len(self.batches)
-        return (self.data.batch(index, self.placement["device"], s) for index, s in zip(self.batches, sizes))
+        for units in self.batches:
+            if self.data.is_grouped:
+                batch = self.data.single(torch.cat(units), self.device) | groups_in_turn(units, self.device)
+                yield cast(Batch, batch)
+            else:
+                yield self.data.single(units, self.device)
 
 
 def share(
-    units: Tensor, rank: int, world_size: int, what: str = "images", setting: str = "data.batch_size (labelled, subset)"
-) -> Tensor:
+    units: Any, rank: int, world_size: int, what: str = "images", setting: str = "data.batch_size (labelled, subset)"
+) -> Any:
     """The rank-th of world_size equal runs of images, or of groups."""
     share, rest = divmod(len(units), world_size)
     if rest:

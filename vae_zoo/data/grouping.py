@@ -49,13 +49,13 @@ class GroupSampler:
         """
         group = self.group[shuffled]
         by_group, count = shuffled[group.argsort(stable=True)], torch.bincount(group)
-        pick = self._all_images if self.pick == "images" else self._rounds
-        owner, start, size = pick(count, generator)  # [chunks] each
-        if len(owner) == 0:
+        if count.max() < self.least:
             raise UserError(
                 f"data.group_size={self.least}, but the largest group has {count.max()} training images; lower it "
                 f"or choose another data.group_by"
             )
+        pick = self._all_images if self.pick == "images" else self._rounds
+        owner, start, size = pick(count, generator)  # [chunks] each
         num_groups = min(self.num_groups, len(owner))
         kept = len(owner) // num_groups * num_groups
         owner, start, size = owner[:kept], start[:kept], size[:kept]
@@ -90,8 +90,6 @@ class GroupSampler:
         """
         least, most = self.least, self.most
         owner = (count >= least).nonzero()[:, 0]
-        if len(owner) == 0:
-            return owner, owner, owner
         round_of_images = (least + count[owner].clamp(max=most)).sum() / 2
         rounds = max(1, round(int(count.sum()) / float(round_of_images)))
         size = self._draw_sizes(count[owner].expand(rounds, -1), generator)
@@ -123,12 +121,12 @@ class GroupSampler:
         return list(by_group[whole][order].split(sizes.tolist()))
 
 
-def groups_in_turn(sizes: Tensor, device) -> dict[str, Any]:
+def groups_in_turn(groups: Sequence[Tensor], device) -> dict[str, Any]:
     """What a batch says of groups that follow on each other."""
-    group = torch.arange(len(sizes)).repeat_interleave(sizes)
-    return {"num_groups": len(sizes), "group": to_device(group, device)}
+    group = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(images) for images in groups]))
+    return {"num_groups": len(groups), "group": to_device(group, device)}
 
 
 def alone_where_unknown(group: np.ndarray) -> np.ndarray:
-    """Groups [N] in which every -1 has become a group of its own."""
+    """Groups [N] in which every -1, what is unknown, has become a group of its own."""
     return np.where(group < 0, -1 - np.arange(len(group)), group)

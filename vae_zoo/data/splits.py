@@ -10,12 +10,7 @@ from vae_zoo.utils.errors import UserError
 
 
 def cut(
-    arrays: Arrays,
-    sizes: Mapping[str, float],
-    seed: int,
-    folds: int | None = None,
-    fold: int = 0,
-    subset: int | None = None,
+    arrays: Arrays, sizes: Mapping[str, float], seed: int, folds: int | None, fold: int, subset: int | None
 ) -> dict[str, np.ndarray]:
     """Places of the disjoint train, val, test, by `seed` alone; what the set itself fixes stays as it is.
 
@@ -25,40 +20,32 @@ def cut(
     rng = np.random.default_rng(seed)
     names = (*SPLITS, *arrays.extra_splits)
     parts = {name: np.flatnonzero(official == code) for code, name in enumerate(names)}
-    identity = arrays.groups.get("identity")
-    if identity is not None:
-        identity = alone_where_unknown(identity)
-        _check_unseen(identity, official, names)
-    total = len(_units(parts["train"], identity))
+    unit, kind = np.arange(len(official)), "images"  # what a split is made of
+    if "identity" in arrays.groups:
+        unit, kind = alone_where_unknown(arrays.groups["identity"]), "identities"
+        _check_unseen(unit, official, names)
+    total = len(np.unique(unit[parts["train"]]))
     if folds is not None and len(parts["test"]):
         raise UserError(f"data.folds={folds}, but these data come with test images of their own; drop it")
     for name, size in sizes.items():
         if len(parts[name]) == 0:
-            units = _units(parts["train"], identity)
-            count, left = round(size * total) if size < 1 else int(size), len(units)
-            first = 0
+            units = np.unique(unit[parts["train"]])
+            left = len(units)
+            first, end = 0, round(size * total) if size < 1 else int(size)
             if name == "test" and folds is not None:
                 first, end = (part * left // folds for part in (fold, fold + 1))
-                count = end - first
-            if not 1 <= count < left:
-                kind = "images" if identity is None else "identities"
+            if not 1 <= end - first < left:
                 raise UserError(
-                    f"data.{name}_size={size} takes {count} of {left} {kind}; "
+                    f"data.{name}_size={size} takes {end - first} of {left} {kind}; "
                     f"give a number of {kind} from 1 to {left - 1}, or a share of them such as 0.1"
                 )
-            unit = parts["train"] if identity is None else identity[parts["train"]]
-            taken = np.isin(unit, rng.permutation(units)[first : first + count])
+            taken = np.isin(unit[parts["train"]], rng.permutation(units)[first:end])
             parts[name], parts["train"] = parts["train"][taken], parts["train"][~taken]
     if subset is not None:
         if subset > len(parts["train"]):
             raise UserError(f"data.subset={subset} exceeds the {len(parts['train'])} training images; lower it")
         parts["train"] = np.sort(rng.permutation(parts["train"])[:subset])
     return parts
-
-
-def _units(images: np.ndarray, identity: np.ndarray | None) -> np.ndarray:
-    """What a split is made of: the images at these places, or their identities, each once and in order."""
-    return images if identity is None else np.unique(identity[images])
 
 
 def _check_unseen(identity: np.ndarray, split: np.ndarray, names: Sequence[str]) -> None:

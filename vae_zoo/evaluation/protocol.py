@@ -1,6 +1,6 @@
 """One protocol for every method: what the data know and what the model can do decide which suites apply.
 
-level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of classes; what the evidence of a group is worth;
+level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of classes; group codes by number of images;
                 clusters and facets against labels; local and global code; objects
         quick   + block-factor matrix, linear probes, importance-weighted bound
         full    + DCI, explicitness, FactorVAE and BetaVAE scores, aggregate posterior, swaps between blocks, FID and KID
@@ -69,14 +69,20 @@ def evaluate(
     model: LatentVariableModel, data: DataModule, level: Level = "basic", suites: Iterable[Suite] = (), **options
 ) -> Evaluation:
     """All suites of this level that apply. model: in eval mode. suites: the user's own. options: those of Context."""
-    context, left_out = Context(model, data, level, **options), []
+    context, left_out, chosen = Context(model, data, level, **options), [], []
     evaluation = Evaluation(context=context)
     for suite in (*SUITES, *suites):
-        if not context.is_at_least(suite.level):
-            continue
+        try:
+            if context.is_at_least(suite.level):
+                check_applies(suite, context)
+                chosen.append(suite)
+        except DoesNotApply as reason:
+            left_out.append(f"{suite.name} ({reason})")
+    for place, suite in enumerate(chosen, start=1):
+        if context.split == "test":
+            log.info("evaluation %d of %d: %s", place, len(chosen), suite.name)
         start, split = time.monotonic(), suite.split or context.split
         try:
-            check_applies(suite, context)
             found = suite.run(context)
             numbers = finite({f"{split}/{name}": float(value) for name, value in found.numbers.items()})
         except DoesNotApply as reason:
@@ -90,7 +96,7 @@ def evaluate(
         evaluation.tables |= found.tables
         evaluation.pictures |= found.pictures
         if (seconds := time.monotonic() - start) > 1:
-            log.info("%s: %.0f s", suite.name, seconds)
+            log.info("%s took %.0f s", suite.name, seconds)
     if left_out:
         log.info("left out: %s", "; ".join(left_out))
     return evaluation

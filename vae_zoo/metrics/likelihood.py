@@ -1,4 +1,4 @@
-"""How probable a model finds images, and what its posteriors are together. Nats per image, also where a model's terms and
+"""Likelihood bounds and aggregate posterior. Nats per image, also where a model's terms and
 `log_weights` have a row for each group of images: these are summed and divided by the images. Call in eval mode.
 
 Noise belongs to (seed, image, draw): numbers do not depend on the batch size, on the chunk, or on what was computed

@@ -10,7 +10,7 @@ With a soft c this is the bound of a relaxed model only; `log_weights` sums c ou
 log p(x). kl_c is of each image, not of all together: a large alpha makes every image unsure of its cluster. Clusters that
 die are the known failure of this model; `val/classes_used` tells.
 
-Equations and networks are those of 51616/split-vae at 58b6efa; docs/split.md has the deviations.
+Equations and networks are those of 51616/split-vae at 58b6efa; docs/methods/split.md has the deviations.
 """
 
 import torch

@@ -11,7 +11,7 @@ from vae_zoo.models.ml_vae import MLVAE
 
 
 class GroupVAE(MLVAE):
-    """As MLVAE, with another rule of evidence unless told."""
+    """MLVAE with evidence="mean" by default."""
 
     def __init__(self, *args, evidence: Evidence = "mean", **kwargs):
         super().__init__(*args, evidence=evidence, **kwargs)

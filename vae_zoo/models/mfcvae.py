@@ -23,7 +23,7 @@ Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this wi
 arXiv:1611.05148), first an autoencoder, from whose codes the mixture then starts.
 
 The body of the paper could not be read: equations and defaults are those of FabianFalck/mfcvae at 9f1eca4; the deviations
-are in docs/mfcvae.md.
+are in docs/methods/mfcvae.md.
 """
 
 from collections.abc import Callable, Sequence

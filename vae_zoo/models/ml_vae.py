@@ -15,8 +15,8 @@ The content is paid for once a group whatever its size; this small saving is all
 draws z_content[i] are each image's own, from its GROUP's posterior; both this and one draw for the whole group are
 unbiased, the former's gradients vary less.
 
-Deviations: betas other than 1, which keep the content out of the style; the other rules of evidence. docs/ml_vae.md says
-how the reimplementations differ, and why their numbers are no target.
+Deviations: betas other than 1, which keep the content out of the style; the other rules of evidence.
+docs/methods/ml_vae.md says how the reimplementations differ, and why their numbers are no target.
 """
 
 from typing import Literal

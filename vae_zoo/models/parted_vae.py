@@ -340,7 +340,7 @@ class PartedVAE(DiscreteLatentModel):
         optimizer.step()
 
     def supervised_step(self, batch: Batch, optimizer) -> Terms:
-        """Gradients by hand: a second backward pass in a step is none of what ddp has prepared."""
+        """Gradients by hand: ddp expects one backward pass in a step, and this is the second."""
         terms = self.supervised_terms(batch)
         parameters = self.class_parameters()
         for p, gradient in zip(parameters, torch.autograd.grad(self.total(terms), parameters)):

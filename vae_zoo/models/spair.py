@@ -20,7 +20,7 @@ Minimised, in nats per image, all sums over cells:
 Both priors that decide how many and how large are schedules: s falls from 1 (any number is as likely) to nearly 0, mu_s to
 the size one believes in. With a background that learns along, objects die out unless they have a start: `wheels_steps`
 without a gradient to depth and presence, an opacity and a presence that start high (`alpha_bias`, `presence_bias`), a
-sharp likelihood, and pressure on presence only at the end. docs/spair.md tells what happens without, and the
+sharp likelihood, and pressure on presence only at the end. docs/methods/spair.md tells what happens without, and the
 deviations.
 """
 
@@ -292,16 +292,17 @@ class SPAIR(LatentVariableModel):
 
     def without_object(self, codes: Codes, object_: Tensor) -> Codes:
         """The codes without one object of each image, [B] cells."""
-        code = ObjectCode.of(codes["objects"].clone(), self.num_cells)
-        code.presence[torch.arange(len(object_), device=object_.device), object_] = 0
-        return codes | {"objects": code.join()}
+        code = ObjectCode.of(codes["objects"], self.num_cells)
+        presence = code.presence.clone()
+        presence[torch.arange(len(object_), device=object_.device), object_] = 0
+        return codes | {"objects": code._replace(presence=presence).join()}
 
     def with_object_moved(self, codes: Codes, object_: Tensor) -> Codes:
         """The codes with one object of each image, [B] cells, on the other side of its cell along x."""
-        code = ObjectCode.of(codes["objects"].clone(), self.num_cells)
-        cell = torch.arange(len(object_), device=object_.device), object_, 2  # z_shift, along x
-        code.where[cell] = torch.where(code.where[cell] > 0, -1.0, 1.0)
-        return codes | {"objects": code.join()}
+        code = ObjectCode.of(codes["objects"], self.num_cells)
+        where, cell = code.where.clone(), (torch.arange(len(object_), device=object_.device), object_, 2)  # z_shift, along x
+        where[cell] = torch.where(where[cell] > 0, -1.0, 1.0)
+        return codes | {"objects": code._replace(where=where).join()}
 
     def decode(self, codes: Codes) -> Tensor:
         return self.render(codes).image.clamp(0, 1)  # sums of shares may miss 1 by rounding
@@ -412,7 +413,7 @@ class SPAIR(LatentVariableModel):
         self.log_values({"val/objects": found / count, "val/duplicates": twice / count})
         if found / count < 0.05 and self.step > self.presence.wheels_steps:
             self._warn(
-                "no object is found in %.0f %% of the images: the background explains them all; see docs/spair.md, "
+                "no object is found in %.0f %% of the images: the background explains them all; see docs/methods/spair.md, "
                 "what keeps objects alive",
                 100 * (1 - found / count),
             )

@@ -9,7 +9,7 @@ Minimised, in nats per image:
 
 Nothing that decides on boxes and presence sees z_local: it can only free the other codes of colour and texture. With `none`
 all else is SPAIR, and the local branch learns beside it: the matched comparison. The official settings say `objects`; the
-official switch for the background is wired to nothing. docs/spair.md shows all four.
+official switch for the background is wired to nothing. docs/journal/spair.md shows all four.
 """
 
 from collections.abc import Callable

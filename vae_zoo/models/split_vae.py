@@ -10,7 +10,7 @@ With all weights 1 the loss is the negative bound on log p(x, x_aux). That on lo
 shuffling, and is what `log_weights` gives. aux_weight = 0 is the ablation: nothing then says which code holds what.
 
 The body of the paper could not be read: equations and networks are those of 51616/split-vae at 58b6efa; deviations are in
-docs/split.md.
+docs/methods/split.md.
 """
 
 from collections.abc import Callable

@@ -42,7 +42,7 @@ class LadderEncoder(nn.Module):
 class LadderDecoder(nn.Module):
     """Codes z[j] [B, num_inputs[j]] and alpha [J] in [0, 1] -> [B, C, H, W].
 
-    z[j] is None where alpha[j] is 0: the facet has not entered, and neither its rung nor the optimiser hears of it. The
+    z[j] is None where alpha[j] is 0: the facet has not entered: its rung is skipped and gets no gradient. The
     deepest is always there. merge: of (rung, backbone).
     """
 

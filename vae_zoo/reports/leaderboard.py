@@ -21,7 +21,8 @@ from urllib.parse import quote
 import numpy as np
 
 from vae_zoo.figures import theme
-from vae_zoo.metrics.catalogue import direction, metric_order, under_likelihood
+from vae_zoo.metrics.catalogue import direction, entry, metric_order, under_likelihood
+from vae_zoo.reports.export import export_results
 from vae_zoo.reports.report import Figure, embed, template_environment
 from vae_zoo.reports.settings import ALL_PAIRS, Group, Paired, Run, Table, find_runs, group_runs
 from vae_zoo.runs import folder as runs
@@ -29,7 +30,8 @@ from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic
 from vae_zoo.utils.text import clean, natural
 
-TERMINAL = 12  # pairs of a table that are printed at most
+PRINTED = 12  # pairs of a table that are printed at most
+WIDTH, TEXT = 120, 36  # columns of a terminal, and of a cell of text in it
 CLEAR = 5  # seeds from which an interval without 0 is called a difference
 PICTURES = 32 << 20  # characters of figures on a page
 ARROWS = {1: "↑", -1: "↓"}
@@ -47,7 +49,8 @@ def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, 
     """Writes leaderboard.csv (a line a group), runs.csv (a line a run), leaderboard.md and leaderboard.html.
 
     options: of conf/evaluate.yaml; with evaluation.level=full the models are loaded and their agreement is measured too.
-    Returns what a terminal should show: the Markdown, in which long lists of pairs are only counted. Raises UserError when
+    Returns what a terminal should show: the Markdown with the headline columns, or all where options ask for them, and long
+    lists of pairs only counted. Raises UserError when
     the folder holds no runs.
     """
     folder, out = Path(folder), Path(out or folder)
@@ -67,7 +70,9 @@ def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, 
     write_atomic(out / "runs.csv", runs_csv(folder, tables, left))
     write_atomic(out / "leaderboard.md", markdown(folder, tables, left))
     write_atomic(out / "leaderboard.html", page(folder, out, tables, left))
-    return markdown(folder, tables, left, most=TERMINAL)
+    if options is not None and options.get("export") is not None:
+        export_results(tables, Path(options["export"]).expanduser())
+    return markdown(folder, tables, left, most=PRINTED, wide=options is None or options.get("columns") == "all")
 
 
 # ---- csv ------------------------------------------------------------------------------------------------------------
@@ -165,7 +170,7 @@ def seeds(group: Group) -> str:
 
 
 def heading(metric: str) -> str:
-    """`elbo ↑` of test/elbo: `test/` goes without saying, and the arrow points to the better side."""
+    """`elbo ↑` of test/elbo: without `test/`; the arrow points to the better direction."""
     name = metric.removeprefix("test/").replace("test_unseen/", "unseen/", 1)
     return clean(f"{name} {ARROWS.get(direction(metric), '')}")
 
@@ -216,34 +221,39 @@ def caution(table: Table) -> str:
 # ---- Markdown -------------------------------------------------------------------------------------------------------
 
 
-def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: int | None = None) -> str:
-    """The tables for GitHub and for the terminal. most: so many pairs of a table, and where there are more, none."""
+def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: int | None = None, wide: bool = True) -> str:
+    """The tables for GitHub and for the terminal. most: so many pairs of a table, and where there are more, none; wide: with
+    all columns, else the headline ones, as many as a terminal has room for."""
+    width = None if wide else WIDTH
     parts = [f"# Leaderboard of {_escape(folder.resolve().name)}"]
     parts += [f"Runs: {', '.join(f'{n} {state}' for n, state in summary(tables, left))}."]
     for table in tables:
-        parts += [f"## {_escape(table.data)}", _main_grid(table), *map(_escape, notes(table))]
+        parts += [f"## {_escape(table.data)}", _main_grid(table, width), *map(_escape, notes(table))]
         factors, blocks = block_rows(table)
         if blocks:
             rows = [[_escape(group.name), _escape(block), *map(_bold, cells)] for group, block, cells in blocks]
-            parts += ["### Which factor a block holds", grid(["model", "block", *map(_escape, factors)], rows, left=2)]
+            parts += ["### Which factor a block holds", grid(["model", "block", *map(_escape, factors)], rows, 2, width)]
         if most is not None and len(table.pairs) > most:
             parts += [f"{len(table.pairs)} differences over the same seeds are in leaderboard.md and leaderboard.html."]
         elif table.pairs:
             parts += ["### Differences over the same seeds", _pair_grid(table), caution(table)]
     if left:
         rows = [[_escape(_place(run, folder)), run.state, _escape(run.note)] for run in left]
-        parts += ["## Not averaged", grid(["run", "state", "why"], rows, left=3)]
+        parts += ["## Not averaged", grid(["run", "state", "why"], rows, 3, width)]
     return "\n\n".join(parts) + "\n"
 
 
-def _main_grid(table: Table) -> str:
-    columns = [[_escape(heading(metric)), *map(_bold, column(table, metric))] for metric in table.metrics]
+def _main_grid(table: Table, width: int | None) -> str:
+    shown = [metric for metric in table.metrics if width is None or entry(metric).compared or entry(metric).card]
+    columns = [[_escape(heading(metric)), *map(_bold, column(table, metric))] for metric in shown]
     columns.insert(0, ["seeds", *map(seeds, table.groups)])
     if any(group.settings for group in table.groups):
         columns.insert(0, ["settings", *(_escape(group.settings) for group in table.groups)])
     columns.insert(0, ["model", *(_escape(group.model) for group in table.groups)])
     heads, *rows = map(list, zip(*columns))
-    return grid(heads, rows, left=heads.index("seeds"))
+    text = grid(heads, rows, heads.index("seeds"), width)
+    missing = len(table.metrics) - (text.partition("\n")[0].count("|") - 2 - heads.index("seeds"))
+    return text + (f"\n\n{missing} more columns: columns=all, or leaderboard.html" if missing else "")
 
 
 def _pair_grid(table: Table) -> str:
@@ -254,8 +264,14 @@ def _pair_grid(table: Table) -> str:
     return grid(heads, rows, left=4)
 
 
-def grid(heads: list[str], rows: list[list[str]], left: int) -> str:
-    """A Markdown table with columns of even width; after the first `left` columns come numbers."""
+def grid(heads: list[str], rows: list[list[str]], left: int, width: int | None = None) -> str:
+    """A Markdown table with columns of even width; after the first `left` columns come numbers. width: what it must not
+    exceed: longer text is cut, and the last columns of numbers go."""
+    if width is not None:
+        rows = [[_cut(text) if i < left else text for i, text in enumerate(row)] for row in rows]
+        needed = [3 + max(3, *(len(row[i]) for row in [heads, *rows])) for i in range(len(heads))]
+        fit = max([left, *(n for n in range(left, len(heads) + 1) if sum(needed[:n]) < width)])
+        heads, rows = heads[:fit], [row[:fit] for row in rows]
     widths = [max(3, *(len(row[i]) for row in [heads, *rows])) for i in range(len(heads))]
 
     def line(cells: list[str]) -> str:
@@ -264,6 +280,10 @@ def grid(heads: list[str], rows: list[list[str]], left: int) -> str:
 
     rule = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     return "\n".join([line(heads), line(rule), *map(line, rows)])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT else f"{text[: TEXT - 1]}…"
 
 
 def _bold(cell: Cell | None) -> str:

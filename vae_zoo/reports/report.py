@@ -5,13 +5,14 @@ given, enters the page as it is. The page's own content security policy forbids 
 """
 
 import csv
+import os
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -26,6 +27,8 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.utils.files import read_dict, write_atomic
 from vae_zoo.utils.text import natural
 
+CARDS = 3  # headline numbers on the first screen
+HOLDS = 0.3  # of a factor, from which on a block is said to hold it
 EARLIER = 8  # of each figure, evenly spread over training: a long run must not make a page of 100 MB
 
 
@@ -53,20 +56,40 @@ def write_report(
     numbers = _numbers(read_dict(Path(metrics or run_folder / "metrics.json"))[0])
     steps, columns = _history(run_folder / "metrics.csv")
     place = "/".join(run_folder.resolve().parts[-2:])
-    page = template_environment().get_template("report.html.jinja")
+    page, probes = template_environment().get_template("report.html.jinja"), runs.block_scores(numbers)
+    pictures = _figures(Path(figures or run_folder / "figures"))
+    first = _first(pictures)
     text = page.render(
         run=run,
         title=_title(config_text) or place,
         folder=place,
-        cards=_cards(numbers, run, steps),
+        blocks=_blocks(run.get("blocks"), probes),
+        first=first,
+        cards=[(key.replace("_", " "), _number(numbers[key]), catalogue.entry(key).unit) for key in headline(numbers)],
+        facts=_facts(run, steps),
         tables=_tables(numbers),
-        probes=runs.block_scores(numbers),
+        probes=probes,
         charts=_charts(steps, columns),
-        figures=_figures(Path(figures or run_folder / "figures")),
+        figures=[shown for shown in pictures if shown is not first],
+        caption=catalogue.caption,
         config=config_text,
         theme=theme,
     )
     return write_atomic(out, text)
+
+
+def closing_lines(run_folder: Path) -> str:
+    """What a terminal shows of a finished run: where its report is, the headline numbers, what to do next."""
+    numbers = _numbers(read_dict(run_folder / "metrics.json")[0])
+    shown = [f"{key} {_number(numbers[key])} {catalogue.entry(key).unit}".rstrip() for key in headline(numbers)]
+    place = os.path.relpath(run_folder)
+    return "\n".join(
+        (
+            f"report   {place}/report.html",
+            f"numbers  {', '.join(shown) or 'none, see the log'} (all of them: {place}/metrics.json)",
+            f"next     python evaluate.py run={place} evaluation.level=full, or python train.py --help",
+        )
+    )
 
 
 def template_environment() -> Environment:
@@ -107,15 +130,35 @@ def _part_name(part) -> str:
     return str(part or "")
 
 
-def _cards(numbers: dict[str, float], run: dict, steps: np.ndarray) -> list[tuple[str, str, str]]:
-    """(what, value, unit) of the numbers to see first."""
-    found = catalogue.cards(numbers)
-    cards = [(key.replace("_", " "), _number(numbers[key]), catalogue.entry(key).unit) for key in found]
-    if len(steps):
-        cards.append(("last step", f"{int(steps.max()):,}", ""))
+def headline(numbers: dict[str, float]) -> list[str]:
+    """Names of the three numbers to see first."""
+    return catalogue.cards(numbers)[:CARDS]
+
+
+def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]]) -> list[dict[str, Any]]:
+    """Name, size and purpose of each block, and `read`: the factors that a probe reads best from it, with the scores."""
+    factors = next(iter(probes.values()), {})
+    best = {factor: max(row[factor] or 0 for row in probes.values()) for factor in factors}
+    described = []
+    for block in (b for b in blocks or () if isinstance(b, dict)):
+        row = probes.get(block.get("name"), {}).items()
+        read = [(factor, score) for factor, score in row if score is not None and score >= max(HOLDS, best[factor])]
+        described.append(block | {"read": sorted(read, key=lambda item: -item[1])})
+    return described
+
+
+def _first(pictures: list[tuple[Figure, list[Figure]]]) -> tuple[Figure, list[Figure]] | None:
+    """The picture that says most of what was learned: a swap of blocks, else reconstructions."""
+    names = ("swap_", "reconstructions")
+    return next((shown for name in names for shown in pictures if shown[0].name.startswith(name)), None)
+
+
+def _facts(run: dict, steps: np.ndarray) -> list[str]:
+    """How long the run was."""
+    facts = [f"{int(steps.max()):,} steps"] if len(steps) else []
     if isinstance(run.get("seconds"), int | float):
-        cards.append(("time, h:m:s", str(timedelta(seconds=round(run["seconds"]))), ""))
-    return cards
+        facts.append(f"{timedelta(seconds=round(run['seconds']))} h:m:s")
+    return facts
 
 
 def _tables(numbers: dict[str, float]) -> dict[str, dict[str, float]]:

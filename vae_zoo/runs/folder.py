@@ -63,7 +63,7 @@ def run_name(cfg: dict[str, Any], choices: dict[str, Any]) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The run's config. Raises UserError when the folder is none of a run's or its config cannot be read."""
+    """The run's config. Raises UserError when the folder is not a run or its config cannot be read."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder} is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>")
@@ -85,7 +85,7 @@ def write_config(folder: Path, cfg: dict[str, Any]) -> None:
 def change(cfg: dict[str, Any], group: str, key: str, value: Any) -> None:
     """Changes a key of a run's config. Raises UserError where the run has no such key."""
     if key not in cfg[group]:
-        raise UserError(f"{group}.{key} means nothing to this run, whose {group} has no {key}; drop it")
+        raise UserError(f"{group}.{key} is not a setting of this run, whose {group} has no {key}; remove it")
     cfg[group][key] = value
 
 
@@ -197,7 +197,7 @@ def locked(folder: Path) -> Iterator[IO[str]]:
 
 
 def sign(lock: IO[str], pid: int) -> None:
-    """Tells whom to wait for or to stop."""
+    """Writes the owner's process and host into the lock."""
     lock.truncate(0)
     lock.write(f"process {pid} on {socket.gethostname()}")
     lock.flush()

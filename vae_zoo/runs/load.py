@@ -55,7 +55,7 @@ def load_model(run: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Raises UserError when there is none or it is none of ours."""
+    """Raises UserError when there is none or it is not a vae_zoo checkpoint."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a run folder or one of its checkpoints/*.ckpt")
     try:
@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{path} is damaged, or no checkpoint of vae_zoo; restore it or train anew") from error
     if not isinstance(checkpoint, dict) or not {"config", "state_dict", "global_step"} <= checkpoint.keys():
-        raise UserError(f"{path} is no checkpoint of vae_zoo; name a run folder or one of its checkpoints/*.ckpt")
+        raise UserError(f"{path} is not a vae_zoo checkpoint; name a run folder or one of its checkpoints/*.ckpt")
     return checkpoint | {"config": with_present_targets(checkpoint["config"])}
 
 

@@ -69,12 +69,14 @@ def main(arguments: list[str] | None = None) -> int:
                 text = traceback.format_exc()
                 traceback.print_exc()
         if is_writer:
-            from vae_zoo.reports.report import write_report
+            from vae_zoo.reports.report import closing_lines, write_report
 
             if state["state"] == "failed":
                 write_atomic(folder / "error.txt", text)
             runs.write_status(folder, **about, **state, seconds=time.monotonic() - started)
             write_report(folder)
+            if code == 0:
+                print(closing_lines(folder), flush=True)
     return code
 
 

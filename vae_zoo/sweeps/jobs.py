@@ -3,7 +3,7 @@
 A sweep has a folder of its own beside its runs, `<outputs>/sweeps/<name>`: sweep.yaml (command, and folder and overrides
 of every job), multirun.yaml (its composed config), table.md. The name is that of the command, so the same command again
 is the same sweep; what its jobs have done stands in their own folders, and which were refused in the folder of the command,
-`.workers/<host>-<process>`, so no launcher need be believed.
+`.workers/<host>-<process>`, so state is read from disk, not from the launcher.
 """
 
 import contextlib
@@ -98,12 +98,12 @@ def _refusal(worker: Path, folder: Path) -> Path:
 
 
 def given() -> dict[str, str]:
-    """What the user has said of GPUs and threads."""
+    """The device and thread variables set by the user."""
     return {name: os.environ[name] for name in TAKEN.values() if name in os.environ}
 
 
 def restore(given: dict[str, str], launcher: str) -> None:
-    """In a worker: takes back what its launcher (a class) has put over the user's word."""
+    """In a worker: restores variables that its launcher (a class) overwrote."""
     if name := TAKEN.get(launcher.rpartition(".")[2]):
         os.environ.pop(name, None)
         os.environ |= {name: given[name]} if name in given else {}

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Atomic file writes, and reading that tolerates damaged files."""
 
 import json
 import os

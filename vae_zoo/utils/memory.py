@@ -1,4 +1,4 @@
-"""The allocator of the C library, set for training on a CPU, and the way to a GPU."""
+"""malloc tuning for training on a CPU, and host-to-device copies."""
 
 import ctypes
 import sys
@@ -17,7 +17,7 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 def keep_freed_memory() -> bool:
-    """Lets freed blocks stay with the process, to be used again; whether the C library could be told so.
+    """Keeps freed blocks in the process for reuse. Returns whether mallopt succeeded.
 
     glibc maps each block of more than 32 MB anew and gives it back when it is freed, so activations of every step are
     paged in and zeroed again: a quarter of the time of the 64x64 convolutions (benchmarks/throughput.py). Memory freed by

@@ -89,7 +89,7 @@ def test_neighbours_show_only_at_the_borders():
 
 
 def test_a_judge_of_them_names_unseen_digits():
-    """What is measured of a model is measured with it. Drawn in full, it is 0.98 (docs/split.md)."""
+    """What is measured of a model is measured with it. Drawn in full, it is 0.98 (docs/methods/split.md)."""
     from vae_zoo.metrics.judge import train_judge
 
     identity, factors = scenes(2400)

@@ -17,6 +17,7 @@ from vae_zoo.data.arrays import Factor
 from vae_zoo.data.render import hashed
 from vae_zoo.data.render.cartoon_drawing import HAIR_STYLES, SIDE, TEXTURES, draw
 
+Array = np.ndarray
 VERSION = 2  # a new number whenever other pixels are drawn
 IDENTITY, STYLE, CONFOUND, NOISE = range(4)  # streams of the hash
 CHUNK = 16  # images drawn at a time: what stays in the processor's cache
@@ -74,9 +75,7 @@ IDENTITY_FACTORS, STYLE_FACTORS = NAMES[: len(IDENTITY_RANGES)], NAMES[len(IDENT
 HELD_OUT = {"id_hair_style": HAIR_STYLES.index("curly"), "id_beard": 1}  # never together in training
 
 
-def factors(
-    identity: np.ndarray, image: np.ndarray, *, strength: float = 1.0, confound: float = 0.0, root: int = 0
-) -> np.ndarray:
+def factors(identity: Array, image: Array, *, strength: float = 1.0, confound: float = 0.0, root: int = 0) -> Array:
     """Of images (identity[n], image[n]), ints [N] >= 0: float32 [N, 36], columns NAMES.
 
     strength: share of every style factor's range that is used, around its neutral value. confound: probability that the
@@ -91,17 +90,17 @@ def factors(
     return np.concatenate([_values(who, IDENTITY_RANGES, 1.0), _values(how[:, :-1], STYLE_RANGES, strength)], axis=1)
 
 
-def noise_key(identity: np.ndarray, image: np.ndarray, *, root: int = 0) -> np.ndarray:
+def noise_key(identity: Array, image: Array, *, root: int = 0) -> Array:
     """uint64 [N]: which pattern of pixel noise these images have."""
     return hashed.address(root, NOISE, identity, image)
 
 
-def is_held_out(factors: np.ndarray) -> np.ndarray:
+def is_held_out(factors: Array) -> Array:
     """Whether faces have the pair HELD_OUT, bool [N]."""
     return np.all([factors[:, NAMES.index(name)] == value for name, value in HELD_OUT.items()], axis=0)
 
 
-def render(factors: np.ndarray, noise_key: np.ndarray | None = None) -> np.ndarray:
+def render(factors: Array, noise_key: Array | None = None) -> Array:
     """Pictures uint8 [N, 3, 64, 64] of any factors [N, 36], columns NAMES.  noise_key: uint64 [N]; None: without noise."""
     images = np.empty((len(factors), 3, SIDE, SIDE), dtype=np.uint8)
     deviation = np.array(factors[:, NAMES.index("style_noise"), None, None, None], np.float32)
@@ -115,7 +114,7 @@ def render(factors: np.ndarray, noise_key: np.ndarray | None = None) -> np.ndarr
     return images
 
 
-def _values(u: np.ndarray, ranges: tuple[Range, ...], strength: float) -> np.ndarray:
+def _values(u: Array, ranges: tuple[Range, ...], strength: float) -> Array:
     low, high, neutral = (np.array([getattr(r, name) for r in ranges]) for name in ("low", "high", "neutral"))
     values = neutral + strength * (low + (high - low) * u - neutral)
     whole, turns = ([r.kind == kind for r in ranges] for kind in ("categorical", "circular"))
@@ -124,10 +123,9 @@ def _values(u: np.ndarray, ranges: tuple[Range, ...], strength: float) -> np.nda
     return values.astype(np.float32)
 
 
-def _normal(key: np.ndarray, count: int) -> np.ndarray:
+def _normal(key: Array, count: int) -> Array:
     """Nearly N(0, 1), float32 [N, count]: the sum of four bytes of the hash, whose 1021 levels suffice for pixel noise."""
     bits = hashed.bits(key, count // 2)
-    total = np.zeros((len(key), 2, count // 2), dtype=np.float32)
-    for byte in range(8):
-        total[:, byte % 2] += ((bits >> np.uint64(8 * byte)) & np.uint64(255)).astype(np.float32)
+    every_other, ones = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)  # whose product adds up in its top bits
+    total = np.float32([((bits >> np.uint64(s)) & every_other) * ones >> np.uint64(48) for s in (0, 8)]).swapaxes(0, 1)
     return ((total - 510) / np.float32((65535 / 3) ** 0.5)).reshape(len(key), count)

@@ -74,21 +74,16 @@ class _Face:
         self.edge = self._edge()
         styles = np.array(list(HAIR.values()), np.float32)[f["id_hair_style"].astype(int)]  # [B, 1, 1, fields]
         self.style = Hair(*np.moveaxis(styles, -1, 0))
-        self.skin = _palette(f["id_skin_tone"])
+        steps = np.linspace(0, 1, len(_SKIN))
+        self.skin = np.stack([np.interp(f["id_skin_tone"], steps, c) for c in _SKIN.T], axis=1).astype(np.float32)
         self.hair = _hsv(f["id_hair_hue"], f["id_hair_saturation"], f["id_hair_value"])
         self.canvas = self._background()
         self.lit = np.zeros_like(self.u)  # share of each pixel that the lamp shines on
 
     def paint(self) -> Array:
-        self._back_hair()
-        self._body()
-        self._head()
-        for side in (-1, 1):
-            self._eye(side)
-        self._nose()
-        self._mouth()
-        self._front_hair()
-        self._light()
+        parts = (self._back_hair, self._body, self._head, self._eyes, self._nose, self._mouth, self._front_hair, self._light)
+        for part in parts:
+            part()
         return self.canvas
 
     def cover(self, d: Array) -> Array:
@@ -113,8 +108,8 @@ class _Face:
         """Distance of the head's outline from its centre, in the direction of each pixel: a superellipse, whose upper
         half has the exponent 2.2 and whose lower half that of the jaw."""
         n = np.where(self.v > 0, self.f["id_jaw"], np.float32(2.2))
-        log_sum = np.log(_power(self.u / self.a, n) + _power(2 * self.v, n))
-        return self.radius * np.exp(-log_sum / n)
+        logs = [np.log(np.abs(x) + np.float32(1e-9)) for x in (self.u / self.a, 2 * self.v)]
+        return self.radius * np.exp(-np.log(np.exp(n * logs[0]) + np.exp(n * logs[1])) / n)  # 3 times as fast as powers
 
     # ---- parts, from back to front ----------------------------------------------------------------------------------
 
@@ -153,6 +148,10 @@ class _Face:
         u = (self.u - self.a * np.sin(self.yaw)) / self.a
         beard = np.maximum(self.radius - 1.04 * self.edge, 0.23 - 0.15 * u**2 + self.nod - self.v)
         self.put(self.cover(beard) * self.f["id_beard"], 0.7 * self.hair, lit=1.0)
+
+    def _eyes(self) -> None:
+        for side in (-1, 1):
+            self._eye(side)
 
     def _eye(self, side: int) -> None:
         f = self.f
@@ -228,11 +227,6 @@ def _ellipse(x: Array, y: Array, rx: Array | float, ry: Array | float) -> Array:
     return k * (k - 1) / (np.sqrt((x / rx) ** 2 + (y / ry) ** 2) + np.float32(1e-6))
 
 
-def _power(x: Array, n: Array) -> Array:
-    """|x| ** n: three times as fast as numpy's power."""
-    return np.exp(n * np.log(np.abs(x) + np.float32(1e-9)))
-
-
 def _triangle(x: Array) -> Array:
     """A wave of period 1 between -1 and 1, 1 at 0."""
     return 4 * np.abs(x - np.floor(x) - np.float32(0.5)) - 1
@@ -247,9 +241,3 @@ def _hsv(hue: Array, saturation: Array | np.float32, value: Array | np.float32) 
     k = (np.array([5, 3, 1], np.float32).reshape(1, 3, 1, 1) + 6 * hue[:, None]) % 6
     saturation, value = (np.broadcast_to(x, hue.shape)[:, None] for x in (saturation, value))
     return value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
-
-
-def _palette(tone: Array) -> Array:
-    """Skin from light (0) to dark (1), [B, 3, 1, 1]."""
-    steps = np.linspace(0, 1, len(_SKIN))
-    return np.stack([np.interp(tone, steps, channel) for channel in _SKIN.T], axis=1).astype(np.float32)

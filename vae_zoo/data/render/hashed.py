@@ -1,4 +1,4 @@
-"""Random numbers by address: image j of stream s has its own, whatever is drawn before it or beside it."""
+"""Counter-based random numbers keyed by (stream, image), independent of the order in which images are drawn."""
 
 import numpy as np
 

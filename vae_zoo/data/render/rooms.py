@@ -11,7 +11,7 @@ is a sum of them:
 
 Lengths are halves of the room's side; x to the right, y up, z to the viewer at orientation 0; the object stands at the
 origin and the camera goes round it. Hues, sky and the values of the factors are the published ones; camera, light and the
-objects' proportions are not published and chosen to look like them (docs/data.md).
+objects' proportions are not published and chosen to look like them (docs/journal/data.md).
 Source: github.com/deepmind/3d-shapes.
 """
 
@@ -51,7 +51,7 @@ def draw_layers() -> Array:
         room, points = _room(eye, rays)
         near = np.flatnonzero(_comes_near(eye, rays))  # the rays that may meet an object
         floor = np.flatnonzero(room[0])
-        floor = floor[_comes_near(points[floor], _to_lamp(len(floor)))]  # those that may meet its shadow
+        floor = floor[_comes_near(points[floor], np.float32([TO_LAMP]))]  # those that may meet its shadow
         for (i, scale), j in ((pair, j) for pair in enumerate(FACTOR_VALUES[3]) for j in range(len(SHAPES))):
             light = room.copy()
             _cast_shadow(light, floor, SHAPES[j], scale, points)
@@ -70,10 +70,8 @@ def _camera(angle: float) -> tuple[Array, Array]:
     """Its place [3] and the rays through all pixels, unit length: float32 [P, 3], a pixel's rays one after the other."""
     sin, cos = np.sin(angle), np.cos(angle)
     right, ahead = np.array([cos, 0, -sin]), np.array([-sin, 0, -cos])
-    down, ahead = (
-        np.array([0, -np.cos(PITCH), 0]) - np.sin(PITCH) * ahead,
-        np.cos(PITCH) * ahead + np.array([0, -np.sin(PITCH), 0]),
-    )
+    down = np.array([0, -np.cos(PITCH), 0]) - np.sin(PITCH) * ahead
+    ahead = np.cos(PITCH) * ahead + np.array([0, -np.sin(PITCH), 0])
     at = ((np.arange(SIDE * RAYS) + 0.5) / RAYS - SIDE / 2).reshape(SIDE, RAYS) / FOCAL_LENGTH
     rays = ahead + at[:, None, :, None, None] * down + at[None, :, None, :, None] * right  # [row, column, RAYS, RAYS, 3]
     rays = rays.reshape(-1, 3) / np.linalg.norm(rays, axis=-1).reshape(-1, 1)
@@ -101,7 +99,7 @@ def _room(eye: Array, rays: Array) -> tuple[Array, Array]:
 
 def _cast_shadow(light: Array, floor: Array, shape: str, scale: float, points: Array) -> None:
     """Takes the lamp's light from the rays `floor`, where an object stands between their points and the lamp."""
-    enters, leaves, _ = _meet(shape, scale, points[floor], _to_lamp(len(floor)))
+    enters, leaves, _ = _meet(shape, scale, points[floor], np.float32([TO_LAMP]))
     light[0, floor[(enters < leaves) & (leaves > 0)]] -= LAMP * TO_LAMP[1]
 
 
@@ -122,12 +120,8 @@ def _shade(normal: Array, rays: Array) -> Array:
     return AMBIENT + HEADLIGHT * np.maximum(-(normal * rays).sum(1), 0) + LAMP * np.maximum(normal @ TO_LAMP, 0)
 
 
-def _to_lamp(count: int) -> Array:
-    return np.broadcast_to(np.array(TO_LAMP, np.float32), (count, 3))
-
-
 def _comes_near(origin: Array, rays: Array) -> Array:
-    """Whether rays [P] meet a ball that holds every object."""
+    """Whether rays [P], or one from each origin [P], meet a ball that holds every object."""
     with np.errstate(invalid="ignore"):
         enters, leaves = _round(origin - np.array([0, 0.26, 0], np.float32), rays, 0.38, [0, 1, 2])
     return enters < leaves
@@ -135,7 +129,8 @@ def _comes_near(origin: Array, rays: Array) -> Array:
 
 def _meet(shape: str, scale: float, origin: Array, rays: Array):
     """Where rays meet an object: enters [P], leaves [P] (missed unless enters < leaves), and the function that gives the
-    outward normals [M, 3] at points [M, 3] of its surface, for the M rays of a mask [P].  origin: [3] or [P, 3].
+    outward normals [M, 3] at points [M, 3] of its surface, for the M rays of a mask [P].  origin: [3], or [P, 3] of
+    parallel rays, then given as one.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         match shape:

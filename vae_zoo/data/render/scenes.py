@@ -22,16 +22,16 @@ TRIES, AT_ONCE, RESTARTS = 200, 20, 20  # for a sprite's place, until the scene 
 CHUNK = 64  # scenes drawn at a time
 REACH = np.array([13.573, 12.77, 11.253])  # from the centre to the farthest point of each of sprites.SHAPES at scale 1
 SEEN, UNSEEN = 0, 1
-PALETTES = {  # of grounds, seen and unseen, RGB 0-255
-    "solid": (
-        [(100, 209, 72), (209, 72, 100), (209, 127, 72), (72, 129, 209)]
-        + [(84, 184, 209), (209, 109, 84), (184, 209, 84), (109, 84, 209)],
-        [(222, 222, 102), (100, 100, 219), (219, 100, 219), (100, 219, 100)],
-    ),
-    "chequer": (
-        [(195, 135, 255), (193, 255, 135), (255, 165, 135), (81, 197, 255), (255, 229, 81), (255, 81, 139)],
-        [(255, 125, 227), (125, 255, 184), (255, 205, 125)],
-    ),
+
+
+def _rgb(colours: str) -> list[tuple[int, ...]]:
+    """Colours as web pages write them, as numbers from 0 to 255."""
+    return [tuple(bytes.fromhex(colour)) for colour in colours.split()]
+
+
+PALETTES = {  # of grounds, seen and unseen
+    "solid": (_rgb("64d148 d14864 d17f48 4881d1 54b8d1 d16d54 b8d154 6d54d1"), _rgb("dede66 6464db db64db 64db64")),
+    "chequer": (_rgb("c387ff c1ff87 ffa587 51c5ff ffe551 ff518b"), _rgb("ff7de3 7dffb8 ffcd7d")),
 }
 PALETTES["texture"] = PALETTES["chequer"]
 GROUNDS = ("black", "grey", "random", *PALETTES)
@@ -63,10 +63,6 @@ class Recipe:
     sprites: np.ndarray | None = None
     ground_images: np.ndarray | None = None
     held_out: float = 0.2
-
-    def has_unseen(self) -> bool:
-        """Whether there are grounds that training does not show."""
-        return self.ground_images is not None or self.ground in PALETTES
 
 
 def draw(recipe: Recipe, split: str, index: np.ndarray) -> np.ndarray:

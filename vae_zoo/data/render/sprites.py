@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from vae_zoo.utils.errors import UserError
+from vae_zoo.data.storage.download import blaming
 
 SHAPES = ("square", "ellipse", "heart")
 FACTOR_NAMES = ("colour", "shape", "scale", "orientation", "pos_x", "pos_y")
@@ -24,8 +24,7 @@ FACTOR_VALUES = (  # what the published `latents_values` say of each class
     np.array([1.0, 2.0, 3.0]),
     np.linspace(0.5, 1.0, 6),
     np.linspace(0.0, 2 * np.pi, 40),  # radians, both ends: the last picture is the first again
-    np.linspace(0.0, 1.0, 32),
-    np.linspace(0.0, 1.0, 32),
+    *(np.linspace(0.0, 1.0, 32),) * 2,
 )
 
 
@@ -64,10 +63,9 @@ def draw_grid() -> np.ndarray:
     Returns uint8 [737280, 512]: pixels row after row, the first in the highest bit, as `np.unpackbits` expects.
     """
     images = np.empty((*FACTOR_SIZES[1:], 64), np.uint64)  # a word is one row of pixels
-    for shape, scale, orientation in np.ndindex(3, 6, 39):
-        images[shape, scale, orientation] = _draw_at_all_positions(
-            shape, float(FACTOR_VALUES[2][scale]), float(FACTOR_VALUES[3][orientation])
-        )
+    scales, angles = FACTOR_VALUES[2:4]
+    for shape, scale, angle in np.ndindex(3, 6, 39):
+        images[shape, scale, angle] = _draw_at_all_positions(shape, float(scales[scale]), float(angles[angle]))
     images[:, :, 39] = images[:, :, 0]
     return images.view(np.uint8).reshape(-1, 512)
 
@@ -77,11 +75,6 @@ def factor_index(index: np.ndarray) -> np.ndarray:
     return np.stack(np.unravel_index(index, FACTOR_SIZES), axis=-1)
 
 
-def index_of(factors: np.ndarray) -> np.ndarray:
-    """Places in the grid of the images with these classes.  factors: int [N, 6].  Returns int64 [N]."""
-    return np.asarray(np.ravel_multi_index(tuple(np.asarray(factors).T), FACTOR_SIZES))
-
-
 def read_published(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     """Images and classes of the published `dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz`, or of a part in its format.
 
@@ -89,19 +82,13 @@ def read_published(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     opened.
     Returns uint8 [N, 512], packed as by `draw_grid`, and int64 [N, 6].  Raises UserError if anything is wrong.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if missing := {"imgs.npy", "latents_classes.npy"} - set(archive.namelist()):
-                raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
-            packed = _read_images(archive)
-            return packed, _read_classes(archive, len(packed))
-    except Exception as error:  # a damaged file ends in any of a dozen kinds, from zlib.error to tokenize.TokenError
-        reason = getattr(error, "strerror", None) or str(error) or "it ends too early"
-        raise UserError(
-            f"cannot read {path} as dSprites ({reason}): it must hold imgs, uint8 [N, 64, 64] of 0 and 1, and "
-            f"latents_classes, integers [N, 6] below {FACTOR_SIZES}; download it again or drop data.path to use the "
-            "built-in drawing"
-        ) from error
+    form = f"imgs, uint8 [N, 64, 64] of 0 and 1, and latents_classes, integers [N, 6] below {FACTOR_SIZES}"
+    remedy = "download it again or drop data.path to use the built-in drawing"
+    with blaming(f"cannot read {path} as dSprites (...): it must hold {form}; {remedy}"), zipfile.ZipFile(path) as archive:
+        if missing := {"imgs.npy", "latents_classes.npy"} - set(archive.namelist()):
+            raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
+        packed = _read_images(archive)
+        return packed, _read_classes(archive, len(packed))
 
 
 def _read_images(archive: zipfile.ZipFile) -> np.ndarray:
@@ -114,8 +101,7 @@ def _read_images(archive: zipfile.ZipFile) -> np.ndarray:
         if archive.getinfo("imgs.npy").file_size - member.tell() != shape[0] * 64 * 64:
             raise ValueError(f"imgs has not as many bytes as its shape {shape} needs")
         packed = np.empty((shape[0], 512), np.uint8)
-        for start in range(0, len(packed), 1024):  # 4 MB of pixels at a time
-            part = packed[start : start + 1024]
+        for part in np.split(packed, range(1024, len(packed), 1024)):  # 4 MB of pixels at a time
             pixels = np.frombuffer(member.read(len(part) * 64 * 64), np.uint8)
             if pixels.max() > 1:
                 raise ValueError(f"imgs has a pixel of {pixels.max()}")

@@ -5,7 +5,7 @@ so that they can be put there by hand, only those that are needed, and so that a
 """
 
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +16,9 @@ from PIL import Image
 from vae_zoo.config.types import CelebACrop, Shape, Side
 from vae_zoo.data.arrays import Arrays
 from vae_zoo.data.datamodule import DataModule
+from vae_zoo.data.sets.image_folder import decoded
 from vae_zoo.data.storage.cache import cached_array
-from vae_zoo.data.storage.download import arriving_whole, reason
+from vae_zoo.data.storage.download import blaming, fetch
 from vae_zoo.utils.errors import UserError
 
 PICTURES, ATTRIBUTES, IDENTITIES, SPLIT = FILES = (
@@ -57,74 +58,50 @@ class CelebA(DataModule):
 
     def load(self) -> Arrays:
         self._fetch()
-        names, split = self._table(SPLIT)
-        tables = {}
+        (names, split), tables = self._table(SPLIT), {}
         for file in (IDENTITIES, ATTRIBUTES):
             listed, tables[file] = self._table(file)
             if listed != names:
                 raise UserError(f"{self.folder / file} and {SPLIT} do not list the same images; fetch both again")
-        label_names = tuple((self.folder / ATTRIBUTES).read_text().splitlines()[1].split())
-        return Arrays(
-            self._images(names),
-            names=names,
-            label=(tables[ATTRIBUTES] > 0).astype(np.int64),  # [N, 40]
-            label_names=label_names,
-            num_classes=2,
-            groups={"identity": tables[IDENTITIES][:, 0]},
-            split=split[:, 0] if self.split == "official" else None,
-        )
+        label = tables[ATTRIBUTES] > 0  # [N, 40]
+        label_names = (self.folder / ATTRIBUTES).read_text().splitlines()[1].split()
+        groups, split = {"identity": tables[IDENTITIES][:, 0]}, split[:, 0] if self.split == "official" else None
+        return Arrays(self._images(names), label, 2, groups=groups, split=split, label_names=label_names, names=names)
 
     def _fetch(self) -> None:
         missing = [file for file in FILES if not (self.folder / file).exists()]
         names = ", ".join(missing).replace(PICTURES, f"{PICTURES}/ (the unpacked {PICTURES}.zip)")
         by_hand = f"put {names} into {self.folder} by hand"
         nearest = "use data=faces, the nearest set that needs no download"
-        if missing and not self.download:
-            raise UserError(f"{self.folder} lacks {names}; {by_hand}, set data.download=true, or {nearest}")
-        if not missing:
-            return
-        try:
-            with arriving_whole(self.folder.parent, [f"celeba/{file}" for file in missing]) as folder:
-                torchvision.datasets.CelebA(folder, download=True)
-        except Exception as error:  # torchvision and gdown raise many kinds
-            raise UserError(f"CelebA could not be downloaded ({reason(error)}); {by_hand}, or {nearest}") from error
+        lacks = f"{self.folder} lacks {names}; {by_hand}, set data.download=true, or {nearest}"
+        failed = f"CelebA could not be downloaded (...); {by_hand}, or {nearest}"
+        get, wanted = partial(torchvision.datasets.CelebA, download=True), [f"celeba/{file}" for file in missing]
+        fetch(get, self.folder.parent, wanted, self.download, lacks, failed)
 
     def _table(self, file: str) -> tuple[list[str], np.ndarray]:
         """Names of the images and the numbers beside them, int64 [N, columns]."""
-        try:
-            lines = (self.folder / file).read_text().splitlines()[2 if file == ATTRIBUTES else 0 :]
-            rows = [line for line in lines if line.strip()]
+        first, count = (2, 40) if file == ATTRIBUTES else (0, 1)  # line, columns
+        with blaming(f"{self.folder / file} is damaged (...); delete it and fetch it again"):
+            rows = [line for line in (self.folder / file).read_text().splitlines()[first:] if line.strip()]
             if not rows:
                 raise ValueError("it lists no images")
-            names = [row.split(maxsplit=1)[0] for row in rows]
-            columns = range(1, 41 if file == ATTRIBUTES else 2)
-            return names, np.loadtxt(rows, dtype=np.int64, usecols=columns, ndmin=2)
-        except (OSError, ValueError, IndexError) as error:
-            raise UserError(f"{self.folder / file} is damaged ({reason(error)}); delete it and fetch it again") from error
+            numbers = np.loadtxt(rows, dtype=np.int64, usecols=range(1, count + 1), ndmin=2)
+            return [row.split(maxsplit=1)[0] for row in rows], numbers
 
     def _images(self, names: list[str]) -> np.ndarray:
         """uint8 [N, 3, H, W], decoded once for each way of cutting them."""
         height, width = self.image_shape[1:]
         these = zlib.crc32("\n".join([str(self.folder.resolve()), *names]).encode())
         path = self.cache / f"celeba_v1_{self.crop or 'whole'}_{height}x{width}_{these:08x}.npy"
-        return cached_array(path, lambda: self._decode(names), shape=(len(names), 3, height, width), dtype=np.uint8)
-
-    def _decode(self, names: list[str]) -> np.ndarray:
-        images = np.empty((len(names), 3, *self.image_shape[1:]), dtype=np.uint8)
-        with ThreadPoolExecutor() as pool:
-            for place, image in enumerate(pool.map(self._read_image, names)):
-                images[place] = image
-        return images
+        shape = (3, height, width)
+        return cached_array(path, lambda: decoded(self._read_image, names, shape), (len(names), *shape))
 
     def _read_image(self, name: str) -> np.ndarray:
         """uint8 [3, H, W]."""
         path, (_, height, width) = self.folder / PICTURES / name, self.image_shape
-        try:
-            with Image.open(path) as image:
-                image = image.convert("RGB")
-                if self.crop is not None:
-                    left, top = (round((side - self.crop) / 2) for side in image.size)
-                    image = image.crop((left, top, left + self.crop, top + self.crop))
-                return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({reason(error)}); unpack {PICTURES}.zip again") from error
+        with blaming(f"{path} cannot be read (...); unpack {PICTURES}.zip again"), Image.open(path) as image:
+            image = image.convert("RGB")
+            if self.crop is not None:
+                left, top = (round((side - self.crop) / 2) for side in image.size)
+                image = image.crop((left, top, left + self.crop, top + self.crop))
+            return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)

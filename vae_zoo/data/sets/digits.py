@@ -15,9 +15,6 @@ from vae_zoo.data.datamodule import DataModule
 class Digits(DataModule):
     """size: side of the square images, pixels."""
 
-    default_group = "label"
-    groupings = ("label",)
-
     def __init__(self, size: Side = 32, image_shape: Shape | None = None, **common):
         super().__init__(image_shape or (1, size, size), **common)
 

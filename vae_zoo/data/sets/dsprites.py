@@ -1,9 +1,10 @@
 """dSprites: 737,280 binary images of 64x64, the full grid of five factors (Matthey et al., 2017).
 
-Drawn by ourselves to the published geometry (vae_zoo.data.render.sprites; docs/data.md says how close), or read from the
-published npz.
+Drawn by ourselves to the published geometry (vae_zoo.data.render.sprites; docs/journal/data.md says how close), or read
+from the published npz.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,8 @@ from vae_zoo.data.datamodule import DataModule, check_size
 from vae_zoo.data.render import sprites
 from vae_zoo.data.storage.cache import cached_array
 
-FACTORS = (
-    Factor("shape", 3, "categorical"),
-    Factor("scale", 6, "ordered"),
-    Factor("orientation", 40, "circular"),
-    Factor("pos_x", 32, "ordered"),
-    Factor("pos_y", 32, "ordered"),
-)
+NAMES, SIZES = sprites.FACTOR_NAMES[1:], sprites.FACTOR_SIZES[1:]  # without the colour
+FACTORS = tuple(map(Factor, NAMES, SIZES, ("categorical", "ordered", "circular", "ordered", "ordered")))
 CACHE_NAME = "dsprites_v1.npy"  # a new number whenever `sprites` draws other pixels
 
 
@@ -32,7 +28,7 @@ class DSprites(DataModule):
 
     default_label = "shape"
     default_group = "shape"
-    groupings = ("label", "shape", "scale", "orientation", "pos_x", "pos_y")
+    groupings = ("label", *NAMES)
 
     def __init__(self, path: str | None = None, cache: str = "~/.cache/vae_zoo", image_shape: Shape = (1, 64, 64), **common):
         check_size(image_shape, (64,))
@@ -41,10 +37,9 @@ class DSprites(DataModule):
 
     def load(self) -> Arrays:
         if self.path is None:
-            shape = (int(np.prod(sprites.FACTOR_SIZES)), 64 * 64 // 8)
-            images = cached_array(self.cache / CACHE_NAME, sprites.draw_grid, shape=shape, dtype=np.uint8)
+            images = cached_array(self.cache / CACHE_NAME, sprites.draw_grid, (math.prod(SIZES), 64 * 64 // 8))
             factors = sprites.factor_index(np.arange(len(images)))
         else:
             images, factors = sprites.read_published(Path(self.path).expanduser())
         factors = factors[:, 1:].astype(np.uint8)  # [N, 5]
-        return Arrays(images, label=factors[:, 0], num_classes=3, factors=factors, factor_info=FACTORS, packed=True)
+        return Arrays(images, factors[:, 0], 3, factors, FACTORS, packed=True)

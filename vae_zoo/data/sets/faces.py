@@ -20,7 +20,7 @@ from vae_zoo.data.sets.celeba import CelebA
 from vae_zoo.data.sets.digits import resize_bytes
 from vae_zoo.data.sets.image_folder import ImageFolder
 from vae_zoo.data.storage.cache import cached_array
-from vae_zoo.data.storage.download import arriving_whole, reason
+from vae_zoo.data.storage.download import blaming, fetch
 from vae_zoo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Faces(DataModule):
     ):
         super().__init__(image_shape or (channels, size, size), **common)
         self.source, self.path, self.root, self.download = source, path, Path(root).expanduser(), download
-        self.min_images, self.cache = min_images, cache
+        self.min_images, self.cache = min_images, Path(cache).expanduser()
         self.num_identities, self.images_per_identity = num_identities, images_per_identity
         self.style_strength, self.confound = style_strength, confound
         if source == "cartoon":
@@ -87,21 +87,12 @@ class Faces(DataModule):
         identity = np.arange(self.num_identities).repeat(self.images_per_identity)
         image = np.tile(np.arange(self.images_per_identity), self.num_identities)
         factors = cartoon.factors(identity, image, strength=self.style_strength, confound=self.confound)
-        size = f"{self.num_identities}x{self.images_per_identity}"
-        images = cached_array(
-            Path(self.cache).expanduser() / f"cartoon_v{cartoon.VERSION}_{size}_{self.style_strength}_{self.confound}.npy",
-            lambda: cartoon.render(factors, cartoon.noise_key(identity, image)),
-            shape=(len(factors), 3, cartoon.SIDE, cartoon.SIDE),
-            dtype=np.uint8,
-        )
-        return Arrays(
-            images,
-            factors=factors,
-            factor_info=cartoon.FACTORS,
-            groups={"identity": identity},
-            split=np.where(cartoon.is_held_out(factors), 3, 0),
-            extra_splits=("test_comb",),
-        )
+        size, shape = f"{self.num_identities}x{self.images_per_identity}", (len(factors), 3, cartoon.SIDE, cartoon.SIDE)
+        path = self.cache / f"cartoon_v{cartoon.VERSION}_{size}_{self.style_strength}_{self.confound}.npy"
+        images = cached_array(path, lambda: cartoon.render(factors, cartoon.noise_key(identity, image)), shape)
+        known = {"factors": factors, "factor_info": cartoon.FACTORS, "groups": {"identity": identity}}
+        split = np.where(cartoon.is_held_out(factors), 3, 0)
+        return Arrays(images, split=split, extra_splits=("test_comb",), **known)
 
     def _folder(self) -> Arrays:
         if self.path is None:
@@ -112,7 +103,7 @@ class Faces(DataModule):
         return Arrays(arrays.images, groups={"identity": arrays.label})
 
     def _celeba(self) -> Arrays:
-        arrays = CelebA(str(self.root), self.download, size=self.image_shape[1], cache=self.cache).load()
+        arrays = CelebA(str(self.root), self.download, size=self.image_shape[1], cache=str(self.cache)).load()
         return Arrays(arrays.images, groups=arrays.groups, split=arrays.split)
 
     def _olivetti(self) -> Arrays:
@@ -124,40 +115,28 @@ class Faces(DataModule):
         bunch = self._fetched(fetch_lfw_people, min_faces_per_person=self.min_images, **resized)
         return Arrays(_bytes(bunch.images.transpose(0, 3, 1, 2)), groups={"identity": bunch.target})
 
-    def _fetched(self, fetch: Callable, **settings):
+    def _fetched(self, reader: Callable, **settings):
         """What a fetcher of scikit-learn gives, downloaded first if need be."""
         missing = [file for file in FILES[self.source] if not (self.root / file).exists()]
         names = ", ".join(missing)
-        by_hand = f"put {names}, as scikit-learn's {fetch.__name__} keeps it, into {self.root}"
+        by_hand = f"put {names}, as scikit-learn's {reader.__name__} keeps it, into {self.root}"
         nearest = "use data.source=cartoon, which needs no download"
-        if missing and not self.download:
-            raise UserError(f"{self.root} lacks {names}; {by_hand}, set data.download=true, or {nearest}")
-        if missing:
-            try:
-                with arriving_whole(self.root, missing) as folder, warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of the second try
-                    fetch(data_home=folder, n_retries=1, **settings)
-            except Exception as error:  # scikit-learn raises many kinds
-                raise UserError(
-                    f"{self.source} could not be downloaded ({reason(error)}); {by_hand} by hand, or {nearest}"
-                ) from error
-        try:
-            return fetch(data_home=self.root, download_if_missing=False, **settings)
-        except Exception as error:  # a damaged file raises many kinds
-            where = self.root / FILES[self.source][0]
-            raise UserError(f"{where} cannot be read ({reason(error)}); delete it and fetch it again") from error
+        lacks = f"{self.root} lacks {names}; {by_hand}, set data.download=true, or {nearest}"
+        failed = f"{self.source} could not be downloaded (...); {by_hand} by hand, or {nearest}"
+        with warnings.catch_warnings(action="ignore"):  # of the second try
+            fetch(lambda folder: reader(folder, n_retries=1, **settings), self.root, missing, self.download, lacks, failed)
+        with blaming(f"{self.root / FILES[self.source][0]} cannot be read (...); delete it and fetch it again"):
+            return reader(data_home=self.root, download_if_missing=False, **settings)
 
     def _without_rare(self, arrays: Arrays) -> Arrays:
         """Without the identities that have fewer than `min_images`."""
-        identity = arrays.groups["identity"]
+        identity, least = arrays.groups["identity"], self.min_images
         _, place, count = np.unique(identity, return_inverse=True, return_counts=True)
-        kept = count[place] >= self.min_images
+        kept = count[place] >= least
         if not kept.any():
-            raise UserError(
-                f"data.min_images={self.min_images} leaves nobody: the most images of one person are {count.max()}"
-            )
+            raise UserError(f"data.min_images={least} leaves nobody: the most images of one person are {count.max()}")
         if not kept.all():
-            log.info("%d people with fewer than %d images are left out", (count < self.min_images).sum(), self.min_images)
+            log.info("%d people with fewer than %d images are left out", (count < least).sum(), least)
         split = None if arrays.split is None else arrays.split[kept]
         images = arrays.images if kept.all() else arrays.images[kept]
         return Arrays(images, groups={"identity": identity[kept]}, split=split)
@@ -173,8 +152,7 @@ def _fitted(images: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
     channels, *size = image_shape
     if images.shape[1] > channels:
         weights, parts = np.array([0.299, 0.587, 0.114], np.float32), np.array_split(images, len(images) // 2000 + 1)
-        images = np.concatenate(
-            [np.rint(np.einsum("c,nchw->nhw", weights, part)).astype(np.uint8)[:, None] for part in parts]
-        )
+        grey = [np.rint(np.einsum("c,nchw->nhw", weights, part)).astype(np.uint8) for part in parts]
+        images = np.concatenate(grey)[:, None]
     images = resize_bytes(images, size)
     return images if images.shape[1] == channels else images.repeat(channels, axis=1)

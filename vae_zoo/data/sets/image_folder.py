@@ -1,9 +1,9 @@
 """The user's own pictures: a folder of images, or of one folder of images a class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from vae_zoo.config.types import Shape, Side
 from vae_zoo.data.arrays import Arrays
 from vae_zoo.data.datamodule import DataModule
+from vae_zoo.data.storage.download import blaming
 from vae_zoo.utils.errors import UserError
 
 
@@ -21,9 +22,6 @@ class ImageFolder(DataModule):
     dropped. Sub-folders are classes (`label`, in the order of their names). Whatever else lies there is refused, so
     that nothing is left out unseen; names that begin with a dot are passed over.
     """
-
-    default_group = "label"
-    groupings = ("label",)
 
     def __init__(self, path: str, size: Side = 64, channels: Literal[1, 3] = 3, image_shape: Shape | None = None, **common):
         super().__init__(image_shape or (channels, size, size), **common)
@@ -37,7 +35,7 @@ class ImageFolder(DataModule):
 
 
 def read_images(path: Path, image_shape: Sequence[int], setting: str) -> Arrays:
-    """The pictures of a folder as ImageFolder has them.  setting: where the folder was named, for what a person is told."""
+    """The pictures of a folder as ImageFolder has them. setting: the setting that names the folder, for error messages."""
     if not path.is_dir():
         raise UserError(f"{setting}={path} is not a folder; name a folder of images or of one folder a class")
     folders, files = _entries(path)
@@ -48,10 +46,7 @@ def read_images(path: Path, image_shape: Sequence[int], setting: str) -> Arrays:
         )
     classes = [_images_of_class(folder, setting) for folder in folders]
     paths = sum(classes, files)
-    images = np.empty((len(paths), *image_shape), dtype=np.uint8)
-    with ThreadPoolExecutor() as pool:
-        for place, image in enumerate(pool.map(lambda file: read_image(file, image_shape), paths)):
-            images[place] = image
+    images = decoded(lambda file: read_image(file, image_shape), paths, image_shape)
     names = [str(file.relative_to(path)) for file in paths]
     if not classes:
         return Arrays(images, names=names)
@@ -59,15 +54,22 @@ def read_images(path: Path, image_shape: Sequence[int], setting: str) -> Arrays:
     return Arrays(images, label=label, num_classes=len(classes), names=names)
 
 
+def decoded(read: Callable[[Any], np.ndarray], pictures: Sequence, image_shape: Sequence[int]) -> np.ndarray:
+    """uint8 [N, C, H, W] of what `read` makes of each picture, many at a time."""
+    images = np.empty((len(pictures), *image_shape), dtype=np.uint8)
+    with ThreadPoolExecutor() as pool:
+        for place, image in enumerate(pool.map(read, pictures)):
+            images[place] = image
+    return images
+
+
 def read_image(path: Path, image_shape: Sequence[int]) -> np.ndarray:
     """[C, H, W] uint8. Raises UserError for a file that is no picture."""
     channels, height, width = image_shape
-    try:
-        with Image.open(path) as image:
-            image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
-            pixels = np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
-    except Exception as error:  # a damaged picture raises many kinds
-        raise UserError(f"{path} cannot be read as an image of 8 or 16 bits; remove it or save it as PNG or JPEG") from error
+    told = f"{path} cannot be read as an image of 8 or 16 bits; remove it or save it as PNG or JPEG"
+    with blaming(told), Image.open(path) as image:
+        image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
+        pixels = np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 

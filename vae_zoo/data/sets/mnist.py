@@ -4,6 +4,7 @@ torchvision downloads them; the files are read here, so that a damaged one is na
 """
 
 import gzip
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from vae_zoo.data.arrays import Arrays
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.render.colours import coloured
 from vae_zoo.data.sets.digits import resize_bytes
-from vae_zoo.data.storage.download import arriving_whole, reason
+from vae_zoo.data.storage.download import blaming, fetch
 from vae_zoo.utils.errors import UserError
 
 
@@ -26,8 +27,6 @@ class MNIST(DataModule):
     colour: `grey`, or `random`: RGB, pale strokes on a deep ground, whose hues say nothing of the digit.
     """
 
-    default_group = "label"
-    groupings = ("label",)
     source = torchvision.datasets.MNIST
 
     def __init__(
@@ -43,13 +42,12 @@ class MNIST(DataModule):
         self.colour = colour
         self.root, self.download = Path(root).expanduser(), download
         self.raw = self.root / self.source.__name__ / "raw"
-        self.files = [self.raw / file.removesuffix(".gz") for file, _ in self.source.resources]  # each may be gzipped
+        self.files = [self.raw / file.removesuffix(".gz") for file, _ in self.source.resources]  # or gzipped
 
     def load(self) -> Arrays:
         self._fetch()
         train_images, train_label, test_images, test_label = (self._read(file) for file in self.files)
-        images = np.concatenate([train_images, test_images])[:, None]  # [N, 1, 28, 28]
-        images = resize_bytes(images, self.image_shape[1:])
+        images = resize_bytes(np.concatenate([train_images, test_images])[:, None], self.image_shape[1:])  # [N, 1, H, W]
         if self.colour == "random":
             images = coloured(images)
         label = np.concatenate([train_label, test_label])
@@ -60,27 +58,17 @@ class MNIST(DataModule):
 
     def _fetch(self) -> None:
         """Downloads what is missing."""
-        missing = [file for file in self.files if not (file.is_file() or _gzipped(file).is_file())]
-        names = ", ".join(f"{file.name}.gz" for file in missing)
-        if missing and not self.download:
-            raise UserError(f"{self.raw} lacks {names} (or unpacked); put them there or set data.download=true")
-        if not missing:
-            return
-        try:
-            with arriving_whole(self.root, [file.relative_to(self.root) for file in missing]) as folder:
-                self.source(folder, download=True)
-        except Exception as error:  # torchvision raises many kinds
-            raise UserError(
-                f"{self.source.__name__} could not be downloaded ({reason(error)}); put {names} into {self.raw} "
-                f"by hand, or use data=digits, the nearest set that needs no download"
-            ) from error
+        missing = [file for file in self.files if not _place(file).is_file()]
+        names = ", ".join(_place(file).name for file in missing)
+        by_hand = f"put {names} into {self.raw} by hand, or use data=digits, the nearest set that needs no download"
+        lacks = f"{self.raw} lacks {names} (or unpacked); put them there or set data.download=true"
+        failed = f"{self.source.__name__} could not be downloaded (...); {by_hand}"
+        wanted = [file.relative_to(self.root) for file in missing]
+        fetch(partial(self.source, download=True), self.root, wanted, self.download, lacks, failed)
 
     def _read(self, file: Path) -> np.ndarray:
-        file = file if file.is_file() else _gzipped(file)
-        try:
-            return read_idx(file, ndim=3 if "images" in file.name else 1)
-        except Exception as error:  # a damaged gzip raises many kinds
-            raise UserError(f"{file} is damaged ({reason(error)}); delete it and fetch it again") from error
+        with blaming(f"{_place(file)} is damaged (...); delete it and fetch it again"):
+            return read_idx(_place(file), ndim=3 if "images" in file.name else 1)
 
 
 class FashionMNIST(MNIST):
@@ -103,5 +91,6 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def _gzipped(file: Path) -> Path:
-    return file.with_name(f"{file.name}.gz")
+def _place(file: Path) -> Path:
+    """The file, or its gzipped form."""
+    return file if file.is_file() else file.with_name(f"{file.name}.gz")

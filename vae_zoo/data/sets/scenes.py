@@ -5,9 +5,8 @@ end, each scene seen once. The test has scenes on the grounds of training, `test
 """
 
 import zlib
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from vae_zoo.data.render.scenes import Recipe
 from vae_zoo.data.sets.digits import resize_bytes
 from vae_zoo.data.sets.image_folder import read_images
 from vae_zoo.data.storage.cache import cached_array
-from vae_zoo.data.storage.download import reason
+from vae_zoo.data.storage.download import blaming
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.memory import to_device
 
@@ -54,8 +53,6 @@ class Scenes(DataModule):
     """
 
     default_label = "count"
-    default_group = "label"
-    groupings = ("label",)
 
     def __init__(
         self,
@@ -77,8 +74,7 @@ class Scenes(DataModule):
     ):
         super().__init__(image_shape or (3, size, size), **common)
         self.path, self.train_size, self.endless = path, train_size, endless
-        self.cache = Path(cache).expanduser()
-        self.sprites, self.ground = sprites, ground
+        self.sprites, self.cache = sprites, Path(cache).expanduser()
         chosen = {"sprite_size": sprite_size, "ground": ground, "colour": colour, "max_overlap": max_overlap}
         chosen["num_objects"] = num_objects and tuple(num_objects)
         self.settings = {"size": size, "phase_jitter": phase_jitter} | VARIANTS[variant]
@@ -97,30 +93,21 @@ class Scenes(DataModule):
         sizes = {"train": self.train_size}
         for name, size in (("val", self.val_size), ("test", self.test_size)):
             sizes[name] = max(1, round(size * self.train_size)) if size < 1 else int(size)
-        if recipe.has_unseen():
+        if recipe.ground_images is not None or recipe.ground in scene_drawing.PALETTES:  # training does not show all
             sizes["test_unseen"] = sizes["test"]
-        index = {name: np.arange(count) for name, count in sizes.items()}
-        total = sum(sizes.values())
+        parts = [(name, np.arange(count)) for name, count in sizes.items()]
+        total, split = sum(sizes.values()), np.repeat(np.arange(len(sizes)), [*sizes.values()])
+
+        def drawn(parts, channels):
+            return np.concatenate([scene_drawing.draw(recipe, *part)[:, channels] for part in parts])
+
         stem = f"scenes_v{scene_drawing.VERSION}_{_digest(recipe)}_{'_'.join(map(str, sizes.values()))}"
-        held_out = total - self.train_size
-        images = cached_array(
-            self.cache / f"{stem}.npy",
-            lambda: np.concatenate([scene_drawing.draw(recipe, *part)[:, :3] for part in index.items()]),
-            shape=(total, 3, side, side),
-            dtype=np.uint8,
-        )
-        self.masks = torch.from_numpy(
-            cached_array(
-                self.cache / f"{stem}_masks.npy",
-                lambda: np.concatenate([scene_drawing.draw(recipe, *part)[:, 3] for part in [*index.items()][1:]]),
-                shape=(held_out, side, side),
-                dtype=np.uint8,
-            )
-        )
-        count = np.concatenate([scene_drawing.counts(recipe, *part) for part in index.items()])
-        split = np.repeat(np.arange(len(sizes)), [*sizes.values()])
-        most = recipe.num_objects[1]
-        return Arrays(images, count, num_classes=most + 1, split=split, extra_splits=tuple(sizes)[3:])
+        path, masks_path = self.cache / f"{stem}.npy", self.cache / f"{stem}_masks.npy"
+        images = cached_array(path, lambda: drawn(parts, slice(3)), (total, 3, side, side))
+        masks = cached_array(masks_path, lambda: drawn(parts[1:], 3), (total - self.train_size, side, side))
+        self.masks = torch.from_numpy(masks)
+        count = np.concatenate([scene_drawing.counts(recipe, *part) for part in parts])
+        return Arrays(images, count, recipe.num_objects[1] + 1, split=split, extra_splits=tuple(sizes)[3:])
 
     def setup(self, stage: str | None = None) -> None:
         if self.endless and (self.path is not None or self.group_by or {"group", "supervised"} & self.needs):
@@ -131,25 +118,20 @@ class Scenes(DataModule):
 
     def _published(self) -> Arrays:
         assert self.path is not None
-        try:
-            with np.load(Path(self.path).expanduser()) as file, np.errstate(invalid="ignore"):
+        where = f"data.path={self.path}"
+        form = "an npz with `image` uint8 [N, H, W, 3] and `mask` [N, H, W], whose 0 is the ground"
+        with blaming(f"{where} cannot be read (...); give {form}"), np.errstate(invalid="ignore"):
+            with np.load(Path(self.path).expanduser()) as file:
                 image, given = file["image"], file["mask"]
-                mask = given.astype(np.uint8)
-        except Exception as error:  # a file that is no npz raises many kinds
-            raise UserError(
-                f"data.path={self.path} cannot be read ({reason(error)}); give an npz with `image` uint8 [N, H, W, 3] and "
-                f"`mask` [N, H, W], whose 0 is the ground"
-            ) from error
+            mask = given.astype(np.uint8)
         if image.ndim != 4 or mask.shape != image.shape[:3]:
-            raise UserError(f"data.path={self.path} has image {image.shape} and mask {mask.shape}; masks need an image each")
+            raise UserError(f"{where} has image {image.shape} and mask {mask.shape}; masks need an image each")
         if not mask.size:
-            raise UserError(
-                f"data.path={self.path} holds no scenes, its image is {image.shape}; give one for each split or more"
-            )
+            raise UserError(f"{where} holds no scenes, its image is {image.shape}; give one for each split or more")
         if (mask != given).any() or mask.max() > MOST:
             raise UserError(
-                f"data.path={self.path} has numbers in mask from {given.min()} to {given.max()}; give whole numbers from 0, "
-                f"the ground, to {MOST}"
+                f"{where} has numbers in mask from {given.min()} to {given.max()}; give whole numbers from 0, the ground, "
+                f"to {MOST}"
             )
         self.masks = torch.from_numpy(mask)
         count = np.array([np.count_nonzero(np.bincount(one.ravel())[1:]) for one in mask])
@@ -185,23 +167,17 @@ class Scenes(DataModule):
         image = self.to_float(to_device(torch.from_numpy(scenes[:, :3]), device))
         return {"image": image, "index": to_device(index, device)}
 
-    def batch(self, index: Tensor, device: torch.device | str = "cpu", group_sizes: Tensor | None = None) -> Batch:
-        return cast(Batch, super().batch(index, device, group_sizes) | self._truth(index, device))
-
     def single(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
-        return cast(Batch, super().single(index, device) | self._truth(index, device))
-
-    def _truth(self, index: Tensor, device) -> dict[str, Any]:
-        """What is known of scenes; nothing where one of them was drawn for training, whose masks are not kept."""
-        place = index - (len(self.images) - len(self.masks))
+        """What is known of scenes too, unless one of them was drawn for training: masks of these are not kept."""
+        batch, place = super().single(index, device), index - (len(self.images) - len(self.masks))
         if (place < 0).any():
-            return {}
+            return batch
         mask = self.masks[place]
         box, pixels = boxes_of(mask)
         boxes = [one[seen] for one, seen in zip(box, pixels >= LEAST)]
         count = torch.tensor([len(one) for one in boxes])
         known = {"mask": to_device(mask, device).long(), "count": to_device(count, device)}
-        return known | {"boxes": [to_device(one, device) for one in boxes]}
+        return batch | known | {"boxes": [to_device(one, device) for one in boxes]}
 
 
 def boxes_of(mask: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
@@ -218,7 +194,7 @@ def boxes_of(mask: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
 
 def _digest(recipe: Recipe) -> str:
     """A name for all that a recipe says."""
-    values = [getattr(recipe, field.name) for field in fields(recipe)]
+    values = vars(recipe).values()
     text = b"".join(np.ascontiguousarray(v).tobytes() if isinstance(v, np.ndarray) else repr(v).encode() for v in values)
     return f"{zlib.crc32(text):08x}"
 
@@ -242,11 +218,8 @@ def _cut_outs(folder: Path, side: int) -> np.ndarray:
 
 
 def _cut_out(path: Path, side: int) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            picture = picture.convert("RGBA")
-    except Exception as error:  # a damaged picture raises many kinds
-        raise UserError(f"{path} cannot be read as a picture; remove it or save it as PNG") from error
+    with blaming(f"{path} cannot be read as a picture; remove it or save it as PNG"), Image.open(path) as picture:
+        picture = picture.convert("RGBA")
     box = picture.getchannel("A").getbbox()
     if box is None:
         raise UserError(f"{path} is transparent all over; remove it")

@@ -1,7 +1,7 @@
 """3DShapes: 480,000 images of 64x64 RGB, the full grid of six factors (Burgess and Kim, 2018), or a part of that grid.
 
-Drawn by ourselves (vae_zoo.data.render.rooms; docs/data.md says how they differ), or read from the published h5. Drawn
-images are kept as their factors, 6 bytes each, and made when a batch is: the whole grid costs the memory of
+Drawn by ourselves (vae_zoo.data.render.rooms; docs/journal/data.md says how they differ), or read from the published h5.
+Drawn images are kept as their factors, 6 bytes each, and made when a batch is: the whole grid costs the memory of
 its 480 scenes, 39 MB.
 """
 
@@ -21,7 +21,7 @@ from vae_zoo.data.datamodule import DataModule, check_size
 from vae_zoo.data.render import rooms
 from vae_zoo.data.render.colours import hues
 from vae_zoo.data.storage.cache import cached_array, cached_parts
-from vae_zoo.data.storage.download import reason
+from vae_zoo.data.storage.download import blaming
 from vae_zoo.utils.errors import UserError
 
 KINDS = ("categorical", "categorical", "categorical", "ordered", "categorical", "ordered")
@@ -41,7 +41,7 @@ class Shapes3D(DataModule):
 
     default_label = "shape"
     default_group = "shape"
-    groupings = ("label", "floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
+    groupings = ("label", *rooms.FACTOR_NAMES)
 
     def __init__(
         self,
@@ -55,13 +55,10 @@ class Shapes3D(DataModule):
         super().__init__(image_shape or (3, size, size), **common)
         check_size(self.image_shape, (32, 64))
         self.path, self.cache = path, Path(cache).expanduser()
-        chosen: dict[str, Any] = {**dict.fromkeys(rooms.FACTOR_NAMES), **(factors or {})}
-        if unknown := chosen.keys() - {*rooms.FACTOR_NAMES}:
+        given, sizes = factors or {}, zip(rooms.FACTOR_NAMES, rooms.FACTOR_SIZES)
+        if unknown := given.keys() - {*rooms.FACTOR_NAMES}:
             raise UserError(f"data.factors.{min(unknown)} is no factor of 3DShapes; choose {', '.join(rooms.FACTOR_NAMES)}")
-        self.values = [
-            sorted(range(count) if chosen[name] is None else chosen[name])
-            for name, count in zip(rooms.FACTOR_NAMES, rooms.FACTOR_SIZES)
-        ]
+        self.values = [sorted(range(size) if given.get(name) is None else given[name]) for name, size in sizes]
         self.layers: Tensor | None = None  # of all scenes [480, L, H W], where images are drawn
 
     def load(self) -> Arrays:
@@ -70,18 +67,12 @@ class Shapes3D(DataModule):
             images, kept_as = classes.astype(np.uint8), (6,)
             self.layers = torch.from_numpy(self._scenes())
         else:
-            images, classes = self._read(Path(self.path).expanduser())
-            kept_as = None
+            (images, classes), kept_as = self._read(Path(self.path).expanduser()), None
         places = np.stack([np.searchsorted(*pair) for pair in zip(self.values, classes.T)], axis=-1)  # among those in use
         varied = [k for k, values in enumerate(self.values) if len(values) > 1]
-        return Arrays(
-            images,
-            kept_as=kept_as,
-            label=places[:, SHAPE],
-            num_classes=len(self.values[SHAPE]),
-            factors=places[:, varied].astype(np.uint8),
-            factor_info=[Factor(rooms.FACTOR_NAMES[k], len(self.values[k]), KINDS[k]) for k in varied],
-        )
+        info = [Factor(rooms.FACTOR_NAMES[k], len(self.values[k]), KINDS[k]) for k in varied]
+        factors, num_classes = places[:, varied].astype(np.uint8), len(self.values[SHAPE])
+        return Arrays(images, places[:, SHAPE], num_classes, factors, info, kept_as=kept_as)
 
     def to_float(self, images: Tensor) -> Tensor:
         """Drawn here, where what is kept are the places of the factors' values, uint8 [B, 6]."""
@@ -93,7 +84,7 @@ class Shapes3D(DataModule):
     def _scenes(self) -> np.ndarray:
         """The layers of all scenes at the size of the images: float32 [480, L, H, W]."""
         shape = (*rooms.FACTOR_SIZES[3:], len(rooms.LAYERS), rooms.SIDE, rooms.SIDE)
-        layers = cached_array(self.cache / CACHE_NAME, rooms.draw_layers, shape=shape, dtype=np.float32)
+        layers = cached_array(self.cache / CACHE_NAME, rooms.draw_layers, shape, np.float32)
         return rooms.shrink(layers, self.image_shape[1]).reshape(-1, len(rooms.LAYERS), *self.image_shape[1:])
 
     def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -107,13 +98,8 @@ class Shapes3D(DataModule):
         if not len(rows):
             raise UserError(f"{path} has no image with these data.factors; choose other values, or the whole published file")
         side, chosen = self.image_shape[1], f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {self.values}"
-        images = cached_parts(
-            self.cache / f"shapes3d_v1_{side}_{zlib.crc32(chosen.encode()):08x}.npy",
-            lambda: _images(path, rows, side),
-            shape=(len(rows), 3, side, side),
-            dtype=np.uint8,
-        )
-        return images, classes[rows]
+        file = self.cache / f"shapes3d_v1_{side}_{zlib.crc32(chosen.encode()):08x}.npy"
+        return cached_parts(file, lambda: _images(path, rows, side), (len(rows), 3, side, side)), classes[rows]
 
 
 def compose(layers: Tensor, factors: Tensor) -> Tensor:
@@ -133,26 +119,21 @@ def compose(layers: Tensor, factors: Tensor) -> Tensor:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The file. Raises UserError for whatever is wrong with it, now or while it is read."""
+    drawn = "or drop data.path to use the built-in drawing"
     try:
         import h5py  # only here: an extra of the package
     except ImportError as error:
         raise UserError(
-            f"data.path={path} is read with h5py, which is not installed; `pip install h5py`, or drop data.path to use the "
-            f"built-in drawing"
+            f"data.path={path} is read with h5py, which is not installed; `pip install h5py`, {drawn}"
         ) from error
-    try:
-        with h5py.File(path) as file:
-            yield file
-    except Exception as error:  # a damaged file ends in KeyError, OSError, RuntimeError, ValueError
-        raise UserError(
-            f"cannot read {path} as 3DShapes ({reason(error)}): it must hold images, uint8 [N, 64, 64, 3], and labels, "
-            f"reals [N, 6] as published; download 3dshapes.h5 again, or drop data.path to use the built-in drawing"
-        ) from error
+    form = "images, uint8 [N, 64, 64, 3], and labels, reals [N, 6] as published; download 3dshapes.h5 again"
+    with blaming(f"cannot read {path} as 3DShapes (...): it must hold {form}, {drawn}"), h5py.File(path) as file:
+        yield file
 
 
 def _classes(labels: np.ndarray) -> np.ndarray:
     """Places in `rooms.FACTOR_VALUES` of published factor values [N, 6]."""
-    first, step = (np.array([f(values) for values in rooms.FACTOR_VALUES]) for f in (np.min, lambda v: v[1] - v[0]))
+    first, step = np.array([(values[0], values[1] - values[0]) for values in rooms.FACTOR_VALUES]).T
     classes = np.rint((labels - first) / step).astype(np.int64)
     wrong = (abs(first + step * classes - labels) > 1e-3) | (classes < 0) | (classes >= rooms.FACTOR_SIZES)
     if wrong.any():

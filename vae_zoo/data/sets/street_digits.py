@@ -23,13 +23,8 @@ from vae_zoo.data.storage.cache import cached_array
 SIDE = 32
 TEXTURES = ("plain", "stripes", "checks", "dots", "clouds")
 SIZES = (19.0, 21.0, 23.0, 25.0)  # pixels a side of the square that a digit fills, by stroke_scale
-FACTORS = (
-    Factor("digit", 10, "categorical"),
-    Factor("digit_colour", 6, "categorical"),
-    Factor("texture", len(TEXTURES), "categorical"),
-    Factor("ground_colour", 6, "categorical"),
-    Factor("stroke_scale", len(SIZES), "ordered"),
-)
+NAMES = ("digit", "digit_colour", "texture", "ground_colour", "stroke_scale")
+FACTORS = tuple(map(Factor, NAMES, (10, 6, len(TEXTURES), 6, len(SIZES)), (*["categorical"] * 4, "ordered")))
 DISTRACTOR = 0.6  # probability of a neighbour on each side
 CHUNK = 2000  # images drawn at a time
 CACHE_NAME = "street_digits_v1"  # a new number whenever `draw` gives other pixels
@@ -43,8 +38,7 @@ class StreetDigits(DataModule):
     """
 
     default_label = "digit"
-    default_group = "label"
-    groupings = ("label", "identity", "digit", "digit_colour", "texture", "ground_colour", "stroke_scale")
+    groupings = ("label", "identity", *NAMES)
 
     def __init__(
         self, num_images: Count = 20_000, cache: str = "~/.cache/vae_zoo", image_shape: Shape = (3, SIDE, SIDE), **common
@@ -55,20 +49,9 @@ class StreetDigits(DataModule):
 
     def load(self) -> Arrays:
         identity, factors = scenes(self.num_images)
-        images = cached_array(
-            self.cache / f"{CACHE_NAME}_{self.num_images}.npy",
-            lambda: draw(identity, factors),
-            shape=(self.num_images, 3, SIDE, SIDE),
-            dtype=np.uint8,
-        )
-        return Arrays(
-            images,
-            label=factors[:, 0],
-            num_classes=10,
-            factors=factors.astype(np.uint8),
-            factor_info=FACTORS,
-            groups={"identity": identity},
-        )
+        path, shape = self.cache / f"{CACHE_NAME}_{self.num_images}.npy", (self.num_images, 3, SIDE, SIDE)
+        images = cached_array(path, lambda: draw(identity, factors), shape)
+        return Arrays(images, factors[:, 0], 10, factors.astype(np.uint8), FACTORS, groups={"identity": identity})
 
 
 def scenes(num_images: int) -> tuple[np.ndarray, np.ndarray]:
@@ -124,23 +107,16 @@ def textures(N: int, generator: torch.Generator) -> Tensor:
     along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
     u, v = (2 * math.pi * (t / period + phase) for t, phase in zip((along, across), phases))
     clouds = F.interpolate(2 * torch.rand(N, 1, 6, 6, generator=generator) - 1, size=(SIDE, SIDE), mode="bicubic")[:, 0]
+    plain, stripes, checks = torch.zeros_like(u), u.sin().sign(), (u.sin() * v.sin()).sign()
     dots = 2 * ((u.cos() + v.cos()) > 0.9).float() - 1
-    kinds = {
-        "plain": torch.zeros_like(u),
-        "stripes": u.sin().sign(),
-        "checks": (u.sin() * v.sin()).sign(),
-        "dots": dots,
-        "clouds": clouds.clamp(-1, 1),
-    }
-    return torch.stack([kinds[name] for name in TEXTURES], dim=1)
+    return torch.stack([plain, stripes, checks, dots, clouds.clamp(-1, 1)], dim=1)  # in the order of TEXTURES
 
 
 def _place(glyphs: Tensor, size: Tensor, degrees: Tensor, where: Tensor) -> Tensor:
     """How far glyphs [N, 1, h, w] of a size in pixels, turned and moved, cover each pixel: [N, 1, 32, 32] in [0, 1]."""
     angle, zoom = degrees * math.pi / 180, SIDE / size
-    cos, sin, shift = zoom * angle.cos(), zoom * angle.sin(), 2 * where / SIDE
-    moved = torch.stack([cos * shift[:, 0] - sin * shift[:, 1], sin * shift[:, 0] + cos * shift[:, 1]], 1)
-    theta = torch.cat([torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2), -moved[:, :, None]], dim=2)
+    cos, sin, (x, y) = zoom * angle.cos(), zoom * angle.sin(), (2 * where / SIDE).unbind(1)
+    theta = torch.stack([cos, -sin, sin * y - cos * x, sin, cos, -sin * x - cos * y], 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, [len(glyphs), 1, SIDE, SIDE], align_corners=False)
     seen = F.grid_sample(glyphs, grid, align_corners=False)
     return (2.5 * seen - 0.6).clamp(0, 1)  # edges of strokes as sharp as the pixels

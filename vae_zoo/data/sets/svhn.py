@@ -16,8 +16,7 @@ from vae_zoo.config.types import Shape, Side
 from vae_zoo.data.arrays import Arrays
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.sets.digits import resize_bytes
-from vae_zoo.data.storage.download import arriving_whole, reason
-from vae_zoo.utils.errors import UserError
+from vae_zoo.data.storage.download import blaming, fetch
 
 
 class SVHN(DataModule):
@@ -26,9 +25,6 @@ class SVHN(DataModule):
 
     Label: the digit in the middle; others may stand beside it.
     """
-
-    default_group = "label"
-    groupings = ("label",)
 
     def __init__(
         self,
@@ -41,44 +37,41 @@ class SVHN(DataModule):
     ):
         super().__init__(image_shape or (3, size, size), **common)
         self.root, self.download = Path(root).expanduser(), download
-        self.parts = ("train", "extra", "test") if extra else ("train", "test")
-        self.sources = {part: torchvision.datasets.SVHN.split_list[part] for part in self.parts}  # address, file, md5
+        parts = ("train", "extra", "test") if extra else ("train", "test")
+        self.sources = {part: torchvision.datasets.SVHN.split_list[part] for part in parts}  # address, file, md5
 
     def load(self) -> Arrays:
         self._fetch()
         images, labels = zip(*(self._read(self.root / file) for _, file, _ in self.sources.values()))
-        split = np.concatenate([np.full(len(label), 2 * (part == "test")) for part, label in zip(self.parts, labels)])
+        split = np.concatenate([np.full(len(label), 2 * (part == "test")) for part, label in zip(self.sources, labels)])
         images = resize_bytes(np.concatenate(images), self.image_shape[1:])
         return Arrays(images, label=np.concatenate(labels), num_classes=10, split=split)
 
     def _fetch(self) -> None:
         """Downloads what is missing."""
         missing = [source for source in self.sources.values() if not (self.root / source[1]).is_file()]
-        names = ", ".join(file for _, file, _ in missing)
-        if missing and not self.download:
-            raise UserError(f"{self.root} lacks {names}; put them there or set data.download=true")
         if not missing:
             return
-        try:
-            with arriving_whole(self.root, [file for _, file, _ in missing]) as folder:
-                for url, file, md5 in missing:
-                    download_url(url, folder, file, md5)
-        except Exception as error:  # torchvision raises many kinds
-            raise UserError(
-                f"SVHN could not be downloaded from {missing[0][0]} ({reason(error)}); put {names} into {self.root} "
-                f"by hand, or use data=street_digits, the nearest set that needs no download"
-            ) from error
+        files = [file for _, file, _ in missing]
+        names = ", ".join(files)
+
+        def get(folder):
+            for url, file, md5 in missing:
+                download_url(url, folder, file, md5)
+
+        lacks = f"{self.root} lacks {names}; put them there or set data.download=true"
+        by_hand = f"put {names} into {self.root} by hand, or use data=street_digits, the nearest set that needs no download"
+        failed = f"SVHN could not be downloaded from {missing[0][0]} (...); {by_hand}"
+        fetch(get, self.root, files, self.download, lacks, failed)
 
     @staticmethod
     def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, 3, 32, 32] and digits int64 [N]."""
-        try:
+        with blaming(f"{file} is damaged (...); delete it and fetch it again"):
             mat = loadmat(file, variable_names=("X", "y"))
             images, label = mat["X"], mat["y"].astype(np.int64).ravel()
             if images.shape != (32, 32, 3, len(label)) or images.dtype != np.uint8:
                 raise ValueError(f"X is {images.dtype} {images.shape} for {len(label)} labels")
             if not ((label >= 1) & (label <= 10)).all():
                 raise ValueError(f"y reaches from {label.min()} to {label.max()}, not from 1 to 10")
-        except Exception as error:  # a damaged file ends in any of a dozen kinds
-            raise UserError(f"{file} is damaged ({reason(error)}); delete it and fetch it again") from error
         return images.transpose(3, 2, 0, 1), label % 10  # the files call the digit 0 class 10

@@ -13,10 +13,11 @@ from numpy.typing import DTypeLike
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import atomic
 
+Array, Shape = np.ndarray, tuple[int, ...]
 log = logging.getLogger(__name__)
 
 
-def cached_array(path: Path, build: Callable[[], np.ndarray], *, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+def cached_array(path: Path, build: Callable[[], Array], shape: Shape, dtype: DTypeLike = np.uint8) -> Array:
     """The array of the .npy file at `path`, which `build` makes if it is not there yet.
 
     It is mapped, not read: processes share its memory, and what one of them writes to it stays its own and off the
@@ -28,19 +29,15 @@ def cached_array(path: Path, build: Callable[[], np.ndarray], *, shape: tuple[in
     """
     if (array := _kept(path, shape, dtype)) is not None:
         return array
-    array = build()
-    _check(array, shape, dtype)
+    array = _checked(build(), shape, dtype)
     try:
-        _save(path, [array], shape, dtype)
-        return np.load(path, mmap_mode="c")
+        return _saved(path, [array], shape, dtype)
     except OSError as error:
         log.warning("%s cannot be kept, so every run and every process builds its own: %s", path, error)
         return array
 
 
-def cached_parts(
-    path: Path, build: Callable[[], Iterator[np.ndarray]], *, shape: tuple[int, ...], dtype: DTypeLike
-) -> np.ndarray:
+def cached_parts(path: Path, build: Callable[[], Iterator[Array]], shape: Shape, dtype: DTypeLike = np.uint8) -> Array:
     """As `cached_array`, of an array that is too large to hold: `build` yields its parts, one after the other.
 
     Raises UserError where the file cannot be written.
@@ -48,47 +45,42 @@ def cached_parts(
     if (array := _kept(path, shape, dtype)) is not None:
         return array
     try:
-        _save(path, build(), shape, dtype)
+        return _saved(path, build(), shape, dtype)
     except OSError as error:
         size = math.prod(shape) * np.dtype(dtype).itemsize / 1e9
         raise UserError(
             f"{path} cannot be written ({error.strerror}), {size:.1f} GB; set paths.cache to a folder with as much room"
         ) from error
-    return np.load(path, mmap_mode="c")
 
 
-def _kept(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray | None:
+def _kept(path: Path, shape: Shape, dtype: DTypeLike) -> Array | None:
     """What lies at `path`, if it is whole."""
+    if not path.exists():
+        return None
     try:
-        return _open(path, shape, dtype) if path.exists() else None
+        if _sidecar(path).read_text() != _checksum(path):
+            raise ValueError("the file does not match its checksum")
+        return _checked(np.load(path, mmap_mode="c"), shape, dtype)
     except (OSError, ValueError) as error:
         log.warning("%s is built anew: %s", path, error)
         return None
 
 
-def _open(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """Raises OSError or ValueError if the file or its checksum is not as it should be."""
-    if _sidecar(path).read_text() != _checksum(path):
-        raise ValueError("the file does not match its checksum")
-    array = np.load(path, mmap_mode="c")
-    _check(array, shape, dtype)
+def _checked(array: Array, shape: Shape, dtype: DTypeLike) -> Array:
+    if (array.shape, array.dtype) != (shape, dtype):
+        raise ValueError(f"the array must be {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
     return array
 
 
-def _check(array: np.ndarray, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    if (array.shape, array.dtype) != (shape, dtype):
-        raise ValueError(f"the array must be {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
-
-
-def _save(path: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...], dtype: DTypeLike) -> None:
+def _saved(path: Path, parts: Iterable[Array], shape: Shape, dtype: DTypeLike) -> Array:
     with atomic(path, sync=True) as file:
-        header = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-        npy.write_array_header_1_0(file, header)
+        npy.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
         for part in parts:
             file.write(np.ascontiguousarray(part).data)
         file.flush()
         with atomic(_sidecar(path), sync=True) as sidecar:  # first, so that no process finds an array without a checksum
             sidecar.write(_checksum(Path(file.name)).encode())
+    return np.load(path, mmap_mode="c")
 
 
 def _checksum(path: Path) -> str:

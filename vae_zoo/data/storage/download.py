@@ -1,31 +1,50 @@
-"""Downloads of which a broken one leaves no trace."""
+"""Atomic downloads, and one-sentence errors for damaged files."""
 
+import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vae_zoo.utils.errors import UserError
+
 
 @contextmanager
-def arriving_whole(root: Path, wanted: Iterable[Path | str]) -> Iterator[str]:
-    """A folder to download into. At the end what is `wanted` of it moves into `root`, same place, and the rest is deleted.
+def blaming(sentence: str) -> Iterator[None]:
+    """Whatever goes wrong inside is a UserError with this sentence, in which (...) stands for the reason.
 
-    After an exception all of it is deleted, and so are the folders that were made for it.
+    For code of others, which raises a dozen kinds of exceptions for a damaged file.
     """
+    try:
+        yield
+    except Exception as error:
+        message = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split()).rstrip("."))
+        reason = message or ("it ends too early" if isinstance(error, EOFError) else type(error).__name__)
+        raise UserError(sentence.replace("(...)", f"({reason})")) from error
+
+
+def fetch(
+    get: Callable[[str], object], root: Path, missing: Sequence[Path | str], download: bool, lacks: str, failed: str
+) -> None:
+    """Brings what is `missing` below `root`: `get` downloads it into the folder it is given, same place, and more with it.
+
+    After an exception nothing of it is left, nor of the folders that were made for it. Raises UserError: `lacks` where
+    `download` is off, `failed`, as in `blaming`, where it fails.
+    """
+    if not missing:
+        return
+    if not download:
+        raise UserError(lacks)
     made = [folder for folder in (root, *root.parents) if not folder.exists()]  # the deepest first
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as folder:
-            yield folder
-            for file in wanted:
-                (root / file).parent.mkdir(parents=True, exist_ok=True)
-                (Path(folder) / file).replace(root / file)
+        with blaming(failed):
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=root) as folder:
+                get(folder)
+                for file in missing:
+                    (root / file).parent.mkdir(parents=True, exist_ok=True)
+                    (Path(folder) / file).replace(root / file)
     finally:
         for folder in made:
             with suppress(OSError):  # what is not empty stays
                 folder.rmdir()
-
-
-def reason(error: Exception) -> str:
-    """A library's message in one line, without the full stop."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vae_zoo.data.storage.download import blaming
 from vae_zoo.utils.errors import UserError
 
 
@@ -17,20 +18,17 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None =
     ..., and nothing where unknown. Raises: UserError for what is not so.
     """
     path = Path(path).expanduser()
-    try:
-        with path.open(newline="") as file:
-            header, *lines = list(csv.reader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"data.labels_from={path} cannot be read ({error}); name a CSV file") from error
+    with blaming(f"data.labels_from={path} cannot be read (...); name a CSV file"), path.open(newline="") as file:
+        header, *lines = list(csv.reader(file))
     if len(header) < 2 or header[0].strip() != "image":
         raise UserError(f"{path} begins with {','.join(header)!r}; its first line must be image,<label>,<label>,...")
-    place = None if names is None else {name: i for i, name in enumerate(names)}
+    place = {name: i for i, name in enumerate(names or ())}
     label = np.full((num_images, len(header) - 1), -1, dtype=np.int64)
     for number, line in enumerate(lines, start=2):
         if not line:
             continue
         image, *values = (value.strip() for value in line)
-        index = place.get(image) if place is not None and image in place else _whole(image)
+        index = place.get(image, _whole(image))
         if index is None or index >= num_images:
             known = f"a number from 0 to {num_images - 1}" + (f", or a name such as {names[0]}" if names else "")
             raise UserError(f"{path}, line {number}: there is no image {image!r}; give {known}")

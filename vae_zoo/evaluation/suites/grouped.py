@@ -1,4 +1,4 @@
-"""What the code that a group shares is worth as evidence grows: of grouped data, for models that pool groups or do not.
+"""Evaluates the group code as more images are pooled: of grouped data, for models that pool groups or do not.
 
 k images of one group are pooled to one content code. What is asked of it:
 
@@ -277,7 +277,7 @@ def growth(numbers: dict[str, float]) -> np.ndarray:
         stem, found, k = name.rpartition("_k")
         if found and k.isdecimal() and not name.startswith(("content_std", "held_out")):
             curves[stem][int(k)] = value
-    return line_chart(curves, "images of evidence", "", "what a content code is worth", (0, 1))
+    return line_chart(curves, "images of evidence", "", "quality of the content code", (0, 1))
 
 
 def group_reconstructions(images: Evidence) -> np.ndarray:

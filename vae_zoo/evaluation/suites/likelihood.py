@@ -1,4 +1,4 @@
-"""How probable the images are to the model, and what its posteriors are together."""
+"""Likelihood bounds of the images, and the aggregate posterior."""
 
 import logging
 

@@ -6,7 +6,7 @@ names begin with test/ or test_unseen/.
 count_accuracy, _mae, _bias    of the number of objects: exactly right, mean distance, mean of found - true
 count_accuracy_constant        of the one number that is most often right, whatever the image
 ap50, map                      average precision of boxes, ranked by their probability of presence (above 0.05)
-ap50_shuffled                  of each image's boxes on the next image: what places alone are worth
+ap50_shuffled                  of each image's boxes on the next image: the score of positions alone
 recall30, recall50, recall75   true boxes that a present object's box meets with this IoU, one for one
 ari_fg                         adjusted Rand index of the pixels of objects, whose part of the image each is taken for
 duplicates                     share of the images in which two present boxes have IoU > 1/2

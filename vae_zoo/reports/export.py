@@ -1,0 +1,57 @@
+"""Results as JSON files, from which tables are generated: `python evaluate.py runs=<folder of runs> export=<folder>`.
+
+One file for each setting, `<experiment>.json` or `<model>-<data>.json`: the commands, the commit and the hardware of its
+runs, their seeds, and of every number the mean, the sample deviation and the value of each seed.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vae_zoo.reports.settings import Group, Table
+from vae_zoo.runs import folder as runs
+from vae_zoo.utils.files import write_json
+
+
+def export_results(tables: Iterable[Table], out: Path) -> list[Path]:
+    """Write the file of each setting and return where they lie. Settings of one name are numbered in natural order."""
+    written: dict[Path, dict[str, Any]] = {}
+    for table in tables:
+        for group in table.groups:
+            statuses = [runs.read_status(run.folder) for run in group.runs]
+            name = file = _name(statuses, f"{group.model}-{table.data.split()[0]}")
+            number = 1
+            while out / f"{file}.json" in written:
+                number += 1
+                file = f"{name}_{number}"
+            written[out / f"{file}.json"] = _entry(group, table, statuses)
+    for path, entry in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, entry)
+    return list(written)
+
+
+def _name(statuses: Sequence[dict[str, Any]], otherwise: str) -> str:
+    """The experiment that the command names, if it is the same for all runs."""
+    found = {m[1] for s in statuses if (m := re.search(r"\bexperiment=([\w./-]+)", str(s.get("command", ""))))}
+    return found.pop() if len(found) == 1 else otherwise
+
+
+def _entry(group: Group, table: Table, statuses: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = sorted({name for run in group.runs for name in run.metrics})
+    return {
+        "model": group.model,
+        "data": table.data,
+        "settings": group.settings,
+        "seeds": [run.config["seed"] for run in group.runs],
+        **{
+            key: list(dict.fromkeys(str(status.get(key, "")) for status in statuses))
+            for key in ("command", "commit", "hardware", "started")
+        },
+        "versions": statuses[0].get("versions", {}),
+        "numbers": {
+            name: {"mean": group.mean(name), "std": group.deviation(name), "values": group.values(name).tolist()}
+            for name in names
+        },
+    }
