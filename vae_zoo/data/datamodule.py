@@ -146,7 +146,7 @@ class DataModule(L.LightningDataModule):
         self.train_factors = self.factors if self.labelled is None else None  # one of them may be the label
         group = self._grouping(arrays)
         self.is_grouped = group is not None  # batches have `group`
-        self._groups = GroupSampler(group, self.grouping, self.batch_size) if self.is_grouped else None
+        self._groups = None if group is None else GroupSampler(group, self.grouping, self.batch_size)
         self._cached_order: dict[str, tuple[int, Sequence[Tensor], Tensor | None]] = {}
         self.batches_per_epoch = len(self.epoch_order(0))  # so that impossible groups are reported now
 

@@ -141,7 +141,7 @@ def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]]) -> list[dic
     best = {factor: max(row[factor] or 0 for row in probes.values()) for factor in factors}
     described = []
     for block in (b for b in blocks or () if isinstance(b, dict)):
-        row = probes.get(block.get("name"), {}).items()
+        row = probes.get(str(block.get("name")), {}).items()
         read = [(factor, score) for factor, score in row if score is not None and score >= max(HOLDS, best[factor])]
         described.append(block | {"read": sorted(read, key=lambda item: -item[1])})
     return described

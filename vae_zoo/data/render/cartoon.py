@@ -127,5 +127,6 @@ def _normal(key: Array, count: int) -> Array:
     """Nearly N(0, 1), float32 [N, count]: the sum of four bytes of the hash, whose 1021 levels suffice for pixel noise."""
     bits = hashed.bits(key, count // 2)
     every_other, ones = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)  # whose product adds up in its top bits
-    total = np.float32([((bits >> np.uint64(s)) & every_other) * ones >> np.uint64(48) for s in (0, 8)]).swapaxes(0, 1)
+    pairs = [((bits >> np.uint64(s)) & every_other) * ones >> np.uint64(48) for s in (0, 8)]
+    total = np.array(pairs, np.float32).swapaxes(0, 1)
     return ((total - 510) / np.float32((65535 / 3) ** 0.5)).reshape(len(key), count)

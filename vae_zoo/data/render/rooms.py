@@ -51,7 +51,7 @@ def draw_layers() -> Array:
         room, points = _room(eye, rays)
         near = np.flatnonzero(_comes_near(eye, rays))  # the rays that may meet an object
         floor = np.flatnonzero(room[0])
-        floor = floor[_comes_near(points[floor], np.float32([TO_LAMP]))]  # those that may meet its shadow
+        floor = floor[_comes_near(points[floor], np.array([TO_LAMP], np.float32))]  # those that may meet its shadow
         for (i, scale), j in ((pair, j) for pair in enumerate(FACTOR_VALUES[3]) for j in range(len(SHAPES))):
             light = room.copy()
             _cast_shadow(light, floor, SHAPES[j], scale, points)
@@ -99,7 +99,7 @@ def _room(eye: Array, rays: Array) -> tuple[Array, Array]:
 
 def _cast_shadow(light: Array, floor: Array, shape: str, scale: float, points: Array) -> None:
     """Takes the lamp's light from the rays `floor`, where an object stands between their points and the lamp."""
-    enters, leaves, _ = _meet(shape, scale, points[floor], np.float32([TO_LAMP]))
+    enters, leaves, _ = _meet(shape, scale, points[floor], np.array([TO_LAMP], np.float32))
     light[0, floor[(enters < leaves) & (leaves > 0)]] -= LAMP * TO_LAMP[1]
 
 

@@ -6,7 +6,7 @@ end, each scene seen once. The test has scenes on the grounds of training, `test
 
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -177,7 +177,7 @@ class Scenes(DataModule):
         boxes = [one[seen] for one, seen in zip(box, pixels >= LEAST)]
         count = torch.tensor([len(one) for one in boxes])
         known = {"mask": to_device(mask, device).long(), "count": to_device(count, device)}
-        return batch | known | {"boxes": [to_device(one, device) for one in boxes]}
+        return cast(Batch, batch | known | {"boxes": [to_device(one, device) for one in boxes]})
 
 
 def boxes_of(mask: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,10 @@ SIDE = 32
 TEXTURES = ("plain", "stripes", "checks", "dots", "clouds")
 SIZES = (19.0, 21.0, 23.0, 25.0)  # pixels a side of the square that a digit fills, by stroke_scale
 NAMES = ("digit", "digit_colour", "texture", "ground_colour", "stroke_scale")
-FACTORS = tuple(map(Factor, NAMES, (10, 6, len(TEXTURES), 6, len(SIZES)), (*["categorical"] * 4, "ordered")))
+FACTORS = (
+    *(Factor(name, size, "categorical") for name, size in zip(NAMES, (10, 6, len(TEXTURES), 6))),
+    Factor("stroke_scale", len(SIZES), "ordered"),
+)
 DISTRACTOR = 0.6  # probability of a neighbour on each side
 CHUNK = 2000  # images drawn at a time
 CACHE_NAME = "street_digits_v1"  # a new number whenever `draw` gives other pixels
