@@ -16,6 +16,8 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # after an argument of a constructor has changed: what configs are checked against
 settings: .venv/installed

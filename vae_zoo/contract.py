@@ -2,21 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, Required, TypedDict, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Batch(TypedDict, total=False):
     """Only `image` is always there; the data module makes the rest where the data know it."""
 
-    image: Tensor  # [B, C, H, W] float32 in [0, 1]
+    image: Required[Tensor]  # [B, C, H, W] float32 in [0, 1]
     index: Tensor  # [B] int64, place of the image in its data set
     label: Tensor  # [B] or [B, V] int64, -1 = unknown
     factors: Tensor  # [B, F] float32
     group: Tensor  # [B] int64 in 0..num_groups-1: which images share their content
     num_groups: int
+    mask: Tensor  # [B, H, W] int64, the number of the object that each pixel shows, 0 = the ground
+    count: Tensor  # [B] int64, objects of each scene
+    boxes: list[Tensor]  # of each image [N, 4] float32, x0 y0 x1 y1 in pixels
     supervised: "Batch"
 
 
@@ -60,13 +63,44 @@ class TrainingData:
         return self  # a copy of a model, such as that of its average weights, must not copy the data set
 
 
+class Network(Protocol):
+    """A family of encoders and decoders, which know shapes and no objective."""
+
+    def encoder(self, image_shape: Sequence[int], num_outputs: int) -> nn.Module:
+        """Images [B, C, H, W] -> [B, num_outputs]."""
+        ...
+
+    def decoder(self, num_inputs: int, image_shape: Sequence[int]) -> nn.Module:
+        """Codes [B, num_inputs] -> images [B, C, H, W]."""
+        ...
+
+
+class LadderNetwork(Protocol):
+    """A family of encoders and decoders that give and take one code for each facet, the shallowest first."""
+
+    @property
+    def num_facets(self) -> int: ...
+
+    def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int]) -> nn.Module:
+        """Images [B, C, H, W] -> a list of [B, num_outputs[j]]."""
+        ...
+
+    def decoder(self, num_inputs: Sequence[int], image_shape: Sequence[int]) -> nn.Module:
+        """A list of [B, num_inputs[j]], None for a facet that is left out, and weights of the facets -> [B, C, H, W]."""
+        ...
+
+
 class Model(Protocol):
     """What shared code may call of every model; LatentVariableModel has the docstrings. All models are LightningModules."""
 
     needs: frozenset[str]
-    blocks: Mapping[str, Block]
     image_shape: tuple[int, ...]
-    device: torch.device
+
+    @property
+    def blocks(self) -> Mapping[str, Block]: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     def learn_from(self, data: TrainingData) -> None: ...
 
@@ -93,6 +127,7 @@ class HasBound(Protocol):
 
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         """log p(x, z) - log q(z | x) for k draws, nats: [k, B], or [k, G] where a group shares part of z."""
+        ...
 
 
 # ---- capabilities: a model that can do more says so by having these names ---------------------------------------------
@@ -110,9 +145,11 @@ class SharesGroupCode(Protocol):
 
     def encode_images(self, batch: Batch | Tensor) -> dict[str, Any]:
         """The posteriors of each image by itself, not pooled, [B, D] each."""
+        ...
 
     def pool(self, content: Any, group: Tensor, num_groups: int) -> Any:
         """The posterior of each group [G, D] from those of its images [B, D]."""
+        ...
 
 
 @runtime_checkable
@@ -126,9 +163,11 @@ class HasClasses(Protocol):
 
     def sample_class(self, classes: Tensor) -> Codes:
         """Codes from the prior given the values of all categorical blocks, [n, J] int64."""
+        ...
 
     def with_class(self, codes: Codes, classes: Tensor) -> Codes:
         """The same codes, but of other classes [B, J]."""
+        ...
 
 
 @runtime_checkable
@@ -137,6 +176,7 @@ class HasClassMeans(Protocol):
 
     def class_means(self, classes: Tensor) -> Codes:
         """The means of the blocks whose prior depends on the class, of the classes [n, J]."""
+        ...
 
 
 @runtime_checkable
@@ -145,6 +185,7 @@ class WalksInClass(Protocol):
 
     def walk_in_class(self, j: int, classes: Tensor) -> tuple[Codes, list[str]]:
         """Codes [rows * steps] of walks within each value of variable j, and the labels of the rows."""
+        ...
 
 
 @runtime_checkable
@@ -160,6 +201,7 @@ class HasFacets(Protocol):
 
     def clusters(self, posterior: dict[str, Any]) -> dict[str, Tensor]:
         """q(c | x) of each facet, [B, K]."""
+        ...
 
 
 @runtime_checkable
@@ -168,15 +210,19 @@ class FindsObjects(Protocol):
 
     def detect(self, batch: Batch | Tensor) -> list[dict[str, Tensor]]:
         """Of each image `boxes` [N, 4] xyxy pixels and `scores` [N], probabilities of presence."""
+        ...
 
     def render(self, codes: Codes) -> Any:
         """The image with the share, box, sprite and presence of each object."""
+        ...
 
     def without_object(self, codes: Codes, object_: Tensor) -> Codes:
         """The codes without one object of each image, [B] int64."""
+        ...
 
     def with_object_moved(self, codes: Codes, object_: Tensor) -> Codes:
         """The codes with one object of each image, [B] int64, on the other side of its cell."""
+        ...
 
 
 @runtime_checkable
@@ -188,6 +234,8 @@ class HasLocalView(Protocol):
 
     def local_view(self, x: Tensor) -> Tensor:
         """The auxiliary view of images, [B, C, h, w]; the same for the same image."""
+        ...
 
     def decode_local(self, code: Tensor) -> Tensor:
         """The auxiliary view that the local code [B, D] explains, [B, C, h, w] in [0, 1]."""
+        ...

@@ -158,7 +158,7 @@ class Progressive:
     def _entering(self, stage: int, n: int, num_facets: int) -> FacetWeights:
         """Of the facet of this stage after n updates of it."""
         length, pretrained = self._lengths(num_facets)[stage], self._pretrained(stage, num_facets)
-        fade = length * self.fade_fraction if self.fade_steps is None else self.fade_steps
+        fade = length * (self.fade_fraction or 0.0) if self.fade_steps is None else self.fade_steps
         gamma_fade = fade if self.gamma_fade_steps is None else self.gamma_fade_steps
         if self.gamma_fade_fraction is not None:
             gamma_fade = length * self.gamma_fade_fraction

@@ -11,7 +11,9 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf, open_dict
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
@@ -21,6 +23,11 @@ from vae_zoo.utils.signals import handled
 
 class Grid(BasicSweeper):
     """params: what is swept when the command line does not say otherwise; max_batch_size: jobs that are launched at once."""
+
+    # set by Hydra before `sweep` is called
+    config: DictConfig
+    hydra_context: HydraContext
+    launcher: Launcher
 
     def sweep(self, arguments: list[str]) -> int:
         """Returns the exit code."""

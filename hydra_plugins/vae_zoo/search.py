@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from hydra_plugins.vae_zoo.grid import Grid
 from vae_zoo.metrics.catalogue import direction
@@ -123,15 +124,15 @@ class Search(Grid):
         """A trial that failed in an earlier command is over, and no fault of this one."""
         return job.folder in self.told
 
-    def _direction(self, metric: str) -> str:
-        known = {1: "maximize", -1: "minimize"}.get(direction(metric))
-        if self.direction is None and known is None:
+    def _direction(self, metric: str) -> Literal["minimize", "maximize"]:
+        wanted = self.direction or {1: "maximize", -1: "minimize"}.get(direction(metric))
+        if wanted is None:
             raise UserError(
                 f"sweep.metric={metric} may be better either way; add hydra.sweeper.direction=maximize or =minimize"
             )
-        if self.direction not in (None, "maximize", "minimize"):
+        if wanted not in ("maximize", "minimize"):
             raise UserError(f"hydra.sweeper.direction={self.direction} is not allowed; give maximize, minimize or null")
-        return self.direction or known
+        return wanted
 
 
 def _quoted(text: object) -> str:

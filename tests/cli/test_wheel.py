@@ -43,7 +43,7 @@ def test_wheel_holds_the_package_and_every_config(wheel):
     names = set(content.namelist())
     modules = {str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "vae_zoo").rglob("*.py")}
     configs = {f"vae_zoo/{p.relative_to(REPOSITORY)}" for p in (REPOSITORY / "conf").rglob("*.yaml")}
-    assert modules | configs | {"vae_zoo/reports/report.html.jinja"} <= names
+    assert modules | configs | {"vae_zoo/reports/report.html.jinja", "vae_zoo/py.typed"} <= names
     assert not [name for name in names if not name.startswith(("vae_zoo/", "vae_zoo-", "hydra_plugins/vae_zoo/"))]
     (listed,) = (content.read(name).decode() for name in names if name.endswith("/entry_points.txt"))
     for command in ("train", "evaluate"):

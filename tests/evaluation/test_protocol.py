@@ -237,7 +237,7 @@ def test_a_suite_may_find_out_by_itself_that_it_does_not_apply(halves, caplog):
     assert "clusters (the model has no categorical blocks, or facets)" in caplog.text and not found.failed
 
 
-@pytest.mark.parametrize("broken", [Broken(), Broken(needs=frozenset({"lables"})), Asked(run=lambda context: None)])
+@pytest.mark.parametrize("broken", [Broken(), Broken(needs=frozenset({"labelz"})), Asked(run=lambda context: None)])
 def test_a_suite_that_fails_costs_no_number_of_the_others(halves, monkeypatch, caplog, broken):
     monkeypatch.setattr(protocol, "SUITES", (*protocol.SUITES[:1], broken, *protocol.SUITES[1:]))
     found = protocol.evaluate(*halves)

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
+from typing import cast
 
 from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
@@ -61,20 +63,23 @@ def compose(name: str, words: Sequence[str]) -> DictConfig | None:
     cfg = hydra.compose_config(name, words, RunMode.MULTIRUN, validate_sweep_overrides=False)
     cfg.hydra.mode = cfg.hydra.mode or RunMode.RUN
     parsed = OverridesParser.create().parse_overrides(words)
-    hydra.config_loader.validate_sweep_overrides_legal(parsed, cfg.hydra.mode, from_shell=True)
+    loader = cast(ConfigLoaderImpl, hydra.config_loader)
+    loader.validate_sweep_overrides_legal(parsed, cfg.hydra.mode, from_shell=True)
     HydraConfig.instance().set_config(cfg)
     return cfg
 
 
 def settings(cfg: DictConfig) -> DictConfig:
     """The config without its `hydra` node."""
-    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
 def sweep(cfg: DictConfig, job: Callable[[DictConfig], None]) -> int:
     """Calls `job` for every config of the sweep, in the processes of its launcher. Returns the sweep's exit code."""
     overrides = cfg.hydra.overrides
-    return GlobalHydra.instance().hydra.multirun(cfg.hydra.job.config_name, job, [*overrides.hydra, *overrides.task])
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    return hydra.multirun(cfg.hydra.job.config_name, job, [*overrides.hydra, *overrides.task])
 
 
 def _make_importable(own: str | None) -> None:

@@ -128,6 +128,7 @@ def _composed_without(key: str) -> DictConfig | None:
     hydra, command = GlobalHydra.instance().hydra, JobRuntime.instance().get("name")
     for words in (groups, []):
         with contextlib.suppress(Exception):  # of whatever else is wrong with the command line
+            assert hydra is not None
             return hydra.compose_config(command, words, RunMode.RUN)
     return None
 
@@ -136,7 +137,7 @@ def _damaged_yaml(error: YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return f"a config file cannot be read as YAML ({one_line(error)}); correct it"
-    return f"{mark.name} cannot be read as YAML ({error.problem} in line {mark.line + 1}); correct it"
+    return f"{mark.name} cannot be read as YAML ({getattr(error, 'problem', None)} in line {mark.line + 1}); correct it"
 
 
 SENTENCES = {  # what Hydra says: what we say with the names in it

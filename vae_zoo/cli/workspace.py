@@ -46,8 +46,10 @@ def workspace(entity: str, project: str):
         ),
         ws.Section(
             name="Figures",
-            panels=[wr.MediaBrowser(title=name.replace("_", " "), media_keys=[f"figures/{name}"]) for name in FIGURES]
-            + [wr.WeavePanelSummaryTable(table_name="tables/blocks")],
+            panels=[
+                *(wr.MediaBrowser(title=name.replace("_", " "), media_keys=[f"figures/{name}"]) for name in FIGURES),
+                wr.WeavePanelSummaryTable(table_name="tables/blocks"),
+            ],
             is_open=True,
         ),
         ws.Section(name="System and throughput", panels=[line("images a second", "train/images_per_second")]),

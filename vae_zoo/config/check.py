@@ -5,7 +5,7 @@ import importlib
 import inspect
 from collections.abc import Iterable, Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -55,7 +55,7 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     try:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise UserError(f"{missing[0]} is not given and has no default; add {missing[0]}=<value>")
-        return OmegaConf.to_container(cfg, resolve=True)
+        return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     except OmegaConfBaseException as error:
         reason = one_line(error)
         raise UserError(f"{error.full_key} cannot be resolved ({reason}); set it or correct the name") from error
@@ -86,7 +86,7 @@ def check_component(node: Any, path: str) -> None:
         _check_signature(node, path)
         components = [k for k, value in node.items() if isinstance(value, dict) and "_target_" in value]
     for key in components:
-        if "_target_" not in node[key]:
+        if schema is not None and "_target_" not in node[key]:
             wanted = describe_field(schema.model_fields[key])
             raise UserError(f"{path}.{key}={shown(node[key])} has no _target_; give {wanted}")
         check_component(node[key], f"{path}.{key}")
@@ -275,7 +275,7 @@ def settings_of(target: str) -> list[str] | None:
         allowed, _ = _named_arguments(locate(target, ""))
     except (UserError, TypeError, ValueError):
         return None
-    return allowed and sorted(allowed)
+    return None if allowed is None else sorted(allowed)
 
 
 def _check_signature(node: dict[str, Any], path: str) -> None:
@@ -334,7 +334,7 @@ def _sentence(error: ValidationError, node: dict[str, Any], schema: type[Schema]
             remedy = f"begin the YAML file of the {name} with `# @package _global_`"
             return f"{name} is not a key of the config; {remedy if isinstance(value, dict) else 'write it without +'}"
         return f"{name} is not a key of {parent or 'the config'}; {_other_keys(keys[-1], siblings, parent)}"
-    wanted = describe_field(field)
+    wanted = describe_field(field) if field else "another value"
     if first["type"] == "missing":
         base = {"model": "_vae", "data": "_common"}.get(path)
         return f"{name} is missing; give {wanted}" + (

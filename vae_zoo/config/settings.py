@@ -33,7 +33,8 @@ def schema_of(target: str) -> type[Schema] | None:
     if target in BY_HAND or target not in known():
         return BY_HAND.get(target)
     about = known()[target]
-    fields = {name: (hint, ... if name in about["required"] else None) for name, hint in about["types"].items()}
+    required, hints = about["required"], about["types"]
+    fields: dict[str, Any] = {name: (hint, ... if name in required else None) for name, hint in hints.items()}
     return create_model(target.rpartition(".")[2], __base__=Schema, __module__="vae_zoo.config.types", **fields)
 
 

@@ -100,14 +100,15 @@ Betas = Annotated[
 class RoomFactors(TypedDict, total=False):
     """Which values of each factor of 3DShapes are used; None: all of them."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportGeneralTypeIssues]
 
-    floor_hue: _values_below(10)
-    wall_hue: _values_below(10)
-    object_hue: _values_below(10)
-    scale: _values_below(8)
-    shape: _values_below(4)
-    orientation: _values_below(15)
+    # types that are made, which a checker cannot read
+    floor_hue: _values_below(10)  # pyright: ignore[reportInvalidTypeForm]
+    wall_hue: _values_below(10)  # pyright: ignore[reportInvalidTypeForm]
+    object_hue: _values_below(10)  # pyright: ignore[reportInvalidTypeForm]
+    scale: _values_below(8)  # pyright: ignore[reportInvalidTypeForm]
+    shape: _values_below(4)  # pyright: ignore[reportInvalidTypeForm]
+    orientation: _values_below(15)  # pyright: ignore[reportInvalidTypeForm]
 
 
 Rooms = Annotated[RoomFactors, Field(description="the values in use of some factors, such as {floor_hue: [0]}")]

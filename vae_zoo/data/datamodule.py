@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from itertools import count
-from typing import Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import numpy as np
@@ -92,7 +92,7 @@ class DataModule(L.LightningDataModule):
         """Reads the data. A trainer calls it with its model at hand, whose needs are then asked for."""
         model = None if self.trainer is None else self.trainer.lightning_module
         if model is not None:
-            self.serve(model)
+            self.serve(cast(Model, model))
         elif not self.indices:
             self._fill()
 
@@ -146,7 +146,7 @@ class DataModule(L.LightningDataModule):
         self.train_factors = self.factors if self.labelled is None else None  # one of them may be the label
         group = self._grouping(arrays)
         self.is_grouped = group is not None  # batches have `group`
-        self._groups = GroupSampler(group, self.grouping, self.batch_size) if self.is_grouped else None
+        self._groups = None if group is None else GroupSampler(group, self.grouping, self.batch_size)
         self._cached_order: dict[str, tuple[int, Sequence[Tensor], Tensor | None]] = {}
         self.batches_per_epoch = len(self.epoch_order(0))  # so that impossible groups are reported now
 
@@ -190,6 +190,7 @@ class DataModule(L.LightningDataModule):
             turn = np.arange(len(order)) - np.searchsorted(label[order], label[order])  # place within the class
             order = order[turn.argsort(kind="stable")]
         self.labelled_indices = known[torch.from_numpy(np.sort(order[: self.labelled]))]
+        assert self.label is not None
         hidden = torch.full_like(self.label, -1)
         hidden[self.labelled_indices] = self.label[self.labelled_indices]
         return hidden
@@ -197,12 +198,15 @@ class DataModule(L.LightningDataModule):
     @property
     def first_label(self) -> Tensor:
         """The first label variable, [N]."""
+        assert self.label is not None
         return self.label if self.label.ndim == 1 else self.label[:, 0]
 
     def _grouping(self, arrays: Arrays) -> Tensor | None:
         """The group of every image [N], or None. Raises UserError for a grouping that the set does not have."""
         by = self.group_by
-        choices = {name: arrays.factors[:, i] for i, name in enumerate(self.factor_names)} | arrays.groups
+        factors = arrays.factors
+        choices = {} if factors is None else {name: factors[:, i] for i, name in enumerate(self.factor_names)}
+        choices |= arrays.groups
         if self.label is not None:
             choices["label"] = self.first_label.numpy()
         if by is None:
@@ -227,20 +231,22 @@ class DataModule(L.LightningDataModule):
         if self._cached_order.get(stream, (None,))[0] != epoch:
             generator = torch.Generator().manual_seed((2 * self.seed + (stream == "supervised")) * 1_000_003 + epoch)
             images = self.indices["train"] if stream == "main" else self.labelled_indices
-            order, sizes = images[torch.randperm(len(images), generator=generator)], None
+            order = images[torch.randperm(len(images), generator=generator)]
             if stream == "main" and self._groups is not None:
-                order, sizes = self._groups.batches(order, generator)
+                self._cached_order[stream] = (epoch, *self._groups.batches(order, generator))
             else:
                 size = min(self.batch_size, len(order))
-                order = order[: len(order) // size * size].view(-1, size)
-            self._cached_order[stream] = (epoch, order, sizes)
+                batches = order[: len(order) // size * size].view(-1, size)
+                self._cached_order[stream] = (epoch, cast(Sequence[Tensor], batches), None)
         return self._cached_order[stream][1]
 
     def group_sizes(self, step: int) -> Tensor:
         """Images of each group of a training step, [num_groups]: a function of (seed, step)."""
         epoch, position = divmod(step, self.batches_per_epoch)
         self.epoch_order(epoch)
-        return self._cached_order["main"][2][position]
+        sizes = self._cached_order["main"][2]
+        assert sizes is not None
+        return sizes[position]
 
     def train_indices(self, step: int, stream: Literal["main", "supervised"] = "main") -> Tensor:
         """The images of a training step over all ranks: a function of (seed, step)."""
@@ -248,34 +254,35 @@ class DataModule(L.LightningDataModule):
         epoch, position = divmod(step, per_epoch)
         return self.epoch_order(epoch, stream)[position]
 
-    def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device="cpu") -> Batch:
+    def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu") -> Batch:
         """This rank's share of a training step, with what training may know of it: equally many images, or whole groups."""
-        index, groups = self.train_indices(step), {}
+        index, groups = self.train_indices(step), dict[str, Any]()
         if self._groups is None:
             index = share(index, rank, world_size)
         else:
             mine = share(index.split(self.group_sizes(step).tolist()), rank, world_size, "groups", "data.num_groups")
             index, groups = torch.cat(mine), groups_in_turn(mine, device)
-        batch = self._gather(index, device, self.train_label, self.train_factors) | groups
+        batch = cast(Batch, self._gather(index, device, self.train_label, self.train_factors) | groups)
         if "supervised" in self.needs:
             index = share(self.train_indices(step, "supervised"), rank, world_size)
             batch["supervised"] = self._gather(index, device, self.train_label, self.train_factors)
         return batch
 
-    def batch(self, index: Tensor, device="cpu") -> Batch:
+    def batch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
         """The images at these places [B], with all that is known of them; what shares content of grouped data is a group."""
         batch = self.single(index, device)
         if self._groups is not None:
             groups, group = self.group_of(index).unique(return_inverse=True)
-            batch |= {"num_groups": len(groups), "group": to_device(group, device)}
+            batch["num_groups"], batch["group"] = len(groups), to_device(group, device)
         return batch
 
-    def single(self, index: Tensor, device="cpu") -> Batch:
+    def single(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
         """As `batch`, every image is its own group, so that no other image influences its code."""
         return self._gather(index, device, self.label, self.factors)
 
     def group_of(self, index: Tensor) -> Tensor:
         """The group of the set that each of these images of grouped data is of, [B]."""
+        assert self._groups is not None
         return self._groups.group[index]
 
     def _gather(self, index: Tensor, device, label: Tensor | None, factors: Tensor | None) -> Batch:
@@ -297,21 +304,29 @@ class DataModule(L.LightningDataModule):
     def train_dataloader(self) -> Iterator[Batch]:
         """Endless: Lightning sees one long epoch, and what an epoch is stays this module's business."""
         placement = self._placement()
-        return (self.train_batch(step, **placement) for step in count(self.trainer.global_step))
+        return (self.train_batch(step, **placement) for step in count(self._attached().global_step))
 
     def val_dataloader(self) -> "EvalBatches":
         return EvalBatches(self, "val", self._placement())
 
+    def _attached(self) -> L.Trainer:
+        assert self.trainer is not None
+        return self.trainer
+
     def _placement(self) -> dict:
-        strategy = self.trainer.strategy
-        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size, "device": strategy.root_device}
+        trainer = self._attached()
+        return {
+            "rank": trainer.global_rank,
+            "world_size": trainer.world_size,
+            "device": trainer.strategy.root_device,
+        }
 
     def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
         return batch  # made there
 
     def state_dict(self) -> dict:
         """The position of the next batch, and what it is a position in."""
-        return {"step": self.trainer.global_step, **self._fingerprint()}
+        return {"step": self._attached().global_step, **self._fingerprint()}
 
     def load_state_dict(self, state: dict) -> None:
         for name, value in self._fingerprint().items():
@@ -343,7 +358,7 @@ class EvalBatches:
         rank, world_size, batch_size = placement["rank"], placement["world_size"], batch_size or max(data.batch_size, 64)
         self.data, self.device = data, placement["device"]
         grouped = data.is_grouped
-        units = data._groups.evaluation(data.indices[split]) if grouped else data.indices[split]
+        units: Any = data.indices[split] if data._groups is None else data._groups.evaluation(data.indices[split])
         size = data.group_size[1] if grouped else 1
         number = len(units) if most is None else max(1, most // size)
         if number < len(units):
@@ -361,14 +376,15 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         for units in self.batches:
             if self.data.is_grouped:
-                yield self.data.single(torch.cat(units), self.device) | groups_in_turn(units, self.device)
+                batch = self.data.single(torch.cat(units), self.device) | groups_in_turn(units, self.device)
+                yield cast(Batch, batch)
             else:
                 yield self.data.single(units, self.device)
 
 
 def share(
-    units: Sequence, rank: int, world_size: int, what: str = "images", setting: str = "data.batch_size (labelled, subset)"
-) -> Sequence:
+    units: Any, rank: int, world_size: int, what: str = "images", setting: str = "data.batch_size (labelled, subset)"
+) -> Any:
     """The rank-th of world_size equal runs of images, or of groups."""
     share, rest = divmod(len(units), world_size)
     if rest:

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vae_zoo.config.types import Count, GroupSize
-from vae_zoo.contract import Batch
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.memory import to_device
 
@@ -28,7 +27,8 @@ class Grouping:
 
     def sizes(self) -> tuple[int, int]:
         """The least and the most images of a group."""
-        return (self.group_size,) * 2 if isinstance(self.group_size, int) else tuple(self.group_size)
+        size = self.group_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     def batch_of(self, batch_size: int) -> int:
         """How many groups a batch has."""
@@ -121,7 +121,7 @@ class GroupSampler:
         return list(by_group[whole][order].split(sizes.tolist()))
 
 
-def groups_in_turn(groups: Sequence[Tensor], device) -> Batch:
+def groups_in_turn(groups: Sequence[Tensor], device) -> dict[str, Any]:
     """What a batch says of groups that follow on each other."""
     group = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(images) for images in groups]))
     return {"num_groups": len(groups), "group": to_device(group, device)}

@@ -53,13 +53,13 @@ class CategoricalVariables(nn.Module):
         self.slots = nn.Buffer(variable * max(sizes) + place, persistent=False)  # of each value, in the padded table
         self.values = nn.Buffer(padded, persistent=False)
         self.member = nn.Buffer(F.one_hot(variable, len(sizes)).T.float(), persistent=False)  # [J, S]
-        probs = torch.ones(len(variable)) / torch.tensor(sizes)[variable] if probs is None else torch.tensor(probs)
-        if len(probs) != len(variable) or (probs < 0).any():
-            raise ValueError(f"class_probs needs {len(variable)} numbers >= 0, one a value, got {probs.tolist()}")
-        sums = self.sum(probs)
+        given = torch.ones(len(variable)) / torch.tensor(sizes)[variable] if probs is None else torch.tensor(probs)
+        if len(given) != len(variable) or (given < 0).any():
+            raise ValueError(f"class_probs needs {len(variable)} numbers >= 0, one a value, got {given.tolist()}")
+        sums = self.sum(given)
         if (sums - 1).abs().max() > 0.02:
             raise ValueError(f"the class_probs of a variable must sum to 1, got {[round(s, 3) for s in sums.tolist()]}")
-        self.probs = nn.Buffer(probs / sums[variable], persistent=False)  # [S]
+        self.probs = nn.Buffer(given / sums[variable], persistent=False)  # [S]
 
     @property
     def num_values(self) -> int:

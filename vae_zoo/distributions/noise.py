@@ -61,7 +61,7 @@ def uniform(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
     if _current is None:
         noise = torch.rand(*sample_shape, *like.shape, device=like.device, dtype=like.dtype)
     else:
-        noise = _hashed_uniform(like, sample_shape).to(like.dtype)
+        noise = _hashed_uniform(_current, like, sample_shape).to(like.dtype)
     return noise.clamp_(torch.finfo(noise.dtype).tiny, 1 - torch.finfo(noise.dtype).eps)
 
 
@@ -69,7 +69,7 @@ def normal(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
     """N(0, 1); [*sample_shape, *like.shape], of `like`'s device and type."""
     if _current is None:
         return torch.randn(*sample_shape, *like.shape, device=like.device, dtype=like.dtype)
-    return (_hashed_uniform(like, sample_shape).mul_(2).sub_(1).erfinv_() * 2**0.5).to(like.dtype)
+    return (_hashed_uniform(_current, like, sample_shape).mul_(2).sub_(1).erfinv_() * 2**0.5).to(like.dtype)
 
 
 def key_of(x: Tensor) -> Tensor:
@@ -81,14 +81,14 @@ def key_of(x: Tensor) -> Tensor:
     return (bits * mix(torch.arange(bits.shape[1], device=x.device))).sum(1)  # wraps
 
 
-def _hashed_uniform(like: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
+def _hashed_uniform(of: _PerImage, like: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
     """float64 in (0, 1), a counter-based generator: splitmix64's finaliser over (row key, position)."""
     rows, row_shape = like.shape[0], like.shape[1:]
-    if rows != len(_current.index):
-        raise ValueError(f"per-image noise: got {rows} rows for {len(_current.index)} images")
-    _current.draws += 1
-    image = mix(_current.index.to(like.device) ^ mix(_current.seed))  # [B]
-    key = mix(image ^ mix(_current.draws))  # mixed apart: image i's draw 2 is not image i + 1's draw 1
+    if rows != len(of.index):
+        raise ValueError(f"per-image noise: got {rows} rows for {len(of.index)} images")
+    of.draws += 1
+    image = mix(of.index.to(like.device) ^ mix(of.seed))  # [B]
+    key = mix(image ^ mix(of.draws))  # mixed apart: image i's draw 2 is not image i + 1's draw 1
     position = torch.arange(prod(sample_shape) * prod(row_shape), device=like.device)
     bits = mix(key[:, None] + mix(position)[None])  # [B, samples * row]
     wide = widest_float(like.device)

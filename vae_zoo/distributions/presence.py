@@ -48,7 +48,8 @@ def kl_bernoulli(logit: Tensor, prior_logit: Tensor) -> Tensor:
 def count_log_odds(s: float, N: int, device: torch.device = CPU) -> Tensor:
     """log odds[i, m] of N cells, float32 [N, N]; entries with m > i mean nothing. s > 0: p(C = k + 1) / p(C = k)."""
     k = np.arange(N + 1)
-    log_a = k * log(s) - logsumexp(k * log(s)) - (gammaln(N + 1) - gammaln(k + 1) - gammaln(N - k + 1))  # [N + 1]
+    log_s = k * log(s)
+    log_a = log_s - np.asarray(logsumexp(log_s)) - (gammaln(N + 1) - gammaln(k + 1) - gammaln(N - k + 1))  # [N + 1]
     table = np.zeros((N, N))
     for i in range(N - 1, -1, -1):
         table[i, : i + 1] = np.diff(log_a)

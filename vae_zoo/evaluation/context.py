@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class Codes:
                 self.codes = np.empty((len(self.known), codes.shape[1]), dtype=np.float32)
             self.codes[part.numpy()] = codes
         self.known[new.numpy()] = True
+        assert self.codes is not None
         return self.codes[index]
 
     def blocks(self, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -175,4 +177,4 @@ def means(model: LatentVariableModel, batch: Batch) -> dict[str, torch.Tensor]:
 
 def central(codes: Sequence[torch.Tensor]) -> int:
     """The image whose codes [N, D] lie nearest to the prior's mean: a walk from the rim soon meets codes of no image."""
-    return int(sum(code.square().sum(1) for code in codes).argmin())
+    return int(cast(torch.Tensor, sum(code.square().sum(1) for code in codes)).argmin())

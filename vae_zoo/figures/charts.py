@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from math import ceil, floor, log10
+from typing import Any
 
 import numpy as np
 
@@ -115,7 +116,7 @@ def _chart(width: float, height: float, columns: int = 1) -> Iterator:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = dict.fromkeys(["figure.facecolor", "axes.facecolor"], theme.PAPER)
+    style: dict[Any, object] = dict.fromkeys(["figure.facecolor", "axes.facecolor"], theme.PAPER)
     style |= dict.fromkeys(["text.color", "axes.titlecolor"], theme.INK)
     style |= dict.fromkeys(["axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"], theme.MUTED)
     style |= dict.fromkeys(["axes.edgecolor", "xtick.color", "ytick.color"], theme.LINE)

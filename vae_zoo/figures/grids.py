@@ -48,7 +48,7 @@ def samples(x: np.ndarray) -> np.ndarray:
     return _page(_mosaic(_wrap(_tiles(x), ceil(sqrt(len(x))))))
 
 
-def traversals(images: np.ndarray, labels: Sequence[str], values: Sequence[float] | None = None) -> np.ndarray:
+def traversals(images: np.ndarray, labels: Sequence[str], values: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
     """Images [D, S, ch, H, W]: row d shows what changes while latent d takes the S `values`."""
     columns = None if values is None else [f"{round(float(value), 2) + 0.0:g}" for value in values]  # + 0.0: no "-0"
     return grid(images, labels, columns)
@@ -172,7 +172,7 @@ def _length(text: str, size: int = 13) -> int:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 

@@ -14,7 +14,7 @@ def with_boxes(images: np.ndarray, boxes: Sequence[np.ndarray], colour: str) -> 
     box x0, y0, x1, y1, image pixels."""
     drawn = images.repeat(ZOOM, 2).repeat(ZOOM, 3).repeat(3 // images.shape[1], 1)
     height, width = drawn.shape[2:]
-    ink = np.float32(theme.rgb(colour))[:, None] / 255
+    ink = np.asarray(theme.rgb(colour), np.float32)[:, None] / 255
     for image, of_image in zip(drawn, boxes):
         for box in np.rint(ZOOM * np.asarray(of_image)).astype(int):
             (left, right), (top, bottom) = (

@@ -11,4 +11,5 @@ SERIES = ("#2f7fb8", "#dd7430", "#3d9a6a", "#9b62b5", "#c44f6d", "#8b7d3a")  # l
 
 def rgb(colour: str) -> tuple[int, int, int]:
     """`#rrggbb` as three numbers in 0..255."""
-    return tuple(bytes.fromhex(colour[1:]))
+    red, green, blue = bytes.fromhex(colour[1:])
+    return red, green, blue

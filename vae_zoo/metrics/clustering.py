@@ -225,7 +225,7 @@ def most_confident(probs: Array, count: int) -> tuple[Array, Array]:
 
 def _table(clusters: Array, labels: Array) -> tuple[Array, Array, Array]:
     """Counts [K, C], cluster numbers [K], classes [C]."""
-    return contingency_matrix(clusters, labels), np.unique(clusters), np.unique(labels)
+    return np.asarray(contingency_matrix(clusters, labels)), np.unique(clusters), np.unique(labels)
 
 
 def _named(clusters: Array, fit: Pair, mapping: Mapping) -> Array:

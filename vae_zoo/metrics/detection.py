@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def connected_components(images: np.ndarray, least: float = 0.1, pixels: int = 4
     for image in images:
         colours, number = np.unique(image.reshape(len(image), -1), axis=1, return_counts=True)
         other = np.abs(image - colours[:, number.argmax(), None, None]).max(0) > least
-        parts, count = ndimage.label(other)
+        parts, count = cast(tuple[np.ndarray, int], ndimage.label(other))
         size = np.bincount(parts.ravel(), minlength=count + 1)[1:]
         slices = [place for place, n in zip(ndimage.find_objects(parts), size) if n >= pixels]
         found.append(np.array([[x.start, y.start, x.stop, y.stop] for y, x in slices], np.float32).reshape(-1, 4))

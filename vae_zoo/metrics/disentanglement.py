@@ -23,7 +23,7 @@ classifiers.
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -48,10 +48,12 @@ CHUNK = 4096  # images rendered and encoded at a time
 class FactorData(Protocol):
     """A data set that can draw any combination of its factors."""
 
-    factor_sizes: Sequence[int]
+    @property
+    def factor_sizes(self) -> Sequence[int]: ...
 
     def render(self, factors: Array) -> Any:
         """Factor values [N, F], 0..size-1, to whatever the encoder takes [N, ...]."""
+        ...
 
 
 # -- histogram estimates of mutual information ------------------------------------------------------------------------
@@ -136,7 +138,8 @@ def sap(
         codes, factors, test_codes, test_factors = _checked(codes, factors, _needed(test, "sap"), min_codes=2)
         informative = ~_constant(codes)  # which class a machine names for a constant is a matter of rounding: use 0
         codes, test_codes = codes * informative, test_codes * informative
-        svm = LinearSVC(C=C, class_weight="balanced", dual=False, tol=1e-4, max_iter=1000, random_state=seed)
+        primal: Any = False
+        svm = LinearSVC(C=C, class_weight="balanced", dual=primal, tol=1e-4, max_iter=1000, random_state=seed)
         score = np.array(
             [
                 [np.mean(svm.fit(x, f).predict(t) == g) for f, g in zip(factors.T, test_factors.T, strict=True)]
@@ -217,12 +220,12 @@ def _dci_scores(importance: Array) -> dict[str, float]:
     return {name: float(np.average(scores[name], weights=importance.sum(axis))) for name, axis in axes.items()}
 
 
-def _classifiers(codes: Array, factors: Array, seed: int, estimator: ClassifierMixin | None, jobs: int) -> list:
+def _classifiers(codes: Array, factors: Array, seed: int, estimator: Any, jobs: int) -> list:
     """One fitted classifier for each factor."""
     num_classes = [len(np.unique(f)) for f in factors.T]
     if estimator is not None:
         seeded = {"random_state": seed} if "random_state" in estimator.get_params() else {}
-        models = [clone(estimator).set_params(**seeded) for _ in num_classes]
+        models = [cast(Any, clone(estimator)).set_params(**seeded) for _ in num_classes]
         return _fit(models, codes, factors, num_classes, [None], jobs)
     models, trees = [], 0
     for k in num_classes:
@@ -257,7 +260,7 @@ def _fit(models: list, codes: Array, factors: Array, work: list[int], slices: li
     return models
 
 
-def _fit_slice(model: ClassifierMixin, codes: Array, factor: Array, end: int | None) -> ClassifierMixin:
+def _fit_slice(model: Any, codes: Array, factor: Array, end: int | None) -> Any:
     return (model if end is None else model.set_params(n_estimators=end)).fit(codes, factor)
 
 
@@ -482,7 +485,7 @@ class GridIndex:
         self.factor_sizes = tuple(int(n) for n in factor_sizes)
 
     def render(self, factors: Array) -> Array:
-        return np.ravel_multi_index(tuple(to_numpy(factors).astype(np.int64).T), self.factor_sizes)
+        return np.asarray(np.ravel_multi_index(tuple(to_numpy(factors).astype(np.int64).T), self.factor_sizes))
 
 
 class CodeTable(GridIndex):
@@ -497,7 +500,8 @@ class CodeTable(GridIndex):
 
     def __init__(self, encode: Callable[[Any], Array], factor_data: FactorData):
         super().__init__(factor_data.factor_sizes)
-        self.encode, self.factor_data, self.codes = encode, factor_data, None
+        self.encode, self.factor_data = encode, factor_data
+        self.codes: Array | None = None
         self.known = np.zeros(np.prod(self.factor_sizes), bool)
 
     def __call__(self, index: Array) -> Array:
@@ -507,6 +511,7 @@ class CodeTable(GridIndex):
             if self.codes is None:
                 self.codes = np.empty((self.known.size, codes.shape[1]), codes.dtype)
             self.codes[new], self.known[new] = codes, True
+        assert self.codes is not None
         return self.codes[index]
 
 

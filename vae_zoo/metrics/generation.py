@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +37,11 @@ def generation_scores(
     """
     if (judge is None) == (inception_weights is None):
         raise ValueError("give either a judge or inception_weights")
-    if judge is None:
+    network: Any
+    if inception_weights is not None:
         name, network = "inception", Inception(inception_weights).to(real.device)
     else:
+        assert judge is not None
         name, network = "judge", judge.features
     features = [_features(network, images) for images in (real, fake)]
     scores = {f"kid_{name}": kid(*features, seed=seed)}

@@ -7,6 +7,7 @@ before, up to rounding, and the first draws of a large k are those of a small on
 
 from collections.abc import Iterable
 from math import ceil, log
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ UNIT = 8  # draws that share one key of the noise, and one pass through the enco
 
 
 @torch.no_grad()
-def importance_weighted(model: Model, batches: Iterable[Batch], k: int, chunk: int = UNIT, *, seed: int = 0) -> float:
+def importance_weighted(model: HasBound, batches: Iterable[Batch], k: int, chunk: int = UNIT, *, seed: int = 0) -> float:
     """Estimate of -log p(x) with k draws an image, mean over the images: the test/nll_iw<k> of the tables.
 
     -log p(x) <= E[-log 1/k sum_i p(x, z_i) / q(z_i | x)],  z_i ~ q(z | x):  k = 1 is the negative ELBO, and the bound
@@ -57,7 +58,7 @@ def bounds(model: Model, batches: Iterable[Batch], *, seed: int = 0) -> tuple[di
         with noise.per_image(batch["index"], seed):
             terms = model.objective(batch)
         found = {name: terms[name].value for name in ("rec", *(f"kl_{block}" for block in model.blocks)) if name in terms}
-        if has_bound(model):
+        if isinstance(model, HasBound):
             with noise.per_image(batch["index"], seed):
                 found["elbo"] = model.log_weights(batch, 1)[0]
         for name, value in found.items():
@@ -124,7 +125,7 @@ def aggregate_posterior(
     }
 
 
-def _log_weights(model: Model, batch: Batch, k: int, chunk: int, seed: int) -> Tensor:
+def _log_weights(model: HasBound, batch: Batch, k: int, chunk: int, seed: int) -> Tensor:
     """log p(x, z) - log q(z | x) of k draws, [k, B or G] float64.
 
     The noise of a row is a function of its index and the number of the draw within a call. So the draws are made in
@@ -143,8 +144,10 @@ def _log_weights(model: Model, batch: Batch, k: int, chunk: int, seed: int) -> T
 
 def _repeated(batch: Batch, times: int) -> Batch:
     """The batch so many times, one after the other; groups stay apart."""
-    rows = {name: torch.cat([batch[name]] * times) for name in ("image", "index", "label", "factors") if name in batch}
+    rows: dict[str, Any] = {
+        name: torch.cat([batch[name]] * times) for name in ("image", "index", "label", "factors") if name in batch
+    }
     if "group" in batch:
         rows["num_groups"] = times * batch["num_groups"]
         rows["group"] = torch.cat([batch["group"] + i * batch["num_groups"] for i in range(times)])
-    return rows
+    return cast(Batch, rows)

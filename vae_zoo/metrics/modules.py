@@ -33,7 +33,7 @@ class _Rows(Metric):
     def __init_subclass__(cls, of: Callable, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         cls.function = staticmethod(of)
-        cls.__doc__ = cls.__doc__ or f"{of.__doc__.splitlines()[0]}\n\nSettings and result: `{of.__name__}`."
+        cls.__doc__ = cls.__doc__ or f"{str(of.__doc__).splitlines()[0]}\n\nSettings and result: `{of.__name__}`."
 
     def __init__(self, **settings: Any):
         super().__init__()
@@ -96,7 +96,7 @@ class FactorVAEScore(_Rows, of=d.factor_vae_score):
         self.grid = d.GridIndex(factor_sizes)
 
     def _score(self, codes: Tensor, factors: Tensor, **settings: Any) -> float:
-        seen, rows = np.unique(self.grid.render(factors), return_index=True)
+        seen, rows = np.unique(self.grid.render(to_numpy(factors)), return_index=True)
         if len(seen) < (size := np.prod(self.grid.factor_sizes)):
             raise ValueError(f"{type(self).__name__} needs every image of the grid, got {len(seen)} of {size}")
         return self.function(to_numpy(codes)[rows].__getitem__, self.grid, **settings)

@@ -41,9 +41,14 @@ WIDE, COMPONENTS = 256, 64  # codes of more dimensions than the first are reduce
 class FactorLike(Protocol):
     """A column of factors. Of a circular one a `period` may be given too, if it is not the default (`period_of`)."""
 
-    name: str
-    size: int  # number of values, 0 when continuous
-    kind: Kind
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...  # number of values, 0 when continuous
+
+    @property
+    def kind(self) -> Kind: ...
 
 
 def probe(
@@ -73,7 +78,7 @@ def probe(
         classes, counts = np.unique(y, return_counts=True)
         majority = accuracy_score(y_test, np.full_like(y_test, classes[counts.argmax()]))
         return max(0.0, (accuracy_score(y_test, read) - majority) / (1 - majority))
-    scale = StandardScaler().fit(y)  # for the optimiser; changes no R2
+    scale: Any = StandardScaler().fit(y)  # for the optimiser; changes no R2
     read = _fit(x, scale.transform(y).astype(np.float32), kind, hidden, seed).predict(x_test).reshape(y_test.shape)
     return max(0.0, r2_score(scale.transform(y_test)[:, differ], read[:, differ]))
 
@@ -137,7 +142,7 @@ def _fit(x: Array, y: Array, kind: Kind, hidden: int | None, seed: int) -> Pipel
     if hidden is None:
         estimator = LogisticRegression(C=1.0, max_iter=1000) if kind == "categorical" else Ridge(alpha=1.0)
     else:
-        network = MLPClassifier if kind == "categorical" else MLPRegressor
+        network: Any = MLPClassifier if kind == "categorical" else MLPRegressor
         counts = np.unique(y, return_counts=True)[1] if kind == "categorical" else [len(y)]  # rows of each class
         estimator = network(
             hidden_layer_sizes=(hidden,),

@@ -4,15 +4,17 @@ Figures, metrics, tables and resume use only this contract, so a new method gets
 """
 
 from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import add
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae_zoo.config.types import Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms, TrainingData
-from vae_zoo.distributions import Normal, kl_standard_per_dim, noise
+from vae_zoo.distributions import Likelihood, Normal, kl_standard_per_dim, noise
 from vae_zoo.schedules import Schedule
 
 
@@ -25,6 +27,9 @@ class LatentVariableModel(L.LightningModule):
     needs: frozenset[str] = frozenset()  # keys of the batch without which the model cannot train, such as "group"
     unit: str | None = None  # of the loss, if not the image: a term with one value for each, such as a group's KL
     blocks: dict[str, Block]
+    encoder: nn.Module
+    decoder: nn.Module
+    likelihood: Likelihood
 
     def __init__(
         self,
@@ -121,7 +126,8 @@ class LatentVariableModel(L.LightningModule):
 
     def training_images(self, count: int | None = None, batch_size: int = 1000) -> Iterator[Batch]:
         """So many of the training images, drawn by the run's seed, or all: for what is set from data within training."""
-        data, generator = self.training_data, torch.Generator().manual_seed(self.trainer.seed)
+        data, generator = self.training_data, torch.Generator().manual_seed(getattr(self.trainer, "seed", 0))
+        assert data is not None
         order = torch.randperm(data.num_images, generator=generator)
         return (data.images(part, self.device) for part in order[:count].split(batch_size))
 
@@ -130,12 +136,12 @@ class LatentVariableModel(L.LightningModule):
 
         Where `unit` names a term, all are sums divided by its length: the loss of a group is a sum over its images.
         """
-        weighted = {name: term for name, term in terms.items() if term.weight is not None}
+        weighted = [(term.weight, term.value) for term in terms.values() if term.weight is not None]
         if self.unit is not None:
-            return sum(weight * value.sum() for value, weight in weighted.values()) / len(terms[self.unit].value)
-        parts = [sum(weight * value for value, weight in weighted.values() if value.ndim)]
-        parts = [part.mean() for part in parts if isinstance(part, Tensor)]
-        return sum(parts + [weight * value for value, weight in weighted.values() if not value.ndim])
+            return reduce(add, [weight * value.sum() for weight, value in weighted]) / len(terms[self.unit].value)
+        of_images = [weight * value for weight, value in weighted if value.ndim]
+        parts = [reduce(add, of_images).mean()] if of_images else []
+        return reduce(add, parts + [weight * value for weight, value in weighted if not value.ndim])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.begin_step()
@@ -156,7 +162,7 @@ class LatentVariableModel(L.LightningModule):
                 for group in optimizer.param_groups:
                     group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.lr_schedule(self.step)
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clips to the trainer's norm, for one optimiser or several alike (Lightning's own option knows only one)."""
         if clip_norm := getattr(self.trainer, "clip_norm", None):
             torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)

@@ -42,7 +42,9 @@ def log_weights_of_batch(B: int, N: int, sampling: Literal["weighted", "stratifi
     return weights.log()
 
 
-def decompose_kl(q_z: Normal, z: Tensor, N: int, sampling: str) -> tuple[Tensor, Tensor, Tensor]:
+def decompose_kl(
+    q_z: Normal, z: Tensor, N: int, sampling: Literal["weighted", "stratified"]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Estimates of mi, tc and kl_dims for each image, nats: [B] each. q_z, z: [B, D]; N: training images."""
     log_pairs = log_density_pairs(q_z, z)  # [B, B, D] log q(z[i, d] | x[j])
     log_w = log_weights_of_batch(len(z), max(N, len(z)), sampling, z.device)
@@ -65,7 +67,8 @@ class BetaTCVAE(VAE):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.alpha, self.beta, self.gamma, self.sampling = alpha, as_schedule(beta), gamma, sampling
+        self.alpha, self.beta, self.gamma = alpha, as_schedule(beta), gamma
+        self.sampling: Literal["weighted", "stratified"] = sampling
 
     def objective(self, batch: Batch) -> Terms:
         q_z, z, rec = self.infer(batch)

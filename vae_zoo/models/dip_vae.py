@@ -40,7 +40,8 @@ class DIPVAE(VAE):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.variant, self.lambda_off, self.lambda_diagonal = variant, lambda_off, lambda_diagonal
+        self.variant: Literal["i", "ii"] = variant
+        self.lambda_off, self.lambda_diagonal = lambda_off, lambda_diagonal
 
     def objective(self, batch: Batch) -> Terms:
         q_z, _, rec = self.infer(batch)

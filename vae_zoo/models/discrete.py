@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Count, NumClasses, Probabilities, Shape
-from vae_zoo.contract import Batch, Block, Codes, TrainingData
+from vae_zoo.contract import Batch, Block, Codes, Network, TrainingData
 from vae_zoo.distributions import Categorical, CategoricalVariables, Likelihood, noise
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.utils.errors import UserError
@@ -72,7 +72,7 @@ class DiscreteLatentModel(LatentVariableModel):
             )
         needed = (label[:, : len(sizes)].amax(0) + 1).tolist()
         if any(need > size for need, size in zip(needed, sizes)):
-            got, allowed = ([*sizes], needed) if len(sizes) > 1 else (sizes[0], needed[0])
+            got, allowed = ([*sizes], needed) if len(needed) > 1 else (*sizes, *needed)
             raise UserError(f"model.num_classes={got}, but the labels need {allowed}; set model.num_classes={allowed}")
 
     # ---- watched while training ---------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class DiscreteLatentModel(LatentVariableModel):
             if name in self._sums
         }
         kl = self.classes.kl((sums["probs"] / sums["count"]).log())  # [J]
-        values = {"val/class_balance": kl.sum().item()}
+        values: dict[str, float] = {"val/class_balance": kl.sum().item()}
         values["val/classes_used"] = int((sums["argmax"] >= 0.005 * sums["count"]).sum())
         if "supervised" in self.needs and sums.get("known", 0) > 0:
             values["val/accuracy"] = (sums["right"] / sums["known"]).item()
@@ -126,7 +126,7 @@ class ClassConditionalModel(DiscreteLatentModel):
         image_shape: Shape,
         z_dim: Count,
         num_classes: NumClasses,
-        network,
+        network: Network,
         likelihood: Likelihood,
         class_probs: Probabilities | None = None,
         feature_dim: Count = 256,

@@ -7,9 +7,11 @@ Deviation: the permuted codes are those of the same batch, as in disentanglement
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -70,7 +72,7 @@ class FactorVAE(VAE):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.begin_step()
-        vae_optimizer, discriminator_optimizer = self.optimizers()
+        vae_optimizer, discriminator_optimizer = cast(list[LightningOptimizer], self.optimizers())
         terms = self.objective(batch)
         loss = self.total(terms)
         self.keep(loss, terms)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Classes, Count, Momentum, NonNegative, Positive, Probabilities, Shape, Widths
-from vae_zoo.contract import Batch, Block, Codes, Term, Terms
+from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_normal_per_dim
 from vae_zoo.models.discrete import DiscreteLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
@@ -42,7 +42,7 @@ class GMVAE(DiscreteLatentModel):
         image_shape: Shape,
         z_dim: Count,
         num_classes: Classes,
-        network,
+        network: Network,
         likelihood: Likelihood,
         class_probs: Probabilities | None = None,
         class_hidden: Widths = (256, 128),

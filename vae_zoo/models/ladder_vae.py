@@ -21,7 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from vae_zoo.config.types import FacetCounts, Shape
-from vae_zoo.contract import Batch, Block, Codes, Term, Terms
+from vae_zoo.contract import Batch, Block, Codes, LadderNetwork, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard, log_standard_normal, noise
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.ladder import init_from_batch
@@ -42,7 +42,7 @@ class LadderVAE(LatentVariableModel):
         self,
         image_shape: Shape,
         facet_dims: FacetCounts,
-        network,
+        network: LadderNetwork,
         likelihood: Likelihood,
         schedule: Progressive | None = None,
         data_init: bool = False,
@@ -145,7 +145,7 @@ class LadderVAE(LatentVariableModel):
         """What is due at the present step; whether anything was."""
         if not self.data_init or self.step > 0:
             return False
-        noise.seed_step(self.trainer.seed, self.step, device=self.device)
+        noise.seed_step(getattr(self.trainer, "seed", 0), self.step, device=self.device)
         everything_in = torch.ones(len(self.blocks), device=self.device)
         init_from_batch(
             (self.encoder, self.decoder),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from vae_zoo.contract import Network
 from vae_zoo.distributions import Likelihood, Normal, noise
 
 HOLDS = "what the shuffled image still shows: colours and texture"
@@ -29,7 +30,7 @@ class LocalBranch(nn.Module):
         image_shape: Sequence[int],
         dim: int,
         view: Callable[[Tensor], Tensor],
-        network,
+        network: Network,
         likelihood: Likelihood,
     ):
         super().__init__()

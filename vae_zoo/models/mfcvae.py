@@ -29,19 +29,20 @@ are in docs/methods/mfcvae.md.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Count, Estimators, FacetCounts, NonNegative, Shape, Variance, WeightsOfClusters
-from vae_zoo.contract import Batch, Codes, Term, Terms, TrainingData
+from vae_zoo.contract import Batch, Codes, LadderNetwork, Term, Terms, TrainingData
 from vae_zoo.distributions import Likelihood, MixturePrior, Normal
 from vae_zoo.models.ladder_vae import LadderVAE
 from vae_zoo.nets.ladder import calibrate_batch_norm
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.parts import take
 
+T = TypeVar("T", bound=str)
 NORM_BATCHES = 50
 
 
@@ -81,7 +82,7 @@ class MFCVAE(LadderVAE):
         image_shape: Shape,
         facet_dims: FacetCounts,
         num_clusters: FacetCounts,
-        network,
+        network: LadderNetwork,
         likelihood: Likelihood,
         covariance: Literal["diagonal", "full"] = "diagonal",
         weights: WeightsOfClusters = "learned",
@@ -97,29 +98,37 @@ class MFCVAE(LadderVAE):
         super().__init__(image_shape, facet_dims, network, likelihood, **settings)
         if len(num_clusters) != len(facet_dims):
             raise ValueError(f"num_clusters needs a number for each of the {len(facet_dims)} facets, got {[*num_clusters]}")
-        weights = _for_each("weights", weights, len(facet_dims), "fixed or learned")
-        estimator = _for_each("estimator", estimator, len(facet_dims), "sample or analytic")
+        each_weights: Sequence[Literal["fixed", "learned"]] = _for_each(
+            "weights", weights, len(facet_dims), "fixed or learned"
+        )
+        each_estimator = _for_each("estimator", estimator, len(facet_dims), "sample or analytic")
         self.facets = tuple(self.blocks)
-        priors = [MixturePrior(K, D, covariance, w, variance) for K, D, w in zip(num_clusters, facet_dims, weights)]
-        self.priors = nn.ModuleDict(zip(self.facets, priors))
-        self.estimators = dict(zip(self.facets, estimator))
-        self.prior_init, self.prior_init_at = prior_init, prior_init_at
+        priors = [MixturePrior(K, D, covariance, w, variance) for K, D, w in zip(num_clusters, facet_dims, each_weights)]
+        self.priors = nn.ModuleDict(dict(zip(self.facets, priors)))
+        self.estimators = dict(zip(self.facets, each_estimator))
+        self.prior_init: Literal["none", "means", "means+vars+weights"] = prior_init
+        self.prior_init_at = prior_init_at
         self.init_images, self.calibrate_norm = init_images, calibrate_norm
         self.invariance = invariance
 
+    def prior(self, name: str) -> MixturePrior:
+        """The mixture of a facet."""
+        return cast(MixturePrior, self.priors[name])
+
     def clusters(self, q: dict[str, Normal]) -> dict[str, Tensor]:
         """q(c_j | x) of each facet [B, K], the closed form above, from posteriors [B, D]."""
-        return {name: self.priors[name].expected_log_joint(q[name]).softmax(-1) for name in self.facets}
+        return {name: self.prior(name).expected_log_joint(q[name]).softmax(-1) for name in self.facets}
 
     def sample_prior(self, n: int) -> Codes:
         codes = {}
-        for name, prior in self.priors.items():
+        for name in self.facets:
+            prior = self.prior(name)
             c = torch.multinomial(prior.log_weights().exp(), n, replacement=True)
             codes[name] = prior.sample(c)
         return codes
 
     def log_prior(self, name: str, z: Tensor) -> Tensor:
-        return self.priors[name].log_prob(z)
+        return self.prior(name).log_prob(z)
 
     def objective(self, batch: Batch) -> Terms:
         q, z, rec = self.infer(batch)
@@ -134,7 +143,7 @@ class MFCVAE(LadderVAE):
     def kl_terms(self, name: str, q: Normal, z: Tensor) -> Terms:
         """kl_z and kl_c, their sum `kl`, and the four expectations that they are made of, [B] nats each. Those without a
         weight, or with the weight 0, are shown: a facet that waits hears of no loss."""
-        prior, weights = self.priors[name], self.coefficients(self.step)[name]
+        prior, weights = self.prior(name), self.coefficients(self.step)[name]
         together = weights.gamma_z == weights.gamma_c
         if self.estimators[name] == "sample":
             log_q, log_joint = q.log_prob(z), prior.log_joint(z)  # [B], [B, K]
@@ -160,12 +169,12 @@ class MFCVAE(LadderVAE):
     def cluster_terms(self, x: Tensor, q: dict[str, Normal]) -> Terms:
         """Consistency and entropy [B], balance []: of the clusters of the deepest facet, see above, nats."""
         deepest, wanted, terms = self.facets[-1], self.invariance, {}
-        log_c = self.priors[deepest].expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
+        log_c = self.prior(deepest).expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
         c_probs = log_c.exp()
         log_used = log_c.logsumexp(0) - log(len(log_c))  # finite where a cluster has no image, and so is its gradient
-        if wanted.consistency_weight:
+        if wanted.consistency_weight and wanted.augment is not None:
             copy = self.encode(wanted.augment(x))[deepest]
-            log_c_copy = self.priors[deepest].expected_log_joint(copy).log_softmax(-1)
+            log_c_copy = self.prior(deepest).expected_log_joint(copy).log_softmax(-1)
             terms["consistency"] = Term(-(c_probs.detach() * log_c_copy).sum(-1), wanted.consistency_weight)
         balance = log(len(log_used)) + (log_used.exp() * log_used).sum()
         terms["entropy"] = Term(-(c_probs * log_c).sum(-1), wanted.entropy_weight or None)
@@ -178,7 +187,7 @@ class MFCVAE(LadderVAE):
         clusters, found = self.clusters(posterior), {}
         for name, q in posterior.items():
             log_q = q.log_prob_per_dim(q.mu) - 0.5  # [B, D], expected under q itself
-            given_c = log_q[:, None] - self.priors[name].expected_log_prob_per_dim(q)  # [B, K, D]
+            given_c = log_q[:, None] - self.prior(name).expected_log_prob_per_dim(q)  # [B, K, D]
             found[name] = (clusters[name][..., None] * given_c).sum(1)
         return found
 
@@ -187,7 +196,7 @@ class MFCVAE(LadderVAE):
     def learn_from(self, data: TrainingData) -> None:
         """Raises UserError when there are fewer images than clusters."""
         super().learn_from(data)
-        most = max(len(prior.mu) for prior in self.priors.values())
+        most = max(len(self.prior(name).mu) for name in self.facets)
         if self.prior_init != "none" and data.num_images < most:
             raise UserError(
                 f"model.num_clusters asks for {most} clusters of {data.num_images} training images; give fewer, or set "
@@ -203,14 +212,16 @@ class MFCVAE(LadderVAE):
     def initialise(self, batch: Batch) -> bool:
         changed = super().initialise(batch)
         due = [name for name, step in self.prior_init_steps().items() if step == self.step]
-        if not due:
+        if not due or self.prior_init == "none":
             return changed
         if self.calibrate_norm:
-            batches = (self.training_data.batch(step, self.device) for step in range(NORM_BATCHES))
+            data = self.training_data
+            assert data is not None
+            batches = (data.batch(step, self.device) for step in range(NORM_BATCHES))
             calibrate_batch_norm(self.encoder, (batch["image"] for batch in batches))
         codes = self.posterior_means(due)
         for name in due:
-            self.priors[name].init_from_codes(codes[name], self.prior_init, self.trainer.seed)
+            self.prior(name).init_from_codes(codes[name], self.prior_init, getattr(self.trainer, "seed", 0))
         return True
 
     @torch.no_grad()
@@ -222,9 +233,9 @@ class MFCVAE(LadderVAE):
         return {name: torch.cat([q[name].mu for q in parts]) for name in names}
 
 
-def _for_each(name: str, value: str | Sequence[str], num_facets: int, allowed: str) -> Sequence[str]:
+def _for_each(name: str, value: T | Sequence[T], num_facets: int, allowed: str) -> Sequence[T]:
     """One value stands for all facets."""
-    each = [value] * num_facets if isinstance(value, str) else value
+    each = cast(Sequence[T], [value] * num_facets if isinstance(value, str) else value)
     if len(each) != num_facets:
         raise ValueError(f"{name} needs {allowed} for each of the {num_facets} facets, got {[*each]}")
     return each

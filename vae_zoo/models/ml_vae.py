@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from vae_zoo.config.types import Count, NonNegative, Shape
-from vae_zoo.contract import Batch, Block, Term, Terms
+from vae_zoo.contract import Batch, Block, Network, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard, log_standard_normal, pool
 from vae_zoo.distributions.pooling import Evidence, first_of_groups, segment_sum
 from vae_zoo.models.base import LatentVariableModel
@@ -46,7 +46,7 @@ class MLVAE(LatentVariableModel):
         image_shape: Shape,
         content_dim: Count,
         style_dim: Count,
-        network,
+        network: Network,
         likelihood: Likelihood,
         beta_style: NonNegative | Schedule = 1.0,
         beta_content: NonNegative | Schedule = 1.0,
@@ -63,7 +63,8 @@ class MLVAE(LatentVariableModel):
         self.decoder = network.decoder(content_dim + style_dim, likelihood.param_shape(self.image_shape))
         self.likelihood = likelihood
         self.beta_style, self.beta_content = as_schedule(beta_style), as_schedule(beta_content)
-        self.evidence, self.content_sampling = evidence, content_sampling
+        self.evidence: Evidence = evidence
+        self.content_sampling = content_sampling
 
     def encode_images(self, batch: Batch | Tensor) -> dict[str, Normal]:
         """What each image says by itself, whatever its group: of the content, not pooled yet, and its style, [B, D] each."""

@@ -23,14 +23,14 @@ scale of their first weights); the slope follows the step in evaluation too, whe
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Count, Momentum, NonNegative, NumClasses, Positive, Probabilities, Probability, Shape
-from vae_zoo.contract import Batch, Block, Codes, Term, Terms
+from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
 from vae_zoo.distributions import (
     ComponentTable,
     Likelihood,
@@ -104,7 +104,7 @@ class PartedVAE(DiscreteLatentModel):
         z_dim: Count,
         u_dim: Count,
         num_classes: NumClasses,
-        network,
+        network: Network,
         likelihood: Likelihood,
         class_probs: Probabilities | None = None,
         feature_dim: Count = 256,
@@ -115,7 +115,7 @@ class PartedVAE(DiscreteLatentModel):
         prior_lr: Positive | None = None,
         **settings,
     ):
-        weights, gate, supervision = (take(part, settings) for part in self.parts)
+        weights, gate, supervision = take(Weights, settings), take(Gate, settings), take(Supervision, settings)
         super().__init__(image_shape, num_classes, class_probs, **settings)
         if not supervision.supervised and weights.entropy_weight > weights.prior_weight:
             raise ValueError(
@@ -277,7 +277,7 @@ class PartedVAE(DiscreteLatentModel):
         """What the labelled images teach, and what distorted copies of the others do, nats, means over their batches."""
         labelled, wanted = batch["supervised"], self.supervision
         x = labelled["image"] if wanted.augment is None else wanted.augment(labelled["image"])
-        if not wanted.consistency_weight:
+        if not wanted.consistency_weight or wanted.augment is None:
             return {"ce": Term(self.classes.cross_entropy(self.class_log_probs(x), self.labels(labelled)).mean(), 1.0)}
         with torch.no_grad():
             probs = self.classes.padded(self.class_log_probs(batch["image"]).exp(), 0.0)  # [B, J, K]
@@ -328,7 +328,8 @@ class PartedVAE(DiscreteLatentModel):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.begin_step()
-        optimizer, *labelled = self.optimizers() if self.supervision.supervised else (self.optimizers(),)
+        optimizers: Any = self.optimizers()
+        optimizer, *labelled = optimizers if self.supervision.supervised else (optimizers,)
         supervised = self.supervised_step(batch, *labelled) if labelled else {}
         terms = self.objective(batch)
         loss = self.total(terms)

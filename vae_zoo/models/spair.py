@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Count, Finite, Index, NonNegative, Positive, Shape, Strides, Widths
-from vae_zoo.contract import Batch, Block, Codes, Term, Terms
+from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_standard, log_standard_normal, noise
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds, sample_occupied
 from vae_zoo.models.base import LatentVariableModel
@@ -84,6 +84,12 @@ class Objects:
     z_what: Tensor
     z_depth: Tensor
     y: Tensor | None
+
+    @property
+    def drawn(self) -> Tensor:
+        """y, where there is a draw."""
+        assert self.y is not None
+        return self.y
 
     @property
     def mean(self) -> Tensor:
@@ -172,12 +178,13 @@ class SPAIR(LatentVariableModel):
         image_shape: Shape,
         what_dim: Count,
         background_dim: Index,
-        network,
-        object_network,
+        network: Network,
+        object_network: Network,
         likelihood: Likelihood,
         **settings,
     ):
-        cells, renderer, presence, betas = (take(part, settings) for part in self.parts)
+        cells, renderer = take(Cells, settings), take(Renderer, settings)
+        presence, betas = take(Presence, settings), take(Betas, settings)
         super().__init__(image_shape, **settings)
         if likelihood.num_params > 1:
             raise ValueError(
@@ -315,11 +322,11 @@ class SPAIR(LatentVariableModel):
         scale = Normal(
             torch.full_like(q.scale.mu, self.scale_prior(self.step)), torch.full_like(q.scale.mu, SCALE_STD**2).log()
         )
-        prior, temperature = prior_log_odds(q.y > 0, self.count_prior(self.step)), self.presence.temperature
+        prior, temperature = prior_log_odds(q.drawn > 0, self.count_prior(self.step)), self.presence.temperature
         if self.presence.pres_kl == "analytic":
             pres = kl_relaxed(q.logit, prior)
         elif self.presence.pres_kl == "mc":
-            pres = log_relaxed(q.y, q.logit, temperature) - log_relaxed(q.y, prior, temperature)
+            pres = log_relaxed(q.drawn, q.logit, temperature) - log_relaxed(q.drawn, prior, temperature)
         else:
             pres = kl_bernoulli(q.logit, prior)
         return {
@@ -354,9 +361,9 @@ class SPAIR(LatentVariableModel):
         rest = Normal(
             *(torch.cat([getattr(part, key) for part in (q.shift, q.what, q.depth)], -1) for key in ("mu", "logvar"))
         )
-        prior = prior_log_odds(q.y > 0, self.count_prior(self.step))
+        prior = prior_log_odds(q.drawn > 0, self.count_prior(self.step))
         temperature = self.presence.temperature
-        log_w = log_w + (log_relaxed(q.y, prior, temperature) - log_relaxed(q.y, q.logit, temperature)).sum(1)
+        log_w = log_w + (log_relaxed(q.drawn, prior, temperature) - log_relaxed(q.drawn, q.logit, temperature)).sum(1)
         log_w = log_w + (log_standard_normal(z_rest) - rest.log_prob(z_rest)).sum(1)
         standard = (z_scale - self.scale_prior(self.step)) / SCALE_STD
         log_scale = log_standard_normal(standard) - z_scale.shape[-1] * torch.tensor(SCALE_STD).log()

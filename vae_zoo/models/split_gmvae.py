@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vae_zoo.config.types import Classes, Count, NonNegative, Shape
-from vae_zoo.contract import Batch, Block, Codes, Term, Terms
+from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
 from vae_zoo.distributions import Likelihood, kl_normal, kl_standard, kl_standard_per_dim, log_standard_normal
 from vae_zoo.models.gmvae import GMVAE
 from vae_zoo.models.local_branch import HOLDS, LocalBranch, LocalView
@@ -33,10 +33,10 @@ class SplitGMVAE(LocalView, GMVAE):
         image_shape: Shape,
         z_dim: Count,
         num_classes: Classes,
-        network,
+        network: Network,
         likelihood: Likelihood,
         local_dim: Count,
-        local_network,
+        local_network: Network,
         view: Callable[[Tensor], Tensor],
         beta_local: NonNegative | Schedule = 1.0,
         aux_weight: NonNegative = 1.0,

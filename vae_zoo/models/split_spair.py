@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vae_zoo.config.types import Count, Index, NonNegative, Shape
-from vae_zoo.contract import Batch, Block, Codes, Term, Terms
+from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal
 from vae_zoo.models.local_branch import HOLDS, LocalBranch
 from vae_zoo.models.spair import SPAIR
@@ -36,8 +36,8 @@ class SplitSPAIR(SPAIR):
         what_dim: Count,
         background_dim: Index,
         local_dim: Count,
-        network,
-        object_network,
+        network: Network,
+        object_network: Network,
         likelihood: Likelihood,
         view: Callable[[Tensor], Tensor],
         local_to: Literal["none", "objects", "background", "both"] = "background",
@@ -50,8 +50,7 @@ class SplitSPAIR(SPAIR):
                 f"local_to={local_to} needs a decoder of the background, got background_dim=0; give background_dim >= 1, or "
                 f"local_to none or objects"
             )
-        networks = {"network": network, "object_network": object_network, "likelihood": likelihood}
-        super().__init__(image_shape, what_dim, background_dim, **networks, **spair)
+        super().__init__(image_shape, what_dim, background_dim, network, object_network, likelihood, **spair)
         self.local_to = {"none": (), "both": ("objects", "background")}.get(local_to, (local_to,))
         self.blocks["z_local"] = Block(local_dim, "gaussian", HOLDS)
         self.local = LocalBranch(self.image_shape, local_dim, view, network, likelihood)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from vae_zoo.config.types import Count, NonNegative, Shape
-from vae_zoo.contract import Batch, Block, Term, Terms
+from vae_zoo.contract import Batch, Block, Network, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard, log_standard_normal
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.models.local_branch import HOLDS, LocalBranch, LocalView
@@ -35,7 +35,7 @@ class SplitVAE(LocalView, LatentVariableModel):
         image_shape: Shape,
         global_dim: Count,
         local_dim: Count,
-        network,
+        network: Network,
         likelihood: Likelihood,
         view: Callable[[Tensor], Tensor],
         beta_global: NonNegative | Schedule = 1.0,

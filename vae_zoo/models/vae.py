@@ -7,7 +7,7 @@ Minimised, in nats per image:  loss = rec + kl_z,  rec = -log p(x | z) at one dr
 from torch import Tensor
 
 from vae_zoo.config.types import Count, Shape
-from vae_zoo.contract import Batch, Block, Term, Terms
+from vae_zoo.contract import Batch, Block, Network, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_standard, log_standard_normal
 from vae_zoo.models.base import LatentVariableModel
 
@@ -15,7 +15,7 @@ from vae_zoo.models.base import LatentVariableModel
 class VAE(LatentVariableModel):
     """latent_dim: dimensions of z; network: a family of encoder and decoder (vae_zoo.nets); likelihood: p(x | z)."""
 
-    def __init__(self, image_shape: Shape, latent_dim: Count, network, likelihood: Likelihood, **training):
+    def __init__(self, image_shape: Shape, latent_dim: Count, network: Network, likelihood: Likelihood, **training):
         super().__init__(image_shape, **training)
         self.blocks = {"z": Block(latent_dim, "gaussian", "everything about the image")}
         self.encoder = network.encoder(self.image_shape, 2 * latent_dim)

@@ -1,8 +1,6 @@
 """Encoders and decoders: they know shapes, not objectives.
 
-A network family is any object with `encoder(image_shape, num_outputs)` and `decoder(num_inputs, image_shape)`, both
-giving an `nn.Module`: images [B, C, H, W] -> [B, num_outputs] and codes [B, num_inputs] -> [B, C, H, W]. Ladders, which
-give and take one code for each facet, are described in vae_zoo/nets/ladder.py.
+Each class is a `Network` of vae_zoo/contract.py, or a `LadderNetwork`, which gives and takes one code for each facet.
 """
 
 from vae_zoo.nets.augment import RandomAffine

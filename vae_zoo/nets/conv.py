@@ -58,21 +58,23 @@ class Conv:
         layers = []
         for i, o, before, after, padding in zip(widths, widths[1:], sizes, sizes[1:], paddings):
             # what a convolution of stride 2 rounded away
-            odd = tuple(a + 2 * p - 2 - 2 * b for b, a, p in zip(before, after, padding))
-            layers += [*self._norm(i), nn.ReLU(), nn.ConvTranspose2d(i, o, 4, 2, padding, output_padding=odd)]
+            height, width = (a + 2 * p - 2 - 2 * b for b, a, p in zip(before, after, padding))
+            layers += [*self._norm(i), nn.ReLU(), nn.ConvTranspose2d(i, o, 4, 2, padding, output_padding=(height, width))]
         return nn.Sequential(*dense([num_inputs, *hidden, prod(inner)]), nn.Unflatten(1, inner), *layers)
 
     def _norm(self, channels: int) -> list[nn.Module]:
         return [nn.BatchNorm2d(channels)] if self.batch_norm else []
 
     def _padding(self) -> list[tuple[int, int]]:
-        return [(1, 1)] * len(self.channels) if self.padding is None else [tuple(pair) for pair in self.padding]
+        return [(1, 1)] * len(self.channels) if self.padding is None else [(pair[0], pair[1]) for pair in self.padding]
 
     def _sizes(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
         """(height, width) of the images and after each convolution."""
-        sizes = [tuple(image_shape[1:])]
+        height, width = image_shape[1:]
+        sizes = [(height, width)]
         for padding in self._padding():
-            sizes.append(tuple((side + 2 * p) // 2 - 1 for side, p in zip(sizes[-1], padding)))
+            height, width = ((side + 2 * p) // 2 - 1 for side, p in zip(sizes[-1], padding))
+            sizes.append((height, width))
         if min(sizes[-1]) < 1:
             least, side = 2 ** len(self.channels), min(image_shape[1:])
             raise ValueError(f"{len(self.channels)} halvings need images of {least} pixels a side or more, got {side}")

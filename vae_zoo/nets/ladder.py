@@ -20,6 +20,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from vae_zoo.config.types import FacetWidths, NonNegative, Widths
 
 Activation = Literal["relu", "elu"]
+Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU}
 
 
@@ -182,7 +183,8 @@ class LadderConv:
 
     def _sizes(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
         """(height, width) of the image and after each backbone."""
-        sizes = [tuple(image_shape[1:])]
+        height, width = image_shape[1:]
+        sizes = [(height, width)]
         if min(sizes[0]) < 28:
             raise ValueError(
                 f"images of {min(sizes[0])} pixels are too small for the convolutional ladder; give images of 28 pixels, or "
@@ -205,13 +207,13 @@ def dense_block(inputs: int, outputs: int, activation: Activation, batch_norm: b
 
 def _halved(size: tuple[int, int]) -> tuple[int, int]:
     """After a convolution of kernel 4, stride 2 and padding 1; one pixel stays one."""
-    return tuple(side // 2 for side in size) if min(size) > 1 else size
+    return (size[0] // 2, size[1] // 2) if min(size) > 1 else size
 
 
 def _transposed(inputs: int, outputs: int, before: tuple[int, int], after: tuple[int, int]) -> nn.ConvTranspose2d:
     if before == after:
         return nn.ConvTranspose2d(inputs, outputs, 3, 1, 1)
-    odd = tuple(a - 2 * b for b, a in zip(before, after))  # what halving rounded away
+    odd = (after[0] - 2 * before[0], after[1] - 2 * before[1])  # what halving rounded away
     return nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, output_padding=odd)
 
 
@@ -244,7 +246,8 @@ def init_from_batch(networks: Iterable[nn.Module], run: Callable[[], object], st
     Directions of the weights are drawn (Kaiming, normal). Source: Salimans and Kingma (2016), section 3; addtt/boilr.
     """
 
-    def rescale(layer: nn.Module, inputs: tuple[Tensor], _: Tensor) -> Tensor:
+    def rescale(layer: Layer, inputs: tuple[Tensor], _: Tensor) -> Tensor:
+        assert layer.bias is not None
         weight = nn.init.kaiming_normal_(torch.empty_like(layer.weight))
         layer.bias.zero_()
         _set_weight(layer, weight)
@@ -256,15 +259,14 @@ def init_from_batch(networks: Iterable[nn.Module], run: Callable[[], object], st
         layer.bias.copy_(-output.mean(others) * scale)
         return layer.forward(*inputs)
 
-    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-    layers = [m for network in networks for m in network.modules() if isinstance(m, kinds)]
+    layers = [m for network in networks for m in network.modules() if isinstance(m, Layer)]
     hooks = [layer.register_forward_hook(rescale) for layer in layers]
     run()
     for hook in hooks:
         hook.remove()
 
 
-def _set_weight(layer: nn.Module, weight: Tensor) -> None:
+def _set_weight(layer: Layer, weight: Tensor) -> None:
     if is_parametrized(layer, "weight"):
         layer.weight = weight  # gain and direction of weight normalisation
     else:

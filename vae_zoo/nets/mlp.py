@@ -28,5 +28,5 @@ class MLP:
 def dense(units: Sequence[int], activation: Literal["relu", "tanh"] = "relu") -> list[nn.Module]:
     """Linear layers through these widths with an activation between, none at the end."""
     kind = {"relu": nn.ReLU, "tanh": nn.Tanh}[activation]
-    layers = [m for i, o in zip(units, units[1:]) for m in (nn.Linear(i, o), kind())]
+    layers: list[nn.Module] = [m for i, o in zip(units, units[1:]) for m in (nn.Linear(i, o), kind())]
     return layers[:-1]

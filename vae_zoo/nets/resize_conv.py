@@ -64,12 +64,13 @@ class ResizeConv:
         if any(side % factor for side in image_shape[1:]):
             height, width = image_shape[1:]
             raise ValueError(f"sides must be multiples of {factor} for {len(self.channels)} halvings, got {height}x{width}")
-        return tuple(side // factor for side in image_shape[1:])
+        return image_shape[1] // factor, image_shape[2] // factor
 
 
-def _initialised(network: nn.Module) -> nn.Module:
+def _initialised(network: nn.Sequential) -> nn.Module:
     for layer in network:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return network

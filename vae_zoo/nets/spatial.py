@@ -7,6 +7,7 @@ gradient that is the same in every run on a GPU too. Source: Jaderberg et al. (2
 Boxes are [B, N, 4], centre x, centre y, width, height, in pixels.
 """
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -55,7 +56,7 @@ class CellBackbone(nn.Module):
     vector; kernel: of the three layers on the grid, 1 or 3; with 1 a cell sees little of its neighbours.
     """
 
-    def __init__(self, num_channels: int, channels: list[int], strides: list[int], features: int, kernel: int):
+    def __init__(self, num_channels: int, channels: Sequence[int], strides: Sequence[int], features: int, kernel: int):
         super().__init__()
         if len(channels) != len(strides):
             raise ValueError(

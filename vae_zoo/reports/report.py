@@ -142,7 +142,7 @@ def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]]) -> list[dic
     best = {factor: max(row[factor] or 0 for row in rows) for row in rows[:1] for factor in row}
     described = []
     for block in blocks:
-        row = probes.get(block.get("name"), {}).items()
+        row = probes.get(str(block.get("name")), {}).items()
         read = [(factor, score) for factor, score in row if score is not None and score >= max(HOLDS, best[factor])]
         described.append(block | {"read": sorted(read, key=lambda item: -item[1])})
     return described

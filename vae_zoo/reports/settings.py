@@ -404,8 +404,8 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     n = len(values)
-    tail = stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
-    options = {"method": "percentile", "n_resamples": 9999, "random_state": np.random.default_rng(0)}
+    tail = float(stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1)))
+    options: dict[str, Any] = {"method": "percentile", "n_resamples": 9999, "random_state": np.random.default_rng(0)}
     low, high = stats.bootstrap((values,), np.mean, confidence_level=1 - 2 * tail, **options).confidence_interval
     return float(low), float(high)
 

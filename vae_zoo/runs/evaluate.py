@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 
 from vae_zoo.config.check import check_trust
@@ -17,6 +16,7 @@ from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.reports.report import write_report
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.load import build, load_model
+from vae_zoo.training.attached import RunTrainer
 from vae_zoo.training.callbacks.figures import log_image
 from vae_zoo.training.callbacks.monitor import Monitor
 from vae_zoo.utils.console import quiet
@@ -24,7 +24,7 @@ from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.memory import keep_freed_memory
 
 
-def evaluate_trained(trainer: L.Trainer, model: LatentVariableModel, data, folder: Path) -> protocol.Evaluation:
+def evaluate_trained(trainer: RunTrainer, model: LatentVariableModel, data, folder: Path) -> protocol.Evaluation:
     """Evaluates a run that has just been trained: the numbers are those of metrics.json, figures go to the run folder and to
     the loggers."""
     model.to(trainer.strategy.root_device).eval()

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import yaml
 
@@ -71,7 +71,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1}: {error.problem})" if mark else ""
+        where = f" (line {mark.line + 1}: {getattr(error, 'problem', None)})" if mark else ""
         raise UserError(f"{path} is damaged{where}; restore it or train anew") from error
     if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in ("model", "data", "trainer")):
         raise UserError(f"{path} holds no model, data and trainer; restore it or train anew")
@@ -122,7 +122,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def block_scores(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
+def block_scores(numbers: dict[str, float]) -> dict[str, dict[str, float | None]]:
     """`test/block/<block>/<factor>` as {block: {factor: score}}: each block has each factor, None without a score."""
     rows = defaultdict(dict)
     for key, value in numbers.items():
@@ -138,7 +138,7 @@ def pictures(folder: Path) -> dict[tuple[str, str], dict[int, Path]]:
     found = defaultdict(dict)
     for path in sorted(folder.glob("*")):
         if path.suffix in (".png", ".gif", ".webp") and path.is_file():
-            name, step = re.fullmatch(r"(?s)(.+?)(?:_(\d+))?", path.stem).groups()
+            name, step = cast(re.Match, re.fullmatch(r"(?s)(.+?)(?:_(\d+))?", path.stem)).groups()
             found[name, path.suffix][int(step or -1)] = path
     return found
 

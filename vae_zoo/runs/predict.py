@@ -33,7 +33,7 @@ def predict_command(cfg: dict[str, Any]) -> None:
         raise UserError(f"predict={folder} holds no images; name a folder of PNG or JPEG files")
     probs = predict(model, arrays.images)
     out = (Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation") / "predictions.csv"
-    write_atomic(out, table(arrays.names, probs))
+    write_atomic(out, table(list(arrays.names or ()), probs))
     print(f"written to {out}: the clusters of {len(arrays.images)} images in {', '.join(probs)}")
 
 

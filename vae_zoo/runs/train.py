@@ -82,12 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: "Signals") -> None:
     """Fits the model from `step` on, whose checkpoint is `last`, then evaluates the weights it ends with."""
-    from lightning.pytorch.loggers import WandbLogger
-
     from vae_zoo.runs.evaluate import evaluate_trained
+    from vae_zoo.training.loggers import WandB
 
     csv, *dashboards = trainer.loggers
-    wandb_loggers = [logger for logger in dashboards if isinstance(logger, WandbLogger)]
+    wandb_loggers = [logger for logger in dashboards if isinstance(logger, WandB)]
     try:
         if trainer.is_global_zero:
             csv.cut_back(step)

@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning as L
 
 from vae_zoo.config.types import Index
+from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.utils.errors import Pruned
 
 
@@ -20,7 +21,7 @@ class Pruning(L.Callback):
         self.trial, self.metric, self.name = open_trial(Path(study), trial), metric, f"trial {trial}"
         self.reported = 0  # step of the newest number that the study has
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, module: LatentVariableModel) -> None:
         prune, step = False, module.latest_at.get(self.metric, 0)
         if trainer.is_global_zero and self.trial is not None and step > self.reported:
             self.trial.report(module.latest[self.metric], step=step)

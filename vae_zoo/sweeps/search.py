@@ -14,7 +14,7 @@ import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -39,7 +39,9 @@ PRUNERS = {
 }
 
 
-def open_study(record: Path, sampler: str, pruner: str | None, metric: str, direction: str, seed: int) -> optuna.Study:
+def open_study(
+    record: Path, sampler: str, pruner: str | None, metric: str, direction: Literal["minimize", "maximize"], seed: int
+) -> optuna.Study:
     """The study of a sweep's folder. A study that goes on draws other random numbers than it began with.
 
     Raises UserError when it searches by another metric or direction: its values would be taken for those of this one.
@@ -86,11 +88,11 @@ def distribution(override: Override) -> BaseDistribution:
     """What Hydra's words mean to Optuna: `interval(1,16)`, `range(4,33,4)`, `choice(a,b)` or `a,b`, and `tag(log, ...)`."""
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
-        kind = IntDistribution if isinstance(sweep.start, int) else FloatDistribution  # int(interval(1,16))
+        kind: Any = IntDistribution if isinstance(sweep.start, int) else FloatDistribution  # int(interval(1,16))
         return kind(sweep.start, sweep.end, log="log" in sweep.tags)
     if isinstance(sweep, RangeSweep):
         values = list(sweep.range())
-        kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
+        kind: Any = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
         return kind(values[0], values[-1], step=sweep.step)
     return CategoricalDistribution(list(override.sweep_string_iterator()))
 

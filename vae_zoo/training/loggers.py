@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 
 from vae_zoo.metrics.catalogue import caption
@@ -33,7 +33,11 @@ class MetricsCSV(Logger):
         self.columns: list[str] = ["epoch", "step"]
         self._waiting: list[dict[str, Any]] = []
 
-    name = version = None
+    @property
+    def name(self) -> None:
+        """The file has its own place."""
+
+    version = name
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -143,11 +147,11 @@ class WandB(WandbLogger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """The whole config, as plain containers. The run begins here: raises UserError when it cannot."""
-        import wandb
+        from wandb.errors import CommError, UsageError
 
         try:
             super().log_hyperparams(params)
-        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+        except (UsageError, CommError) as error:
             message = str(error).splitlines()[0].rstrip(".")
             raise UserError(f"wandb cannot start ({message}); run `wandb login`, or use logger=wandb_offline") from error
 

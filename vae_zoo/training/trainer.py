@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from vae_zoo.training.attached import RunTrainer
 from vae_zoo.training.callbacks.monitor import Monitor
 from vae_zoo.utils.files import atomic
 from vae_zoo.utils.memory import keep_freed_memory
@@ -24,7 +25,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
 
-class Trainer(L.Trainer):
+class Trainer(RunTrainer):
     """What conf/trainer may set; the rest of Lightning's arguments is fixed by how this project counts.
 
     seed: of the training noise. gradient_clip_val: norm, for every optimiser. ema_decay: validate, test and keep weights

@@ -1,9 +1,14 @@
 """Constructors with many settings: those that belong together are a dataclass, and are still given flat, by name."""
 
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-T = TypeVar("T")
+
+class Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+T = TypeVar("T", bound=Dataclass)
 
 
 def take(part: type[T], settings: dict[str, Any]) -> T:

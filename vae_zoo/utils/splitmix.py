@@ -1,7 +1,9 @@
 """Hashing of integers, by which random numbers can be asked for by an address."""
 
+from typing import Any
 
-def mix(x):
+
+def mix(x: Any) -> Any:
     """splitmix64's finaliser on int64 arrays or tensors, whose products wrap, or on an int as if it were one of these.
 
     The constants are the published ones as signed numbers; the masks make `>>` logical. Source: Steele et al. (2014).

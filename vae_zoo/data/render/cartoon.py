@@ -103,7 +103,7 @@ def is_held_out(factors: Array) -> Array:
 def render(factors: Array, noise_key: Array | None = None) -> Array:
     """Pictures uint8 [N, 3, 64, 64] of any factors [N, 36], columns NAMES.  noise_key: uint64 [N]; None: without noise."""
     images = np.empty((len(factors), 3, SIDE, SIDE), dtype=np.uint8)
-    deviation = np.float32(factors[:, NAMES.index("style_noise"), None, None, None])
+    deviation = np.array(factors[:, NAMES.index("style_noise"), None, None, None], np.float32)
     for start in range(0, len(factors), CHUNK):
         part = slice(start, start + CHUNK)
         canvas = draw(dict(zip(NAMES, factors[part].T)))
@@ -127,5 +127,6 @@ def _normal(key: Array, count: int) -> Array:
     """Nearly N(0, 1), float32 [N, count]: the sum of four bytes of the hash, whose 1021 levels suffice for pixel noise."""
     bits = hashed.bits(key, count // 2)
     every_other, ones = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)  # whose product adds up in its top bits
-    total = np.float32([((bits >> np.uint64(s)) & every_other) * ones >> np.uint64(48) for s in (0, 8)]).swapaxes(0, 1)
+    pairs = [((bits >> np.uint64(s)) & every_other) * ones >> np.uint64(48) for s in (0, 8)]
+    total = np.array(pairs, np.float32).swapaxes(0, 1)
     return ((total - 510) / np.float32((65535 / 3) ** 0.5)).reshape(len(key), count)

@@ -43,8 +43,9 @@ HAIR = {
     "spiky": Hair(-0.14, 0.00, 0.46, -0.38, 0.0, 0.24, spikes=0.12, num_bumps=13),
 }
 HAIR_STYLES, TEXTURES = tuple(HAIR), ("plain", "stripes", "checks", "dots")
-_SKIN = np.float32([[255, 226, 202], [243, 199, 158], [212, 154, 108], [158, 100, 64], [98, 60, 42]]) / 255  # light to dark
-_WHITE, _BLACK, _SHIRT = (np.float32(c).reshape(1, 3, 1, 1) for c in ([0.98] * 3, [0.06] * 3, [0.36, 0.4, 0.48]))
+# light to dark
+_SKIN = np.array([[255, 226, 202], [243, 199, 158], [212, 154, 108], [158, 100, 64], [98, 60, 42]], np.float32) / 255
+_WHITE, _BLACK, _SHIRT = (np.array(c, np.float32).reshape(1, 3, 1, 1) for c in ([0.98] * 3, [0.06] * 3, [0.36, 0.4, 0.48]))
 HEAD = 42.0  # pixels of a head's height at scale 1
 EYES, MOUTH = -0.05, 0.29  # their v
 _X = (np.arange(SIDE, dtype=np.float32) + 0.5 - SIDE / 2)[None, None, :]  # pixels from the centre of the picture
@@ -53,7 +54,7 @@ _Y = (np.arange(SIDE, dtype=np.float32) + 0.5 - SIDE / 2)[None, :, None]
 
 def draw(factors: Mapping[str, Array]) -> Array:
     """Pictures [B, 3, 64, 64] float32 in [0, 1] of `factors`, [B] each; names and units: vae_zoo.data.render.cartoon."""
-    return _Face({name: np.float32(value)[:, None, None] for name, value in factors.items()}).paint()
+    return _Face({name: np.array(value, np.float32)[:, None, None] for name, value in factors.items()}).paint()
 
 
 class _Face:
@@ -71,7 +72,7 @@ class _Face:
         self.nod = -0.35 * np.sin(self.pitch)  # how far what lies on the face moves down
         self.radius = np.sqrt(self.u**2 + self.v**2) + 1e-6
         self.edge = self._edge()
-        styles = np.float32(list(HAIR.values()))[f["id_hair_style"].astype(int)]  # [B, 1, 1, fields]
+        styles = np.array(list(HAIR.values()), np.float32)[f["id_hair_style"].astype(int)]  # [B, 1, 1, fields]
         self.style = Hair(*np.moveaxis(styles, -1, 0))
         steps = np.linspace(0, 1, len(_SKIN))
         self.skin = np.stack([np.interp(f["id_skin_tone"], steps, c) for c in _SKIN.T], axis=1).astype(np.float32)
@@ -97,7 +98,7 @@ class _Face:
         if lit:
             np.maximum(self.lit, np.float32(lit) * cover, out=self.lit)
 
-    def on_face(self, u: Array, v: float | Array, rise: float = 0.0) -> tuple[Array, Array, Array]:
+    def on_face(self, u: Array | np.float32, v: float | Array, rise: float = 0.0) -> tuple[Array, Array, Array]:
         """Where a point of the face that looks ahead is seen, and its apparent width.  rise: above the ellipsoid."""
         angle = np.arcsin(np.clip(u / self.a, -0.98, 0.98))
         squeeze = np.clip(np.cos(angle + self.yaw) / np.cos(angle), 0.3, 1.25)
@@ -235,8 +236,8 @@ def _hard(x: Array) -> Array:
     return np.clip(3 * x, -1, 1)
 
 
-def _hsv(hue: Array, saturation: Array, value: Array) -> Array:
+def _hsv(hue: Array, saturation: Array | np.float32, value: Array | np.float32) -> Array:
     """[B, 1, 1] each, hue in turns -> [B, 3, 1, 1] red, green, blue."""
-    k = (np.float32([5, 3, 1]).reshape(1, 3, 1, 1) + 6 * hue[:, None]) % 6
+    k = (np.array([5, 3, 1], np.float32).reshape(1, 3, 1, 1) + 6 * hue[:, None]) % 6
     saturation, value = (np.broadcast_to(x, hue.shape)[:, None] for x in (saturation, value))
     return value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))

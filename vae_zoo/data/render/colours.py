@@ -9,7 +9,7 @@ Array = np.ndarray
 
 def hues(turns: Array | Sequence[float]) -> Array:
     """Full colours of these hues [N], in turns from red: float32 [N, 3] in [0, 1]."""
-    k = (np.float32([5, 3, 1]) + 6 * np.asarray(turns, dtype=np.float32)[:, None]) % 6
+    k = (np.array([5, 3, 1], np.float32) + 6 * np.asarray(turns, dtype=np.float32)[:, None]) % 6
     return 1 - np.clip(np.minimum(k, 4 - k), 0, 1)
 
 

@@ -12,7 +12,7 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 def address(root: int, stream: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """uint64 [N] for ints [N]: each part is mixed before the next one comes in, so that no two addresses share numbers."""
-    key = mix(mix(np.uint64([root])) ^ np.uint64(stream))
+    key = mix(mix(np.array([root], np.uint64)) ^ np.uint64(stream))
     return mix(mix(key ^ np.asarray(first, np.uint64)) ^ np.asarray(second, np.uint64))
 
 

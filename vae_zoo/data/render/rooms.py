@@ -28,7 +28,7 @@ FACTOR_VALUES = (  # what the published `labels` say of each class
 )
 LAYERS = ("floor", "wall", "object", "sky", "highlight")
 SIDE = 64  # pixels
-SKY = np.float32([153, 226, 249]) / 255
+SKY = np.array([153, 226, 249], np.float32) / 255
 
 RAYS = 4  # of a pixel, along each side
 FOCAL_LENGTH = 77.25  # pixels: 45 degrees
@@ -51,7 +51,7 @@ def draw_layers() -> Array:
         room, points = _room(eye, rays)
         near = np.flatnonzero(_comes_near(eye, rays))  # the rays that may meet an object
         floor = np.flatnonzero(room[0])
-        floor = floor[_comes_near(points[floor], np.float32([TO_LAMP]))]  # those that may meet its shadow
+        floor = floor[_comes_near(points[floor], np.array([TO_LAMP], np.float32))]  # those that may meet its shadow
         for (i, scale), j in ((pair, j) for pair in enumerate(FACTOR_VALUES[3]) for j in range(len(SHAPES))):
             light = room.copy()
             _cast_shadow(light, floor, SHAPES[j], scale, points)
@@ -75,7 +75,7 @@ def _camera(angle: float) -> tuple[Array, Array]:
     at = ((np.arange(SIDE * RAYS) + 0.5) / RAYS - SIDE / 2).reshape(SIDE, RAYS) / FOCAL_LENGTH
     rays = ahead + at[:, None, :, None, None] * down + at[None, :, None, :, None] * right  # [row, column, RAYS, RAYS, 3]
     rays = rays.reshape(-1, 3) / np.linalg.norm(rays, axis=-1).reshape(-1, 1)
-    return np.float32([DISTANCE * sin, HEIGHT, DISTANCE * cos]), rays.astype(np.float32)
+    return np.array([DISTANCE * sin, HEIGHT, DISTANCE * cos], np.float32), rays.astype(np.float32)
 
 
 def _room(eye: Array, rays: Array) -> tuple[Array, Array]:
@@ -99,7 +99,7 @@ def _room(eye: Array, rays: Array) -> tuple[Array, Array]:
 
 def _cast_shadow(light: Array, floor: Array, shape: str, scale: float, points: Array) -> None:
     """Takes the lamp's light from the rays `floor`, where an object stands between their points and the lamp."""
-    enters, leaves, _ = _meet(shape, scale, points[floor], np.float32([TO_LAMP]))
+    enters, leaves, _ = _meet(shape, scale, points[floor], np.array([TO_LAMP], np.float32))
     light[0, floor[(enters < leaves) & (leaves > 0)]] -= LAMP * TO_LAMP[1]
 
 
@@ -123,7 +123,7 @@ def _shade(normal: Array, rays: Array) -> Array:
 def _comes_near(origin: Array, rays: Array) -> Array:
     """Whether rays [P], or one from each origin [P], meet a ball that holds every object."""
     with np.errstate(invalid="ignore"):
-        enters, leaves = _round(origin - np.float32([0, 0.26, 0]), rays, 0.38, [0, 1, 2])
+        enters, leaves = _round(origin - np.array([0, 0.26, 0], np.float32), rays, 0.38, [0, 1, 2])
     return enters < leaves
 
 
@@ -140,36 +140,44 @@ def _meet(shape: str, scale: float, origin: Array, rays: Array):
                 enters, leaves = _inside_all(spans)
                 face = np.stack([span[0] for span in spans], 1).argmax(1)
 
-                def towards(points, mask):
+                def cube(points, mask):
                     return np.eye(3)[face[mask]] * -np.sign(rays[mask])
+
+                towards = cube
 
             case "cylinder":
                 radius, height = (scale * length for length in CYLINDER)
                 round_, flat = _round(origin, rays, radius, [0, 2]), _slab(origin, rays, 1, 0, height)
                 enters, leaves = _inside_all([round_, flat])
 
-                def towards(points, mask):
+                def cylinder(points, mask):
                     lid = (flat[0] > round_[0])[mask, None]
                     return np.where(lid, [0, 1, 0] * -np.sign(rays[mask]), points * [1, 0, 1] / radius)
 
+                towards = cylinder
+
             case "sphere":
                 radius = scale * SPHERE
-                enters, leaves = _round(origin - np.float32([0, radius, 0]), rays, radius, [0, 1, 2])
+                enters, leaves = _round(origin - np.array([0, radius, 0], np.float32), rays, radius, [0, 1, 2])
 
-                def towards(points, mask):
+                def sphere(points, mask):
                     return (points - [0, radius, 0]) / radius
+
+                towards = sphere
 
             case "capsule":
                 radius, height = (scale * length for length in CAPSULE)
                 ends = radius, height - radius  # of its axis
-                parts = [_round(origin - np.float32([0, end, 0]), rays, radius, [0, 1, 2]) for end in ends]
+                parts = [_round(origin - np.array([0, end, 0], np.float32), rays, radius, [0, 1, 2]) for end in ends]
                 parts.append(_inside_all([_round(origin, rays, radius, [0, 2]), _slab(origin, rays, 1, *ends)]))
                 parts = [(np.where(a < b, a, np.inf), np.where(a < b, b, -np.inf)) for a, b in parts]
                 enters, leaves = np.min([a for a, _ in parts], axis=0), np.max([b for _, b in parts], axis=0)
 
-                def towards(points, mask):
+                def capsule(points, mask):
                     axis = points * [0, 1, 0]
                     return (points - axis.clip([0, ends[0], 0], [0, ends[1], 0])) / radius
+
+                towards = capsule
 
     return enters, leaves, towards
 

@@ -133,7 +133,7 @@ def _places(recipe: Recipe, key: np.ndarray, count: np.ndarray, restart: int = 0
 
 def _sprites(recipe: Recipe, split: int, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Colours, float32 [M, S, S, 3] or [M, 1, 1, 3], and opacity [M, S, S] of the sprites that numbers u [M, 6] choose."""
-    colour = np.float32((1 + 254 * u[:, None, None, 3:]) / 255)
+    colour = np.array((1 + 254 * u[:, None, None, 3:]) / 255, np.float32)
     if recipe.sprites is None:
         low, high = recipe.scales
         alpha = _shapes(recipe, _whole(u[:, 0], 3), 2 * np.pi * u[:, 1], low + (high - low) * u[:, 2])
@@ -146,7 +146,7 @@ def _sprites(recipe: Recipe, split: int, u: np.ndarray) -> tuple[np.ndarray, np.
 def _shapes(recipe: Recipe, shape: np.ndarray, angle: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Opacity [M, S, S]: which of 2 x 2 points of each pixel lie inside the shape, in the middle of its tile."""
     side = recipe.sprite_size
-    point = np.float32((np.arange(2 * side) + 0.5) / 2 - side / 2)
+    point = np.array((np.arange(2 * side) + 0.5) / 2 - side / 2, np.float32)
     reach = np.full(3, REACH.max()) if recipe.alike else REACH
     unit = np.float32(2 * reach[shape] / (side * scale))
     cos, sin = ((f(angle) * unit).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
@@ -168,8 +168,8 @@ def _ground(recipe: Recipe, split: int, key: np.ndarray) -> np.ndarray:
         return images[picked[:, None, None], row + np.arange(size)[:, None], column + np.arange(size)]
     if recipe.ground not in PALETTES:
         flat = {"black": np.zeros((len(key), 3)), "grey": u[:, [0, 0, 0]], "random": u[:, :3]}[recipe.ground]
-        return np.float32(flat)[:, None, None].repeat(size, 1).repeat(size, 2)
-    palette = np.float32(PALETTES[recipe.ground][UNSEEN if unseen else SEEN]) / 255
+        return np.array(flat, np.float32)[:, None, None].repeat(size, 1).repeat(size, 2)
+    palette = np.array(PALETTES[recipe.ground][UNSEEN if unseen else SEEN], np.float32) / 255
     first = _whole(u[:, 0], len(palette))
     if recipe.ground == "solid":
         return palette[first][:, None, None].repeat(size, 1).repeat(size, 2)
@@ -198,14 +198,14 @@ def _waves(recipe: Recipe, u: np.ndarray) -> np.ndarray:
     total = 0
     for wave in range(WAVES):
         along, _ = _turned(recipe.size, 2 * np.pi * angle[wave])
-        turns = along / np.float32(8 + 16 * length[wave])[:, None, None] + np.float32(phase[wave])[:, None, None]
-        total = total + np.sin(np.float32(2 * np.pi) * turns)
-    return 0.5 + total / (2 * WAVES)
+        pixels, offset = (np.array(x[wave], np.float32)[:, None, None] for x in (8 + 16 * length, phase))
+        total = total + np.sin(np.float32(2 * np.pi) * (along / pixels + offset))
+    return np.asarray(0.5 + total / (2 * WAVES))
 
 
 def _turned(size: int, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates of the pixels [n, H, W], from the centre of the image, in axes turned by `angle` [n]."""
-    cos, sin = (np.float32(f(angle))[:, None, None] for f in (np.cos, np.sin))
+    cos, sin = (np.array(f(angle), np.float32)[:, None, None] for f in (np.cos, np.sin))
     point = np.arange(size, dtype=np.float32) + 0.5 - size / 2
     return cos * point + sin * point[:, None], cos * point[:, None] - sin * point
 

@@ -65,7 +65,7 @@ def draw_grid() -> np.ndarray:
     images = np.empty((*FACTOR_SIZES[1:], 64), np.uint64)  # a word is one row of pixels
     scales, angles = FACTOR_VALUES[2:4]
     for shape, scale, angle in np.ndindex(3, 6, 39):
-        images[shape, scale, angle] = _draw_at_all_positions(shape, scales[scale], angles[angle])
+        images[shape, scale, angle] = _draw_at_all_positions(shape, float(scales[scale]), float(angles[angle]))
     images[:, :, 39] = images[:, :, 0]
     return images.view(np.uint8).reshape(-1, 512)
 

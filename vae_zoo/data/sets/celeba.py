@@ -98,10 +98,10 @@ class CelebA(DataModule):
 
     def _read_image(self, name: str) -> np.ndarray:
         """uint8 [3, H, W]."""
-        path = self.folder / PICTURES / name
+        path, (_, height, width) = self.folder / PICTURES / name, self.image_shape
         with blaming(f"{path} cannot be read (...); unpack {PICTURES}.zip again"), Image.open(path) as image:
             image = image.convert("RGB")
             if self.crop is not None:
                 left, top = (round((side - self.crop) / 2) for side in image.size)
                 image = image.crop((left, top, left + self.crop, top + self.crop))
-            return np.asarray(image.resize(self.image_shape[:0:-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+            return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)

@@ -1,5 +1,7 @@
 """scikit-learn's 1,797 real handwritten digits (UCI optical recognition set), 8x8, enlarged. Nothing to download."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,16 +19,16 @@ class Digits(DataModule):
         super().__init__(image_shape or (1, size, size), **common)
 
     def load(self) -> Arrays:
-        digits = load_digits()
+        digits: Any = load_digits()
         return Arrays(resize(digits.images[:, None] / 16, self.image_shape[1:]), label=digits.target, num_classes=10)
 
 
 def resize(images: np.ndarray, size) -> np.ndarray:
     """Reals [N, C, h, w] in [0, 1] -> uint8 [N, C, *size]: bilinear, antialiased when shrinking."""
-    images = torch.as_tensor(images, dtype=torch.float32)
-    if tuple(images.shape[-2:]) != tuple(size):
-        images = F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True)
-    return images.mul(255).round().clamp(0, 255).byte().numpy()
+    resized = torch.as_tensor(images, dtype=torch.float32)
+    if tuple(resized.shape[-2:]) != tuple(size):
+        resized = F.interpolate(resized, size=tuple(size), mode="bilinear", antialias=True)
+    return resized.mul(255).round().clamp(0, 255).byte().numpy()
 
 
 def resize_bytes(images: np.ndarray, size) -> np.ndarray:

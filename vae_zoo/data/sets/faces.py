@@ -5,7 +5,7 @@ Splits are by identity, so nobody in val or test is seen in training (celeba kee
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -147,11 +147,11 @@ def _bytes(images: np.ndarray) -> np.ndarray:
     return np.rint(images * (255 if images.max() <= 1 else 1)).clip(0, 255).astype(np.uint8)
 
 
-def _fitted(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+def _fitted(images: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
     """uint8 [N, C, H, W] in these channels and this size: grey ones repeated, coloured ones weighed as ITU-R 601 does."""
     channels, *size = image_shape
     if images.shape[1] > channels:
-        weights, parts = np.float32([0.299, 0.587, 0.114]), np.array_split(images, len(images) // 2000 + 1)
+        weights, parts = np.array([0.299, 0.587, 0.114], np.float32), np.array_split(images, len(images) // 2000 + 1)
         grey = [np.rint(np.einsum("c,nchw->nhw", weights, part)).astype(np.uint8) for part in parts]
         images = np.concatenate(grey)[:, None]
     images = resize_bytes(images, size)

@@ -65,12 +65,12 @@ def decoded(read: Callable[[Any], np.ndarray], pictures: Sequence, image_shape: 
 
 def read_image(path: Path, image_shape: Sequence[int]) -> np.ndarray:
     """[C, H, W] uint8. Raises UserError for a file that is no picture."""
-    channels, *size = image_shape
+    channels, height, width = image_shape
     told = f"{path} cannot be read as an image of 8 or 16 bits; remove it or save it as PNG or JPEG"
     with blaming(told), Image.open(path) as image:
         image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
-        pixels = np.asarray(ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC))
-    return pixels.reshape(*size, channels).transpose(2, 0, 1)
+        pixels = np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
+    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:

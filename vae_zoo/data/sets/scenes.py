@@ -6,7 +6,7 @@ end, each scene seen once. The test has scenes on the grounds of training, `test
 
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -117,6 +117,7 @@ class Scenes(DataModule):
         super().setup(stage)
 
     def _published(self) -> Arrays:
+        assert self.path is not None
         where = f"data.path={self.path}"
         form = "an npz with `image` uint8 [N, H, W, 3] and `mask` [N, H, W], whose 0 is the ground"
         with blaming(f"{where} cannot be read (...); give {form}"), np.errstate(invalid="ignore"):
@@ -137,7 +138,8 @@ class Scenes(DataModule):
         return Arrays(image.transpose(0, 3, 1, 2), count, num_classes=int(count.max()) + 1)
 
     def _recipe(self) -> Recipe:
-        settings, size = dict(self.settings), self.settings["size"]
+        settings: dict[str, Any] = dict(self.settings)
+        size = settings["size"]
         side = settings.get("sprite_size", Recipe.sprite_size)
         if side > size:
             raise UserError(f"data.sprite_size={side} exceeds data.size={size}; lower it")
@@ -156,7 +158,7 @@ class Scenes(DataModule):
 
     # ---- batches --------------------------------------------------------------------------------------------------
 
-    def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device="cpu") -> Batch:
+    def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu") -> Batch:
         if not self.endless:
             return super().train_batch(step, rank, world_size, device)
         index = torch.arange(self.batch_size) + step * self.batch_size + (self.seed << 40)
@@ -165,7 +167,7 @@ class Scenes(DataModule):
         image = self.to_float(to_device(torch.from_numpy(scenes[:, :3]), device))
         return {"image": image, "index": to_device(index, device)}
 
-    def single(self, index: Tensor, device="cpu") -> Batch:
+    def single(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
         """What is known of scenes too, unless one of them was drawn for training: masks of these are not kept."""
         batch, place = super().single(index, device), index - (len(self.images) - len(self.masks))
         if (place < 0).any():
@@ -175,7 +177,7 @@ class Scenes(DataModule):
         boxes = [one[seen] for one, seen in zip(box, pixels >= LEAST)]
         count = torch.tensor([len(one) for one in boxes])
         known = {"mask": to_device(mask, device).long(), "count": to_device(count, device)}
-        return batch | known | {"boxes": [to_device(one, device) for one in boxes]}
+        return cast(Batch, batch | known | {"boxes": [to_device(one, device) for one in boxes]})
 
 
 def boxes_of(mask: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
@@ -199,8 +201,9 @@ def _digest(recipe: Recipe) -> str:
 
 def _digits(side: int) -> np.ndarray:
     """scikit-learn's handwritten digits as white tiles [1797, S, S, 4]."""
-    glyphs = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)[:, None]
-    alpha = np.float32(resize_bytes(glyphs, (side, side))[:, 0] / 255)
+    digits: Any = load_digits()
+    glyphs = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
+    alpha = np.array(resize_bytes(glyphs, (side, side))[:, 0] / 255, np.float32)
     return np.concatenate([np.ones((*alpha.shape, 3), np.float32), alpha[..., None]], axis=-1)
 
 
@@ -224,4 +227,4 @@ def _cut_out(path: Path, side: int) -> np.ndarray:
     longer = max(picture.size)
     tile = Image.new("RGBa", (longer, longer))
     tile.paste(picture, ((longer - picture.width) // 2, (longer - picture.height) // 2))
-    return np.float32(np.asarray(tile.resize((side, side), Image.Resampling.LANCZOS).convert("RGBA"))) / 255
+    return np.array(tile.resize((side, side), Image.Resampling.LANCZOS).convert("RGBA"), np.float32) / 255

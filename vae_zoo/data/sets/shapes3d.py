@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ def compose(layers: Tensor, factors: Tensor) -> Tensor:
 
 
 @contextmanager
-def _opened(path: Path):
+def _opened(path: Path) -> Iterator[Any]:
     """The file. Raises UserError for whatever is wrong with it, now or while it is read."""
     drawn = "or drop data.path to use the built-in drawing"
     try:

@@ -6,6 +6,7 @@ A relative of SVHN that needs no download and whose factors are known, so that g
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ SIDE = 32
 TEXTURES = ("plain", "stripes", "checks", "dots", "clouds")
 SIZES = (19.0, 21.0, 23.0, 25.0)  # pixels a side of the square that a digit fills, by stroke_scale
 NAMES = ("digit", "digit_colour", "texture", "ground_colour", "stroke_scale")
-FACTORS = tuple(map(Factor, NAMES, (10, 6, len(TEXTURES), 6, len(SIZES)), (*["categorical"] * 4, "ordered")))
+FACTORS = (
+    *(Factor(name, size, "categorical") for name, size in zip(NAMES, (10, 6, len(TEXTURES), 6))),
+    Factor("stroke_scale", len(SIZES), "ordered"),
+)
 DISTRACTOR = 0.6  # probability of a neighbour on each side
 CHUNK = 2000  # images drawn at a time
 CACHE_NAME = "street_digits_v1"  # a new number whenever `draw` gives other pixels
@@ -55,7 +59,8 @@ class StreetDigits(DataModule):
 
 def scenes(num_images: int) -> tuple[np.ndarray, np.ndarray]:
     """Which handwritten digit is drawn [N], all equally often, and the factors [N, F]; at random but always the same."""
-    rng, target = np.random.default_rng(0), load_digits().target
+    digits: Any = load_digits()
+    rng, target = np.random.default_rng(0), digits.target
     identity = rng.permutation(np.arange(num_images) % len(target))
     others = rng.integers([factor.size for factor in FACTORS[1:]], size=(num_images, len(FACTORS) - 1))
     return identity, np.column_stack([target[identity], others])
@@ -63,7 +68,8 @@ def scenes(num_images: int) -> tuple[np.ndarray, np.ndarray]:
 
 def draw(identity: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Images uint8 [N, 3, 32, 32] of these digits [N] with these factors [N, F]. Place, angle, lighting: at random by N."""
-    glyphs = torch.from_numpy(load_digits().images / 16).float()[:, None]  # [1797, 1, 8, 8]
+    digits: Any = load_digits()
+    glyphs = torch.from_numpy(digits.images / 16).float()[:, None]  # [1797, 1, 8, 8]
     glyphs = F.interpolate(glyphs, scale_factor=4, mode="bicubic").clamp(0, 1)
     generator = torch.Generator().manual_seed(0)
     parts = zip(torch.from_numpy(identity).split(CHUNK), torch.from_numpy(factors).split(CHUNK))

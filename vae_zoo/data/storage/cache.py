@@ -13,7 +13,8 @@ from numpy.typing import DTypeLike
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import atomic
 
-Array, Shape = np.ndarray, tuple[int, ...]
+Array = np.ndarray
+Shape = tuple[int, ...]
 log = logging.getLogger(__name__)
 
 

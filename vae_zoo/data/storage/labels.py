@@ -38,7 +38,7 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None =
                 f"{path}, line {number}: {line} must be the image and {label.shape[1]} labels 0, 1, ..., or nothing where "
                 f"one is unknown"
             )
-        label[index] = numbers
+        label[index] = [number for number in numbers if number is not None]
     if not (label >= 0).any():
         raise UserError(f"{path} has no labels; write a line for each image that has some")
     return label

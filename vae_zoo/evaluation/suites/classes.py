@@ -59,7 +59,7 @@ def accuracy(e: Context) -> Numbers:
                 yield f"{key}/{name}", value
     for key in next(iter(found.values()), {}):
         values = [float(v[key]) for v in found.values() if key in v]
-        yield key, sum(values) if key == "classes_used" else np.mean(values)
+        yield key, float(sum(values) if key == "classes_used" else np.mean(values))
 
 
 def separation(e: Context) -> Numbers:
@@ -70,9 +70,9 @@ def separation(e: Context) -> Numbers:
     the judge as the first image's class. conditional_accuracy: images decoded from the prior of a class, named as it;
     conditional_accuracy_mean: the same with the Gaussian blocks of the class at their means, z from its prior.
     """
-    if not all((_labels(e, index.numpy(), 0) >= 0).any() for index in e.data.indices.values()):
+    if not all((_first_labels(e, index.numpy()) >= 0).any() for index in e.data.indices.values()):
         return  # hand-made labels of training images alone
-    train, test = (_labels(e, index, 0) for index in (e.train, e.scored))
+    train, test = (_first_labels(e, index) for index in (e.train, e.scored))
     if len(np.unique(train[train >= 0])) < 2:
         return  # nothing to tell apart
     train_codes, test_codes = e.codes.blocks(e.train), e.codes.blocks(e.scored)
@@ -93,6 +93,7 @@ def separation(e: Context) -> Numbers:
 @torch.no_grad()
 def _conditional(e: Context, one: judge.Judge, names: list[str]) -> Numbers:
     """Of every value of the first variable alike; other variables as the prior draws them."""
+    assert isinstance(e.model, HasClasses)
     size, device = e.model.blocks[names[0]].size, e.model.device
     first = torch.arange(size, device=device).repeat_interleave(PER_CLASS)
     with torch.random.fork_rng():
@@ -109,6 +110,8 @@ def _conditional(e: Context, one: judge.Judge, names: list[str]) -> Numbers:
 
 def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> Iterator[tuple[str, np.ndarray]]:
     """Samples of each class, images moved from class to class, and walks within each class; of each variable."""
+    if not isinstance(model, HasClasses):
+        return
     for j, name in enumerate(_blocks(model)):
         size, codes = model.blocks[name].size, means(model, batch)
         old = torch.stack([codes[b].argmax(1) for b in _blocks(model)], dim=1)  # [B, J]
@@ -146,8 +149,15 @@ def _blocks(model: LatentVariableModel) -> list[str]:
 
 def _labels(e: Context, index: np.ndarray, column: int) -> np.ndarray | None:
     """[N] int64; None where the data have fewer labels."""
+    assert e.data.label is not None
     labels = e.data.label[index].numpy().reshape(len(index), -1)
     return labels[:, column] if column < labels.shape[1] else None
+
+
+def _first_labels(e: Context, index: np.ndarray) -> np.ndarray:
+    labels = _labels(e, index, 0)
+    assert labels is not None
+    return labels
 
 
 def _to_label(e: Context, name: str, column: int) -> np.ndarray:
@@ -156,6 +166,7 @@ def _to_label(e: Context, name: str, column: int) -> np.ndarray:
     if "supervised" in e.model.needs:
         return np.arange(size)
     values, labels = e.codes.blocks(e.train)[name].argmax(1), _labels(e, e.train, column)
+    assert labels is not None
     table = np.zeros((size, labels.max() + 1))
     np.add.at(table, (values[labels >= 0], labels[labels >= 0]), 1)
     to_label = np.full(size, -1)

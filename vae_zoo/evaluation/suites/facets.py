@@ -48,6 +48,7 @@ class Clustered:
 
     @torch.no_grad()
     def __init__(self, model: LatentVariableModel, data: DataModule, index: np.ndarray):
+        assert isinstance(model, HasFacets)
         self.index, probs, codes = torch.from_numpy(index), [], []
         for part in self.index.split(CHUNK):
             q = model.encode(data.single(part, model.device))
@@ -68,6 +69,7 @@ class Facets(Suite):
     name, capability = "facets", HasFacets
 
     def run(self, e: Context) -> Result:
+        assert isinstance(e.model, HasFacets)
         scored, known = Clustered(e.model, e.data, e.data.indices[e.split].numpy()), labels(e)
         found = against_labels(e, scored, known) if known else Result()
         found.numbers = dict(alone(e, scored)) | found.numbers
@@ -79,6 +81,7 @@ class Facets(Suite):
 
 def alone(e: Context, scored: Clustered) -> Iterator[tuple[str, float]]:
     """Of the clusters by themselves and in pairs of facets."""
+    assert isinstance(e.model, HasFacets)
     names, (bounds, _) = e.model.facets, e.bounds
     for j, name in enumerate(names):
         yield f"facet{j}/clusters_used", clustering.used(scored.assigned(name), USED)
@@ -105,19 +108,21 @@ def labels(e: Context) -> dict[str, np.ndarray]:
         names = data.label_names or [name if len(columns) == 1 else f"{name}{v}" for v in range(len(columns))]
         found = dict(zip(names, columns))
     for column, factor in enumerate(data.factor_info):
-        if factor.kind in ("categorical", "ordered") and 2 <= factor.size <= FEW and factor.name not in found:
+        named = factor.kind in ("categorical", "ordered") and 2 <= factor.size <= FEW and factor.name not in found
+        if named and data.factors is not None:
             found[factor.name] = data.factors[:, column].numpy().astype(np.int64)
 
     def known(values: np.ndarray) -> bool:
         parts = e.train, e.val, data.indices[e.split], data.indices["train"]
         seen = [np.setdiff1d(values[index], [-1]) for index in parts]
-        return min(map(len, seen)) > 1 and np.isin(seen[2], seen[3]).all()
+        return min(map(len, seen)) > 1 and bool(np.isin(seen[2], seen[3]).all())
 
     return {name: values for name, values in found.items() if known(values)}
 
 
 def against_labels(e: Context, scored: Clustered, known: dict[str, np.ndarray]) -> Result:
     """Clusters as names of the labels: fitted on training images, the best facet chosen on validation images."""
+    assert isinstance(e.model, HasFacets)
     names, train, val = list(e.model.facets), Clustered(e.model, e.data, e.train), Clustered(e.model, e.data, e.val)
     found, every = Result(), {}
     for label, values in known.items():
@@ -160,6 +165,7 @@ def confusion(clusters: np.ndarray, values: np.ndarray, fit, facet: str, label: 
 @torch.no_grad()
 def pictures(model: LatentVariableModel, data: DataModule, seen: Clustered) -> dict[str, np.ndarray]:
     """Of each facet the most confident members of its clusters, and draws from these; of each pair, recombinations."""
+    assert isinstance(model, HasFacets)
     found, first = {}, {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -180,15 +186,16 @@ def pictures(model: LatentVariableModel, data: DataModule, seen: Clustered) -> d
         donors = first[one], first[other]
         codes = [{name: code[index].to(model.device) for name, code in seen.codes.items()} for index in donors]
         images = [data.single(seen.index[index])["image"].numpy() for index in donors]
-        mixed = to_numpy(model.decode(recombined(*codes, one))).reshape(*map(len, donors), *model.image_shape)
+        mixed = to_numpy(model.decode(recombined(codes[0], codes[1], one))).reshape(*map(len, donors), *model.image_shape)
         rest = other if len(model.blocks) == 2 else f"{other} and all else"
-        found[f"recombination_{one}_{other}"] = swap_grid(*images, mixed, one, rest)
+        found[f"recombination_{one}_{other}"] = swap_grid(images[0], images[1], mixed, one, rest)
     return found
 
 
 def cluster_samples(model: LatentVariableModel, facet: str, c: Tensor, temperature: float) -> Codes:
     """Codes with the clusters c [n] of one facet; the others draw theirs from their priors, all at the same temperature, and
     blocks that are no facets come from the prior."""
+    assert isinstance(model, HasFacets)
     codes = model.sample_prior(len(c))
     for name in model.facets:
         prior = model.priors[name]

@@ -1,7 +1,7 @@
 """Which code holds which factor."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -32,8 +32,9 @@ def scores(e: Context) -> Numbers:
     if data.is_grid:
         rng = np.random.RandomState(e.seed)
         draws = [disentanglement.sample_factors(data.factor_sizes, n, rng) for n in (NUM_TRAIN, NUM_TEST)]
-        index = [np.ravel_multi_index(factors.T, data.factor_sizes) for factors in draws]
+        index = [np.asarray(np.ravel_multi_index(tuple(factors.T), data.factor_sizes)) for factors in draws]
     else:
+        assert data.factors is not None
         index = [e.train, e.scored]
         draws = [data.factors[i].numpy().astype(np.int64) for i in index]
     train, test = ((e.codes(i), factors) for i, factors in zip(index, draws))
@@ -94,12 +95,12 @@ def _rows(e: Context, index: np.ndarray) -> dict[str, np.ndarray]:
     return found | {"pixels": pixels(e.data, index)}
 
 
-def _named(key: str, matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], data: DataModule) -> Numbers:
+def _named(key: str, matrix: np.ndarray, rows: Iterable[str], columns: Sequence[str], data: DataModule) -> Numbers:
     for row, values in zip(rows, matrix):
         yield from ((f"{key}/{row}/{column}", value) for column, value in zip(columns, values))
         for kind, members in (("identity", data.identity_factors), ("style", data.style_factors)):
             if chosen := [value for column, value in zip(columns, values) if column in members]:
-                yield f"{key}_mean/{row}/{kind}", np.nanmean(chosen)
+                yield f"{key}_mean/{row}/{kind}", float(np.nanmean(chosen))
 
 
 def pixels(data: DataModule, index: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ from torch import Tensor
 from vae_zoo.contract import SharesGroupCode
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import Normal, noise
+from vae_zoo.distributions.pooling import Evidence as Rule
 from vae_zoo.distributions.pooling import log_same_group, pool
 from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
@@ -88,13 +89,20 @@ class Evidence:
 
     def _encode(self) -> tuple[Normal, Normal | None]:
         """Of each image by itself: not pooled, without the prior as a factor."""
-        pools = isinstance(self.model, SharesGroupCode)
-        encode = self.model.encode_images if pools else self.model.encode
-        parts = [encode(self.data.single(part, self.model.device)) for part in self.index.split(CHUNK)]
-        if pools:
-            return tuple(_concatenated([q[name] for q in parts]) for name in (self.model.shared_block, self.model.own_block))
+        model = self.model
+        encode = model.encode_images if isinstance(model, SharesGroupCode) else model.encode
+        parts = [encode(self.data.single(part, model.device)) for part in self.index.split(CHUNK)]
+        if isinstance(model, SharesGroupCode):
+            shared, own = (_concatenated([q[name] for q in parts]) for name in (model.shared_block, model.own_block))
+            return shared, own
         blocks = [_concatenated([q[name] for q in parts]) for name in gaussian_blocks(self.model)]
         return Normal(*(torch.cat([getattr(q, key) for q in blocks], dim=1) for key in ("mu", "logvar"))), None
+
+    @property
+    def styles(self) -> Normal:
+        """`style`, of a model that has one."""
+        assert self.style is not None
+        return self.style
 
     @cached_property
     def label(self) -> np.ndarray:
@@ -115,7 +123,7 @@ class Evidence:
             steps.append(self.next[steps[-1]])
         return torch.stack(steps, 1)
 
-    def pooled(self, evidence: Tensor, rule: str | None = None) -> Normal:
+    def pooled(self, evidence: Tensor, rule: Rule | None = None) -> Normal:
         """The content of each set of evidence [M, k]: by the model's own rule, or by another."""
         group, content = torch.arange(len(evidence)).repeat_interleave(evidence.shape[1]), self.content[evidence.flatten()]
         if rule is None and isinstance(self.model, SharesGroupCode):
@@ -124,11 +132,12 @@ class Evidence:
 
     def style_samples(self) -> Tensor:
         with noise.per_image(self.index, self.seed):
-            return self.style.rsample()
+            return self.styles.rsample()
 
     @torch.no_grad()
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
         """Mean images [M, C, H, W] of content means and styles."""
+        assert isinstance(self.model, SharesGroupCode)
         device, shared, own = self.model.device, self.model.shared_block, self.model.own_block
         pairs = zip(content.split(CHUNK), style.split(CHUNK))
         return torch.cat([self.model.decode({shared: c.to(device), own: s.to(device)}).cpu() for c, s in pairs])
@@ -177,7 +186,7 @@ class Grouped(Suite):
 
 def swaps(images: Evidence, judge: Judge):
     """Content of image i from k images, style of another image j: whose class does the judge see?"""
-    label, style = torch.from_numpy(images.label), images.style.mu
+    label, style = torch.from_numpy(images.label), images.styles.mu
     for k in images.counts():
         if k >= len(images.index):  # no donor of a style is left
             continue
@@ -200,7 +209,7 @@ def probes(train: Evidence, test: Evidence):
             yield f"probe/content_k{k}", accuracy(*(part.pooled(part.of(k)).mu for part in (train, test)))
     if test.style is not None:
         yield "probe/style", accuracy(train.style_samples(), test.style_samples())
-        yield "probe/style_mean", accuracy(train.style.mu, test.style.mu)
+        yield "probe/style_mean", accuracy(train.styles.mu, test.styles.mu)
 
 
 def verification(images: Evidence):
@@ -243,7 +252,7 @@ def held_out(images: Evidence):
     for k in images.counts(extra=1):
         q = images.pooled(images.of(k, skip=1))
         yield f"content_std_k{k}", float((0.5 * q.logvar).exp().mean())
-        drawn = images.decode(q.mu, images.style.mu)
+        drawn = images.decode(q.mu, images.styles.mu)
         yield f"held_out_error_k{k}", float((drawn - x).square().flatten(1).sum(1).mean())
 
 
@@ -276,7 +285,7 @@ def group_reconstructions(images: Evidence) -> np.ndarray:
     rows = images.ring(1)[:: max(1, len(images.count) // SHOWN), 0][:SHOWN]
     columns = [images.images(rows)]
     for k in images.counts():
-        columns.append(images.decode(images.pooled(images.of(k)[rows]).mu, images.style.mu[rows]))
+        columns.append(images.decode(images.pooled(images.of(k)[rows]).mu, images.styles.mu[rows]))
     labels = ["image", *(f"from {k}" for k in images.counts())]
     return grid(torch.stack(columns, 1).numpy(), column_labels=labels, title="content from so many images of the group")
 
@@ -285,7 +294,7 @@ def interpolation(images: Evidence, steps: int = 7) -> np.ndarray:
     """Content from one image's to another's down the rows, style along the columns."""
     first, last = images.ring(1)[[0, -1], 0]
     t = torch.linspace(0, 1, steps)[:, None]
-    walk = [torch.lerp(code.mu[first].cpu(), code.mu[last].cpu(), t) for code in (images.content, images.style)]
+    walk = [torch.lerp(code.mu[first].cpu(), code.mu[last].cpu(), t) for code in (images.content, images.styles)]
     drawn = images.decode(walk[0].repeat_interleave(steps, 0), walk[1].repeat(steps, 1))
     return grid(drawn.unflatten(0, (steps, steps)).numpy(), title="content changes downwards, style to the right")
 

@@ -42,6 +42,7 @@ class ImportanceWeighted(Suite):
     name, level, capability = "importance-weighted bound", "quick", HasBound
 
     def run(self, e: Context) -> Result:
+        assert isinstance(e.model, HasBound)
         batches = EvalBatches(e.data, e.split, {"device": e.model.device}, batch_size=64, most=IW_IMAGES[e.level])
         return Result({f"nll_iw{IW_SAMPLES}": likelihood.importance_weighted(e.model, batches, IW_SAMPLES)})
 

@@ -19,6 +19,7 @@ trained on the test images too and sees two ranges of values; here it does neith
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -53,7 +54,8 @@ def numbers(e: Context) -> Iterator[tuple[str, float]]:
         prior = e.model.sample_prior(len(index))
         own = e.model.sample_class(codes["c"].argmax(1, keepdim=True)) if isinstance(e.model, HasClasses) else None
     elsewhere = {name: code[other] for name, code in codes.items()}
-    z_global, z_local = e.model.global_block, e.model.local_block
+    split = cast(HasLocalView, e.model)
+    z_global, z_local = split.global_block, split.local_block
     swapped = codes | {z_local: elsewhere[z_local]}
     colour = torch.cat([mean_colour(e.data.single(part)["image"]) for part in index.split(CHUNK)])  # [N, C]
     seen = torch.cat([mean_colour(image).cpu() for image in decoded(e.model, swapped)])
@@ -105,6 +107,7 @@ def decoded(model: LatentVariableModel, codes: Codes) -> Iterator[Tensor]:
 def pictures(model: LatentVariableModel, batch) -> dict[str, np.ndarray]:
     """The shuffled images and what is made of both; draws of one code while the other stays that of an image. Style transfer
     is among the swaps of vae_zoo.evaluation.pictures."""
+    assert isinstance(model, HasLocalView)
     x = batch["image"]
     codes, count = means(model, batch), len(x)
     x_aux = model.local_view(x)

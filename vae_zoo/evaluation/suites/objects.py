@@ -14,6 +14,8 @@ mse                            of the reconstruction, mean over pixels and chann
 count_accuracy_components, ap50_components   of connected pixels that differ from the commonest colour: no learning at all
 """
 
+from typing import cast
+
 import numpy as np
 import torch
 
@@ -53,11 +55,12 @@ class UnseenObjects(Objects):
 
 @torch.no_grad()
 def numbers(e: Context, split: str) -> dict[str, float]:
+    finder = cast(FindsObjects, e.model)
     found, boxes, ari, squares, twice, parts = [], [], [], [], [], []
     for index in e.data.indices[split].split(CHUNK):
         batch = e.data.single(index, e.model.device)
-        scene = e.model.render(means(e.model, batch))
-        found += e.model.detect(batch)
+        scene = finder.render(means(e.model, batch))
+        found += finder.detect(batch)
         boxes += batch["boxes"]
         ari.append(detection.adjusted_rand(instance_map(scene.share), batch["mask"]))
         squares.append((scene.image - batch["image"]).square().flatten(1).mean(1).cpu())
@@ -106,13 +109,14 @@ def instance_map(share: torch.Tensor) -> torch.Tensor:
 
 def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
     """Boxes over images and reconstructions, what each cell holds, scenes with their surest object taken away or moved."""
+    finder = cast(FindsObjects, model)
     codes = means(model, batch)
-    scene = model.render(codes)
+    scene = finder.render(codes)
     image, drawn, ground = (to_numpy(x) for x in (batch["image"], scene.image.clamp(0, 1), scene.ground))
     true = [box.cpu().numpy() for box in batch["boxes"]]
-    found = [one["boxes"][one["scores"] > PRESENT].cpu().numpy() for one in model.detect(batch)]
+    found = [one["boxes"][one["scores"] > PRESENT].cpu().numpy() for one in finder.detect(batch)]
     columns = [with_boxes(image, true, TRUE), with_boxes(image, found, FOUND), with_boxes(drawn, found, FOUND)]
-    columns.append(with_boxes(ground, [()] * len(ground), FOUND))
+    columns.append(with_boxes(ground, [np.empty((0, 4))] * len(ground), FOUND))
     heads = ["image, true", "found", "drawn", "background"]
     sprite = scene.alpha * scene.sprite + (1 - scene.alpha) / 2  # on grey; absent objects are faint
     sprite = 0.5 + (sprite - 0.5) * (0.15 + 0.85 * scene.presence[..., None, None, None])
@@ -124,7 +128,8 @@ def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
     }
 
 
-def edits(model: FindsObjects, codes: Codes, batch: Batch) -> tuple[Codes, Codes]:
+def edits(model: LatentVariableModel, codes: Codes, batch: Batch) -> tuple[Codes, Codes]:
     """The codes without the object whose presence is surest, and with it on the other side of its cell."""
+    finder = cast(FindsObjects, model)
     surest = model.encode(batch)["objects"].logit.argmax(1)
-    return model.without_object(codes, surest), model.with_object_moved(codes, surest)
+    return finder.without_object(codes, surest), finder.with_object_moved(codes, surest)

@@ -5,10 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from vae_zoo.config.types import Count, Positive
+from vae_zoo.models.base import LatentVariableModel
+from vae_zoo.training.attached import RunTrainer
 from vae_zoo.training.callbacks.monitor import Monitor
 
 
@@ -46,12 +47,12 @@ class Checkpoint(LightningCheckpoint):
         """Saves and raises Interrupted after the present step."""
         self._stop_signal = signum
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: RunTrainer, module: LatentVariableModel) -> None:
         if trainer.global_step == 0:
             self.save(trainer)
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
 
-    def on_train_batch_end(self, trainer: L.Trainer, module, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: RunTrainer, module, outputs, batch, batch_idx: int) -> None:
         step = trainer.global_step
         late = trainer.world_size == 1 and time.monotonic() - self._saved_at >= self.every_n_seconds  # ranks must agree
         due = step % self.every_n_steps == 0 or step == trainer.max_steps or late or self._must_stop(trainer)
@@ -59,7 +60,7 @@ class Checkpoint(LightningCheckpoint):
         if due and not self._pending:
             self.save(trainer)
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: RunTrainer, module: LatentVariableModel) -> None:
         loss = float(trainer.callback_metrics["val/loss"])
         better = loss < self.best
         self.best = min(self.best, loss)
@@ -68,7 +69,7 @@ class Checkpoint(LightningCheckpoint):
         if better:
             trainer.save_checkpoint(self.folder / "best.ckpt")
 
-    def save(self, trainer: L.Trainer) -> None:
+    def save(self, trainer: RunTrainer) -> None:
         """Writes last.ckpt, after everything that a resumed run will find already written."""
         for callback in trainer.callbacks:
             if isinstance(callback, Monitor):
@@ -77,13 +78,13 @@ class Checkpoint(LightningCheckpoint):
             logger.save()
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self._pending, self._saved_step, self._saved_at = False, trainer.global_step, time.monotonic()
-        if self._must_stop(trainer):
+        if self._stop_signal is not None and self._must_stop(trainer):
             raise Interrupted(self._stop_signal)
 
-    def _must_stop(self, trainer: L.Trainer) -> bool:
+    def _must_stop(self, trainer: RunTrainer) -> bool:
         return self._stop_signal is not None and trainer.world_size == 1
 
-    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, trainer: RunTrainer, module: LatentVariableModel, checkpoint: dict) -> None:
         checkpoint["config"] = self.run_config
 
     def state_dict(self) -> dict[str, float]:

@@ -10,6 +10,8 @@ import torch
 from vae_zoo.config.types import Count, Index
 from vae_zoo.evaluation.pictures import stills
 from vae_zoo.figures.encode import to_png
+from vae_zoo.models.base import LatentVariableModel
+from vae_zoo.training.attached import RunTrainer
 from vae_zoo.utils.files import write_atomic
 
 
@@ -20,7 +22,7 @@ class Figures(L.Callback):
         self.folder = Path(folder)
         self.every_n_steps, self.num_images = every_n_steps, num_images
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: RunTrainer, module: LatentVariableModel, outputs, batch, batch_idx: int) -> None:
         step = trainer.global_step
         if not self.every_n_steps or step % self.every_n_steps or step == trainer.max_steps or not trainer.is_global_zero:
             return  # the last step's are drawn when training is over, with the weights that are kept

@@ -7,6 +7,8 @@ import torch
 
 from vae_zoo.config.types import Index
 from vae_zoo.evaluation.suite import Level, Suite
+from vae_zoo.models.base import LatentVariableModel
+from vae_zoo.training.attached import RunTrainer
 
 
 class Metrics(L.Callback):
@@ -17,9 +19,10 @@ class Metrics(L.Callback):
     """
 
     def __init__(self, every_n_steps: Index = 0, level: Level = "basic", suites: Sequence[Suite] = ()):
-        self.every_n_steps, self.level, self.suites = every_n_steps, level, suites
+        self.every_n_steps, self.suites = every_n_steps, suites
+        self.level: Level = level
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: RunTrainer, module: LatentVariableModel, outputs, batch, batch_idx: int) -> None:
         step = trainer.global_step
         is_due = self.every_n_steps and (step % self.every_n_steps == 0 or step == trainer.max_steps)
         if not is_due or not trainer.is_global_zero:

@@ -6,6 +6,8 @@ import lightning as L
 import torch
 
 from vae_zoo.contract import Terms
+from vae_zoo.models.base import LatentVariableModel
+from vae_zoo.training.attached import RunTrainer
 
 
 class NotFinite(RuntimeError):
@@ -20,11 +22,11 @@ class Monitor(L.Callback):
         self.seconds = 0.0  # of training, over all sessions of the run
         self._waiting: list[tuple[int, Terms]] = []
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: RunTrainer, module: LatentVariableModel) -> None:
         self._tick = self._row_tick = time.perf_counter()
         self._row_step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: RunTrainer, module: LatentVariableModel, outputs, batch, batch_idx: int) -> None:
         step = trainer.global_step
         self._waiting.append((step, module.terms))
         if step % trainer.log_every_n_steps and step != trainer.max_steps:
@@ -38,13 +40,13 @@ class Monitor(L.Callback):
         module.log_values(values)
         self._row_tick, self._row_step = now, step
 
-    def check(self, trainer: L.Trainer) -> None:
+    def check(self, trainer: RunTrainer) -> None:
         """Raises NotFinite for the first step since the last check whose terms are not all finite."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
         losses = torch.stack([terms["loss"].value for _, terms in waiting])
-        sums = torch.stack([sum(term.value.sum() for term in terms.values()) for _, terms in waiting])
+        sums = torch.stack([torch.stack([term.value.sum() for term in terms.values()]).sum() for _, terms in waiting])
         bad = ~(losses.isfinite() & sums.isfinite())
         bad = trainer.strategy.reduce(bad.float(), reduce_op="sum") > 0  # all ranks stop together
         if bad.any():
@@ -62,7 +64,7 @@ class Monitor(L.Callback):
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.seconds = state["seconds"]
 
-    def _images(self, trainer: L.Trainer, step: int) -> int:
+    def _images(self, trainer: RunTrainer, step: int) -> int:
         return (step - self._row_step) * len(trainer.datamodule.train_indices(step - 1))
 
 

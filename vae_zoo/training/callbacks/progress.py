@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from vae_zoo.config.types import Positive
+from vae_zoo.models.base import LatentVariableModel
+from vae_zoo.training.attached import RunTrainer
 
 
 class Progress(L.Callback):
@@ -18,7 +20,7 @@ class Progress(L.Callback):
         self.every_n_seconds = every_n_seconds
         self._bar: Bar | None = None
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: RunTrainer, module: LatentVariableModel) -> None:
         self._interval = 0.5 if sys.stderr.isatty() else self.every_n_seconds
         self._start = self._shown_at = time.monotonic()
         self._start_step = self._shown_step = trainer.global_step
@@ -28,7 +30,7 @@ class Progress(L.Callback):
             self._task = self._bar.add_task("train", total=trainer.max_steps, completed=trainer.global_step, text="")
             self._bar.start()
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: RunTrainer, module: LatentVariableModel, outputs, batch, batch_idx: int) -> None:
         now, step = time.monotonic(), trainer.global_step
         if now - self._shown_at < self._interval and step != trainer.max_steps or not trainer.is_global_zero:
             return
@@ -43,10 +45,10 @@ class Progress(L.Callback):
             print(f"step {step}/{trainer.max_steps}  {text}  {left:.0f} s left", flush=True)
         self._shown_at, self._shown_step = now, step
 
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: RunTrainer, module: LatentVariableModel) -> None:
         self._stop()
 
-    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: RunTrainer, module: LatentVariableModel, exception: BaseException) -> None:
         self._stop()
 
     def _stop(self) -> None:
