@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 COMMANDS = {
     "import_lightning": ["-c", "import lightning"],
     "help": [str(REPOSITORY / "train.py"), "--help"],
-    "mistake": [str(REPOSITORY / "train.py"), "model.latent_dim=-1"],
+    "mistake": [str(REPOSITORY / "train.py"), "model=vae", "model.latent_dim=-1"],
 }
 
 
