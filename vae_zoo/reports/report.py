@@ -28,7 +28,7 @@ from vae_zoo.utils.files import read_dict, write_atomic
 from vae_zoo.utils.text import natural
 
 CARDS = 3  # headline numbers on the first screen
-HOLDS = 0.3  # of a factor, from which on a block is said to hold it
+HOLDS, NEAR = 0.3, 0.1  # a block is said to hold a factor from this score on, and no further below the best block
 EARLIER = 8  # of each figure, evenly spread over training: a long run must not make a page of 100 MB
 
 
@@ -136,14 +136,14 @@ def headline(numbers: dict[str, float]) -> list[str]:
 
 
 def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]]) -> list[dict[str, Any]]:
-    """Name, size and purpose of each block, and `read`: the factors that a probe reads best from it, with the scores."""
+    """Name, size and purpose of each block, and `read`: the factors that a probe reads from it as well as from any other."""
     blocks = [block for block in blocks or () if isinstance(block, dict)]
     rows = [probes[block["name"]] for block in blocks if block.get("name") in probes]  # not those of pixels, for comparison
     best = {factor: max(row[factor] or 0 for row in rows) for row in rows[:1] for factor in row}
     described = []
     for block in blocks:
         row = probes.get(str(block.get("name")), {}).items()
-        read = [(factor, score) for factor, score in row if score is not None and score >= max(HOLDS, best[factor])]
+        read = [(factor, score) for factor, score in row if score is not None and score >= max(HOLDS, best[factor] - NEAR)]
         described.append(block | {"read": sorted(read, key=lambda item: -item[1])})
     return described
 
