@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p; done))
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint settings docs docs-serve
+.PHONY: train test test-slow lint settings results docs docs-serve
 train: .venv/installed
 	$(BIN)/python train.py
 
@@ -22,6 +22,10 @@ lint: .venv/installed
 # after an argument of a constructor has changed: what configs are checked against
 settings: .venv/installed
 	$(BIN)/python tools/settings.py
+
+# the table of results in README.md, from results/
+results: .venv/installed
+	$(BIN)/python tools/results_table.py
 
 # the documentation, to site/index.html; warnings are errors
 docs: .venv/docs
