@@ -212,6 +212,10 @@ class FindsObjects(Protocol):
         """Of each image `boxes` [N, 4] xyxy pixels and `scores` [N], probabilities of presence."""
         ...
 
+    def presence_log_odds(self, batch: Batch | Tensor) -> Tensor:
+        """Log-odds that there is an object, for each place where one may be, [B, N]."""
+        ...
+
     def render(self, codes: Codes) -> Any:
         """The image with the share, box, sprite and presence of each object."""
         ...

@@ -388,6 +388,10 @@ class SPAIR(LatentVariableModel):
             found.append({"boxes": boxes[kept], "scores": score[kept], "labels": labels})
         return found
 
+    def presence_log_odds(self, batch: Batch | Tensor) -> Tensor:
+        """Logits of q(z_pres | x) of each cell, [B, N]."""
+        return self.infer(self.image(batch)).logit
+
     # ---- watched while training -----------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:

@@ -36,7 +36,7 @@ class Classes(Suite):
 
 def accuracy(e: Context) -> Numbers:
     """Accuracy, class-mean accuracy and calibration of q(c | x) on all images of the split, none of them labelled ones."""
-    names = _blocks(e.model)
+    names = class_blocks(e.model)
     index = e.data.indices[e.split].numpy()
     codes, found = e.codes.blocks(index), {}
     for column, name in enumerate(names):
@@ -87,7 +87,7 @@ def separation(e: Context) -> Numbers:
     shares = judge.swap_consistency(e.model, e.scored_batches(), one, seed=e.seed)
     for name in gaussian if len(gaussian) > 1 else e.model.blocks:
         yield f"swap_follows_{name}", shares[f"follows_{name}"]
-    yield from _conditional(e, one, _blocks(e.model))
+    yield from _conditional(e, one, class_blocks(e.model))
 
 
 @torch.no_grad()
@@ -112,9 +112,9 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
     """Samples of each class, images moved from class to class, and walks within each class; of each variable."""
     if not isinstance(model, HasClasses):
         return
-    for j, name in enumerate(_blocks(model)):
+    for j, name in enumerate(class_blocks(model)):
         size, codes = model.blocks[name].size, means(model, batch)
-        old = torch.stack([codes[b].argmax(1) for b in _blocks(model)], dim=1)  # [B, J]
+        old = torch.stack([codes[b].argmax(1) for b in class_blocks(model)], dim=1)  # [B, J]
         rows, values = [f"{name} = {k}" for k in range(size)], torch.arange(size, device=old.device)
         classes = old[:1].repeat(size * num_columns, 1)
         classes[:, j] = values.repeat_interleave(num_columns)
@@ -140,7 +140,7 @@ def _grid(model: LatentVariableModel, codes: dict[str, torch.Tensor], rows: int)
     return to_numpy(model.decode(codes)).reshape(rows, -1, *model.image_shape)
 
 
-def _blocks(model: LatentVariableModel) -> list[str]:
+def class_blocks(model: LatentVariableModel) -> list[str]:
     """The categorical blocks of a model that can be asked for a class."""
     if not isinstance(model, HasClasses):
         return []

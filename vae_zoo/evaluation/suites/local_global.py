@@ -28,6 +28,7 @@ from torch import Tensor
 from vae_zoo.contract import Codes, HasClasses, HasLocalView
 from vae_zoo.evaluation.context import Context, means
 from vae_zoo.evaluation.suite import Result, Suite
+from vae_zoo.evaluation.suites.classes import class_blocks
 from vae_zoo.figures import grid
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.metrics.judge import CHUNK
@@ -52,7 +53,9 @@ def numbers(e: Context) -> Iterator[tuple[str, float]]:
         torch.manual_seed(e.seed)
         other = another(len(index))
         prior = e.model.sample_prior(len(index))
-        own = e.model.sample_class(codes["c"].argmax(1, keepdim=True)) if isinstance(e.model, HasClasses) else None
+        own = None
+        if isinstance(e.model, HasClasses):
+            own = e.model.sample_class(torch.stack([codes[name].argmax(1) for name in class_blocks(e.model)], dim=1))
     elsewhere = {name: code[other] for name, code in codes.items()}
     split = cast(HasLocalView, e.model)
     z_global, z_local = split.global_block, split.local_block

@@ -131,5 +131,5 @@ def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
 def edits(model: LatentVariableModel, codes: Codes, batch: Batch) -> tuple[Codes, Codes]:
     """The codes without the object whose presence is surest, and with it on the other side of its cell."""
     finder = cast(FindsObjects, model)
-    surest = model.encode(batch)["objects"].logit.argmax(1)
+    surest = finder.presence_log_odds(batch).argmax(1)
     return finder.without_object(codes, surest), finder.with_object_moved(codes, surest)
