@@ -1,0 +1,7 @@
+"""Evaluation: suites that a config may name, imported when first used."""
+
+from vae_zoo.utils.lazy import importer
+
+FILES = {"BlockFactors": "suites.factors"}  # public name: the file that defines it
+__all__ = ["BlockFactors"]
+__getattr__ = importer(__name__, FILES)
