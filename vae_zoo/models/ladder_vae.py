@@ -100,11 +100,10 @@ class LadderVAE(LatentVariableModel):
 
     def objective(self, batch: Batch) -> Terms:
         q, z, rec = self.infer(batch)
-        return {"rec": Term(rec, 1.0)} | {
-            f"kl_{name}": Term(kl_standard(q[name]), weights.gamma_z or None)  # a facet whose gamma is 0 hears of no loss
-            for name, weights in self.coefficients(self.step).items()
-            if name in z
-        }
+        terms, weights = {"rec": Term(rec, 1.0)}, self.coefficients(self.step)
+        for name in z:  # a weight of 0 as none: no gradient, rather than one of 0
+            terms[f"kl_{name}"] = Term(kl_standard(q[name]), weights[name].gamma_z or None)
+        return terms
 
     def infer(self, batch: Batch) -> tuple[dict[str, Normal], Codes, Tensor]:
         """All posteriors, a draw [B, D] of each facet that is decoded or costs, and the reconstruction's cost [B], nats."""

@@ -142,14 +142,14 @@ class MFCVAE(LadderVAE):
 
     def kl_terms(self, name: str, q: Normal, z: Tensor) -> Terms:
         """kl_z and kl_c, their sum `kl`, and the four expectations that they are made of, [B] nats each. Those without a
-        weight, or with the weight 0, are shown: a facet that waits hears of no loss."""
+        weight are shown only; a weight of 0 counts as none, so that a facet that waits gets no gradient."""
         prior, weights = self.prior(name), self.coefficients(self.step)[name]
         together = weights.gamma_z == weights.gamma_c
         if self.estimators[name] == "sample":
             log_q, log_joint = q.log_prob(z), prior.log_joint(z)  # [B], [B, K]
         else:
             log_q, log_joint = -q.entropy(), prior.expected_log_joint(q)
-        kl = Term(log_q - log_joint.logsumexp(-1), weights.gamma_z or None if together else None)
+        kl = Term(log_q - log_joint.logsumexp(-1), (weights.gamma_z or None) if together else None)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not together):
             log_p_c, log_q_c = prior.log_weights(), log_joint.log_softmax(-1)
             c_probs = log_q_c.exp()
@@ -161,8 +161,8 @@ class MFCVAE(LadderVAE):
             "log_p_c": Term(log_p_c),
             "log_q_z": Term(log_q),
             "log_q_c": Term(log_q_c),
-            "kl_z": Term(log_q - log_p_z, None if together else weights.gamma_z or None),
-            "kl_c": Term(log_q_c - log_p_c, None if together else weights.gamma_c or None),
+            "kl_z": Term(log_q - log_p_z, None if together else (weights.gamma_z or None)),
+            "kl_c": Term(log_q_c - log_p_c, None if together else (weights.gamma_c or None)),
         }
         return {f"{part}_{name}": term for part, term in parts.items()}
 
