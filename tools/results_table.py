@@ -25,7 +25,11 @@ def table() -> str:
         lines.append(f"| {title} | {' | '.join(cells)} |")
     seeds = ", ".join(map(str, results["seeds"]))
     lines.append("")
-    lines.append(f"Mean ± sample deviation of the seeds {seeds}; 0 is the most frequent value, 1 is perfect.")
+    lines.append(
+        f"Mean ± sample deviation over the seeds {seeds} of `{results['command'][0]}` and so on, on test images; 0 is the "
+        f"most frequent value, 1 is perfect. Commit {results['commit'][0]}, {results['hardware'][0]}; "
+        f"[all numbers]({FILE.relative_to(ROOT)})."
+    )
     return "\n".join(lines)
 
 
