@@ -170,7 +170,9 @@ def curves(steps: np.ndarray, values: Mapping[str, np.ndarray], log: bool = Fals
         grid.append(f"M{LEFT} {TOP + down(tick):.1f}h{width}")
         labels.append(f'<text x="{LEFT - 6}" y="{TOP + down(tick) + 4:.1f}" text-anchor="end">{text}</text>')
     for tick, text in _ticks(first, last):
-        labels.append(f'<text x="{LEFT + across(tick):.1f}" y="{HEIGHT - 5}" text-anchor="middle">{text}</text>')
+        x = LEFT + across(tick)
+        anchor = "middle" if x + 4 * len(text) < WIDTH else "end"  # digits are 7 wide: nothing is cut at the right border
+        labels.append(f'<text x="{x:.1f}" y="{HEIGHT - 5}" text-anchor="{anchor}">{text}</text>')
     for i, (name, (x, y)) in enumerate(lines.items()):
         colour = f"var(--series-{i % len(theme.SERIES)},{theme.SERIES[i % len(theme.SERIES)]})"
         points = [f"{a:.1f} {b:.1f}" for a, b in zip(across(x), down(y), strict=True)]
