@@ -601,8 +601,11 @@ def test_hand_made_labels_stand_in_for_those_of_the_set(tmp_path):
     assert set(data.labelled_indices.tolist()) <= {3, 7, 11}
     batch = data.train_batch(0)["supervised"]
     assert torch.equal(batch["label"], wanted[batch["index"]])
+    named = {"label": np.zeros((N, 3), int), "label_names": ["Bald", "Male", "Young"]}
+    assert toy(labels_from=str(path), arrays=named).label_names == ("hair", "hat"), "not those of the set"
     path.write_text("image,hair\n3,2\n")
-    assert toy(labels_from=str(path)).label.shape == (N,)
+    data = toy(labels_from=str(path), arrays=named)
+    assert data.label.shape == (N,) and data.label_names == ()
 
 
 @pytest.mark.parametrize(

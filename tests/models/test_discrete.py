@@ -97,6 +97,29 @@ def test_codes_and_classes_are_each_others_inverse(variables):
     assert [part.shape[1] for part in variables.split(combinations).values()] == [*SIZES]
 
 
+def test_sums_over_values_stay_in_float32_under_autocast(variables):
+    log_probs, rows = variables.log_softmax(torch.randn(6, 9)), torch.randn(6, 9, 4)
+    functions = variables.sum, variables.kl, variables.entropy, variables.log_prior
+    wanted = [function(log_probs) for function in functions] + [variables.sum_rows(rows)]
+    with torch.autocast("cpu", torch.bfloat16):
+        got = [function(log_probs) for function in functions] + [variables.sum_rows(rows)]
+    assert all(a.dtype == torch.float32 and torch.equal(a, b) for a, b in zip(got, wanted))
+    torch.testing.assert_close(wanted[-1], torch.stack([part.sum(1) for part in rows.split(SIZES, 1)], 1))
+
+
+@every_model
+def test_terms_and_weights_stay_in_float32_under_autocast(name):
+    model = build(name, [3, 2])
+    batch = labelled(model)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        values = [
+            *costs(model, batch).values(),
+            *model.kl_per_dim(model.encode(batch)).values(),
+            model.log_weights(batch, 2),
+        ]
+    assert {value.dtype for value in values} == {torch.float32}
+
+
 def test_entropy_kl_and_cross_entropy_are_those_of_torch(variables):
     log_probs = variables.log_softmax(torch.randn(6, 9))
     labels = torch.stack([torch.randint(size, (6,)) for size in SIZES], 1)
@@ -126,6 +149,7 @@ def test_priors_are_normalised_or_refused():
         ([4], [0.5, 0.3, 0.1, 0.05], "must sum to 1, got"),
         ([4], [0.5, 0.5], "needs 4 numbers"),
         ([1], None, "needs 2 values or more"),
+        ([3], [0.5, 0.5, 0.0], r"needs 3 numbers > 0, one for each value, got \[0.5, 0.5, 0.0\]"),
     ):
         with pytest.raises(ValueError, match=sentence):
             CategoricalVariables(sizes, probs)
@@ -244,6 +268,10 @@ def test_joint_vae_holds_the_capacity_of_the_classes_at_what_they_can_carry():
     model = build("joint_vae", [3, 2], c_capacity=50.0)
     terms = costs(model, images())
     assert terms["c_gap"].item() == pytest.approx(log(6) - terms["kl_c"].mean().item(), rel=1e-5)
+    probs = [0.7, 0.2, 0.1, 0.9, 0.1]
+    model = build("joint_vae", [3, 2], c_capacity=50.0, class_probs=probs)
+    terms, entropy = costs(model, images()), -sum(p * log(p) for p in probs)
+    assert terms["c_gap"].item() == pytest.approx(abs(entropy - terms["kl_c"].mean().item()), rel=1e-5)
 
 
 # ---- training -------------------------------------------------------------------------------------------------------

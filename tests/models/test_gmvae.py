@@ -39,6 +39,14 @@ def rough(model):
     return model
 
 
+@every_model
+def test_draws_and_terms_stay_in_float32_under_autocast(name):
+    model = build(name)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        values = [*costs(model, images()).values(), *model.draw_z(images()["image"], 2), model.log_weights(images(), 2)]
+    assert {value.dtype for value in values} == {torch.float32}
+
+
 # ---- the contract ---------------------------------------------------------------------------------------------------
 
 

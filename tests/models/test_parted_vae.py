@@ -14,7 +14,7 @@ from tests.models.builders import costs, fit, images, weights_of
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Normal, bhattacharyya, kl_normal, noise
 from vae_zoo.models.parted_vae import PartedVAE
-from vae_zoo.nets import MLP, Conv
+from vae_zoo.nets import MLP, Conv, RandomAffine
 from vae_zoo.schedules import Linear
 
 CONV32 = Conv(channels=[32, 64, 64], hidden=[], decoder_channels=[64, 32, 32], decoder_hidden=[256], leak=0.1)
@@ -454,6 +454,13 @@ def test_collapse_is_told_and_a_setting_that_makes_it_is_refused(caplog):
     assert "the classes collapse: q(c) over the validation images is 2.3" in caplog.text
 
 
+@pytest.mark.parametrize("options", [{"augment": RandomAffine(), "consistency_weight": 1.0}, {"augment": RandomAffine()}])
+def test_settings_of_the_labelled_step_are_refused_without_it(options):
+    parted(**options)
+    with pytest.raises(ValueError, match="supervised=false leaves out the step that uses augment"):
+        parted(supervised=False, entropy_weight=1.0, **options)
+
+
 def test_class_balance_can_be_averaged_over_past_batches():
     model = parted(3, c_momentum=0.9)
     log_c = torch.tensor([[0.8, 0.1, 0.1]]).log()
@@ -463,10 +470,24 @@ def test_class_balance_can_be_averaged_over_past_batches():
     torch.testing.assert_close(model.past_c, 0.9 / 3 + 0.1 * log_c[0].exp())
 
 
-@pytest.mark.parametrize("options", [{}, {"prior_lr": 0.05}])
+def test_past_batches_take_no_weight_from_the_gradient_of_the_batch():
+    """At the same average, the gradient of the prior's term is that without momentum."""
+    gradients = []
+    for c_momentum in (0.0, 0.9):
+        model = parted(3, c_momentum=c_momentum)
+        log_c = torch.tensor([[0.8, 0.1, 0.1]]).log().requires_grad_()
+        model.past_c.copy_(log_c[0].exp())
+        gradients += torch.autograd.grad(model.classes.kl(model.average(log_c)).sum(), log_c)
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("options", [{}, {"prior_lr": 0.05}, {"prior_lr": 0.0}])
 def test_priors_can_learn_at_a_rate_of_their_own(options):
     model = parted(10, image_shape=(1, 8, 8), **options)
+    start = model.u_prior.mu.clone()
     fit(model, 1, data=digits(50))
+    assert torch.equal(model.u_prior.mu, start) == (options.get("prior_lr") == 0)
     groups = model.configure_optimizers()[0].param_groups
     assert [len(group["params"]) for group in groups][1] == 2
     assert groups[1]["lr"] == options.get("prior_lr", groups[0]["lr"])

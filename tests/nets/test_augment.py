@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from vae_zoo.distributions import noise
@@ -14,10 +15,10 @@ def blob(B=400, side=33):
 
 
 def centres(x):
-    """(x, y) of the mass of each image, from the middle, in units of its side: [B, 2]."""
-    axis = (torch.arange(x.shape[-1]) - (x.shape[-1] - 1) / 2) / x.shape[-1]
+    """(x, y) of the mass of each image, from the middle, in units of its sides: [B, 2]."""
+    down, across = ((torch.arange(side) - (side - 1) / 2) / side for side in x.shape[2:])
     mass = x.sum((1, 2, 3))
-    return torch.stack([(x.sum((1, 2)) * axis).sum(1), (x.sum((1, 3)) * axis).sum(1)], 1) / mass[:, None]
+    return torch.stack([(x.sum((1, 2)) * across).sum(1), (x.sum((1, 3)) * down).sum(1)], 1) / mass[:, None]
 
 
 def test_without_a_distortion_images_stay():
@@ -36,6 +37,18 @@ def test_each_distortion_stays_within_its_range():
     torch.testing.assert_close(turned.norm(dim=1), start.norm().expand(400), rtol=0.02, atol=0)
     scaled = centres(RandomAffine(**NONE | {"scale": 0.2})(blob()))[:, 0] / start[0]
     assert 1.17 < scaled.max() < 1.22 and 0.78 < scaled.min() < 0.83
+
+
+@pytest.mark.parametrize("shape", [(33, 65), (65, 33)])
+def test_images_that_are_not_square_are_turned_and_not_sheared(shape):
+    """A square right of the middle keeps its distance in pixels, whatever the sides of the image."""
+    torch.manual_seed(0)
+    height, width = shape
+    x = torch.zeros(200, 1, height, width)
+    x[:, :, height // 2 - 1 : height // 2 + 2, width // 2 + 7 : width // 2 + 10] = 1
+    turned = centres(RandomAffine(**NONE | {"rotate": 60.0})(x)) * torch.tensor([width, height])
+    torch.testing.assert_close(turned.norm(dim=1), torch.full((200,), 8.0), rtol=0.03, atol=0)
+    assert torch.atan2(turned[:, 1], turned[:, 0]).rad2deg().abs().max() > 55
 
 
 def test_noise_belongs_to_the_image():

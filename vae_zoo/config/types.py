@@ -47,7 +47,9 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Rise = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Probabilities = Annotated[Sequence[NonNegative], Field(min_length=2)]
+Probabilities = Annotated[
+    Sequence[Positive], Field(min_length=2, description="a list of numbers > 0, one for each value, such as [0.3, 0.7]")
+]
 Size = Annotated[float, Field(gt=0, description="a number of images, or a share of them between 0 and 1")]
 Shape = Annotated[Sequence[Count], Field(min_length=3, max_length=3, description="[channels, height, width]")]
 

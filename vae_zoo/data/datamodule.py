@@ -112,8 +112,9 @@ class DataModule(L.LightningDataModule):
     def _fill(self) -> None:
         arrays = self.load()
         if self.labels_from is not None:
-            label = read_labels(self.labels_from, len(arrays.images), arrays.names)
+            label, names = read_labels(self.labels_from, len(arrays.images), arrays.names)
             arrays.label, arrays.num_classes = label[:, 0] if label.shape[1] == 1 else label, int(label.max()) + 1
+            arrays.label_names = names if len(names) > 1 else ()
         elif None not in (self.num_classes, arrays.num_classes) and self.num_classes != arrays.num_classes:
             number = arrays.num_classes
             raise UserError(

@@ -34,8 +34,8 @@ class Categorical:
 
 
 class CategoricalVariables(nn.Module):
-    """sizes: K_1, ..., K_J. probs: their priors one after the other, flat; null: uniform. Probabilities of a variable may
-    be off 1 by 0.02, as published ones are, and are normalised.
+    """sizes: K_1, ..., K_J. probs: their priors one after the other, flat, each > 0; null: uniform. Probabilities of a
+    variable may be off 1 by 0.02, as published ones are, and are normalised.
     """
 
     def __init__(self, sizes: Sequence[int], probs: Sequence[float] | None = None):
@@ -54,8 +54,12 @@ class CategoricalVariables(nn.Module):
         self.values = nn.Buffer(padded, persistent=False)
         self.member = nn.Buffer(F.one_hot(variable, len(sizes)).T.float(), persistent=False)  # [J, S]
         given = torch.ones(len(variable)) / torch.tensor(sizes)[variable] if probs is None else torch.tensor(probs)
-        if len(given) != len(variable) or (given < 0).any():
-            raise ValueError(f"class_probs needs {len(variable)} numbers >= 0, one a value, got {given.tolist()}")
+        if len(given) != len(variable) or not (given > 0).all():
+            got = [round(p, 6) for p in given.tolist()]
+            raise ValueError(
+                f"class_probs needs {len(variable)} numbers > 0, one for each value, got {got}; leave out a value that never "
+                f"occurs"
+            )
         sums = self.sum(given)
         if (sums - 1).abs().max() > 0.02:
             raise ValueError(f"the class_probs of a variable must sum to 1, got {[round(s, 3) for s in sums.tolist()]}")
@@ -71,7 +75,18 @@ class CategoricalVariables(nn.Module):
 
     def sum(self, flat: Tensor) -> Tensor:
         """Within each variable, [..., S] -> [..., J]."""
-        return torch.matmul(flat, self.member.T.to(flat.dtype))
+        return self.sum_rows(flat[..., None])[..., 0]
+
+    def sum_rows(self, rows: Tensor) -> Tensor:
+        """Sums the rows of each variable's values, [..., S, D] -> [..., J, D].
+
+        Not a matrix product, which autocast computes in bfloat16.
+        """
+        return F.pad(rows, (0, 0, 0, 1))[..., self.values, :].sum(-2)
+
+    def log_prior(self, code: Tensor) -> Tensor:
+        """log p(c) of codes, nats: [..., S] -> [...]."""
+        return (code * self.probs.log()).sum(-1)
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """Within each variable, float32 or wider whatever the network's precision: [..., S] -> [..., S]."""
@@ -100,10 +115,9 @@ class CategoricalVariables(nn.Module):
         ranges = [torch.arange(size, device=self.variable.device) for size in self.sizes]
         return self.code(torch.cartesian_prod(*ranges).view(-1, len(self.sizes)))
 
-    def kl(self, log_probs: Tensor, prior: Tensor | None = None) -> Tensor:
+    def kl(self, log_probs: Tensor) -> Tensor:
         """KL of each variable's probabilities to the prior, nats: [..., S] -> [..., J]."""
-        log_prior = (self.probs if prior is None else prior).clamp(min=torch.finfo(torch.float32).tiny).log()
-        return self.sum(log_probs.exp() * (log_probs.clamp(min=-1e4) - log_prior))
+        return self.sum(log_probs.exp() * (log_probs.clamp(min=-1e4) - self.probs.log()))
 
     def entropy(self, log_probs: Tensor) -> Tensor:
         """Of each variable, nats: [..., S] -> [..., J]."""

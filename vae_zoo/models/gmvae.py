@@ -136,7 +136,7 @@ class GMVAE(DiscreteLatentModel):
         log_c, h = self.infer(x)
         one_hot = torch.eye(self.classes.num_values, device=x.device)
         q_z, p_z = self.posterior_z(h[:, None], one_hot), self.prior_z(one_hot)  # [B, K, D], [K, D]
-        z = torch.einsum("sbk,sbkd->sbd", self.classes.draw(log_c, (k,)), q_z.rsample((k,)))
+        z = (self.classes.draw(log_c, (k,))[..., None] * q_z.rsample((k,))).sum(-2)  # [k, B, D]
         log_q = (log_c + q_z.log_prob(z[:, :, None])).logsumexp(-1)
         log_p = (self.classes.probs.log() + p_z.log_prob(z[:, :, None])).logsumexp(-1)
         return z, log_p - log_q

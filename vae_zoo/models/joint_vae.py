@@ -1,9 +1,11 @@
 """JointVAE: continuous and categorical codes side by side, without labels (Dupont, 2018, arXiv:1804.00104, equation 7).
 
-Generative story:  z ~ N(0, I)    c_j ~ Cat(1 / K_j)    x ~ p(x | z, c)
+Generative story:  z ~ N(0, I)    c_j ~ Cat(pi_j)    x ~ p(x | z, c)
 Inference:         h = f(x)    q(z | x) = N(mu(h), diag exp(logvar(h)))    q(c_j | x) = softmax(logits_j(h))
-Minimised, in nats per image:  loss = rec + gamma * |C_z(t) - kl_z| + gamma * |min(C_c(t), sum_j log K_j) - kl_c|
+Minimised, in nats per image:  loss = rec + gamma * |C_z(t) - kl_z| + gamma * |min(C_c(t), sum_j H(pi_j)) - kl_c|
 c is drawn from the Gumbel-softmax in training and is the arg max in evaluation; t counts steps from 1.
+H(pi_j), the entropy of the prior, is the most that kl_c can be where the classes are as frequent as the prior says: log K_j
+if it is uniform, as in the paper.
 
 Deviations: network and leaky slopes are those of PartedVAE here, so that differences are the method's. The official code
 (Schlumberger/joint-vae) divides the whole loss by the pixels, which Adam does not notice, and its cross-entropy by the
@@ -39,7 +41,7 @@ class JointVAE(ClassConditionalModel):
         self.z_head = nn.Linear(self.c_head.in_features, 2 * self.blocks["z"].size)
         self.gamma, self.temperature = gamma, temperature
         self.z_capacity, self.c_capacity = as_schedule(z_capacity), as_schedule(c_capacity)
-        self.largest_kl_c = sum(torch.tensor(self.classes.sizes).log().tolist())
+        self.largest_kl_c = self.classes.entropy(self.classes.probs.log()).sum().item()
 
     def infer(self, x: Tensor) -> tuple[Normal, Tensor]:
         """q(z | x) [B, D] and log q(c | x) [B, S]."""
@@ -71,5 +73,4 @@ class JointVAE(ClassConditionalModel):
         params = self.decoder(torch.cat(pairs, dim=-1).flatten(0, 2))  # [k B M, C, H, W]
         x_repeated = x.repeat_interleave(len(codes), 0).repeat(k, 1, 1, 1)
         log_px = self.likelihood.log_prob(x_repeated, params).view(k, len(x), len(codes))
-        log_p_c = codes @ self.classes.probs.log()  # [M]
-        return (log_px + log_p_c).logsumexp(2) + log_standard_normal(z) - q_z.log_prob(z)
+        return (log_px + self.classes.log_prior(codes)).logsumexp(2) + log_standard_normal(z) - q_z.log_prob(z)

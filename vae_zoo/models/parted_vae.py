@@ -84,6 +84,11 @@ class Supervision:
     consistency_threshold: Probability = 0.95
 
     def __post_init__(self):
+        if not self.supervised and (self.consistency_weight or self.augment is not None):
+            raise ValueError(
+                f"supervised=false leaves out the step that uses augment and consistency_weight={self.consistency_weight:g}; "
+                f"set both back to null and 0, or supervised=true"
+            )
         if self.consistency_weight and self.augment is None:
             raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
 
@@ -91,7 +96,8 @@ class Supervision:
 class PartedVAE(DiscreteLatentModel):
     """z_dim, u_dim: dimensions of z and of the u of each variable; feature_dim: of h; temperature: of the Gumbel-softmax.
 
-    u_kl, c_momentum: see above; detach_c: kl_u moves no q(c | x); prior_lr: learning rate of p(u | c), None: that of all.
+    u_kl, c_momentum: see above; detach_c: kl_u moves no q(c | x); prior_lr: learning rate of p(u | c), 0: it stays as it
+    starts, None: that of all.
     The rest: those of Weights, Gate and Supervision.
     """
 
@@ -112,7 +118,7 @@ class PartedVAE(DiscreteLatentModel):
         u_kl: Literal["sampled", "exact"] = "sampled",
         detach_c: bool = False,
         c_momentum: Momentum = 0.0,
-        prior_lr: Positive | None = None,
+        prior_lr: NonNegative | None = None,
         **settings,
     ):
         weights, gate, supervision = take(Weights, settings), take(Gate, settings), take(Supervision, settings)
@@ -268,7 +274,7 @@ class PartedVAE(DiscreteLatentModel):
         batch = log_c.exp().mean(0)
         if not self.c_momentum:
             return batch.clamp(min=torch.finfo(batch.dtype).tiny).log()
-        mixed = self.c_momentum * self.past_c + (1 - self.c_momentum) * batch
+        mixed = batch + self.c_momentum * (self.past_c - batch).detach()  # the batch's own part learns at full weight
         if self.training:
             self.past_c.copy_(mixed.detach())
         return mixed.log()
@@ -292,8 +298,7 @@ class PartedVAE(DiscreteLatentModel):
         q_u = posterior["u"].map(lambda t: t.unflatten(1, (len(self.u_bias), -1)))[:, self.classes.variable]  # [B, S, d]
         probs = torch.cat([posterior[name].probs for name in self.classes.names()], dim=1)  # [B, S]
         per_value = probs[..., None] * kl_normal_per_dim(q_u, self.u_prior())
-        kl_u = torch.einsum("bsd,js->bjd", per_value, self.classes.member).flatten(1)
-        return {"z": kl_standard_per_dim(posterior["z"]), "u": kl_u}
+        return {"z": kl_standard_per_dim(posterior["z"]), "u": self.classes.sum_rows(per_value).flatten(1)}
 
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         """c is summed out: u is drawn from, and weighed under, the mixtures q(u | x) and p(u)."""
@@ -302,7 +307,7 @@ class PartedVAE(DiscreteLatentModel):
         q_z, q_u, p_u = Normal.from_params(self.z_head(h)), self.posterior_of_each_value(h), self.u_prior()
         z, each = q_z.rsample((k,)), q_u.rsample((k,))  # [k, B, D], [k, B, S, d]
         c = self.classes.draw(log_c, (k,))  # [k, B, S]
-        u = torch.einsum("kbsd,js->kbjd", c[..., None] * each, self.classes.member)
+        u = self.classes.sum_rows(c[..., None] * each)  # [k, B, J, d]
         of_variable = u[:, :, self.classes.variable]  # [k, B, S, d]
         log_q = self.log_mixture(log_c + q_u.log_prob(of_variable))  # [k, B]
         log_p = self.log_mixture(self.classes.probs.log() + p_u.log_prob(of_variable))
@@ -319,7 +324,9 @@ class PartedVAE(DiscreteLatentModel):
     def configure_optimizers(self):
         prior = [*self.u_prior.parameters()]
         others = [p for name, p in self.named_parameters() if not name.startswith("u_prior.")]
-        main = self.optimizer([{"params": others}, {"params": prior} | ({"lr": self.prior_lr} if self.prior_lr else {})])
+        main = self.optimizer(
+            [{"params": others}, {"params": prior} | ({} if self.prior_lr is None else {"lr": self.prior_lr})]
+        )
         wanted = self.supervision
         return (main, wanted.supervised_optimizer(self.class_parameters())) if wanted.supervised else main
 

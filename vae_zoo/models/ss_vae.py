@@ -87,7 +87,7 @@ class SSVAE(ClassConditionalModel):
         c = self.classes.code(torch.where(y >= 0, y, guess))  # [B, S]
         q_z = self.posterior_z(h, c)
         rec = -self.likelihood.log_prob(x, self.decoder(torch.cat([q_z.rsample(), c], dim=1)))
-        return rec + kl_standard(q_z) - c @ self.classes.probs.log(), self.classes.cross_entropy(log_c, y)
+        return rec + kl_standard(q_z) - self.classes.log_prior(c), self.classes.cross_entropy(log_c, y)
 
     def log_weights(self, batch: Batch, k: int) -> Tensor:
         """c is summed out: z is drawn from, and weighed under, the mixture over classes, and decoded with every one."""
@@ -100,5 +100,5 @@ class SSVAE(ClassConditionalModel):
         z = (place[..., None] * each).sum(2, keepdim=True)  # [k, B, 1, D]
         log_q = ((log_c[:, None] * codes).sum(-1) + q_z.log_prob(z)).logsumexp(2)  # [k, B]
         log_px = self.reconstruct_each(x, z.expand_as(each), codes)  # [k, B, M]
-        log_p = (log_px + codes @ self.classes.probs.log()).logsumexp(2)
+        log_p = (log_px + self.classes.log_prior(codes)).logsumexp(2)
         return log_p + log_standard_normal(z[:, :, 0]) - log_q

@@ -29,6 +29,7 @@ class RandomAffine:
         angle, shear = self.rotate * pi / 180 * u[:, 0], self.shear * u[:, 1]
         cos, sin = angle.cos(), angle.sin()
         stretch = 1 / (1 + self.scale * u[:, 2:4])  # the grid says where from a pixel is taken
-        turned = torch.stack([cos, shear * cos - sin, sin, shear * sin + cos], 1).view(-1, 2, 2)
+        aspect = x.shape[2] / x.shape[3]  # the grid measures each axis in its own side
+        turned = torch.stack([cos, (shear * cos - sin) * aspect, sin / aspect, shear * sin + cos], 1).view(-1, 2, 2)
         theta = torch.cat([turned * stretch[:, None], 2 * self.shift * u[:, 4:, None]], dim=2)  # [B, 2, 3]
         return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)

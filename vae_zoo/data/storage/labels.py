@@ -10,8 +10,8 @@ from vae_zoo.data.storage.download import blaming
 from vae_zoo.utils.errors import UserError
 
 
-def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None = None) -> np.ndarray:
-    """The labels of a file, int64 [N, V]; -1 where the file says nothing.
+def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
+    """The labels of a file, int64 [N, V], -1 where the file says nothing, and the names of their columns.
 
     The first line names the columns: `image`, then one for each label variable. A line is an image: its number in the
     set's own order, from 0 (training images come first), or its name where the set has `names`; then its labels, 0, 1,
@@ -41,7 +41,7 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None =
         label[index] = [number for number in numbers if number is not None]
     if not (label >= 0).any():
         raise UserError(f"{path} has no labels; write a line for each image that has some")
-    return label
+    return label, [name.strip() for name in header[1:]]
 
 
 def _whole(text: str) -> int | None:
