@@ -591,6 +591,23 @@ def test_without_a_budget_all_labels_are_supervised():
     assert len(set(shown)) == len(shown) == data.num_train // 16 * 16
 
 
+def test_groups_by_label_know_only_the_labels_that_training_may_see():
+    hidden = {"labelled": 44, "label_pick": "random", "group_by": "label", "batch_size": 8}
+    data = toy(group_size=2, **hidden)
+    for batch in epoch(data):
+        assert {*batch["index"].tolist()} <= {*data.labelled_indices.tolist()}, "others are groups of one"
+        assert torch.equal(batch["label"].view(-1, 2)[:, 0], batch["label"].view(-1, 2)[:, 1])
+    wrong = toy_arrays()["label"].copy()
+    beyond = np.setdiff1d(data.indices["train"].numpy(), data.labelled_indices.numpy())
+    wrong[beyond] = (wrong[beyond] + 1) % 4
+    for size in (2, [1, 3]):
+        one, other = (toy(group_size=size, **hidden, arrays={"label": label}) for label in (toy_arrays()["label"], wrong))
+        assert all(same(a, b) for a, b in zip(epoch(one), epoch(other), strict=True))
+        assert ({*flat(epoch(one))} <= {*one.labelled_indices.tolist()}) == (size == 2)
+    val = [batch["label"] for batch in EvalBatches(data, "val")]
+    assert (torch.cat(val) >= 0).all() and data.group_of(data.indices["val"]).unique().numel() == 4
+
+
 def test_hand_made_labels_stand_in_for_those_of_the_set(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("image,hair,hat\n3,2,\n7,,1\n\n11,0,0\n")

@@ -36,8 +36,8 @@ class DataModule(L.LightningDataModule):
 
     image_shape: [C, H, W] of the images served. batch_size: images a step, over all ranks. seed: order of the training
     images. val_size, test_size: images, or when below 1 a share of the images that the set itself puts in no split;
-    split_seed cuts them. subset: only so many training images. labelled: how many labels training may see, picked by
-    `label_pick`; None: all. labels_from: a CSV file whose labels stand in for the set's own (vae_zoo.data.storage.labels).
+    split_seed cuts them. subset: only so many training images. labelled: how many labels training may see, groups by label
+    included, picked by `label_pick`; None: all. labels_from: a CSV file whose labels stand in for the set's own (vae_zoo.data.storage.labels).
     num_classes: of the label, for models that are built before the data are read. The rest: of Grouping.
 
     folds, fold: cross-validation; test is part `fold` of `folds` equal ones, whatever test_size says.
@@ -209,18 +209,27 @@ class DataModule(L.LightningDataModule):
         choices = {} if factors is None else {name: factors[:, i] for i, name in enumerate(self.factor_names)}
         choices |= arrays.groups
         if self.label is not None:
-            choices["label"] = self.first_label.numpy()
+            choices["label"] = self._label_of_groups().numpy()
         if by is None:
             if "group" not in self.needs:
                 return None
             by = self.default_group
             log.info("the model needs groups: data.group_by=%s, this set's default", by)
+        if by == "label" and self.labelled is not None:
+            log.info("groups by label: training images beyond data.labelled=%d are groups of one", self.labelled)
         if by not in choices:
             known = ", ".join(sorted(choices))
             remedy = f"choose one of {known}" if known else "they have none, choose data with labels or known factors"
             raise UserError(f"data.group_by={by} is not a grouping of these data; {remedy}")
         value = choices[by] if by in self.factor_names else alone_where_unknown(choices[by])
         return torch.from_numpy(np.unique(value, return_inverse=True)[1].astype(np.int64))
+
+    def _label_of_groups(self) -> Tensor:
+        """The first label of each image [N], of training images only where training may see it."""
+        label, train = self.first_label.clone(), self.indices["train"]
+        if self.labelled is not None and self.train_label is not None:
+            label[train] = self.train_label[train].view(len(train), -1)[:, 0]
+        return label
 
     # ---- training batches -----------------------------------------------------------------------------------------
 

@@ -57,8 +57,8 @@ class CategoricalVariables(nn.Module):
         if len(given) != len(variable) or not (given > 0).all():
             got = [round(p, 6) for p in given.tolist()]
             raise ValueError(
-                f"class_probs needs {len(variable)} numbers > 0, one for each value, got {got}; leave out a value that never "
-                f"occurs"
+                f"class_probs needs {len(variable)} numbers > 0, one for each value, got {got}; leave out a value that "
+                f"never occurs"
             )
         sums = self.sum(given)
         if (sums - 1).abs().max() > 0.02:

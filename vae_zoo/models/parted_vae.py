@@ -86,8 +86,8 @@ class Supervision:
     def __post_init__(self):
         if not self.supervised and (self.consistency_weight or self.augment is not None):
             raise ValueError(
-                f"supervised=false leaves out the step that uses augment and consistency_weight={self.consistency_weight:g}; "
-                f"set both back to null and 0, or supervised=true"
+                f"supervised=false leaves out the step that uses augment and consistency_weight, got "
+                f"consistency_weight={self.consistency_weight:g}; set them back to null and 0, or supervised=true"
             )
         if self.consistency_weight and self.augment is None:
             raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
