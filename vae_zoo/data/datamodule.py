@@ -37,8 +37,9 @@ class DataModule(L.LightningDataModule):
     image_shape: [C, H, W] of the images served. batch_size: images a step, over all ranks. seed: order of the training
     images. val_size, test_size: images, or when below 1 a share of the images that the set itself puts in no split;
     split_seed cuts them. subset: only so many training images. labelled: how many labels training may see, groups by label
-    included, picked by `label_pick`; None: all. labels_from: a CSV file whose labels stand in for the set's own (vae_zoo.data.storage.labels).
-    num_classes: of the label, for models that are built before the data are read. The rest: of Grouping.
+    included, picked by `label_pick`; None: all. labels_from: a CSV file whose labels stand in for the
+    set's own (vae_zoo.data.storage.labels). num_classes: of the label, for models that are built before the data are
+    read. The rest: of Grouping.
 
     folds, fold: cross-validation; test is part `fold` of `folds` equal ones, whatever test_size says.
 
