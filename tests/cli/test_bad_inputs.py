@@ -183,6 +183,8 @@ $ train callbacks.metrics.level=quick
 callbacks.metrics.level | evaluation.level=<value>
 $ train +callbacks.metrics.level=quick
 callbacks.metrics.level | evaluation.level=<value>
+$ train model=spair data=scenes model.wheels_steps=10
+model.wheels_steps | model.presence_warmup_steps=<value>
 $ train evaluation=full
 evaluation=full | evaluation.level=<level>
 $ train +evaluation.suites.mine._target_=my_suites.Mine

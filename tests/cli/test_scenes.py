@@ -6,7 +6,8 @@ from tests.cli.calls import call
 
 FEW = (
     "experiment=spair/scenes_small trainer=cpu trainer.max_steps=6 data.train_size=64 data.val_size=16 data.test_size=16 "
-    "data.batch_size=4 model.wheels_steps=2 model.network.hidden=[16] model.object_network.hidden=[16] hydra.run.dir=run"
+    "data.batch_size=4 model.presence_warmup_steps=2 model.network.hidden=[16] model.object_network.hidden=[16] "
+    "hydra.run.dir=run"
 )
 
 

@@ -29,7 +29,7 @@ TERMS = ("rec", "kl_where", "kl_what", "kl_depth", "kl_pres", "kl_background")
 def spair(image_shape=SHAPE, background_dim=3, likelihood=None, kind=SPAIR, **options):
     small = {"channels": [8, 8, 8], "strides": [2, 2, 2], "features": 12, "head_kernel": 3, "head_hidden": [16, 8]}
     small |= {"what_dim": 4, "glimpse_size": 6, "anchor": 8.0, "scale_prior": 1.0, "count_prior": 0.3}
-    small |= {"reach": 1.0, "presence_bias": 0.0, "alpha_bias": 0.0, "alpha_scale": 1.0, "wheels_steps": 0}
+    small |= {"reach": 1.0, "presence_bias": 0.0, "alpha_bias": 0.0, "alpha_scale": 1.0, "presence_warmup_steps": 0}
     small |= dict.fromkeys(("beta_where", "beta_what", "beta_depth", "beta_pres", "beta_background"), 1.0) | (
         {"beta_local": 1.0} if "local_dim" in options else {}
     )
@@ -189,9 +189,9 @@ def test_schedules_and_weights_of_the_presets(name):
         torch.testing.assert_close(terms["loss"], sum(by_hand[name] * terms[name].mean() for name in TERMS))
 
 
-def test_wheels_keep_depth_and_presence_where_they_are():
+def test_warm_up_keeps_depth_and_presence_where_they_are():
     for step, moves in ((9, False), (10, True)):
-        model = spair(wheels_steps=10)
+        model = spair(presence_warmup_steps=10)
         model.trained_steps = step
         costs(model, batch())["loss"].backward()
         assert all((head[-1].weight.grad.abs().sum() > 0) == moves for head in (model.depth_head, model.pres_head))
@@ -254,9 +254,12 @@ def test_two_boxes_on_one_object_are_seen():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"wheels_steps": 4}, "depth and presence learn nothing in this run, which ends within model.wheels_steps=4"),
+        (
+            {"presence_warmup_steps": 4},
+            "depth and presence learn nothing in this run, which ends within model.presence_warmup_steps=4",
+        ),
         ({"presence_bias": -9.0}, "no object is found in 100 %"),
-        ({"presence_bias": -9.0, "wheels_steps": 3}, None),  # presence has not begun to learn
+        ({"presence_bias": -9.0, "presence_warmup_steps": 3}, None),  # presence has not begun to learn
         ({"presence_bias": 9.0, "anchor": 60.0, "beta_pres": 2.0}, "in 100 % of the images two boxes lie on one object"),
         ({"presence_bias": 9.0, "anchor": 60.0, "beta_pres": Linear(0.5, 2.0, 4)}, None),  # the pressure is still to come
     ],

@@ -22,7 +22,7 @@ def test_objects_on_black_are_counted_and_boxed(tmp_path):
         "model.presence_bias=0",
         "model.alpha_bias=0",
         "model.alpha_scale=1",
-        "model.wheels_steps=0",
+        "model.presence_warmup_steps=0",
         "model.reach=1",
     ]
     ramps = [f"model.{name}_prior.{key}" for name in ("count", "scale") for key in ("begin=250", "steps=1000")]

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from tests.cli.calls import call
 from vae_zoo import load_model
 from vae_zoo.config.check import check_train, locate
-from vae_zoo.config.renamed import RENAMED
+from vae_zoo.config.renamed import RENAMED, as_today
 from vae_zoo.models.vae import VAE
 from vae_zoo.runs.folder import read_config, write_config
 from vae_zoo.runs.load import read_checkpoint
@@ -82,3 +82,8 @@ def test_its_level_of_evaluation_is_kept(run, metrics, level):
 def test_every_new_name_is_one_of_a_class():
     for target in set(RENAMED.values()):
         assert isinstance(locate(target, "model"), type)
+
+
+def test_arguments_that_were_renamed_are_read():
+    old = {"model": {"_target_": "vae_zoo.models.spair.SPAIR", "wheels_steps": 3}, "evaluation": {}}
+    assert as_today(old)["model"] == {"_target_": "vae_zoo.models.SPAIR", "presence_warmup_steps": 3}

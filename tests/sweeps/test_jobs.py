@@ -210,9 +210,9 @@ for fd in range(3, 64):
     jobs_run(monkeypatch, listing, claim_too)
     answer = call(tmp_path, f"train -m {TINY} model=vae sweep.jobs=2 sweep.name=mine")
     assert answer.code == 0, answer.out + answer.err
-    turn = next((tmp_path / "outputs" / "sweeps" / "mine" / ".turns").iterdir())
+    slot = next((tmp_path / "outputs" / "sweeps" / "mine" / ".slots").iterdir())
     held = (folders[0] / "held").read_text().split()
-    assert {str(file.stat().st_ino) for file in (folders[0] / ".lock", turn)} <= set(held)
+    assert {str(file.stat().st_ino) for file in (folders[0] / ".lock", slot)} <= set(held)
     with runs.locked(folders[0]):
         pass
 
@@ -314,11 +314,14 @@ def test_gpus_that_submitit_hides_and_threads_that_ray_sets_are_restored(monkeyp
 
 
 def test_only_so_many_jobs_have_a_turn_at_once(tmp_path):
-    with sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}), sweeps.turn(tmp_path, 2, {"accelerator": "cpu"}) as (second, _):
+    with (
+        sweeps.acquire_slot(tmp_path, 2, {"accelerator": "cpu"}),
+        sweeps.acquire_slot(tmp_path, 2, {"accelerator": "cpu"}) as (second, _),
+    ):
         assert second["OMP_NUM_THREADS"] == "1"
-        assert sweeps._free_place(tmp_path / ".turns", 2) is None
-    with sweeps.turn(tmp_path, 1, {"accelerator": "cpu"}, "LocalLauncher"):
-        assert sweeps._free_place(tmp_path / ".turns", 1) is None, "submitit starts all jobs at once, also on one GPU"
+        assert sweeps._free_slot(tmp_path / ".slots", 2) is None
+    with sweeps.acquire_slot(tmp_path, 1, {"accelerator": "cpu"}, "LocalLauncher"):
+        assert sweeps._free_slot(tmp_path / ".slots", 1) is None, "submitit starts all jobs at once, also on one GPU"
 
 
 @pytest.mark.parametrize("choice", sorted(p.stem for p in (REPOSITORY / "conf" / "sweep").glob("*.yaml")))

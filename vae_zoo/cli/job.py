@@ -36,7 +36,7 @@ def run_job(cfg: DictConfig, command: str, given: dict[str, str]) -> None:
     try:
         plain = check.check_train(cfg)
         jobs = jobs_here(launcher, plain["sweep"]["jobs"])
-        with sweeps.turn(record, jobs, plain["trainer"], launcher) as (environment, place):
+        with sweeps.acquire_slot(record, jobs, plain["trainer"], launcher) as (environment, place):
             if sweeps.stop_code(worker) is not None:
                 return
             with runs.locked(folder) as lock:

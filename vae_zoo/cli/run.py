@@ -116,7 +116,7 @@ def start_process(
     environment: dict[str, str] | None = None,
 ) -> tuple[int, int | None]:
     """The run as a process of its own, whose death is not this one's. Returns its exit code and the first signal that came
-    to this process meanwhile. It inherits the lock of its folder and that of its turn, which so outlive this process."""
+    to this process meanwhile. It inherits the locks of its folder and of its slot, which so outlive this process."""
     received: list[int] = []
     process = None
 

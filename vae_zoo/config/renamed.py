@@ -30,22 +30,27 @@ RENAMED = {
     "vae_zoo.loggers.WandB": "vae_zoo.training.WandB",
     "vae_zoo.trainer.Trainer": "vae_zoo.training.Trainer",
 }
-MOVED_SETTINGS = {"metrics": "evaluation.level", "callbacks.metrics.level": "evaluation.level"}
+RENAMED_ARGUMENTS = {"wheels_steps": "presence_warmup_steps"}
+MOVED_SETTINGS = {
+    "metrics": "evaluation.level",
+    "callbacks.metrics.level": "evaluation.level",
+    "model.wheels_steps": "model.presence_warmup_steps",
+}
 
 
 def as_today(config: dict[str, Any]) -> dict[str, Any]:
     """The config of a run as it would be written now."""
-    config = with_present_targets(config)
+    config = with_present_names(config)
     callbacks = config.get("callbacks")
     metrics = callbacks.get("metrics") if isinstance(callbacks, dict) else None
     level = metrics.pop("level", "basic") if isinstance(metrics, dict) else "basic"
     return config if "evaluation" in config else config | {"evaluation": {"level": level, "suites": {}}}
 
 
-def with_present_targets(node: Any) -> Any:
-    """A config, or a part of one, whose `_target_`s are today's."""
+def with_present_names(node: Any) -> Any:
+    """A config, or a part of one, whose `_target_`s and their arguments have today's names."""
     if isinstance(node, dict):
-        node = {key: with_present_targets(value) for key, value in node.items()}
+        node = {RENAMED_ARGUMENTS.get(key, key): with_present_names(value) for key, value in node.items()}
         target = node.get("_target_")
         return node | {"_target_": RENAMED.get(target, target)} if "_target_" in node else node
-    return [with_present_targets(value) for value in node] if isinstance(node, list) else node
+    return [with_present_names(value) for value in node] if isinstance(node, list) else node

@@ -17,11 +17,11 @@ Minimised, in nats per image, all sums over cells:
     rec = -log p(x | z) at one draw; kl_where is that of z_scale and z_shift; kl_pres uses the draws z_pres > 1/2 of the
     cells before, and is the relaxed variables' own KL (`analytic`), one draw of it (`mc`), or that of Bernoulli variables
 
-Both priors that decide how many and how large are schedules: s falls from 1 (any number is as likely) to nearly 0, mu_s to
-the size one believes in. With a background that learns along, objects die out unless they have a start: `wheels_steps`
-without a gradient to depth and presence, an opacity and a presence that start high (`alpha_bias`, `presence_bias`), a
-sharp likelihood, and pressure on presence only at the end. docs/methods/spair.md tells what happens without, and the
-deviations.
+The two priors on number and size of the objects are schedules: s falls from 1 (every number is equally likely) to nearly 0,
+mu_s to the expected size. With a background that learns at the same time, all objects vanish unless four things help them:
+`presence_warmup_steps` without gradient to depth and presence, opacity and presence that start high (`alpha_bias`,
+`presence_bias`), a sharp likelihood, and pressure on presence only at the end. docs/methods/spair.md has the ablation and
+the deviations.
 """
 
 import logging
@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 
 WHERE = 4  # numbers of z_scale (x, y) and z_shift (x, y)
 SCALE_STD = 0.5  # of the prior of z_scale
-PASSED = 8  # numbers that a head hands on to the later heads
-NEARLY = 10.0  # largest logit of presence
+CONTEXT_DIM = 8  # features that each head passes on to the heads after it
+MAX_PRESENCE_LOGIT = 10.0  # the logit of presence is clamped to [-10, 10]
 
 
 class ObjectCode(NamedTuple):
@@ -140,14 +140,14 @@ class Renderer:
 @dataclass(frozen=True)
 class Presence:
     """scale_prior: mu_s; count_prior: s > 0; both numbers or schedules of the step. pres_kl: see above; temperature: of the
-    relaxed presence; presence_bias: of its logit; wheels_steps: see above."""
+    relaxed presence; presence_bias: of its logit; presence_warmup_steps: see above."""
 
     scale_prior: Finite | Schedule = Linear(2.0, 1.0, 1500, begin=1000)
     count_prior: Positive | Schedule = Linear(1.0, 0.01, 1500, begin=1000)
     pres_kl: Literal["analytic", "mc", "bernoulli"] = "analytic"
     temperature: Positive = 0.8
     presence_bias: Finite = 2.0
-    wheels_steps: Index = 750
+    presence_warmup_steps: Index = 750
 
     def __post_init__(self):
         s = self.count_prior
@@ -203,9 +203,9 @@ class SPAIR(LatentVariableModel):
         centres = self.backbone.cell * (torch.stack([x, y], -1).view(-1, 2) + 0.5)
         self.centres = nn.Buffer(centres, persistent=False)  # [N, 2]
         features, hidden, g = cells.features, cells.head_hidden, renderer.glimpse_size
-        seen = features + PASSED + WHERE
-        self.where_head = nn.Sequential(*dense([features, *hidden, 2 * WHERE + PASSED]))
-        self.depth_head = nn.Sequential(*dense([seen + what_dim, hidden[-1], 2 + PASSED]))
+        seen = features + CONTEXT_DIM + WHERE
+        self.where_head = nn.Sequential(*dense([features, *hidden, 2 * WHERE + CONTEXT_DIM]))
+        self.depth_head = nn.Sequential(*dense([seen + what_dim, hidden[-1], 2 + CONTEXT_DIM]))
         self.pres_head = nn.Sequential(*dense([seen + what_dim + 1, hidden[-1], 1]))
         self.object_encoder = object_network.encoder((C, g, g), 2 * what_dim)
         self.object_decoder = object_network.decoder(what_dim, (C + 1, g, g))
@@ -232,10 +232,10 @@ class SPAIR(LatentVariableModel):
 
     def infer(self, x: Tensor, draw: tuple[Tensor, Tensor] | None = None) -> Objects:
         """q(objects | x) and the draw that this noise makes, or the means."""
-        learning = float(not (self.training and self.step < self.presence.wheels_steps))
+        learning = float(not (self.training and self.step < self.presence.presence_warmup_steps))
         eps, logistic = draw or (x.new_zeros(len(x), self.num_cells, self.code_size - 1), None)
         features = self.backbone(x)  # [B, N, F]
-        where, passed = self.where_head(features).split([2 * WHERE, PASSED], dim=-1)
+        where, passed = self.where_head(features).split([2 * WHERE, CONTEXT_DIM], dim=-1)
         mu, raw = where.chunk(2, dim=-1)
         scale = Normal.from_softplus(torch.cat([mu[..., :2], raw[..., :2] - 1], dim=-1))
         shift = Normal.from_softplus(torch.cat([mu[..., 2:], raw[..., 2:]], dim=-1))
@@ -243,13 +243,15 @@ class SPAIR(LatentVariableModel):
         glimpse = crop(x, self.box(z_where), self.renderer.glimpse_size)  # [B, N, C, g, g]
         what = Normal.from_softplus(self.object_encoder(glimpse.flatten(0, 1)).unflatten(0, (len(x), -1)))
         z_what = _at(what, eps[..., WHERE:-1])
-        depth, passed = self.depth_head(torch.cat([features, passed.relu(), z_where, z_what], -1)).split([2, PASSED], dim=-1)
+        depth, passed = self.depth_head(torch.cat([features, passed.relu(), z_where, z_what], -1)).split(
+            [2, CONTEXT_DIM], dim=-1
+        )
         depth = Normal.from_softplus(_held(depth, learning))
         z = z_where, z_what, _at(depth, eps[..., -1:])
         logit = (
             self.pres_head(torch.cat([features, passed.relu(), *z], dim=-1))[..., 0].float() + self.presence.presence_bias
         )
-        logit = _held(logit.clamp(-NEARLY, NEARLY), learning)
+        logit = _held(logit.clamp(-MAX_PRESENCE_LOGIT, MAX_PRESENCE_LOGIT), learning)
         y = None if logistic is None else (logit + logistic) / self.presence.temperature
         return Objects(scale, shift, what, depth, logit, *z, y)
 
@@ -395,11 +397,11 @@ class SPAIR(LatentVariableModel):
     # ---- watched while training -----------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        if 0 <= self.trainer.max_steps <= self.presence.wheels_steps:
+        if 0 <= self.trainer.max_steps <= self.presence.presence_warmup_steps:
             self._warn(
-                "depth and presence learn nothing in this run, which ends within model.wheels_steps=%d; raise "
+                "depth and presence learn nothing in this run, which ends within model.presence_warmup_steps=%d; raise "
                 "trainer.max_steps above it, or lower it",
-                self.presence.wheels_steps,
+                self.presence.presence_warmup_steps,
             )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -415,7 +417,7 @@ class SPAIR(LatentVariableModel):
             float(self.trainer.strategy.reduce(self._sums[name], reduce_op="sum")) for name in ("found", "twice", "count")
         )
         self.log_values({"val/objects": found / count, "val/duplicates": twice / count})
-        if found / count < 0.05 and self.step > self.presence.wheels_steps:
+        if found / count < 0.05 and self.step > self.presence.presence_warmup_steps:
             self._warn(
                 "no object is found in %.0f %% of the images: the background explains them all; see docs/methods/spair.md, "
                 "what keeps objects alive",
@@ -423,7 +425,7 @@ class SPAIR(LatentVariableModel):
             )
         last = self.trainer.max_steps
         settled = all(s(self.step) == s(last) for s in (self.betas["kl_pres"], self.count_prior))
-        if twice / count > 0.2 and settled and self.step > self.presence.wheels_steps:
+        if twice / count > 0.2 and settled and self.step > self.presence.presence_warmup_steps:
             self._warn("in %.0f %% of the images two boxes lie on one object; raise model.beta_pres", 100 * twice / count)
 
     def _warn(self, message: str, value: float) -> None:

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from vae_zoo.config.check import check_trust, one_line
-from vae_zoo.config.renamed import with_present_targets
+from vae_zoo.config.renamed import with_present_names
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.errors import UserError
@@ -64,7 +64,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged, or no checkpoint of vae_zoo; restore it or train anew") from error
     if not isinstance(checkpoint, dict) or not {"config", "state_dict", "global_step"} <= checkpoint.keys():
         raise UserError(f"{path} is not a vae_zoo checkpoint; name a run folder or one of its checkpoints/*.ckpt")
-    return checkpoint | {"config": with_present_targets(checkpoint["config"])}
+    return checkpoint | {"config": with_present_names(checkpoint["config"])}
 
 
 def check_device(name: str, key: str) -> None:

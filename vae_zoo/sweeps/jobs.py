@@ -109,27 +109,29 @@ def restore(given: dict[str, str], launcher: str) -> None:
         os.environ |= {name: given[name]} if name in given else {}
 
 
-# ---- turns ----------------------------------------------------------------------------------------------------------
+# ---- slots ----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def turn(
+def acquire_slot(
     record: Path, jobs: int, trainer: dict[str, Any], launcher: str = ""
 ) -> Iterator[tuple[dict[str, str], IO[str] | None]]:
-    """Waits until fewer than `jobs` jobs of this sweep run here; gives what a job's environment should be: its share of
-    the threads and, of several GPUs, its own; and the turn's lock, which falls with this process and with the job that
-    inherits it. With jobs=1 the launcher (a class) decides alone, unless it is submitit's local one, which starts all."""
+    """Blocks until fewer than `jobs` jobs of this sweep run on this machine; yields (environment, lock).
+
+    The environment gives the job its share of the threads and, where there are several GPUs, a GPU of its own. The lock is
+    released when both this process and the job that inherits it have ended. With jobs=1 the launcher (a class) decides,
+    unless it is submitit's local one, which starts all jobs at once."""
     if jobs == 1 and not launcher.endswith("LocalLauncher"):
         yield {}, None
         return
-    while (found := _free_place(record / ".turns", jobs)) is None:
+    while (found := _free_slot(record / ".slots", jobs)) is None:
         time.sleep(0.2)
     place, lock = found
     with lock:
         yield share(place, jobs, trainer), lock
 
 
-def _free_place(folder: Path, jobs: int) -> tuple[int, IO[str]] | None:
+def _free_slot(folder: Path, jobs: int) -> tuple[int, IO[str]] | None:
     folder.mkdir(parents=True, exist_ok=True)
     for place in range(jobs):
         file = (folder / f"{socket.gethostname()}-{place}").open("a")
