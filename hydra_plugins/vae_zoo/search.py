@@ -18,6 +18,7 @@ from vae_zoo.sweeps.jobs import Job
 from vae_zoo.utils.errors import UserError
 
 TRIES = 2  # of a trial whose job comes to no end, in one command
+TEST = ("test/", "test_")  # how the names of numbers of test images begin
 FINISHED, NO_VALUE = ("finished", "done before"), "no value"
 
 
@@ -47,6 +48,11 @@ class Search(Grid):
         if not space:
             raise UserError("the search has nothing to choose; give a space, such as 'model.beta=tag(log,interval(1,16))'")
         record, metric = self._record(given).absolute(), self.config.sweep.metric
+        if metric.startswith(TEST):
+            raise UserError(
+                f"sweep.metric={metric} is a number of test images, which are for the end; search by one of validation "
+                f"images, such as val/{metric.partition('/')[2]} or val/loss"
+            )
         study = search.open_study(record, self.sampler, self.pruner, metric, self._direction(metric), self.config.seed)
         self._begin(record, [])
         before = sweeps.finished(sweeps.read_record(record))

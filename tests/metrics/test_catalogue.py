@@ -42,6 +42,10 @@ from vae_zoo.metrics.catalogue import caption, cards, direction, entry, metric_o
         "test/cluster_facet": 0,
         "test/probe/style": 0,
         "test/novelty": 0,
+        "test/mig/gaussian": 1,
+        "test/dci_disentanglement/gaussian": 1,
+        "test/cluster_accuracy_hungarian_pixels": 0,
+        "test/facet1/shape/nmi_pixels": 0,
     }.items(),
 )
 def test_direction(metric, sign):
@@ -60,6 +64,20 @@ def test_cards_come_in_a_known_order_and_from_their_own_prefix_alone():
     other = "val/elbo train/elbo test/images_per_second test/facet0/accuracy test/sap test/rec_x test_unseen/map".split()
     assert cards([*reversed(shown), *other]) == shown
     assert entry("test/nll_iw5").unit == "nats" and not entry("test/mig").unit
+
+
+def test_what_a_number_is_beside_stands_beside_it_and_is_no_headline():
+    names = "test/ami test/ami_pixels test/mig test/mig/gaussian test/modularity test/modularity/gaussian".split()
+    by_column = sorted(reversed(names), key=metric_order)
+    assert [by_column.index(name) - by_column.index(name.removesuffix("_pixels")) for name in names if "pixels" in name] == [
+        1
+    ]
+    assert [by_column.index(f"{name}/gaussian") - by_column.index(name) for name in ("test/mig", "test/modularity")] == [
+        1,
+        1,
+    ]
+    assert cards(["test/mig", "test/mig/gaussian", "test/cluster_accuracy_hungarian_pixels"]) == ["test/mig"]
+    assert entry("test/mig").compared and not entry("test/mig/gaussian").compared
 
 
 def test_captions_name_the_block():

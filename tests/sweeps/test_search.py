@@ -199,6 +199,10 @@ def test_a_wrong_search_is_told_in_a_sentence(tmp_path):
         open_study(tmp_path, sampler="grid")
     answer = call(tmp_path, f"train {TINY} model=vae sweep=optuna sweep.metric=val/kl_z")
     assert answer.code == 2 and "sweep.metric=val/kl_z may be better either way" in answer.err
+    for metric in ("test/elbo", "test_unseen/map"):
+        answer = call(tmp_path, f"train {TINY} model=vae sweep=optuna sweep.metric={metric}")
+        assert answer.code == 2 and f"sweep.metric={metric} is a number of test images" in answer.err
+    assert not (tmp_path / "outputs").exists()
     answer = call(tmp_path, f"train {TINY} model=vae sweep=optuna ~hydra.sweeper.params")
     assert answer.code == 2 and "the search has nothing to choose" in answer.err
 

@@ -6,7 +6,8 @@ level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of cla
         full    + DCI, explicitness, FactorVAE and BetaVAE scores, aggregate posterior, swaps between blocks, FID and KID
 
 Codes are posterior means, all blocks side by side, every image a group of its own; each distinct image is encoded once.
-Sets with a full factor grid are scored on factor vectors drawn from the whole grid, as the field does; probes, judges and
+Sets with a full factor grid are scored on factor vectors drawn from the whole grid, as the field does, but while training on
+training and validation images, by which settings may be chosen; probes, judges and
 clusters are fitted on training images and scored on test images. Source of the settings: disentanglement_lib's study.
 """
 

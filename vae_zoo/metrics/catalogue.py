@@ -1,6 +1,7 @@
 """What is known of metrics and figures by their names. Needs nothing but the standard library, as Hydra's plugins ask it.
 
-A metric's name ends in what it measures, `test/facet0/shape/nmi` in nmi, and that part alone is looked up here.
+A metric's name ends in what it measures, `test/facet0/shape/nmi` in nmi, and that part alone is looked up here. Two endings
+say of what: `<name>/gaussian`, without the categorical blocks, and `<name>_pixels`, of the images without any model.
 """
 
 import re
@@ -44,6 +45,7 @@ METRICS = (
     Entry("(.*_)?(mae|mape|mse|rmse|l1|ece|fid|kid)(_.*)?", -1),
     Entry("images_per_second", 0, card="train"),
 )
+GAUSSIAN, PIXELS = "/gaussian", "_pixels"
 CURVES = ("loss", "elbo", "rec", "kl")  # of a run's report, those whose names begin so come first
 FIGURES = {  # captions, by the beginning of the name
     "reconstructions": "images, and below each its reconstruction",
@@ -55,15 +57,26 @@ FIGURES = {  # captions, by the beginning of the name
 }
 
 
+def measured(metric: str) -> str:
+    """The part of a name that is looked up."""
+    return metric.removesuffix(GAUSSIAN).removesuffix(PIXELS).rpartition("/")[2]
+
+
 def rank(metric: str) -> int:
     """The place in METRICS; its length for a name that is not known."""
-    name = metric.rpartition("/")[2]
+    name = measured(metric)
     return next((i for i, known in enumerate(METRICS) if re.fullmatch(known.pattern, name)), len(METRICS))
 
 
 def entry(metric: str) -> Entry:
-    """What is known of it; of a name that is not known, as of those of the first row, nothing."""
-    return (*METRICS, METRICS[0])[rank(metric)]
+    """What is known of it; of a name that is not known, as of those of the first row, nothing.
+
+    What a model must beat has no better side, and neither it nor a part of a code's score is a headline.
+    """
+    found = (*METRICS, METRICS[0])[rank(metric)]
+    if metric.endswith(PIXELS):
+        return found._replace(direction=0, compared=False, card="")
+    return found._replace(compared=False, card="") if metric.endswith(GAUSSIAN) else found
 
 
 def direction(metric: str) -> int:
@@ -73,15 +86,14 @@ def direction(metric: str) -> int:
 
 def under_likelihood(metric: str) -> bool:
     """Whether it does not compare between models of two likelihoods."""
-    name = metric.rpartition("/")[2]
-    return any(known.density and re.fullmatch(known.pattern, name) for known in METRICS)
+    return any(known.density and re.fullmatch(known.pattern, measured(metric)) for known in METRICS)
 
 
 def metric_order(metric: str) -> tuple:
     """test, test_unseen, the rest; in each by METRICS, and what has a prefix of its own, such as a facet, last."""
-    prefix, _, name = metric.rpartition("/")
+    prefix, _, name = metric.removesuffix(GAUSSIAN).rpartition("/")
     place = {"test": 0, "test_unseen": 1}.get(prefix.partition("/")[0], 2)
-    return place, natural(prefix) if "/" in prefix else [], rank(metric) or len(METRICS), natural(name)
+    return place, natural(prefix) if "/" in prefix else [], rank(metric) or len(METRICS), natural(name), len(metric)
 
 
 def cards(metrics: Iterable[str]) -> list[str]:

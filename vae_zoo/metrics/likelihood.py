@@ -48,8 +48,9 @@ def bounds(model: Model, batches: Iterable[Batch], *, seed: int = 0) -> tuple[di
     """({"elbo", "rec", "rate", "kl_<block>" ...}, KL of each dimension {block: [D]}): one draw z an image, weights 1.
 
     elbo = -(rec + rate), whatever weights the model was trained with. rec: the distortion -log p(x | z), the model's term
-    of that name; rate = log q(z | x) - log p(z), what is left of `log_weights` for the same z. Its mean is the sum of the
-    KL terms, discrete variables summed out. kl_<block>: the model's terms. What the model does not have is left out.
+    of that name; rate: what is left, -elbo - rec. Of Gaussian blocks alone it is log q(z | x) - log p(z) of the same z,
+    whose mean is the sum of the KL terms. Discrete variables are summed out of elbo, while rec is of the likeliest value or
+    an average over values, so there rate is no KL. kl_<block>: the model's terms. What the model lacks is left out.
     """
     sums: dict[str, float] = {}
     kl: dict[str, Tensor] = {}
