@@ -7,7 +7,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from torch.distributions import Normal as TorchNormal
 
 from vae_zoo.distributions import Normal, kl_standard, pool
-from vae_zoo.distributions.pooling import first_of_groups, log_same_group, segment_logsumexp, segment_sum
+from vae_zoo.distributions.pooling import first_of_groups, log_same_group, segment_logsumexp, segment_sum, without_prior
 
 RULES = ("product", "product_with_prior", "mean", "mean_precision")
 every_rule = pytest.mark.parametrize("evidence", RULES)
@@ -248,3 +248,23 @@ def test_odds_of_one_group_are_those_of_the_densities():
     assert got == pytest.approx((log_p(a + b) - log_p(a) - log_p(b)).item()) == pytest.approx(-1.030224, abs=1e-6)
     nothing = normal([0.0], [1.0])[0]  # no image at all says nothing on anybody
     assert log_same_group(nothing, pooled[0]).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_posteriors_of_images_give_the_odds_of_what_the_images_say():
+    """A posterior has the prior in it: of x = z + noise it is N(x / (1 + s), s / (1 + s)), of what x says N(x, s)."""
+    a, b, noise = [0.5, -1.0], [2.0, 1.5, 0.3], 0.7
+    said = [one_group(normal(x, [noise] * len(x)), "product_with_prior")[0] for x in (a, b)]
+    posteriors = [normal([v / (1 + noise) for v in x], [noise / (1 + noise)] * len(x)) for x in (a, b)]
+    pooled = [one_group(without_prior(q), "product_with_prior")[0] for q in posteriors]
+    assert log_same_group(*pooled).item() == pytest.approx(log_same_group(*said).item(), abs=1e-9)
+    twice = [one_group(q, "product_with_prior")[0] for q in posteriors]
+    assert log_same_group(*twice).item() != pytest.approx(log_same_group(*said).item(), abs=0.1)
+
+
+def test_a_posterior_without_its_prior_and_with_it_is_itself_and_one_no_surer_says_nothing():
+    q = normal([0.5, -1.0, 0.3], [0.2, 0.999999, 1e-4], torch.float32)
+    back = pool(without_prior(q), torch.arange(3), 3, "product_with_prior")
+    torch.testing.assert_close(back.mu, q.mu, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(back.logvar, q.logvar, rtol=1e-4, atol=1e-5)
+    silent = one_group(without_prior(normal([3.0, -2.0], [1.0, 1.5])), "product_with_prior")
+    assert silent.mu.abs().item() == 0 and silent.logvar.abs().item() < 1e-6

@@ -42,6 +42,16 @@ def pool(q: Normal, group: Tensor, num_groups: int, evidence: Evidence = "produc
     return Normal(mu, log_n - log_precision if evidence == "mean_precision" else -log_precision)
 
 
+def without_prior(q: Normal) -> Normal:
+    """What an image says beside N(0, I) where q is its posterior: q / N(0, I), so that product_with_prior gives q back.
+
+    A dimension that is no surer than the prior says nothing: an image takes no knowledge away.
+    """
+    precision = torch.expm1(-q.logvar).clamp(min=torch.finfo(q.mu.dtype).eps)  # 1 / v - 1
+    mu = torch.where(q.logvar < 0, q.mu * (-q.logvar).exp() / precision, 0.0)
+    return Normal(mu, -precision.log())
+
+
 def log_same_group(a: Normal, b: Normal) -> Tensor:
     """log p(images of a and b | one group) - log p(... | two groups), nats: [...]. Were they of the same person?
 

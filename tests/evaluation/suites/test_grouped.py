@@ -141,3 +141,19 @@ def test_poisoned_test_labels_change_no_probe(data):
 def test_pictures_have_a_row_for_each_group(data):
     some = images(data, Oracle())
     assert ev.group_reconstructions(some).dtype == np.uint8 and ev.interpolation(some).ndim == 3
+
+
+def test_verification_counts_the_prior_of_a_model_without_groups_once(data):
+    """Of one image the posterior is what is known; with the prior as a factor once more it would be surer than that."""
+    shares = images(data, Oracle())
+    plain = Oracle()
+    plain = type("Plain", (), {name: getattr(plain, name) for name in ("blocks", "device", "needs", "encode", "decode")})()
+    alone = images(data, plain)
+    assert alone.style is None and alone.content.mu.shape[1] == 2 * CLASSES
+    one = alone.beside_prior(alone.of(1))
+    torch.testing.assert_close(one.mu, alone.content.mu)
+    torch.testing.assert_close(one.logvar, alone.content.logvar)
+    torch.testing.assert_close(
+        shares.beside_prior(shares.of(1)).logvar,
+        pool(shares.content, torch.arange(len(shares.index)), len(shares.index), "product_with_prior").logvar,
+    )

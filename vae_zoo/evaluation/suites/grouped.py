@@ -30,8 +30,7 @@ from torch import Tensor
 from vae_zoo.contract import SharesGroupCode
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import Normal, noise
-from vae_zoo.distributions.pooling import Evidence as Rule
-from vae_zoo.distributions.pooling import log_same_group, pool
+from vae_zoo.distributions.pooling import log_same_group, pool, without_prior
 from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
 from vae_zoo.figures import grid
@@ -123,12 +122,23 @@ class Evidence:
             steps.append(self.next[steps[-1]])
         return torch.stack(steps, 1)
 
-    def pooled(self, evidence: Tensor, rule: Rule | None = None) -> Normal:
-        """The content of each set of evidence [M, k]: by the model's own rule, or by another."""
+    def beside_prior(self, evidence: Tensor) -> Normal:
+        """The content of each set of evidence [M, k] as what its images say, times the prior, which counts once: what
+        `log_same_group` takes. A posterior of a model without groups has the prior in it already, and that is taken out."""
+        content = self.content if isinstance(self.model, SharesGroupCode) else without_prior(self.content)
+        return pool(
+            content[evidence.flatten()],
+            torch.arange(len(evidence)).repeat_interleave(evidence.shape[1]),
+            len(evidence),
+            "product_with_prior",
+        )
+
+    def pooled(self, evidence: Tensor) -> Normal:
+        """The content of each set of evidence [M, k]: by the model's own rule, else the product."""
         group, content = torch.arange(len(evidence)).repeat_interleave(evidence.shape[1]), self.content[evidence.flatten()]
-        if rule is None and isinstance(self.model, SharesGroupCode):
+        if isinstance(self.model, SharesGroupCode):
             return self.model.pool(content, group, len(evidence))
-        return pool(content, group, len(evidence), rule or "product")
+        return pool(content, group, len(evidence))
 
     def style_samples(self) -> Tensor:
         with noise.per_image(self.index, self.seed):
@@ -220,7 +230,7 @@ def verification(images: Evidence):
     truth = np.repeat([1, 0], len(other))
     for k in images.counts(times=2):
         sets = images.of(k), images.of(k, skip=k), images.of(k)[other]
-        one, same, different = (images.pooled(rows, "product_with_prior") for rows in sets)
+        one, same, different = map(images.beside_prior, sets)
         faces = [images.mean_image(rows) for rows in sets]
         for name, scores in {
             "": [log_same_group(one, q) for q in (same, different)],
@@ -238,9 +248,9 @@ def identification(images: Evidence):
     is_new = torch.ones(len(images.index), dtype=torch.bool)
     is_new[images.ring(max(counts))] = False
     new = is_new.nonzero()[:, 0]  # the same for every k
-    one = images.pooled(new[:, None], "product_with_prior")
+    one = images.beside_prior(new[:, None])
     for k in counts:
-        known = images.pooled(images.ring(k), "product_with_prior")  # [G, Dc]
+        known = images.beside_prior(images.ring(k))  # [G, Dc]
         odds = [log_same_group(one[part][:, None], known[None]) for part in torch.arange(len(new)).split(64)]
         named = torch.cat([part.argmax(1) for part in odds])
         yield f"identification_k{k}", float((named == images.group[new]).double().mean())
