@@ -47,6 +47,9 @@ class Oracle:
         shape, colour = (column[:, None] for column in batch["factors"].T)
         return {"where": SimpleNamespace(mean=shape), "paint": SimpleNamespace(mean=colour)}
 
+    def codes(self, batch):
+        return {name: q.mean for name, q in self.encode(batch).items()}
+
     def decode(self, codes):
         return paint(codes["where"][:, 0].long(), codes["paint"][:, 0].long())
 

@@ -312,3 +312,20 @@ def test_models_have_what_only_they_can_say():
     for name in DISCRETE:
         kind = model_class(name)
         assert hasattr(kind, "log_weights")
+
+
+@every_model
+@both
+def test_reconstructions_and_swaps_decode_one_class_and_no_bit_of_several(name, num_classes):
+    """As the objective does in evaluation; probabilities are what the classes are read by, never drawn by."""
+    model, batch = build(name, num_classes).eval(), images(8)
+    posterior, codes = model.encode(batch), model.codes(batch)
+    for block in model.classes.names():
+        probs = posterior[block].probs
+        assert probs.max() < 0.9, "nothing is sure before training"
+        torch.testing.assert_close(codes[block], F.one_hot(probs.argmax(1), probs.shape[1]).float())
+    torch.testing.assert_close(codes["z"], posterior["z"].mu)
+    torch.testing.assert_close(model.reconstruct(batch), model.decode(codes))
+    if name != "parted_vae":  # whose image depends on c through u alone
+        soft = model.decode({block: q.mean for block, q in posterior.items()})
+        assert not torch.allclose(model.reconstruct(batch), soft, atol=1e-4)

@@ -170,11 +170,6 @@ def rows(data: DataModule, split: str, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(index)[:count]
 
 
-def means(model: LatentVariableModel, batch: Batch) -> dict[str, torch.Tensor]:
-    """Posterior means of each block."""
-    return {name: q.mean for name, q in model.encode(batch).items()}
-
-
 def central(codes: Sequence[torch.Tensor]) -> int:
     """The image whose codes [N, D] lie nearest to the prior's mean: a walk from the rim soon meets codes of no image."""
     return int(cast(torch.Tensor, sum(code.square().sum(1) for code in codes)).argmin())

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from vae_zoo.contract import Batch, Codes, HasClasses
 from vae_zoo.distributions import noise
-from vae_zoo.evaluation.context import central, means
+from vae_zoo.evaluation.context import central
 from vae_zoo.evaluation.suites import classes
 from vae_zoo.figures import reconstructions, samples, swap_grid, traversal_animation, traversals
 from vae_zoo.metrics.arrays import to_numpy
@@ -25,7 +25,7 @@ def stills(model: LatentVariableModel, batch: Batch, spans: Spans | None = None)
     """(name, picture [H, W, 3] uint8), cheap enough for while training. batch: the images to show, 16 or so."""
     with torch.no_grad(), torch.random.fork_rng(), noise.per_image(batch["index"]):
         torch.manual_seed(0)  # the same draws from the prior at every step
-        codes = means(model, batch)
+        codes = model.codes(batch)
         yield "reconstructions", reconstructions(to_numpy(batch["image"]), to_numpy(model.decode(codes)))
         yield "samples", samples(to_numpy(model.decode(model.sample_prior(64))))
         for name in traversable(model):
@@ -73,7 +73,7 @@ def traverse(
     from the code of `central`.
     Categorical: one row for each of the first images, one column for each category.
     """
-    codes = means(model, batch)
+    codes = model.codes(batch)
     if not _gaussian(model, block):
         size, rows = model.blocks[block].size, min(num_rows, len(batch["image"]))
         walked = {name: code[:rows].repeat_interleave(size, 0) for name, code in codes.items()}
@@ -92,7 +92,7 @@ def traverse(
 
 def swap(model: LatentVariableModel, batch: Batch, block: str, count: int = 8) -> np.ndarray:
     """`block` of the image at the left of the row with all other blocks of the image on top of the column."""
-    codes = {name: code[:count] for name, code in means(model, batch).items()}
+    codes = {name: code[:count] for name, code in model.codes(batch).items()}
     count = len(codes[block])
     mixed = {name: code.repeat(count, 1) for name, code in codes.items()}
     mixed[block] = codes[block].repeat_interleave(count, 0)

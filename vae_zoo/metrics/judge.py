@@ -142,7 +142,7 @@ def images_and_labels(data: Any, split: str, column: int | None, max_images: int
 def swap_consistency(model: Model, batches: Iterable[Batch], judge: Judge, *, seed: int = 0) -> dict[str, float]:
     """Which block carries what the judge judges? {"follows_<block>": share of swaps in which the label came with it}.
 
-    A swap decodes this block of an image and all others of an image with another label (posterior means), and counts
+    A swap decodes this block of an image and all others of an image with another label (`model.codes`), and counts
     when the judge names the first image's label. Every image of `batches` gives the block once; the other image is
     drawn from all of them by `seed`, so the numbers do not depend on the batch size. Range 0..1. A block that holds the
     label alone has nearly the judge's accuracy on reconstructions, and the others together nearly 0; what the shares
@@ -155,7 +155,7 @@ def swap_consistency(model: Model, batches: Iterable[Batch], judge: Judge, *, se
     parts: list[tuple[dict[str, Tensor], Tensor]] = []
     for batch in batches:
         with noise.per_image(batch["index"]):
-            parts.append(({name: q.mean for name, q in model.encode(batch).items()}, _labels(batch, judge.column)))
+            parts.append((model.codes(batch), _labels(batch, judge.column)))
     codes = {name: torch.cat([part[name] for part, _ in parts]) for name in model.blocks}
     labels = torch.cat([label for _, label in parts])
     known = (labels >= 0).nonzero()[:, 0]

@@ -57,6 +57,10 @@ class LatentVariableModel(L.LightningModule):
         """The terms of the loss with their weights at the present step, and what else is shown."""
         raise NotImplementedError  # pragma: contract
 
+    def codes(self, batch: Batch | Tensor) -> Codes:
+        """The codes that stand for images where these are decoded again, one a block and image; here posterior means."""
+        return {name: q.mean for name, q in self.encode(batch).items()}
+
     def decode(self, codes: Codes) -> Tensor:
         """Mean image [B, C, H, W] in [0, 1] of one code per image and block [B, D], here of the codes side by side."""
         return self.likelihood.mean(self.decoder(self.join(codes)))
@@ -73,8 +77,8 @@ class LatentVariableModel(L.LightningModule):
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch | Tensor) -> Tensor:
-        """Decoded posterior means, [B, C, H, W] in [0, 1]."""
-        return self.decode({name: q.mean for name, q in self.encode(batch).items()})
+        """Decoded `codes`, [B, C, H, W] in [0, 1]."""
+        return self.decode(self.codes(batch))
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:

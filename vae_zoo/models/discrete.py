@@ -50,6 +50,12 @@ class DiscreteLatentModel(LatentVariableModel):
         """The same codes, but of other classes [B, J]."""
         return codes | self.classes.split(self.classes.code(classes))
 
+    def codes(self, batch: Batch | Tensor) -> Codes:
+        """The means, and of classes the likeliest, as the objective decodes them in evaluation."""
+        codes = super().codes(batch)
+        log_c = torch.cat([codes[name] for name in self.classes.names()], dim=1)
+        return codes | self.classes.split(self.classes.hard(log_c))
+
     def class_codes(self, log_c: Tensor) -> dict[str, Categorical]:
         """The posteriors of the categorical blocks."""
         return {name: Categorical(probs) for name, probs in self.classes.split(log_c.exp()).items()}

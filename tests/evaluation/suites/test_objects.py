@@ -8,7 +8,7 @@ from tests.models.test_spair import spair
 from vae_zoo.data.sets.scenes import Scenes
 from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.context import Context
-from vae_zoo.evaluation.suites.objects import Objects, UnseenObjects, edits, instance_map, means, numbers, pictures
+from vae_zoo.evaluation.suites.objects import Objects, UnseenObjects, edits, instance_map, numbers, pictures
 from vae_zoo.figures.scenes import ZOOM, with_boxes
 from vae_zoo.models.spair import SPAIR, Scene
 
@@ -89,7 +89,7 @@ def test_pictures_of_grey_scenes():
 def test_edits_change_one_object():
     model = spair((3, 24, 24)).eval()
     batch = {"image": torch.rand(3, 3, 24, 24)}
-    codes = means(model, batch)
+    codes = model.codes(batch)
     objects = codes["objects"]
     without, moved = (edited["objects"] for edited in edits(model, codes, batch))
     surest = model.encode(batch)["objects"].logit.argmax(1)

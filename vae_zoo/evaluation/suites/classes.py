@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from vae_zoo.contract import Batch, HasClasses, HasClassMeans, WalksInClass
-from vae_zoo.evaluation.context import Context, means
+from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.metrics import judge
@@ -35,7 +35,7 @@ class Classes(Suite):
 
 
 def accuracy(e: Context) -> Numbers:
-    """Accuracy, class-mean accuracy and calibration of q(c | x) on all images of the split, none of them labelled ones."""
+    """Accuracy, class-mean accuracy and calibration of q(c | x) on all images of the split; none was trained on."""
     names = class_blocks(e.model)
     index = e.data.indices[e.split].numpy()
     codes, found = e.codes.blocks(index), {}
@@ -113,7 +113,7 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
     if not isinstance(model, HasClasses):
         return
     for j, name in enumerate(class_blocks(model)):
-        size, codes = model.blocks[name].size, means(model, batch)
+        size, codes = model.blocks[name].size, model.codes(batch)
         old = torch.stack([codes[b].argmax(1) for b in class_blocks(model)], dim=1)  # [B, J]
         rows, values = [f"{name} = {k}" for k in range(size)], torch.arange(size, device=old.device)
         classes = old[:1].repeat(size * num_columns, 1)

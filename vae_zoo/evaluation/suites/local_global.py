@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from vae_zoo.contract import Codes, HasClasses, HasLocalView
-from vae_zoo.evaluation.context import Context, means
+from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import Result, Suite
 from vae_zoo.evaluation.suites.classes import class_blocks
 from vae_zoo.figures import grid
@@ -112,7 +112,7 @@ def pictures(model: LatentVariableModel, batch) -> dict[str, np.ndarray]:
     is among the swaps of vae_zoo.evaluation.pictures."""
     assert isinstance(model, HasLocalView)
     x = batch["image"]
-    codes, count = means(model, batch), len(x)
+    codes, count = model.codes(batch), len(x)
     x_aux = model.local_view(x)
     columns = [x, model.decode(codes), x_aux, model.decode_local(codes[model.local_block])]
     found = {}

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from vae_zoo.contract import Batch, Codes, FindsObjects
-from vae_zoo.evaluation.context import Context, means
+from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.figures.scenes import with_boxes
@@ -59,7 +59,7 @@ def numbers(e: Context, split: str) -> dict[str, float]:
     found, boxes, ari, squares, twice, parts = [], [], [], [], [], []
     for index in e.data.indices[split].split(CHUNK):
         batch = e.data.single(index, e.model.device)
-        scene = finder.render(means(e.model, batch))
+        scene = finder.render(e.model.codes(batch))
         found += finder.detect(batch)
         boxes += batch["boxes"]
         ari.append(detection.adjusted_rand(instance_map(scene.share), batch["mask"]))
@@ -110,7 +110,7 @@ def instance_map(share: torch.Tensor) -> torch.Tensor:
 def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
     """Boxes over images and reconstructions, what each cell holds, scenes with their surest object taken away or moved."""
     finder = cast(FindsObjects, model)
-    codes = means(model, batch)
+    codes = model.codes(batch)
     scene = finder.render(codes)
     image, drawn, ground = (to_numpy(x) for x in (batch["image"], scene.image.clamp(0, 1), scene.ground))
     true = [box.cpu().numpy() for box in batch["boxes"]]
