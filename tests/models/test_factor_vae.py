@@ -10,13 +10,18 @@ from tests.models.builders import build, costs, fit, images
 from vae_zoo.distributions import noise
 from vae_zoo.models.factor_vae import permute_dims
 
+
+def permuted_dims(z):
+    return permute_dims(z, noise.uniform(z))
+
+
 # ---- the permutation ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("B", "D"), [(1, 3), (2, 1), (64, 10)])
 def test_permutation_keeps_what_each_dimension_holds(B, D):
     z = torch.randn(B, D)
-    permuted = permute_dims(z)
+    permuted = permuted_dims(z)
     assert torch.equal(permuted.sort(0).values, z.sort(0).values)
     assert B == 1 or D == 1 or not torch.equal(permuted, z)
 
@@ -28,7 +33,7 @@ def test_permutations_are_uniform_and_independent_between_dimensions():
     counts = torch.zeros(6, 6)
     torch.manual_seed(0)
     for _ in range(7200):
-        first, second = permute_dims(z).T.int().tolist()
+        first, second = permuted_dims(z).T.int().tolist()
         counts[orders[tuple(first)], orders[tuple(second)]] += 1
     assert stats.chisquare(counts.flatten()).pvalue > 1e-3
 
@@ -36,14 +41,14 @@ def test_permutations_are_uniform_and_independent_between_dimensions():
 def test_permutation_makes_dimensions_independent():
     torch.manual_seed(0)
     z = torch.randn(20_000, 1) + 0.1 * torch.randn(20_000, 3)  # correlations of 0.99
-    correlations = permute_dims(z).T.corrcoef()
+    correlations = permuted_dims(z).T.corrcoef()
     assert (z.T.corrcoef() > 0.98).all() and (correlations - torch.eye(3)).abs().max() < 0.03
 
 
 def test_permutation_of_evaluation_does_not_shift_training():
     before, z = torch.get_rng_state(), torch.randn(8, 3, generator=torch.Generator())
     with noise.per_image(torch.arange(8)):
-        assert torch.equal(permute_dims(z).sort(0).values, z.sort(0).values)
+        assert torch.equal(permuted_dims(z).sort(0).values, z.sort(0).values)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -21,5 +21,5 @@ class AnnealedVAE(VAE):
     def objective(self, batch: Batch) -> Terms:
         q_z, _, rec = self.infer(batch)
         kl_z = kl_standard(q_z)
-        capacity_gap = (kl_z.mean() - self.capacity(self.step)).abs()
+        capacity_gap = (self.batch_mean(kl_z) - self.capacity(self.step)).abs()
         return {"rec": Term(rec, 1.0), "capacity_gap": Term(capacity_gap, self.gamma), "kl_z": Term(kl_z)}

@@ -16,6 +16,7 @@ from vae_zoo.config.types import Shape
 from vae_zoo.contract import Batch, Block, Codes, Term, Terms, TrainingData
 from vae_zoo.distributions import Likelihood, Normal, kl_standard_per_dim, noise
 from vae_zoo.schedules import Schedule
+from vae_zoo.utils import ranks
 
 
 class LatentVariableModel(L.LightningModule):
@@ -135,17 +136,35 @@ class LatentVariableModel(L.LightningModule):
         order = torch.randperm(data.num_images, generator=generator)
         return (data.images(part, self.device) for part in order[:count].split(batch_size))
 
+    def joined(self, x: Tensor) -> ranks.Joined:
+        """The rows [B, ...] of the whole batch of a training step, on whatever ranks they are, and which are this rank's.
+
+        Validation batches of ranks are batches of their own.
+        """
+        return ranks.joined(x) if self.training else ranks.Joined(x, slice(0, len(x)))
+
+    def batch_mean(self, x: Tensor) -> Tensor:
+        """Mean over the whole batch of a training step, on whatever ranks it is, [B, ...] -> [...]."""
+        return ranks.mean(x) if self.training else x.mean(0)
+
     def total(self, terms: Terms) -> Tensor:
         """The loss: the weighted terms added up, those of images averaged over the batch.
 
-        Where `unit` names a term, all are sums divided by its length: the loss of a group is a sum over its images.
+        Where `unit` names a term, all are sums divided by its length: the loss of a group is a sum over its images. The mean
+        of the ranks' losses is the loss of the whole batch, so ranks with more images have larger ones.
         """
         weighted = [(term.weight, term.value) for term in terms.values() if term.weight is not None]
         if self.unit is not None:
             return reduce(add, [weight * value.sum() for weight, value in weighted]) / len(terms[self.unit].value)
         of_images = [weight * value for weight, value in weighted if value.ndim]
-        parts = [reduce(add, of_images).mean()] if of_images else []
+        parts = [self.mean_of_rank(reduce(add, of_images))] if of_images else []
         return reduce(add, parts + [weight * value for weight, value in weighted if not value.ndim])
+
+    def mean_of_rank(self, x: Tensor) -> Tensor:
+        """This rank's part [] of the mean over the whole batch of a training step, which is the mean of these parts."""
+        if not self.training or ranks.number() == 1:
+            return x.mean()
+        return x.sum() * ranks.number() / ranks.all_rows(x)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.begin_step()

@@ -43,14 +43,18 @@ def log_weights_of_batch(B: int, N: int, sampling: Literal["weighted", "stratifi
 
 
 def decompose_kl(
-    q_z: Normal, z: Tensor, N: int, sampling: Literal["weighted", "stratified"]
+    q_z: Normal, z: Tensor, N: int, sampling: Literal["weighted", "stratified"], own: slice = slice(None)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Estimates of mi, tc and kl_dims for each image, nats: [B] each. q_z, z: [B, D]; N: training images."""
-    log_pairs = log_density_pairs(q_z, z)  # [B, B, D] log q(z[i, d] | x[j])
-    log_w = log_weights_of_batch(len(z), max(N, len(z)), sampling, z.device)
-    log_q_z = torch.logsumexp(log_w + log_pairs.sum(-1), dim=1)  # [B]
+    """Estimates of mi, tc and kl_dims for each image, nats: [M] each.
+
+    q_z: [B, D], of the whole batch; z: [M, D], draws of those of its rows that are `own`; N: training images.
+    """
+    B = len(q_z.mu)
+    log_pairs = log_density_pairs(q_z, z)  # [M, B, D] log q(z[i, d] | x[j])
+    log_w = log_weights_of_batch(B, max(N, B), sampling, z.device)[own]
+    log_q_z = torch.logsumexp(log_w + log_pairs.sum(-1), dim=1)  # [M]
     log_q_dims = torch.logsumexp(log_w[..., None] + log_pairs, dim=1).sum(-1)  # [B]
-    return q_z.log_prob(z) - log_q_z, log_q_z - log_q_dims, log_q_dims - log_standard_normal(z)
+    return q_z[own].log_prob(z) - log_q_z, log_q_z - log_q_dims, log_q_dims - log_standard_normal(z)
 
 
 class BetaTCVAE(VAE):
@@ -73,7 +77,8 @@ class BetaTCVAE(VAE):
     def objective(self, batch: Batch) -> Terms:
         q_z, z, rec = self.infer(batch)
         N = self.training_data.num_images if self.training_data is not None else len(z)
-        mi, tc, kl_dims = decompose_kl(q_z, z, N, self.sampling)
+        everybody, own = self.joined(torch.cat([q_z.mu, q_z.logvar], dim=1))
+        mi, tc, kl_dims = decompose_kl(Normal.from_params(everybody), z, N, self.sampling, own)
         return {
             "rec": Term(rec, 1.0),
             "mi": Term(mi, self.alpha),

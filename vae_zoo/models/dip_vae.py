@@ -10,6 +10,7 @@ The covariances are those of the batch (population form, divided by B, as disent
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from vae_zoo.config.types import NonNegative
@@ -45,7 +46,8 @@ class DIPVAE(VAE):
 
     def objective(self, batch: Batch) -> Terms:
         q_z, _, rec = self.infer(batch)
-        off_diagonal, diagonal = dip_penalties(q_z, self.variant)
+        everybody = self.joined(torch.cat([q_z.mu, q_z.logvar], dim=1)).rows
+        off_diagonal, diagonal = dip_penalties(Normal.from_params(everybody), self.variant)
         return {
             "rec": Term(rec, 1.0),
             "kl_z": Term(kl_standard(q_z), 1.0),

@@ -21,9 +21,9 @@ from vae_zoo.distributions import kl_standard, noise
 from vae_zoo.models.vae import VAE
 
 
-def permute_dims(z: Tensor) -> Tensor:
-    """Each column of z [B, D] in an own random order of the rows: a batch of prod_d q(z_d). Source: algorithm 1."""
-    return z.gather(0, noise.uniform(z).argsort(0))
+def permute_dims(z: Tensor, scores: Tensor) -> Tensor:
+    """Each column of z [B, D] in the order of its uniform scores: a batch of prod_d q(z_d). Source: algorithm 1."""
+    return z.gather(0, scores.argsort(0))
 
 
 class FactorVAE(VAE):
@@ -61,7 +61,9 @@ class FactorVAE(VAE):
 
     def discriminator_loss(self, z: Tensor) -> Tensor:
         """Mean cross-entropy of telling z [B, D] from its permutation, nats: [B]. log 2 = 0.69 when it cannot."""
-        real, permuted = self.discriminator(z).float(), self.discriminator(permute_dims(z)).float()
+        everybody, own = self.joined(torch.cat([z, noise.uniform(z)], dim=1))
+        permuted = permute_dims(*everybody.chunk(2, dim=1))[own]  # codes of all ranks change places
+        real, permuted = self.discriminator(z).float(), self.discriminator(permuted).float()
         target = torch.zeros(len(z), dtype=torch.long, device=z.device)
         costs = F.cross_entropy(real, target, reduction="none"), F.cross_entropy(permuted, target + 1, reduction="none")
         return 0.5 * (costs[0] + costs[1])
@@ -77,7 +79,7 @@ class FactorVAE(VAE):
         loss = self.total(terms)
         self.keep(loss, terms)
         self.zero_grad()
-        self.manual_backward(loss + terms["discriminator"].value.mean())  # at once: ddp wants every parameter in it
+        self.manual_backward(loss + self.mean_of_rank(terms["discriminator"].value))  # ddp wants every parameter in it
         for optimizer in (vae_optimizer, discriminator_optimizer):
             self.configure_gradient_clipping(optimizer)
         vae_optimizer.step()

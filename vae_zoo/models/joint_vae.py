@@ -60,8 +60,8 @@ class JointVAE(ClassConditionalModel):
         c = self.classes.relaxed(log_c, self.temperature) if self.training else self.classes.hard(log_c)
         rec = -self.likelihood.log_prob(batch["image"], self.decoder(torch.cat([q_z.rsample(), c], dim=1)))
         kl_z, kl_c = kl_standard(q_z), self.classes.kl(log_c).sum(1)
-        z_gap = (self.z_capacity(self.step + 1) - kl_z.mean()).abs()
-        c_gap = (min(self.c_capacity(self.step + 1), self.largest_kl_c) - kl_c.mean()).abs()
+        z_gap = (self.z_capacity(self.step + 1) - self.batch_mean(kl_z)).abs()
+        c_gap = (min(self.c_capacity(self.step + 1), self.largest_kl_c) - self.batch_mean(kl_c)).abs()
         shown = {"kl_z": Term(kl_z), "kl_c": Term(kl_c)}
         return {"rec": Term(rec, 1.0), "z_gap": Term(z_gap, self.gamma), "c_gap": Term(c_gap, self.gamma)} | shown
 

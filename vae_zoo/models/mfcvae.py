@@ -171,7 +171,10 @@ class MFCVAE(LadderVAE):
         deepest, wanted, terms = self.facets[-1], self.invariance, {}
         log_c = self.prior(deepest).expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
         c_probs = log_c.exp()
-        log_used = log_c.logsumexp(0) - log(len(log_c))  # finite where a cluster has no image, and so is its gradient
+        everybody = self.joined(log_c).rows
+        log_used = everybody.logsumexp(0) - log(
+            len(everybody)
+        )  # finite where a cluster has no image, and so is its gradient
         if wanted.consistency_weight and wanted.augment is not None:
             copy = self.encode(wanted.augment(x))[deepest]
             log_c_copy = self.prior(deepest).expected_log_joint(copy).log_softmax(-1)

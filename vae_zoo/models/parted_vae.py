@@ -244,10 +244,10 @@ class PartedVAE(DiscreteLatentModel):
         codes = torch.cat([q_z.rsample(), q_u.rsample().flatten(1)], dim=1)  # [B, D + J d]
         rec = -self.likelihood.log_prob(x, self.decoder(codes))
         kl_z, kl_u = kl_standard(q_z), self.kl_u(h, log_c, q_u)
-        z_gap = (as_schedule(weights.z_capacity)(t) - kl_z.mean()).abs()
-        u_gap = (as_schedule(weights.u_capacity)(t) - kl_u.mean()).abs()
+        z_gap = (as_schedule(weights.z_capacity)(t) - self.batch_mean(kl_z)).abs()
+        u_gap = (as_schedule(weights.u_capacity)(t) - self.batch_mean(kl_u)).abs()
         prior_c = self.classes.kl(self.average(log_c)).sum()
-        entropy_c = self.classes.entropy(log_c).sum(1).mean()
+        entropy_c = self.batch_mean(self.classes.entropy(log_c).sum(1))
         coefficients = bhattacharyya(p_u[self.pairs[0]], p_u[self.pairs[1]])  # [P]
         overlap = (coefficients - weights.overlap_threshold).relu().sum()
         return {
@@ -271,7 +271,7 @@ class PartedVAE(DiscreteLatentModel):
 
     def average(self, log_c: Tensor) -> Tensor:
         """log of q(c) averaged over the batch, and with `c_momentum` over past ones: [S]."""
-        batch = log_c.exp().mean(0)
+        batch = self.batch_mean(log_c.exp())
         if not self.c_momentum:
             return batch.clamp(min=torch.finfo(batch.dtype).tiny).log()
         mixed = batch + self.c_momentum * (self.past_c - batch).detach()  # the batch's own part learns at full weight
@@ -284,7 +284,8 @@ class PartedVAE(DiscreteLatentModel):
         labelled, wanted = batch["supervised"], self.supervision
         x = labelled["image"] if wanted.augment is None else wanted.augment(labelled["image"])
         if not wanted.consistency_weight or wanted.augment is None:
-            return {"ce": Term(self.classes.cross_entropy(self.class_log_probs(x), self.labels(labelled)).mean(), 1.0)}
+            ce = self.classes.cross_entropy(self.class_log_probs(x), self.labels(labelled))
+            return {"ce": Term(self.batch_mean(ce), 1.0)}
         with torch.no_grad():
             probs = self.classes.padded(self.class_log_probs(batch["image"]).exp(), 0.0)  # [B, J, K]
             sure, pseudo = probs.max(-1)
@@ -292,7 +293,8 @@ class PartedVAE(DiscreteLatentModel):
         log_c = self.class_log_probs(torch.cat([x, wanted.augment(batch["image"])]))
         ce = self.classes.cross_entropy(log_c[: len(x)], self.labels(labelled))
         consistency = self.classes.cross_entropy(log_c[len(x) :], pseudo)
-        return {"ce": Term(ce.mean(), 1.0), "consistency": Term(consistency.mean(), wanted.consistency_weight)}
+        terms = {"ce": Term(self.batch_mean(ce), 1.0)}
+        return terms | {"consistency": Term(self.batch_mean(consistency), wanted.consistency_weight)}
 
     def kl_per_dim(self, posterior: dict) -> dict[str, Tensor]:
         q_u = posterior["u"].map(lambda t: t.unflatten(1, (len(self.u_bias), -1)))[:, self.classes.variable]  # [B, S, d]

@@ -75,7 +75,8 @@ class SSVAE(ClassConditionalModel):
         terms = {"rec": Term(rec, 1.0), "kl_z": Term(kl_z, 1.0), "kl_c": Term(kl_c, 1.0)}
         if "supervised" in batch:  # in training; a batch of another size, so each term is its mean
             labelled, ce = self.labelled_terms(batch["supervised"])
-            terms |= {"labelled": Term(labelled.mean(), self.labelled_weight), "ce": Term(ce.mean(), self.ce_weight)}
+            terms["labelled"] = Term(self.batch_mean(labelled), self.labelled_weight)
+            terms["ce"] = Term(self.batch_mean(ce), self.ce_weight)
         return terms
 
     def labelled_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:

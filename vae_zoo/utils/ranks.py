@@ -1,0 +1,57 @@
+"""Batches that are spread over the ranks of a ddp training, seen as the one batch that they make.
+
+ddp averages gradients over ranks. A value that every rank computes from the rows of all, such as a mean over the batch, then
+has the gradient that one process has on the joined batch: gradients reach the other ranks' rows and are added up there.
+Every rank must call these functions equally often and in the same order, so only a training step may.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Joined(NamedTuple):
+    """rows: of all ranks, those of rank 0 first; own: which of them are this rank's."""
+
+    rows: Tensor
+    own: slice
+
+
+def number() -> int:
+    """The number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def joined(x: Tensor) -> Joined:
+    """The rows of x [B, ...] of all ranks, which may have different numbers of them."""
+    if number() == 1:
+        return Joined(x, slice(0, len(x)))
+    from torch.distributed.nn.functional import all_gather
+
+    size = torch.tensor(len(x), device=x.device)
+    sizes = [torch.zeros_like(size) for _ in range(number())]
+    dist.all_gather(sizes, size)
+    counts = torch.stack(sizes).tolist()
+    padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(counts) - len(x)))
+    begin = sum(counts[: dist.get_rank()])
+    return Joined(torch.cat([rows[:n] for rows, n in zip(all_gather(padded), counts)]), slice(begin, begin + len(x)))
+
+
+def mean(x: Tensor) -> Tensor:
+    """Mean over the rows of all ranks, [B, ...] -> [...]."""
+    if number() == 1:
+        return x.mean(0)
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(x.sum(0)) / all_rows(x)
+
+
+def all_rows(x: Tensor) -> Tensor:
+    """The number of rows of x on all ranks, []."""
+    count = torch.tensor(float(len(x)), device=x.device)
+    if number() > 1:
+        dist.all_reduce(count)
+    return count
