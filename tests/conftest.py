@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import socket
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,11 +101,16 @@ def jobs_in_this_process(monkeypatch):
 
 @pytest.fixture
 def small_evaluation(monkeypatch):
-    """Judges and probes that see few images: what they say is tested elsewhere."""
+    """Judges and probes that see few images a few times: what they say is tested elsewhere."""
     from vae_zoo.evaluation.suites import factors
-    from vae_zoo.metrics import judge
+    from vae_zoo.metrics import judge, probes
 
-    monkeypatch.setattr(
-        judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | {"steps": 8, "max_images": 200}
-    )
+    few = judge.train_judge.__kwdefaults__ | {"steps": 8, "max_images": 200}
+    monkeypatch.setattr(judge.train_judge, "__kwdefaults__", few)
     monkeypatch.setattr(factors, "NUM_TRAIN", 200)
+    for name in ("MLPClassifier", "MLPRegressor"):
+        monkeypatch.setattr(probes, name, partial(_two_epochs, getattr(probes, name)))
+
+
+def _two_epochs(network, **options):
+    return network(**options | {"max_iter": 2})

@@ -55,7 +55,7 @@ def test_figures_metrics_and_report_come_for_nothing(first):
     assert "what is still seen when the image is blurred" in report and "coarse_fine.CoarseFine" in report
 
 
-def test_resume_evaluate_and_load_model_need_trust(project, first):
+def test_resume_evaluate_and_load_model_need_trust(project, first, small_evaluation):
     _, (resume, resume_words), (evaluate, evaluate_words), _ = COMMANDS
     resume_words = resume_words.replace("trainer.max_steps=4000", "trainer.max_steps=30")
     for script, words in ((resume, resume_words), (evaluate, evaluate_words)):
@@ -70,7 +70,7 @@ def test_resume_evaluate_and_load_model_need_trust(project, first):
         load_model(first)
 
 
-def test_its_suite_is_asked_by_both_commands(project, first):
+def test_its_suite_is_asked_by_both_commands(project, first, small_evaluation):
     name = "test/mirror/coarse"
     *_, (evaluate, words) = COMMANDS
     answer = call(project, f"{evaluate} {words} out=mirrored")
@@ -95,7 +95,7 @@ def test_its_suite_is_asked_by_both_commands(project, first):
         assert (name in found) == there and (not there or found[name] == numbers[name])
 
 
-def test_a_suite_that_fails_ends_both_commands_with_1_after_all_numbers_are_written(project):
+def test_a_suite_that_fails_ends_both_commands_with_1_after_all_numbers_are_written(project, small_evaluation):
     raising = FILES["mirror.py"].replace("model = context.model", "raise ArithmeticError('my bad')")
     (project / "broken.py").write_text(raising)
     suite = "+evaluation.suites.broken={_target_:broken.Mirror,count:5}"

@@ -11,7 +11,7 @@ FEW = (
 )
 
 
-def test_a_model_of_objects_alone_is_trained_and_evaluated_to_the_end(tmp_path):
+def test_a_model_of_objects_alone_is_trained_and_evaluated_to_the_end(tmp_path, small_evaluation):
     answer = call(tmp_path, f"train {FEW} data.ground=black model.background_dim=0")
     assert answer.code == 0, answer.err
     answer = call(tmp_path, "evaluate run=run")

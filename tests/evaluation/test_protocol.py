@@ -55,13 +55,14 @@ def halves():
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    _, model, data = train(tmp_path_factory.mktemp("digits"), *SMALL, "model=vae", "trainer.max_steps=100")
+    _, model, data = train(tmp_path_factory.mktemp("digits"), *SMALL, "data.size=8", "model=vae", "trainer.max_steps=100")
     return model.eval(), data
 
 
 @pytest.fixture(scope="module")
 def sprites(tmp_path_factory):
     words = ["model=vae", "data=dsprites", "model/network=mlp", "model.network.hidden=[32]", "trainer.max_steps=2"]
+    words += ["callbacks=none"]
     _, model, data = train(tmp_path_factory.mktemp("sprites"), *words, "data.val_size=8", "data.test_size=600")
     return model.eval(), data
 
@@ -105,7 +106,7 @@ def test_no_test_label_decides_a_probe(digits):
         data.label = label
 
 
-def test_a_grid_is_scored_on_draws_from_the_whole_of_it(sprites):
+def test_a_grid_is_scored_on_draws_from_the_whole_of_it(sprites, small_evaluation):
     model, data = sprites
     assert data.is_grid
     numbers = protocol.evaluate(model, data, "basic").numbers
@@ -145,7 +146,7 @@ def test_full_of_a_model_of_one_block_has_distances_and_no_swaps(digits, monkeyp
     assert not [name for name in results.numbers if "swap" in name]
 
 
-def test_numbers_of_the_validation_split_have_its_name_and_its_images(halves):
+def test_numbers_of_the_validation_split_have_its_name_and_its_images(halves, small_evaluation):
     model, data = halves
     numbers = protocol.evaluate(model, data, "quick", split="val").numbers
     assert numbers and all(name.startswith("val/") for name in numbers)
@@ -157,7 +158,7 @@ def test_numbers_of_the_validation_split_have_its_name_and_its_images(halves):
         data.label = label
 
 
-def test_evaluating_touches_no_generator_and_no_weight(halves):
+def test_evaluating_touches_no_generator_and_no_weight(halves, small_evaluation):
     model, data = halves
     state, weights = torch.get_rng_state(), [p.clone() for p in model.parameters()]
     protocol.evaluate(model, data, "quick")

@@ -8,7 +8,7 @@ from vae_zoo.data.datamodule import DataModule
 from vae_zoo.metrics.judge import Judge, images_and_labels, partners, swap_consistency, train_judge
 
 CLASSES, COLOURS = 4, 3
-QUICK = {"steps": 120, "checks": 4}
+QUICK = {"steps": 60, "checks": 2, "lr": 5e-3}
 
 
 def paint(shape, colour, size=9):
