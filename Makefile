@@ -6,6 +6,9 @@ BIN := .venv/bin
 train: .venv/installed
 	$(BIN)/python train.py
 
+# bytecode is kept, whatever the environment says: else each process of pytest compiles all tests and all of the package
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
+
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not net" --durations=10
 

@@ -11,13 +11,7 @@ from types import SimpleNamespace
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
 from filelock import FileLock
-
-from tests import compositions
-
-torch.set_num_threads(1)
-compositions.remember()
 
 LOCAL = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}
 
@@ -26,6 +20,17 @@ def pytest_collection_finish(session):
     """What is imported stays: collecting garbage, as Lightning does after every training, need not look at it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_and_remembered_configs():
+    """Imported here, so that the process of pytest-xdist that only hands out the tests starts at once."""
+    import torch
+
+    from tests import compositions
+
+    torch.set_num_threads(1)
+    compositions.remember()
 
 
 @pytest.fixture(autouse=True)
