@@ -90,6 +90,7 @@ def test_every_model_is_evaluated_on_any_labels(quick, name, labels):
     evaluation = protocol.evaluate(one, data, "full")
     found = evaluation.numbers
     assert not evaluation.failed and "test/elbo" in found
+    assert all(found[f"test/worth/{block}"] >= 0 for block in one.blocks) and "test/worth" in found
     tell_classes = ("test/judge", "test/swap", "test/accuracy_rec", "test/block/")
     tells_classes = [key for key in found if key.startswith(tell_classes)]
     assert bool(tells_classes) == (labels in ("labels", "groups"))  # elsewhere the scored images have one class

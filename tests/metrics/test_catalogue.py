@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.commands import environment
-from vae_zoo.metrics.catalogue import caption, cards, direction, entry, metric_order
+from vae_zoo.metrics.catalogue import caption, cards, direction, entry, metric_order, unused
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,10 @@ from vae_zoo.metrics.catalogue import caption, cards, direction, entry, metric_o
         "test/probe/style": 0,
         "test/novelty": 0,
         "test/mig/gaussian": 1,
+        "test/separation": 1,
+        "test/worth": 1,
+        "test/worth/rate": 1,
+        "test/worth_rec/z": 1,
         "test/dci_disentanglement/gaussian": 1,
         "test/cluster_accuracy_hungarian_pixels": 0,
         "test/facet1/shape/nmi_pixels": 0,
@@ -78,6 +82,24 @@ def test_what_a_number_is_beside_stands_beside_it_and_is_no_headline():
     ]
     assert cards(["test/mig", "test/mig/gaussian", "test/cluster_accuracy_hungarian_pixels"]) == ["test/mig"]
     assert entry("test/mig").compared and not entry("test/mig/gaussian").compared
+
+
+def test_the_headline_of_two_blocks_is_the_pair_of_separation_and_worth():
+    assert cards(["test/elbo", "test/worth", "test/accuracy", "test/separation"])[:2] == ["test/separation", "test/worth"]
+    assert cards(["test/elbo", "test/worth"]) == ["test/elbo", "test/worth"], "a single block has nothing to separate"
+    names = ["test/elbo", "test/worth_rec/z", "test/worth/z", "test/worth", "test/separation"]
+    assert sorted(names, key=metric_order) == [*names[:0:-1], names[0]]
+
+
+def test_a_block_is_unused_below_a_share_of_the_reconstruction_error():
+    numbers = {
+        "test/worth/z": 0.0099,
+        "test/worth/u": 0.0101,
+        "test/worth_rec/u": 0.0,
+        "test/worth": 0.0,
+        "val/worth/c": 0.0,
+    }
+    assert unused(numbers) == ["z"]
 
 
 def test_captions_name_the_block():

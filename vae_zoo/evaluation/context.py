@@ -73,6 +73,7 @@ class Context:
     inception: str | Path | None = None
     seed: int = 0
     _judges: dict[str, judge.Judge] = field(default_factory=dict)
+    _follows: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def is_at_least(self, level: Level) -> bool:
         return LEVELS.index(self.level) >= LEVELS.index(level)
@@ -122,6 +123,14 @@ class Context:
         if target not in self._judges:
             self._judges[target] = judge.train_judge(self.data, target=target, seed=self.seed, device=self.model.device)
         return self._judges[target]
+
+    def follows(self, target: str) -> dict[str, float]:
+        """{block: share of swaps in which the judge of `target` sees the value of this block's donor}."""
+        if target not in self._follows:
+            one = self.judge_of(target)
+            shares = judge.swap_consistency(self.model, self.scored_batches(), one, seed=self.seed)
+            self._follows[target] = {name.removeprefix("follows_"): share for name, share in shares.items()}
+        return self._follows[target]
 
     @cached_property
     def has_known_labels(self) -> bool:

@@ -1,7 +1,7 @@
 """One protocol for every method: what the data know and what the model can do decide which suites apply.
 
 level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of classes; group codes by number of images;
-                clusters and facets against labels; local and global code; objects
+                clusters and facets against labels; local and global code; objects; worth of each block
         quick   + block-factor matrix, linear probes, importance-weighted bound
         full    + DCI, explicitness, FactorVAE and BetaVAE scores, aggregate posterior, swaps between blocks, FID and KID
 
@@ -30,6 +30,7 @@ from vae_zoo.evaluation.suites.likelihood import AggregatePosterior, ImportanceW
 from vae_zoo.evaluation.suites.local_global import LocalGlobal
 from vae_zoo.evaluation.suites.objects import Objects, UnseenObjects
 from vae_zoo.evaluation.suites.swaps import Swaps
+from vae_zoo.evaluation.suites.worth import Worth
 from vae_zoo.models.base import LatentVariableModel
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ SUITES: tuple[Suite, ...] = (
     LocalGlobal(),
     Objects(),
     UnseenObjects(),
+    Worth(),
     ImportanceWeighted(),
     BlockFactors(),
     AggregatePosterior(),

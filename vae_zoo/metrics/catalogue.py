@@ -1,11 +1,12 @@
 """What is known of metrics and figures by their names. Needs nothing but the standard library, as Hydra's plugins ask it.
 
 A metric's name ends in what it measures, `test/facet0/shape/nmi` in nmi, and that part alone is looked up here. Two endings
-say of what: `<name>/gaussian`, without the categorical blocks, and `<name>_pixels`, of the images without any model.
+say of what: `<name>/gaussian`, without the categorical blocks, and `<name>_pixels`, of the images without any model. And
+`worth/<block>` is looked up by what stands before the block.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from vae_zoo.utils.text import natural
@@ -25,6 +26,9 @@ class Entry(NamedTuple):
 # The first match holds. Columns come in this order; those of the first row come last, with names that are not known.
 METRICS = (
     Entry(r".*_(chance|floor|ceiling|baseline|std|used)|active_units.*|judge_accuracy", 0),
+    Entry("separation", 1, compared=True, card="test"),
+    Entry("worth", 1, compared=True, card="test"),
+    Entry("worth_rec", 1),
     Entry("elbo", 1, unit="nats", density=True, compared=True, card="test"),
     Entry(r"nll_iw\d+", -1, unit="nats", density=True, compared=True, card="test"),
     Entry("nll.*", -1, unit="nats", density=True, compared=True),
@@ -45,7 +49,9 @@ METRICS = (
     Entry("(.*_)?(mae|mape|mse|rmse|l1|ece|fid|kid)(_.*)?", -1),
     Entry("images_per_second", 0, card="train"),
 )
-GAUSSIAN, PIXELS = "/gaussian", "_pixels"
+GAUSSIAN, PIXELS, WORTH = "/gaussian", "_pixels", ("worth", "worth_rec")
+PAIR = "test/separation", "test/worth"  # the headline of a model of several blocks; either alone can be won by a useless one
+UNUSED = 0.01  # worth of a block below which it is called unused, a share of the reconstruction error
 CURVES = ("loss", "elbo", "rec", "kl")  # of a run's report, those whose names begin so come first
 FIGURES = {  # captions, by the beginning of the name
     "reconstructions": "images, and below each its reconstruction",
@@ -57,14 +63,24 @@ FIGURES = {  # captions, by the beginning of the name
 }
 
 
-def measured(metric: str) -> str:
-    """The part of a name that is looked up."""
-    return metric.removesuffix(GAUSSIAN).removesuffix(PIXELS).rpartition("/")[2]
+def split(metric: str) -> tuple[str, str]:
+    """What stands before it, and the part of a name that is looked up."""
+    prefix, _, name = metric.removesuffix(GAUSSIAN).removesuffix(PIXELS).rpartition("/")
+    before, _, last = prefix.rpartition("/")
+    return (before, last) if last in WORTH else (prefix, name)
+
+
+def unused(numbers: Mapping[str, float]) -> list[str]:
+    """The blocks whose worth says that the decoder does not look at them."""
+    found = {
+        metric.removeprefix("test/worth/"): value for metric, value in numbers.items() if metric.startswith("test/worth/")
+    }
+    return [block for block, value in found.items() if value < UNUSED]
 
 
 def rank(metric: str) -> int:
     """The place in METRICS; its length for a name that is not known."""
-    name = measured(metric)
+    name = split(metric)[1]
     return next((i for i, known in enumerate(METRICS) if re.fullmatch(known.pattern, name)), len(METRICS))
 
 
@@ -86,20 +102,22 @@ def direction(metric: str) -> int:
 
 def under_likelihood(metric: str) -> bool:
     """Whether it does not compare between models of two likelihoods."""
-    return any(known.density and re.fullmatch(known.pattern, measured(metric)) for known in METRICS)
+    return any(known.density and re.fullmatch(known.pattern, split(metric)[1]) for known in METRICS)
 
 
 def metric_order(metric: str) -> tuple:
     """test, test_unseen, the rest; in each by METRICS, and what has a prefix of its own, such as a facet, last."""
-    prefix, _, name = metric.removesuffix(GAUSSIAN).rpartition("/")
+    prefix, name = split(metric)
     place = {"test": 0, "test_unseen": 1}.get(prefix.partition("/")[0], 2)
-    return place, natural(prefix) if "/" in prefix else [], rank(metric) or len(METRICS), natural(name), len(metric)
+    return place, natural(prefix) if "/" in prefix else [], rank(metric) or len(METRICS), natural(name), natural(metric)
 
 
 def cards(metrics: Iterable[str]) -> list[str]:
-    """Those to see first: what has a unit by METRICS, then the others."""
-    shown = (metric for metric in metrics if metric.rpartition("/")[0] == entry(metric).card != "")
-    return sorted(shown, key=lambda metric: (rank(metric) if entry(metric).unit else len(METRICS), metric))
+    """Those to see first: the PAIR where both are there, what has a unit by METRICS, then the others."""
+    shown = [metric for metric in metrics if metric.rpartition("/")[0] == entry(metric).card != ""]
+    pair = PAIR if {*PAIR} <= {*shown} else ()
+    others = (metric for metric in shown if metric not in pair)
+    return [*pair, *sorted(others, key=lambda metric: (rank(metric) if entry(metric).unit else len(METRICS), metric))]
 
 
 def curve_order(term: str) -> tuple:

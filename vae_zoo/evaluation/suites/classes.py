@@ -84,9 +84,9 @@ def separation(e: Context) -> Numbers:
         return
     one = e.judge_of("label")
     yield "judge_accuracy", one.accuracy
-    shares = judge.swap_consistency(e.model, e.scored_batches(), one, seed=e.seed)
+    shares = e.follows("label")
     for name in gaussian if len(gaussian) > 1 else e.model.blocks:
-        yield f"swap_follows_{name}", shares[f"follows_{name}"]
+        yield f"swap_follows_{name}", shares[name]
     yield from _conditional(e, one, class_blocks(e.model))
 
 

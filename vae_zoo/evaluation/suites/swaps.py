@@ -20,10 +20,10 @@ class Swaps(Suite):
             one = e.judge_of(name)
             numbers[f"judge/{name}"] = one.accuracy
             numbers[f"judge_rec/{name}"] = judge.reconstruction_accuracy(e.model, batches, one)
-            seen[name] = judge.swap_consistency(e.model, batches, one, seed=e.seed)
+            seen[name] = e.follows(name)
         if not seen:
             raise DoesNotApply("the data have neither categorical factors nor labels that a judge can learn")
-        shares = np.array([[seen[name][f"follows_{block}"] for name in seen] for block in blocks])
+        shares = np.array([[seen[name][block] for name in seen] for block in blocks])
         for block, row in zip(blocks, shares):
             numbers |= {f"swap/{block}/{name}": share for name, share in zip(seen, row)}
         return Result(numbers, {"swaps": ("share of swaps that show the block donor's value", shares, blocks, list(seen))})
