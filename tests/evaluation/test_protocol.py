@@ -21,6 +21,7 @@ from vae_zoo.models.vae import VAE
 from vae_zoo.nets import MLP
 
 BOUNDS = {"test/elbo", "test/rec", "test/rate", "test/kl_z", "test/bits_per_dim", "test/active_units_z"}
+BOUNDS |= {"test/worth", "test/worth/z", "test/worth_rec/z"}
 
 
 class Halves(VAE):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from sklearn.datasets import load_digits
 
 from vae_zoo.metrics import ami, ari, balanced_accuracy, cluster_accuracy, clustering, contingency, modules, nmi, purity
 
@@ -192,3 +193,27 @@ def test_most_confident_members_are_those_of_brute_force(num_clusters, count):
 def test_examples_in_the_docstrings():
     result = doctest.testmod(clustering)
     assert result.attempted > result.failed == 0
+
+
+@pytest.mark.parametrize("width", [3, 300])
+def test_k_means_finds_what_lies_apart_and_is_the_same_again(width):
+    rng = np.random.default_rng(0)
+    middles = 5 * rng.standard_normal((4, width))
+    labels = rng.integers(4, size=400)
+    vectors = middles[labels] + 0.1 * rng.standard_normal((400, width))
+    assign = clustering.k_means(vectors[:200], 4, seed=3)
+    assert cluster_accuracy(assign(vectors[200:]), labels[200:]) == 1
+    np.testing.assert_array_equal(assign(vectors), clustering.k_means(vectors[:200], 4, seed=3)(vectors))
+    assert len(np.unique(clustering.k_means(vectors[:3], 10)(vectors))) == 3, "at most as many as vectors"
+
+
+def test_k_means_on_pixels_of_digits_has_more_majority_and_no_more_ami_with_more_clusters():
+    digits = load_digits()
+    train, test = np.arange(0, 1797, 2), np.arange(1, 1797, 2)
+    found = {}
+    for num_clusters in (10, 60):
+        assign = clustering.k_means(digits.data[train], num_clusters)
+        fit = assign(digits.data[train]), digits.target[train]
+        found[num_clusters] = clustering.scores(assign(digits.data[test]), digits.target[test], fit)
+    gain = {name: found[60][name] - found[10][name] for name in found[10]}
+    assert gain["cluster_accuracy_majority"] > 0.1 and gain["cluster_accuracy_hungarian"] < 0 and gain["ami"] < 0

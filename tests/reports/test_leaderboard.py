@@ -167,6 +167,32 @@ def test_equals_are_all_bold_or_none(tmp_path):
     assert not any(cell.best for cell in leaderboard.column(table, "test/sap"))
 
 
+def test_a_row_with_an_unused_block_wins_nothing_but_bounds_and_says_so(tmp_path):
+    """The useless style wins the separation, as it does in truth; only the pair with worth tells."""
+    honest = {"test/separation": 0.6, "test/worth": 0.9, "test/worth/z": 0.9, "test/worth/u": 2.5, "test/elbo": -42.0}
+    cheat = {"test/separation": 0.9, "test/worth": 0.0, "test/worth/z": 0.001, "test/worth/u": 2.9, "test/elbo": -40.0}
+    for beta, numbers in ((1, honest), (1000, cheat)):
+        for seed in range(5):
+            shifted = {name: value + 0.001 * seed * (name == "test/separation") for name, value in numbers.items()}
+            add(tmp_path, config(seed=seed, beta=beta), shifted | {"test/accuracy": 0.5 + beta / 10_000})
+    (table,), _ = tables_of(tmp_path)
+    groups = {group.settings: group for group in table.groups}
+    assert groups["beta=1000"].unused == ["z"] and groups["beta=1"].unused == []
+    assert table.metrics[:2] == ["test/separation", "test/worth"]
+    winners = {metric: [cell.best for cell in leaderboard.column(table, metric)] for metric in table.metrics}
+    names = [group.settings for group in table.groups]
+    for metric, best in winners.items():
+        won = [name for name, is_best in zip(names, best) if is_best]
+        assert won == (["beta=1000"] if metric == "test/elbo" else ["beta=1"]), metric
+    write_leaderboard(tmp_path)
+    text, page = (tmp_path / "leaderboard.md").read_text(), Page((tmp_path / "leaderboard.html").read_text())
+    assert "| beta_vae (z unused) | beta=1000 |" in text and "does not change with a block" in page.text
+    assert page.text.count("z unused") >= 2
+    told = {pair.metric: leaderboard.verdict(pair) for pair in table.pairs}
+    assert told["test/separation"] == "beta_vae beta=1000 leads, but has z unused"
+    assert told["test/elbo"] == "beta_vae beta=1000 is better" and told["test/worth"] == "beta_vae beta=1 is better"
+
+
 def test_likelihoods_are_not_compared(tmp_path):
     for likelihood, shift in (("Bernoulli", 0.0), ("Gaussian", 900.0)):
         for seed in range(3):

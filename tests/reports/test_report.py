@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vae_zoo.figures.encode import to_gif, to_png
-from vae_zoo.reports.report import EARLIER, write_report
+from vae_zoo.reports.report import EARLIER, closing_lines, write_report
 
 EVIL = "</svg></style></pre><script src='http://evil.example/x.js'>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 
@@ -109,6 +109,21 @@ def test_blocks_are_set_against_factors(run):
     rows = re.search(r'<table class="probes">(.*?)</table>', write_report(run).read_text(), re.DOTALL)[1]
     cells = [re.sub("<.*?>", " ", row).split() for row in rows.strip().split("</tr>")[:-1]]
     assert cells == [["shape", "scale"], ["content", "0.75", "–"], ["style", "–", "0.50"]]
+
+
+@pytest.mark.parametrize(("worth", "is_unused"), [(1.25, False), (0.0004, True)])
+def test_the_headline_of_two_blocks_is_the_pair_and_an_unused_block_is_told_on_top(run, worth, is_unused):
+    numbers = json.loads((run / "metrics.json").read_text())
+    numbers |= {"test/separation": 0.875, "test/worth": worth, "test/worth/content": worth, "test/worth/style": 2.0}
+    (run / "metrics.json").write_text(json.dumps(numbers))
+    html = write_report(run).read_text()
+    names = re.findall(r'<div class="card(?: flawed)?"><span class="muted">(.*?)</span>', html)
+    assert names == ["test/separation", "test/worth", "test/elbo"]
+    assert html.count('<div class="card flawed">') == 2 * is_unused
+    text = " ".join(Page(html).text.split())
+    assert ("unused: the image does not change when it comes from another image (worth 0.0004)" in text) == is_unused
+    assert ("taken from another image it changes the image by 1.25 times the reconstruction error" in text) != is_unused
+    assert ("unused: content" in closing_lines(run)) == is_unused
 
 
 def test_latest_figure_comes_first_and_earlier_ones_are_folded(run):

@@ -13,7 +13,7 @@ from vae_zoo.contract import Batch
 from vae_zoo.data.arrays import Factor
 from vae_zoo.data.datamodule import DataModule, EvalBatches
 from vae_zoo.evaluation.suite import LEVELS, Level
-from vae_zoo.metrics import judge, likelihood
+from vae_zoo.metrics import clustering, judge, likelihood
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 
@@ -73,6 +73,7 @@ class Context:
     inception: str | Path | None = None
     seed: int = 0
     _judges: dict[str, judge.Judge] = field(default_factory=dict)
+    _by_pixels: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     _follows: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def is_at_least(self, level: Level) -> bool:
@@ -124,6 +125,16 @@ class Context:
             self._judges[target] = judge.train_judge(self.data, target=target, seed=self.seed, device=self.model.device)
         return self._judges[target]
 
+    def pixel_clusters(self, num_clusters: int) -> tuple[np.ndarray, np.ndarray]:
+        """k-means on the pixels of the images of `train`: the clusters of these, and of all images of the split."""
+        if num_clusters not in self._by_pixels:
+            images = pixels(self.data, self.train)
+            assign = clustering.k_means(images, num_clusters, seed=self.seed)
+            parts = torch.from_numpy(self.data.indices[self.split].numpy()).split(1000)
+            scored = np.concatenate([assign(pixels(self.data, part.numpy())) for part in parts])
+            self._by_pixels[num_clusters] = assign(images), scored
+        return self._by_pixels[num_clusters]
+
     def follows(self, target: str) -> dict[str, float]:
         """{block: share of swaps in which the judge of `target` sees the value of this block's donor}."""
         if target not in self._follows:
@@ -171,6 +182,11 @@ def targets(data: DataModule, index: np.ndarray) -> tuple[np.ndarray, list[Facto
     labels = data.label[index].numpy().reshape(len(index), -1)
     names = ["label"] if labels.shape[1] == 1 else [f"label{v}" for v in range(labels.shape[1])]
     return labels, [Factor(name, int(data.num_classes or 0), "categorical") for name in names]
+
+
+def pixels(data: DataModule, index: np.ndarray) -> np.ndarray:
+    """[N, C H W] float32 of the images at these places."""
+    return torch.cat([data.batch(part)["image"].flatten(1) for part in torch.from_numpy(index).split(1000)]).numpy()
 
 
 def rows(data: DataModule, split: str, count: int, seed: int) -> np.ndarray:

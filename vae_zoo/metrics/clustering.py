@@ -1,22 +1,27 @@
 """Clustering metrics: functions on cluster numbers [N] and class labels [N]; numpy, scipy and scikit-learn, no torch.
 
 Any integers serve as numbers and there may be more or fewer clusters than classes. Images whose label is -1 (unknown)
-are left out; ValueError if none is left. Report Hungarian and majority accuracy, NMI and ARI together, with the number
-of clusters: the SPLIT and MFCVAE papers' "accuracy" is the majority vote on the scored images themselves (`purity`),
-the VaDE line of papers has the Hungarian one.
+are left out; ValueError if none is left. Lead with Hungarian accuracy and AMI, which do not grow with the number of clusters
+alone. Majority accuracy does (k-means on pixels of digits: 0.84 with 10 clusters, 0.94 with 15), so it means nothing without
+that number and without what k-means on pixels has with as many (`k_means`). The SPLIT and MFCVAE papers' "accuracy" is the
+majority vote on the scored images themselves (`purity`), the VaDE line of papers has the Hungarian one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import entropy
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, mutual_info_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
+from sklearn.pipeline import make_pipeline
 
 from vae_zoo.metrics.arrays import to_numpy
+from vae_zoo.metrics.probes import COMPONENTS, WIDE
 
 Array = np.ndarray
 Mapping = Literal["hungarian", "majority"]
@@ -95,6 +100,26 @@ def scores(clusters: Array, labels: Array, fit: Pair) -> dict[str, float]:
         "ami": ami(clusters, labels),
         "ari": ari(clusters, labels),
     }
+
+
+def k_means(vectors: Array, num_clusters: int, *, seed: int = 0) -> Callable[[Array], Array]:
+    """Clusters of vectors [N, D], fitted on these and to be had of any others: what clusters of a model must beat on pixels.
+
+    The best of 10 starts by k-means++; vectors of more than 256 dimensions by their 64 leading principal components, as in
+    `block_factor_matrix`. The same for the same vectors and seed; at most N clusters.
+
+    >>> assign = k_means(np.array([[0.0], [0.1], [5.0], [5.2]]), 2)
+    >>> clusters = assign(np.array([[0.2], [4.0], [6.0]]))
+    >>> bool(clusters[0] != clusters[1]), bool(clusters[1] == clusters[2])
+    (True, True)
+    """
+    vectors = to_numpy(vectors).astype(np.float32)
+    fitted: Any = KMeans(min(num_clusters, len(vectors)), n_init=10, random_state=seed)
+    if vectors.shape[1] > WIDE:
+        reduced = PCA(min(COMPONENTS, len(vectors)), svd_solver="randomized", random_state=seed)
+        fitted = make_pipeline(reduced, fitted)
+    fitted.fit(vectors)
+    return lambda others: fitted.predict(to_numpy(others).astype(np.float32))
 
 
 def nmi(clusters: Array, labels: Array) -> float:

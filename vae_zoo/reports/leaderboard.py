@@ -149,7 +149,8 @@ def _cell(group: Group, metric: str, decimals: int, top: str | None = None) -> C
         return None
     text, deviation, count = _fixed(mean, decimals), group.deviation(metric), len(group.values(metric))
     spread = "" if deviation is None else _fixed(deviation, decimals)
-    return Cell(mean, text, spread, count if count < len(group.runs) else None, text == top)
+    best = text == top and group.may_be_best(metric)
+    return Cell(mean, text, spread, count if count < len(group.runs) else None, best)
 
 
 def block_rows(table: Table) -> tuple[list[str], list[tuple[Group, str, list[Cell | None]]]]:
@@ -175,9 +176,16 @@ def heading(metric: str) -> str:
     return clean(f"{name} {ARROWS.get(direction(metric), '')}")
 
 
+def unused(group: Group) -> str:
+    """`z unused` of a group with such a block, else nothing."""
+    return f"{', '.join(group.unused)} unused" if group.unused else ""
+
+
 def verdict(pair: Paired) -> str:
     if pair.better is None:
         return "equal" if pair.low == pair.high else "no clear difference"
+    if not pair.better.may_be_best(pair.metric):
+        return f"{pair.better.name} leads, but has {unused(pair.better)}"
     return f"{pair.better.name} {'is better' if pair.seeds >= CLEAR else 'leads, too few seeds'}"
 
 
@@ -199,6 +207,11 @@ def notes(table: Table) -> list[str]:
     found = []
     if any(len(group.runs) > 1 for group in table.groups):
         found.append("Mean ± sample deviation over seeds; the best mean of a column is bold.")
+    if rows := [f"{group.name}: {unused(group)}" for group in table.groups if group.unused]:
+        found.append(
+            f"An image of these does not change with a block ({'; '.join(rows)}), so separation and all else that is said "
+            f"of their blocks is no success: they are the best of no column but of bounds."
+        )
     names = [metric.removeprefix("test/") for metric in table.metrics if under_likelihood(metric)]
     if len(table.likelihoods) > 1 and names:
         kinds = ", ".join(table.likelihoods)
@@ -249,7 +262,8 @@ def _main_grid(table: Table, width: int | None) -> str:
     columns.insert(0, ["seeds", *map(seeds, table.groups)])
     if any(group.settings for group in table.groups):
         columns.insert(0, ["settings", *(_escape(group.settings) for group in table.groups)])
-    columns.insert(0, ["model", *(_escape(group.model) for group in table.groups)])
+    names = [f"{group.model} ({unused(group)})" if group.unused else group.model for group in table.groups]
+    columns.insert(0, ["model", *map(_escape, names)])
     heads, *rows = map(list, zip(*columns))
     text = grid(heads, rows, heads.index("seeds"), width)
     missing = len(table.metrics) - (text.partition("\n")[0].count("|") - 2 - heads.index("seeds"))
@@ -306,7 +320,7 @@ def page(folder: Path, out: Path, tables: Sequence[Table], left: Sequence[Run]) 
     """The tables with sortable columns, and the figures of the groups side by side."""
     environment = template_environment()
     environment.filters |= {"digest": _digest, "heading": heading, "direction": direction}
-    shown = (column, block_rows, seeds, notes, caution, verdict, pair_texts)
+    shown = (column, block_rows, seeds, notes, caution, verdict, pair_texts, unused)
     environment.globals |= {function.__name__: function for function in shown}
     figures, omitted = _figures(tables)
     return environment.get_template("leaderboard.html.jinja").render(

@@ -63,9 +63,12 @@ def write_report(
         run=run,
         title=_title(config_text) or place,
         folder=place,
-        blocks=_blocks(run.get("blocks"), probes),
+        blocks=_blocks(run.get("blocks"), probes, numbers),
         first=first,
-        cards=[(key.replace("_", " "), _number(numbers[key]), catalogue.entry(key).unit) for key in headline(numbers)],
+        cards=[
+            (key.replace("_", " "), _number(numbers[key]), catalogue.entry(key).unit, _flaw(key, numbers))
+            for key in headline(numbers)
+        ],
         facts=_facts(run, steps),
         tables=_tables(numbers),
         probes=probes,
@@ -82,6 +85,7 @@ def closing_lines(run_folder: Path) -> str:
     """What a terminal shows of a finished run: where its report is, the headline numbers, what to do next."""
     numbers = _numbers(read_dict(run_folder / "metrics.json")[0])
     shown = [f"{key} {_number(numbers[key])} {catalogue.entry(key).unit}".rstrip() for key in headline(numbers)]
+    shown += [f"unused: {', '.join(unused)}" for unused in [catalogue.unused(numbers)] if unused]
     place = os.path.relpath(run_folder)
     return "\n".join(
         (
@@ -135,8 +139,15 @@ def headline(numbers: dict[str, float]) -> list[str]:
     return catalogue.cards(numbers)[:CARDS]
 
 
-def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]]) -> list[dict[str, Any]]:
-    """Name, size and purpose of each block, and `read`: the factors that a probe reads from it as well as from any other."""
+def _flaw(metric: str, numbers: dict[str, float]) -> str:
+    """What forbids to take this headline for a success."""
+    blocks = catalogue.unused(numbers)
+    return f"{', '.join(blocks)} unused" if blocks and metric in catalogue.PAIR else ""
+
+
+def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]], numbers: dict[str, float]) -> list[dict[str, Any]]:
+    """Name, size and purpose of each block; `read`: the factors that a probe reads from it as well as from any other; its
+    worth where it is known, and whether it is unused."""
     blocks = [block for block in blocks or () if isinstance(block, dict)]
     rows = [probes[block["name"]] for block in blocks if block.get("name") in probes]  # not those of pixels, for comparison
     best = {factor: max(row[factor] or 0 for row in rows) for row in rows[:1] for factor in row}
@@ -144,7 +155,10 @@ def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]]) -> list[dic
     for block in blocks:
         row = probes.get(str(block.get("name")), {}).items()
         read = [(factor, score) for factor, score in row if score is not None and score >= max(HOLDS, best[factor] - NEAR)]
-        described.append(block | {"read": sorted(read, key=lambda item: -item[1])})
+        found = {"read": sorted(read, key=lambda item: -item[1]), "unused": block.get("name") in catalogue.unused(numbers)}
+        if (worth := numbers.get(f"test/worth/{block.get('name')}")) is not None:
+            found["worth"] = worth
+        described.append(block | found)
     return described
 
 

@@ -227,6 +227,17 @@ class Group:
         values = self.values(metric)
         return float(values.mean()) if len(values) else None
 
+    @cached_property
+    def unused(self) -> list[str]:
+        """Its blocks to which the decoder does not look, by the means over seeds."""
+        metrics = dict.fromkeys(metric for run in self.runs for metric in run.metrics)
+        means = ((metric, self.mean(metric)) for metric in metrics)
+        return catalogue.unused({metric: mean for metric, mean in means if mean is not None})
+
+    def may_be_best(self, metric: str) -> bool:
+        """A model with a block that carries nothing easily wins what is said of the others; bounds see that themselves."""
+        return not self.unused or catalogue.under_likelihood(metric)
+
     def deviation(self, metric: str) -> float | None:
         """The sample deviation; a single run has none."""
         values = self.values(metric)
@@ -272,16 +283,18 @@ class Table:
             return list(combinations(self.groups, 2))
         if (top := self.best(metric)) is None:
             return []
-        best = next(group for group in self.groups if group.mean(metric) == top)
+        best = next(group for group in self.groups if group.mean(metric) == top and group.may_be_best(metric))
         return [(best, group) for group in self.groups if group is not best]
 
     def best(self, metric: str) -> float | None:
-        """The best mean; None where there is nothing to choose: no direction, all equal, different likelihoods."""
+        """The best mean; None where there is nothing to choose: no direction, all equal, different likelihoods, or no group
+        that uses all of its blocks."""
         sign = catalogue.direction(metric)
         means = {mean for group in self.groups if (mean := group.mean(metric)) is not None}
         if not sign or len(means) < 2 or (catalogue.under_likelihood(metric) and len(self.likelihoods) > 1):
             return None
-        return max(means, key=lambda mean: sign * mean)
+        allowed = (group.mean(metric) for group in self.groups if group.may_be_best(metric))
+        return max((mean for mean in allowed if mean is not None), key=lambda mean: sign * mean, default=None)
 
     def _names(self, pattern: str) -> list[str]:
         names = dict.fromkeys(name for group in self.groups for run in group.runs for name in run.metrics)

@@ -102,11 +102,26 @@ def test_clusters_are_counted(evaluation, data):
     assert abs(numbers["facet0/facet1/ami"]) < 0.1
 
 
+def test_beside_every_score_stands_that_of_as_many_clusters_of_pixels(evaluation, data):
+    numbers, keys = evaluation.numbers, clustering.scores([0], [0], ([0], [0]))
+    facet_and_label = [f"facet{j}/{label}/" for j in (0, 1) for label in ("shape", "floor_hue", "scale")]
+    scores = {f"{prefix}{key}" for prefix in ("", *facet_and_label) for key in keys}
+    assert {name for name in numbers if name.endswith("_pixels")} == {f"{name}_pixels" for name in scores}
+    assert scores <= set(numbers)
+    assert numbers["facet0/clusters"] == numbers["clusters"] > numbers["facet0/clusters_present"]
+    train, test = (data.batch(data.indices[split])["image"].flatten(1).numpy() for split in ("train", "test"))
+    assign = clustering.k_means(train, numbers["facet1/clusters"])
+    hue = [data.factors[data.indices[split], 0].numpy().astype(int) for split in ("train", "test")]
+    wanted = clustering.scores(assign(test), hue[1], fit=(assign(train), hue[0]))
+    assert numbers["facet1/floor_hue/ari_pixels"] == pytest.approx(wanted["ari"], abs=0.05)
+    assert numbers["facet1/floor_hue/ari_pixels"] < numbers["facet1/floor_hue/ari"]
+
+
 def test_labels_are_the_label_then_the_factors_of_few_values(evaluation, data):
     assert list(facets.labels(context(data))) == ["shape", "floor_hue", "scale"]
     title, values, rows, columns = evaluation.tables["facets"]
     assert rows == ["facet0", "facet1"] and columns == ["shape", "floor_hue", "scale"] and values.shape == (2, 3)
-    assert values[1, 1] == evaluation.numbers["facet1/floor_hue/cluster_accuracy_majority"]
+    assert values[1, 1] == evaluation.numbers["facet1/floor_hue/cluster_accuracy_hungarian"]
 
 
 def test_labels_that_training_does_not_show_or_nobody_knows_are_left_out(data):
@@ -151,7 +166,8 @@ def test_the_facet_is_chosen_on_validation_images_and_clusters_are_named_on_trai
 def test_validation_images_have_numbers_of_their_own(data):
     numbers = protocol.evaluate(Oracle().eval(), data, "basic", split="val").numbers
     assert numbers["val/facet0/shape/cluster_accuracy_majority"] == 1
-    assert "val/facet0/kl" not in numbers and all(name.startswith("val/") for name in numbers)
+    assert "val/facet0/kl" not in numbers and not [name for name in numbers if name.endswith("_pixels")]
+    assert all(name.startswith("val/") for name in numbers)
 
 
 def test_without_labels_there_are_numbers_of_clusters_only(data):

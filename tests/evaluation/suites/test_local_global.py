@@ -133,7 +133,9 @@ def test_steps_fit_the_models(data, one):
     assert {"views", "generation_z_global", "generation_z_local"} == got.pictures.keys()
     for model in (plain, clustered):
         got, names = Clusters().run(Context(model, data)), "cluster_accuracy_hungarian cluster_accuracy_majority nmi ari"
-        assert {*names.split(), "clusters_used"} <= got.numbers.keys()
+        names = names.split()
+        assert {*names, *(f"{name}_pixels" for name in names), "clusters_used"} <= got.numbers.keys()
+        assert got.numbers["clusters"] == 4
         assert got.pictures["members_c"].dtype == np.uint8
 
 
@@ -158,6 +160,6 @@ def test_labels_of_training_images_alone_judge_nothing_but_clusters_are_counted(
         e = Context(model, data)
         assert dict(numbers(e)).keys() == {"colour_transfer_ratio"}
         clusters = Clusters().run(e)
-        assert clusters.numbers.keys() == {"clusters_used"} and "members_c" in clusters.pictures
+        assert clusters.numbers.keys() == {"clusters", "clusters_used"} and "members_c" in clusters.pictures
     finally:
         data.label = known

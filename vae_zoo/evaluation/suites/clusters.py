@@ -9,13 +9,15 @@ from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.metrics import clustering
+from vae_zoo.metrics.catalogue import PIXELS
 
 MEMBERS = 7  # of each value shown
 
 
 class Clusters(Suite):
-    """Each categorical block's arg max: how many values are used, and where labels are known the agreement with them; maps
-    fitted on train, applied to the split. Facets have a suite of their own, whose numbers have these names.
+    """Each categorical block's arg max: how many values there are and are used, and the agreement with labels where they are
+    known; maps fitted on train, applied to the split. <score>_pixels: of as many clusters that k-means finds in the pixels
+    of the same images, at the end of training. Facets have a suite of their own, whose numbers have these names.
     """
 
     name = "clusters"
@@ -29,14 +31,24 @@ class Clusters(Suite):
             train, scored = (e.codes.blocks(part)[name].argmax(1) for part in (e.train, e.data.indices[e.split].numpy()))
             numbers = {}
             if e.has_known_labels:
-                labels, labels_train = e.data.first_label[e.data.indices[e.split]], e.data.first_label[e.train]
-                numbers = clustering.scores(scored, labels.numpy(), (train, labels_train.numpy()))
-            numbers["clusters_used"] = clustering.used(scored)
+                labels, named = e.data.first_label[e.data.indices[e.split]].numpy(), e.data.first_label[e.train].numpy()
+                numbers = clustering.scores(scored, labels, (train, named)) | by_pixels(
+                    e, e.model.blocks[name].size, labels, named
+                )
+            numbers |= {"clusters": e.model.blocks[name].size, "clusters_used": clustering.used(scored)}
             prefix = "" if len(names) == 1 else f"{name}/"
             found.numbers |= {f"{prefix}{key}": value for key, value in numbers.items()}
             if e.keeps_pictures:
                 found.pictures[f"members_{name}"] = cluster_members(e, name)
         return found
+
+
+def by_pixels(e: Context, num_clusters: int, labels: np.ndarray, labels_train: np.ndarray) -> dict[str, float]:
+    """The scores of k-means on pixels with as many clusters, on the same images; while training they would not change."""
+    if e.split != "test":
+        return {}
+    train, scored = e.pixel_clusters(num_clusters)
+    return {f"{name}{PIXELS}": value for name, value in clustering.scores(scored, labels, (train, labels_train)).items()}
 
 
 def cluster_members(e: Context, name: str) -> np.ndarray:

@@ -6,12 +6,14 @@ arg max; facet<j> is the j-th of them. Labels are the set's own, and each known 
 
 facet<j>/<label>/...     clusters of facet j as names of the label: cluster_accuracy_majority, _hungarian and
                          cluster_balanced_accuracy, clusters named on training images; cluster_purity, named on the scored
-                         images themselves as in the papers, beside cluster_purity_chance; nmi, ami, ari
-facet<j>/...             clusters_used: hold 0.5 % of the images or more; clusters_present: any; clusters_effective: exp of
-                         the entropy of the mean q(c | x); confidence: mean q of an image's cluster; kl: the model's, nats
+                         images themselves as in the papers, beside cluster_purity_chance; nmi, ami, ari; and each of them as
+                         <score>_pixels, of as many clusters that k-means finds in the pixels of the same images
+facet<j>/...             clusters: how many there are; clusters_used: those with 0.5 % of the images; clusters_present: any;
+                         clusters_effective: exp of the entropy of the mean q(c | x); confidence: mean q of an image's
+                         cluster; kl: the model's, nats
 facet<i>/facet<j>/...    mutual_information (nats, biased upwards) and ami between the clusters of two facets
-cluster_accuracy_...     and the other scores, clusters_used too: the first label's, of the facet whose clusters name it best
-                         on VALIDATION images; cluster_facet: its j
+cluster_accuracy_...     and the other scores, clusters and clusters_used too: the first label's, of the facet whose clusters
+                         have the highest ami with it on VALIDATION images; cluster_facet: its j
 
 Source of the scores and pictures: Falck et al. (2021), utils.py and train.py of FabianFalck/mfcvae.
 """
@@ -27,7 +29,7 @@ from vae_zoo.contract import Codes, HasFacets
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import Result, Suite
-from vae_zoo.evaluation.suites.clusters import member_images
+from vae_zoo.evaluation.suites.clusters import by_pixels, member_images
 from vae_zoo.figures import grid, swap_grid
 from vae_zoo.figures.charts import cluster_sizes, heat_map
 from vae_zoo.metrics import clustering
@@ -84,6 +86,7 @@ def alone(e: Context, scored: Clustered) -> Iterator[tuple[str, float]]:
     assert isinstance(e.model, HasFacets)
     names, (bounds, _) = e.model.facets, e.bounds
     for j, name in enumerate(names):
+        yield f"facet{j}/clusters", scored.probs[name].shape[1]
         yield f"facet{j}/clusters_used", clustering.used(scored.assigned(name), USED)
         yield f"facet{j}/clusters_present", len(np.unique(scored.assigned(name)))
         yield f"facet{j}/clusters_effective", clustering.effective_number(scored.probs[name])
@@ -127,23 +130,27 @@ def against_labels(e: Context, scored: Clustered, known: dict[str, np.ndarray]) 
     found, every = Result(), {}
     for label, values in known.items():
         fits = {name: (train.assigned(name), values[e.train]) for name in names}
-        scores = {name: clustering.scores(scored.assigned(name), values[scored.index], fit=fits[name]) for name in names}
+        truth, sizes = values[scored.index], {name: scored.probs[name].shape[1] for name in names}
+        scores = {name: clustering.scores(scored.assigned(name), truth, fit=fits[name]) for name in names}
+        scores = {name: own | by_pixels(e, sizes[name], truth, values[e.train]) for name, own in scores.items()}
         for j, name in enumerate(names):
             found.numbers |= {f"facet{j}/{label}/{key}": value for key, value in scores[name].items()}
-        chosen = {
-            name: clustering.cluster_accuracy(val.assigned(name), values[e.val], mapping="majority", fit=fits[name])
-            for name in names
-        }
+        chosen = {name: clustering.ami(val.assigned(name), values[e.val]) for name in names}
         best = max(names, key=chosen.__getitem__)
         if not every:
             used = clustering.used(scored.assigned(best), USED)
-            found.numbers |= scores[best] | {"clusters_used": used, "cluster_facet": names.index(best)}
+            found.numbers |= scores[best]
+            found.numbers |= {"clusters": sizes[best], "clusters_used": used, "cluster_facet": names.index(best)}
         every[label] = scores
         if len(np.unique(values)) <= CLASSES:
             pair = scored.assigned(best), values[scored.index]
             found.pictures[f"confusion_{label}"] = confusion(*pair, fits[best], best, label)
     for table, key, title in (
-        ("facets", "cluster_accuracy_majority", "accuracy of the clusters of each facet as names of each label"),
+        (
+            "facets",
+            "cluster_accuracy_hungarian",
+            "accuracy of the clusters of each facet as names of each label, one for one",
+        ),
         ("facets_ami", "ami", "adjusted mutual information of the clusters of each facet with each label"),
     ):
         values = np.array([[every[label][name][key] for label in known] for name in names])

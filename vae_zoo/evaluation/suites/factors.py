@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
-import torch
 
 from vae_zoo.data.datamodule import DataModule
-from vae_zoo.evaluation.context import NUM_TEST, NUM_TRAIN, Codes, Context, targets
+from vae_zoo.evaluation.context import NUM_TEST, NUM_TRAIN, Codes, Context, pixels, targets
 from vae_zoo.evaluation.suite import DoesNotApply, Level, Result, Suite
 from vae_zoo.metrics import disentanglement, probes
 
@@ -125,7 +124,3 @@ def _named(key: str, matrix: np.ndarray, rows: Iterable[str], columns: Sequence[
         for kind, members in (("identity", data.identity_factors), ("style", data.style_factors)):
             if chosen := [value for column, value in zip(columns, values) if column in members]:
                 yield f"{key}_mean/{row}/{kind}", float(np.nanmean(chosen))
-
-
-def pixels(data: DataModule, index: np.ndarray) -> np.ndarray:
-    return torch.cat([data.batch(part)["image"].flatten(1) for part in torch.from_numpy(index).split(1000)]).numpy()
