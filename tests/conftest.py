@@ -13,6 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from filelock import FileLock
 
+from tests import annotations
+
+annotations.check()  # before anything of vae_zoo is imported
+
 LOCAL = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}
 
 

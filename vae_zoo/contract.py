@@ -1,31 +1,66 @@
-"""What models, data and evaluation say to each other. No other module of vae_zoo is imported here."""
+"""The contract of models, data and evaluation. No other module of vae_zoo is imported here.
+
+Axes of arrays in annotations and docstrings; one letter means one thing everywhere:
+
+    B  images of a batch                      D  dimensions of a latent block
+    N  images of a set, rows of a table       K  values of a categorical variable, clusters
+    C  channels, H height, W width            S  values of all categorical variables, side by side
+    G  groups                                 J  categorical variables, facets
+    F  factors                                M  combinations of values, draws, runs: said where it stands
+    V  label variables                        O  objects, or cells that may hold one
+    k, n  draws, samples                      A  dimensions of an object's appearance
+    E  features of a hidden layer             P  channels of a decoder's output
+    h, w, g  sides of a smaller image         T  frames of an animation
+
+`*batch` is any number of leading axes. Images are float32 in [0, 1], labels int64 with -1 = unknown.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, Required, TypedDict, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
 class Batch(TypedDict, total=False):
-    """Only `image` is always there; the data module makes the rest where the data know it."""
+    """A batch of images and what is known of them; only `image` is always there.
 
-    image: Required[Tensor]  # [B, C, H, W] float32 in [0, 1]
-    index: Tensor  # [B] int64, place of the image in its data set
-    label: Tensor  # [B] or [B, V] int64, -1 = unknown
-    factors: Tensor  # [B, F] float32
-    group: Tensor  # [B] int64 in 0..num_groups-1: which images share their content
+    Attributes:
+        image: float32 in [0, 1].
+        index: Places of the images in their data set.
+        label: Classes, [B] or [B, V] for several label variables, -1 = unknown.
+        factors: Ground-truth factors, float32.
+        group: Which images share their content, 0..num_groups-1.
+        num_groups: G.
+        mask: Number of the object that each pixel shows, 0 = the ground.
+        count: Objects of each scene.
+        boxes: Of each image x0 y0 x1 y1, pixels.
+        supervised: A second, labelled batch for semi-supervised models.
+    """
+
+    image: Required[Float[Tensor, "B C H W"]]
+    index: Int[Tensor, " B"]
+    label: Int[Tensor, " B"] | Int[Tensor, "B V"]
+    factors: Float[Tensor, "B F"]
+    group: Int[Tensor, " B"]
     num_groups: int
-    mask: Tensor  # [B, H, W] int64, the number of the object that each pixel shows, 0 = the ground
-    count: Tensor  # [B] int64, objects of each scene
-    boxes: list[Tensor]  # of each image [N, 4] float32, x0 y0 x1 y1 in pixels
+    mask: Int[Tensor, "B H W"]
+    count: Int[Tensor, " B"]
+    boxes: list[Float[Tensor, "O 4"]]
     supervised: "Batch"
 
 
 @dataclass(frozen=True)
 class Block:
-    """A named part of the latent space. holds: one sentence for people on what it is meant to hold."""
+    """A named part of the latent space.
+
+    Attributes:
+        size: Dimensions or values.
+        kind: Of its codes.
+        holds: One sentence for people on what it is meant to hold.
+    """
 
     size: int
     kind: Literal["gaussian", "categorical", "objects"]
@@ -33,29 +68,34 @@ class Block:
 
 
 class Term(NamedTuple):
-    """What an objective adds up. value: [B], [G] or [], nats, positive is cost, summed over dimensions, unweighted.
+    """A summand of an objective.
 
-    weight: in the loss; None: the term is shown, not trained on.
+    Attributes:
+        value: [B], [G] or [], nats, positive is cost, summed over dimensions, unweighted.
+        weight: Factor in the loss; None: the term is shown, not trained on.
     """
 
-    value: Tensor
+    value: Float[Tensor, "*unit"]
     weight: float | None = None
 
 
 Terms = dict[str, Term]
-Codes = dict[str, Tensor]
+Codes = dict[str, Float[Tensor, "B _"]]  # of each block, [B, D]
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """What a model knows of its training data; the data module passes it once.
 
-    num_images: training images. label: [N] or [N, V] int64 of all images of the set, -1 = unknown, None: it has none.
-    images: the training images at these of their places 0..num_images-1, as a batch without groups. batch: that of a step.
+    Attributes:
+        num_images: Training images.
+        label: Labels of all images of the set, -1 = unknown; None: it has none.
+        images: The training images at these of their places 0..num_images-1, as a batch without groups.
+        batch: The training batch of a step.
     """
 
     num_images: int
-    label: Tensor | None
+    label: Int[Tensor, " N"] | Int[Tensor, "N V"] | None
     images: Callable[[Tensor, torch.device], Batch]
     batch: Callable[[int, torch.device], Batch]
 
@@ -67,11 +107,21 @@ class Network(Protocol):
     """A family of encoders and decoders, which know shapes and no objective."""
 
     def encoder(self, image_shape: Sequence[int], num_outputs: int) -> nn.Module:
-        """Images [B, C, H, W] -> [B, num_outputs]."""
+        """Makes an encoder of images [B, C, H, W] to [B, num_outputs].
+
+        Args:
+            image_shape: [C, H, W].
+            num_outputs: Numbers for each image.
+        """
         ...
 
     def decoder(self, num_inputs: int, image_shape: Sequence[int]) -> nn.Module:
-        """Codes [B, num_inputs] -> images [B, C, H, W]."""
+        """Makes a decoder of codes [B, num_inputs] to images [B, C, H, W].
+
+        Args:
+            num_inputs: Numbers for each image.
+            image_shape: [C, H, W] of the output.
+        """
         ...
 
 
@@ -79,56 +129,149 @@ class LadderNetwork(Protocol):
     """A family of encoders and decoders that give and take one code for each facet, the shallowest first."""
 
     @property
-    def num_facets(self) -> int: ...
+    def num_facets(self) -> int:
+        """J."""
+        ...
 
     def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int]) -> nn.Module:
-        """Images [B, C, H, W] -> a list of [B, num_outputs[j]]."""
+        """Makes an encoder of images [B, C, H, W] to a list of [B, num_outputs[j]].
+
+        Args:
+            image_shape: [C, H, W].
+            num_outputs: Numbers for each image and facet.
+        """
         ...
 
     def decoder(self, num_inputs: Sequence[int], image_shape: Sequence[int]) -> nn.Module:
-        """A list of [B, num_inputs[j]], None for a facet that is left out, and weights of the facets -> [B, C, H, W]."""
+        """Makes a decoder of codes and weights of the facets to images [B, C, H, W].
+
+        The codes are a list of [B, num_inputs[j]], None for a facet that is left out.
+
+        Args:
+            num_inputs: Numbers for each image and facet.
+            image_shape: [C, H, W] of the output.
+        """
         ...
 
 
 class Model(Protocol):
-    """What shared code may call of every model; LatentVariableModel has the docstrings. All models are LightningModules."""
+    """What shared code may call of every model; all models are LightningModules.
+
+    Attributes:
+        needs: Keys of the batch without which the model cannot train.
+        image_shape: (C, H, W).
+    """
 
     needs: frozenset[str]
     image_shape: tuple[int, ...]
 
     @property
-    def blocks(self) -> Mapping[str, Block]: ...
+    def blocks(self) -> Mapping[str, Block]:
+        """The named blocks, in the order of their codes."""
+        ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
 
-    def learn_from(self, data: TrainingData) -> None: ...
+    def learn_from(self, data: TrainingData) -> None:
+        """Takes what the model must know of the training data.
 
-    def check_trainer(self, trainer: Any) -> None: ...
+        Args:
+            data: Of the data module.
 
-    def encode(self, batch: Batch | Tensor) -> dict[str, Any]: ...
+        Raises:
+            UserError: The model cannot learn from these data.
+        """
+        ...
 
-    def codes(self, batch: Batch | Tensor) -> Codes: ...
+    def check_trainer(self, trainer: Any) -> None:
+        """Checks a trainer before anything is written.
 
-    def decode(self, codes: Codes) -> Tensor: ...
+        Args:
+            trainer: Lightning's.
 
-    def sample_prior(self, n: int) -> Codes: ...
+        Raises:
+            UserError: This trainer cannot train the model.
+        """
+        ...
 
-    def objective(self, batch: Batch) -> Terms: ...
+    def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Any]:
+        """Infers the posterior of each block.
 
-    def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Tensor]: ...
+        Args:
+            batch: A batch, or images in [0, 1].
 
-    def reconstruct(self, batch: Batch | Tensor) -> Tensor: ...
+        Returns:
+            {block: distribution} with `mean` and `rsample`, of [B, D].
+        """
+        ...
 
-    def sample(self, n: int) -> Tensor: ...
+    def codes(self, batch: Batch | Float[Tensor, "B C H W"]) -> Codes:
+        """Infers the code of each block, a mean or a mode."""
+        ...
+
+    def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
+        """Decodes codes to mean images.
+
+        Args:
+            codes: One code for each image and block, [B, D].
+
+        Returns:
+            In [0, 1].
+        """
+        ...
+
+    def sample_prior(self, n: int) -> Codes:
+        """Draws n codes of each block from the prior."""
+        ...
+
+    def objective(self, batch: Batch) -> Terms:
+        """Computes the terms of the loss, with their weights at the present step.
+
+        Args:
+            batch: With all that the model `needs`.
+
+        Returns:
+            {name: term}.
+        """
+        ...
+
+    def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Float[Tensor, "B _"]]:
+        """KL of each dimension of the Gaussian blocks to their prior.
+
+        Args:
+            posterior: Of `encode`.
+
+        Returns:
+            {block: [B, D]}, nats.
+        """
+        ...
+
+    def reconstruct(self, batch: Batch | Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Decodes the posterior means of images, to [0, 1]."""
+        ...
+
+    def sample(self, n: int) -> Float[Tensor, "n C H W"]:
+        """Decodes n draws from the prior, to [0, 1]."""
+        ...
 
 
 @runtime_checkable
 class HasBound(Protocol):
     """A bound on the likelihood of images; enters test/elbo and test/nll_iw<K>, whose only source it is."""
 
-    def log_weights(self, batch: Batch, k: int) -> Tensor:
-        """log p(x, z) - log q(z | x) for k draws, nats: [k, B], or [k, G] where a group shares part of z."""
+    def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k _"]:
+        """log p(x, z) - log q(z | x) of k draws.
+
+        Args:
+            batch: Of images.
+            k: Draws for each image or group, >= 1.
+
+        Returns:
+            Nats, [k, B], or [k, G] where a group shares part of z.
+        """
         ...
 
 
@@ -139,18 +282,36 @@ class HasBound(Protocol):
 class SharesGroupCode(Protocol):
     """Images of a group share one code; enters the grouped suite with swaps and held-out images.
 
-    shared_block, own_block: names of the code that a group shares and of that which each image has for itself.
+    Attributes:
+        shared_block: Name of the code that a group shares.
+        own_block: Name of the code that each image has for itself.
     """
 
     shared_block: str
     own_block: str
 
-    def encode_images(self, batch: Batch | Tensor) -> dict[str, Any]:
-        """The posteriors of each image by itself, not pooled, [B, D] each."""
+    def encode_images(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Any]:
+        """Infers the posteriors of each image by itself, not pooled.
+
+        Args:
+            batch: A batch, or images in [0, 1].
+
+        Returns:
+            {block: distribution} of [B, D].
+        """
         ...
 
-    def pool(self, content: Any, group: Tensor, num_groups: int) -> Any:
-        """The posterior of each group [G, D] from those of its images [B, D]."""
+    def pool(self, content: Any, group: Int[Tensor, " B"], num_groups: int) -> Any:
+        """Pools the posteriors of images into one for each group.
+
+        Args:
+            content: Of each image, [B, D].
+            group: Of each image, 0..num_groups-1.
+            num_groups: G.
+
+        Returns:
+            The posterior of each group, [G, D].
+        """
         ...
 
 
@@ -158,17 +319,33 @@ class SharesGroupCode(Protocol):
 class HasClasses(Protocol):
     """Classes that can be chosen; enters the suite of the classes.
 
-    free_of_class: blocks whose prior knows no class.
+    Attributes:
+        free_of_class: Blocks whose prior knows no class.
     """
 
     free_of_class: tuple[str, ...]
 
-    def sample_class(self, classes: Tensor) -> Codes:
-        """Codes from the prior given the values of all categorical blocks, [n, J] int64."""
+    def sample_class(self, classes: Int[Tensor, "n J"]) -> Codes:
+        """Draws codes from the prior given the values of all categorical blocks.
+
+        Args:
+            classes: Values, 0..K_j-1.
+
+        Returns:
+            {block: [n, D]}.
+        """
         ...
 
-    def with_class(self, codes: Codes, classes: Tensor) -> Codes:
-        """The same codes, but of other classes [B, J]."""
+    def with_class(self, codes: Codes, classes: Int[Tensor, "B J"]) -> Codes:
+        """Moves codes to other classes.
+
+        Args:
+            codes: Of B images.
+            classes: Values, 0..K_j-1.
+
+        Returns:
+            The codes of the same images, but of these classes.
+        """
         ...
 
 
@@ -176,8 +353,15 @@ class HasClasses(Protocol):
 class HasClassMeans(Protocol):
     """Classes with a mean in the Gaussian blocks; adds test/conditional_accuracy_mean."""
 
-    def class_means(self, classes: Tensor) -> Codes:
-        """The means of the blocks whose prior depends on the class, of the classes [n, J]."""
+    def class_means(self, classes: Int[Tensor, "n J"]) -> Codes:
+        """Means of the blocks whose prior depends on the class.
+
+        Args:
+            classes: Values, 0..K_j-1.
+
+        Returns:
+            {block: [n, D]}.
+        """
         ...
 
 
@@ -185,8 +369,16 @@ class HasClassMeans(Protocol):
 class WalksInClass(Protocol):
     """Variation within a class; adds the pictures class_traversals_<block>."""
 
-    def walk_in_class(self, j: int, classes: Tensor) -> tuple[Codes, list[str]]:
-        """Codes [rows * steps] of walks within each value of variable j, and the labels of the rows."""
+    def walk_in_class(self, j: int, classes: Int[Tensor, " J"]) -> tuple[Codes, list[str]]:
+        """Walks within each value of one variable.
+
+        Args:
+            j: The variable.
+            classes: Values of the other variables.
+
+        Returns:
+            Codes [rows * steps, D], row by row, and the labels of the rows.
+        """
         ...
 
 
@@ -194,15 +386,20 @@ class WalksInClass(Protocol):
 class HasFacets(Protocol):
     """Several clusterings of the same images; enters the suite of the facets.
 
-    facets: names of the Gaussian blocks that cluster; priors: of each facet the mixture, with `log_weights()` [K] and
-    `sample(c, temperature)`.
+    Attributes:
+        facets: Names of the Gaussian blocks that cluster.
+        priors: Mixture of each facet, with `log_weights()` [K] and `sample(c, temperature)`.
     """
 
     facets: Sequence[str]
     priors: Mapping[str, Any]
 
-    def clusters(self, posterior: dict[str, Any]) -> dict[str, Tensor]:
-        """q(c | x) of each facet, [B, K]."""
+    def clusters(self, posterior: dict[str, Any]) -> dict[str, Float[Tensor, "B _"]]:
+        """q(c | x) of each facet, [B, K].
+
+        Args:
+            posterior: Of `encode`.
+        """
         ...
 
 
@@ -210,38 +407,73 @@ class HasFacets(Protocol):
 class FindsObjects(Protocol):
     """Objects with boxes; enters the suite of the objects."""
 
-    def detect(self, batch: Batch | Tensor) -> list[dict[str, Tensor]]:
-        """Of each image `boxes` [N, 4] xyxy pixels and `scores` [N], probabilities of presence."""
+    def detect(self, batch: Batch | Float[Tensor, "B C H W"]) -> list[dict[str, Tensor]]:
+        """Finds the objects of images.
+
+        Args:
+            batch: A batch, or images in [0, 1].
+
+        Returns:
+            Of each image `boxes` [O, 4], x0 y0 x1 y1 in pixels, and `scores` [O], probabilities of presence.
+        """
         ...
 
-    def presence_log_odds(self, batch: Batch | Tensor) -> Tensor:
-        """Log-odds that there is an object, for each place where one may be, [B, N]."""
+    def presence_log_odds(self, batch: Batch | Float[Tensor, "B C H W"]) -> Float[Tensor, "B O"]:
+        """Log-odds that there is an object, for each place where one may be."""
         ...
 
     def render(self, codes: Codes) -> Any:
-        """The image with the share, box, sprite and presence of each object."""
+        """Renders codes.
+
+        Args:
+            codes: Of B images.
+
+        Returns:
+            The image with the share, box, sprite and presence of each object.
+        """
         ...
 
-    def without_object(self, codes: Codes, object_: Tensor) -> Codes:
-        """The codes without one object of each image, [B] int64."""
+    def without_object(self, codes: Codes, object_: Int[Tensor, " B"]) -> Codes:
+        """Takes one object of each image away.
+
+        Args:
+            codes: Of B images.
+            object_: Place of the object, 0..O-1.
+
+        Returns:
+            The changed codes.
+        """
         ...
 
-    def with_object_moved(self, codes: Codes, object_: Tensor) -> Codes:
-        """The codes with one object of each image, [B] int64, on the other side of its cell."""
+    def with_object_moved(self, codes: Codes, object_: Int[Tensor, " B"]) -> Codes:
+        """Moves one object of each image to the other side of its cell.
+
+        Args:
+            codes: Of B images.
+            object_: Place of the object, 0..O-1.
+
+        Returns:
+            The changed codes.
+        """
         ...
 
 
 @runtime_checkable
 class HasLocalView(Protocol):
-    """A global and a local code, the latter of an auxiliary view; enters the suite of the local and global code."""
+    """A global code, and a local code of an auxiliary view; enters the suite of the local and global code.
+
+    Attributes:
+        global_block: Name of the global code.
+        local_block: Name of the local code.
+    """
 
     global_block: str
     local_block: str
 
-    def local_view(self, x: Tensor) -> Tensor:
-        """The auxiliary view of images, [B, C, h, w]; the same for the same image."""
+    def local_view(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ h w"]:
+        """Makes the auxiliary view of images; the same for the same image."""
         ...
 
-    def decode_local(self, code: Tensor) -> Tensor:
-        """The auxiliary view that the local code [B, D] explains, [B, C, h, w] in [0, 1]."""
+    def decode_local(self, code: Float[Tensor, "B D"]) -> Float[Tensor, "B _ h w"]:
+        """Decodes local codes to the auxiliary view that they explain, in [0, 1]."""
         ...

@@ -1,10 +1,10 @@
-"""Weights that change while training: pure functions of the step (= main batches), stored by nobody.
+"""Schedules: weights that change while training, pure functions of the step (= main batches), stored by nobody.
 
 A weight in a config is a number or one of these, e.g.
 `model.beta={_target_: vae_zoo.schedules.Linear, start: 0, end: 4, steps: 1000}`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import cos, pi
@@ -15,15 +15,32 @@ from vae_zoo.config.types import Count, Finite, Index, NonNegative, Positive, Pr
 
 @dataclass(frozen=True)
 class Constant:
+    """The same value at every step.
+
+    Args:
+        value: The weight.
+    """
+
     value: Finite
 
     def __call__(self, step: int) -> float:
+        """The weight at a step >= 0."""
         return self.value
 
 
 @dataclass(frozen=True)
 class Linear:
-    """`start` until step `begin`, then a straight line to `end` over the first `rise` of `steps` steps, then `end`."""
+    """A straight line from `start` to `end`.
+
+    It is `start` until step `begin`, then a straight line over the first `rise` of `steps` steps, then `end`.
+
+    Args:
+        start: First value.
+        end: Last value.
+        steps: Length, steps >= 1.
+        begin: First step of the change, >= 0.
+        rise: Share of `steps` that the change takes, in (0, 1].
+    """
 
     start: Finite
     end: Finite
@@ -32,12 +49,21 @@ class Linear:
     rise: Rise = 1.0
 
     def __call__(self, step: int) -> float:
+        """The weight at a step >= 0."""
         return self.start + (self.end - self.start) * _fraction(step - self.begin, self.rise * self.steps)
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """As Linear, along half a cosine: slow at both ends."""
+    """Half a cosine from `start` to `end`: as Linear, but slow at both ends.
+
+    Args:
+        start: First value.
+        end: Last value.
+        steps: Length, steps >= 1.
+        begin: First step of the change, >= 0.
+        rise: Share of `steps` that the change takes, in (0, 1].
+    """
 
     start: Finite
     end: Finite
@@ -46,13 +72,20 @@ class Cosine:
     rise: Rise = 1.0
 
     def __call__(self, step: int) -> float:
+        """The weight at a step >= 0."""
         done = _fraction(step - self.begin, self.rise * self.steps)
         return self.end + (self.start - self.end) * (1 + cos(pi * done)) / 2
 
 
 @dataclass(frozen=True)
 class Cyclic:
-    """Cycles of `steps` steps: a linear rise from `start` to `end` over the first `rise` of each, then `end`.
+    """Cycles of a linear rise from `start` to `end`, then `end`.
+
+    Args:
+        start: First value of a cycle.
+        end: Last value of a cycle.
+        steps: Length of a cycle, steps >= 1.
+        rise: Share of a cycle that the rise takes, in (0, 1].
 
     Source: Fu et al. (2019), Cyclical Annealing Schedule, equation 6.
     """
@@ -63,23 +96,35 @@ class Cyclic:
     rise: Rise = 0.5
 
     def __call__(self, step: int) -> float:
+        """The weight at a step >= 0."""
         return self.start + (self.end - self.start) * _fraction(step % self.steps, self.rise * self.steps)
 
 
 @dataclass(frozen=True)
 class Staircase:
-    """1, times `factor` after each `every` steps."""
+    """1, times `factor` after each `every` steps.
+
+    Args:
+        factor: > 0.
+        every: Steps >= 1.
+    """
 
     factor: Positive
     every: Count
 
     def __call__(self, step: int) -> float:
+        """The weight at a step >= 0."""
         return self.factor ** (step // self.every)
 
 
 class FacetWeights(NamedTuple):
-    """Of one facet at one step: alpha, of its rung in the decoder; gamma_z, gamma_c, of KL(q(z) || p(z | c)) and KL(q(c) ||
-    p(c)), of which only their sum is a divergence where the prior has no clusters."""
+    """Weights of one facet at one step.
+
+    Attributes:
+        alpha: Of its rung in the decoder, in [0, 1].
+        gamma_z: Of KL(q(z) || p(z | c)).
+        gamma_c: Of KL(q(c) || p(c)). Only the sum of the two is a divergence where the prior has no clusters.
+    """
 
     alpha: float
     gamma_z: float
@@ -88,15 +133,29 @@ class FacetWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class Progressive:
-    """Facets enter one after the other, the deepest first: those in are trained in full, one fades in, the others wait.
+    """Facets enter one after the other, the deepest first: earlier ones train in full, one fades in, the others wait.
 
-    total: updates in all. stages: length of each stage, that of the deepest facet first, in updates or, below 1, as a share
-    of `total`; None: equal shares. The facet that enters has alpha rise from 0 to 1 in a straight line over `fade_steps`
-    updates or `fade_fraction` of its stage, and its gammas from `gamma_start_z` and `gamma_start_c`, where they stand while
-    it waits, over `gamma_fade_steps` or `gamma_fade_fraction`, or if neither is given over as many as alpha. pretrain: in
-    the form of `stages`, for how many updates, or which share of its stage, a facet that has entered still goes without
-    its KL, as in an autoencoder; None: 0. The deepest facet has alpha 1 at once, and gammas 1 too, unless it is trained
-    without KL before and `gamma_fade_*` is given. A fade ends where the next stage begins.
+    The facet that enters has alpha rise from 0 to 1 in a straight line, and its gammas from where they stand while it waits.
+    The deepest facet has alpha 1 at once, and gammas 1 too, unless `warm_up` is given. A fade ends where the next stage
+    begins.
+
+    Args:
+        total: Steps in all.
+        stages: Length of each stage, the deepest facet's first, in steps or, below 1, as a share of `total`; None: equal
+            shares.
+        fade_steps: Steps in which alpha rises; give this or fade_fraction.
+        fade_fraction: Share of the stage in which alpha rises, in [0, 1].
+        gamma_fade_steps: Steps in which the gammas rise; None, and no gamma_fade_fraction: as many as alpha.
+        gamma_fade_fraction: Share of the stage in which the gammas rise, in [0, 1].
+        gamma_start_z: gamma_z of a facet that waits, >= 0.
+        gamma_start_c: gamma_c of a facet that waits, >= 0.
+        pretrain: In the form of `stages`, for how many steps, or which share of its stage, a facet that has entered still
+            goes without its KL, as in an autoencoder; None: 0.
+        warm_up: Steps, or below 1 the share of its stage, in which the gammas of the deepest facet rise.
+
+    Raises:
+        ValueError: Not exactly one of fade_steps and fade_fraction is given, or both gamma fades are.
+
     Source: FabianFalck/mfcvae; Li et al. (2020); pretrain and warm_up are ours.
     """
 
@@ -132,7 +191,16 @@ class Progressive:
         return weights
 
     def begins(self, num_facets: int) -> list[int]:
-        """The step from which the KL of each facet counts, the shallowest first: its entry and what `pretrain` adds."""
+        """The step from which the KL of each facet counts, the shallowest first.
+
+        It is the facet's entry and what `pretrain` adds.
+
+        Args:
+            num_facets: J.
+
+        Raises:
+            ValueError: `stages` or `pretrain` is of another number of facets.
+        """
         pretrained = (self._pretrained(stage, num_facets) for stage in range(num_facets))
         return [entry + updates for entry, updates in zip(self._entries(num_facets), pretrained)][::-1]
 
@@ -172,8 +240,8 @@ class Progressive:
 Schedule = Constant | Linear | Cosine | Cyclic
 
 
-def as_schedule(weight: "float | Schedule") -> Schedule:
-    """A number stands for the constant; anything callable with the step is taken as it is."""
+def as_schedule(weight: float | Callable[[int], float]) -> Callable[[int], float]:
+    """Makes a schedule of a number; anything callable with the step is taken as it is."""
     return weight if callable(weight) else Constant(float(weight))
 
 

@@ -189,7 +189,7 @@ def test_logistic_parameters_live_on_minus_one_to_one():
     x, params = grey_images(3, 1, 4, 4), torch.randn(3, 1, 4, 4)
     expected = discretised_logistic(x, params, torch.tensor(0.2).log()).flatten(1).sum(1)
     torch.testing.assert_close(likelihood.log_prob(x, params), expected)
-    assert likelihood.mean(torch.tensor([-1.0, 0.0, 0.5, 1.0])).tolist() == [0, 0.5, 0.75, 1]
+    assert likelihood.mean(torch.tensor([[[[-1.0, 0.0, 0.5, 1.0]]]])).flatten().tolist() == [0, 0.5, 0.75, 1]
 
 
 def test_log_scale_is_bounded_below():

@@ -1,3 +1,5 @@
+"""Distributions: Gaussians, mixtures, categorical variables, likelihoods and the pooling of groups."""
+
 from vae_zoo.distributions.categorical import Categorical, CategoricalVariables
 from vae_zoo.distributions.likelihoods import (
     Bernoulli,

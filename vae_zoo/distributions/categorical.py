@@ -1,7 +1,7 @@
-"""Categorical variables, one or several of different numbers of values, all of them in one tensor and without a loop.
+"""Categorical variables, one or several of different numbers of values, in one tensor and without a loop.
 
-Flat [..., S]: the values of all variables side by side, S = K_1 + ... + K_J; logits, probabilities, codes (one 1 in each
-variable) look so. Padded [..., J, K_max]: a row a variable, for what is done within each.
+Flat [..., S]: the values of all variables side by side, S = K_1 + ... + K_J; logits, probabilities and codes (one 1 in each
+variable) have this form. Padded [..., J, K]: one row for each variable, K = max K_j, for operations within each.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from vae_zoo.distributions import noise
@@ -16,16 +17,28 @@ from vae_zoo.distributions import noise
 
 @dataclass(frozen=True)
 class Categorical:
-    """One categorical variable; probs: [..., K]. Its mean is a code too: the average of one-hot vectors."""
+    """One categorical variable.
 
-    probs: Tensor
+    Attributes:
+        probs: Probabilities of the values; they sum to 1.
+    """
+
+    probs: Float[Tensor, "*batch K"]
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, "... K"]:
+        """The probabilities, which are a code too: the average of one-hot vectors."""
         return self.probs
 
-    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """One-hot draws [*sample_shape, ..., K], which carry no gradient."""
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Float[Tensor, "... K"]:
+        """One-hot draws, which carry no gradient.
+
+        Args:
+            sample_shape: Axes put before those of probs.
+
+        Returns:
+            [*sample_shape, ..., K].
+        """
         scores = self.probs.log() + gumbel(self.probs, sample_shape)
         return F.one_hot(scores.argmax(-1), self.probs.shape[-1]).to(self.probs.dtype)
 
@@ -34,8 +47,15 @@ class Categorical:
 
 
 class CategoricalVariables(nn.Module):
-    """sizes: K_1, ..., K_J. probs: their priors one after the other, flat, each > 0; null: uniform. Probabilities of a
-    variable may be off 1 by 0.02, as published ones are, and are normalised.
+    """J categorical variables with fixed priors.
+
+    Args:
+        sizes: K_1, ..., K_J, each >= 2.
+        probs: Their priors one after the other, flat [S], each > 0; None: uniform. Probabilities of a variable may be off 1
+            by 0.02, as published ones are, and are normalised.
+
+    Raises:
+        ValueError: A variable has fewer than 2 values, or probs do not fit.
     """
 
     def __init__(self, sizes: Sequence[int], probs: Sequence[float] | None = None):
@@ -67,75 +87,118 @@ class CategoricalVariables(nn.Module):
 
     @property
     def num_values(self) -> int:
+        """S, the number of values of all variables."""
         return len(self.variable)
 
-    def padded(self, flat: Tensor, fill: float) -> Tensor:
-        """[..., S] -> [..., J, K_max]."""
+    def padded(self, flat: Shaped[Tensor, "*batch S"], fill: float) -> Shaped[Tensor, "*batch J K"]:
+        """Turns the flat form into the padded one.
+
+        Args:
+            flat: Numbers of the values.
+            fill: What stands where a variable has fewer than K values.
+        """
         return F.pad(flat, (0, 1), value=fill)[..., self.values]
 
-    def sum(self, flat: Tensor) -> Tensor:
-        """Within each variable, [..., S] -> [..., J]."""
+    def sum(self, flat: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch J"]:
+        """Sums within each variable."""
         return self.sum_rows(flat[..., None])[..., 0]
 
-    def sum_rows(self, rows: Tensor) -> Tensor:
-        """Sums the rows of each variable's values, [..., S, D] -> [..., J, D].
-
-        Not a matrix product, which autocast computes in bfloat16.
-        """
+    def sum_rows(self, rows: Float[Tensor, "*batch S D"]) -> Float[Tensor, "*batch J D"]:
+        """Sums the rows of each variable's values."""
+        # not a matrix product, which autocast computes in bfloat16
         return F.pad(rows, (0, 0, 0, 1))[..., self.values, :].sum(-2)
 
-    def log_prior(self, code: Tensor) -> Tensor:
-        """log p(c) of codes, nats: [..., S] -> [...]."""
+    def log_prior(self, code: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch"]:
+        """log p(c) of codes, nats."""
         return (code * self.probs.log()).sum(-1)
 
-    def log_softmax(self, logits: Tensor) -> Tensor:
-        """Within each variable, float32 or wider whatever the network's precision: [..., S] -> [..., S]."""
+    def log_softmax(self, logits: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
+        """Log-probabilities within each variable, in float32 or wider whatever the network's precision, nats."""
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         return self.padded(logits, -torch.inf).log_softmax(-1).flatten(-2)[..., self.slots]
 
-    def relaxed(self, log_probs: Tensor, temperature: float) -> Tensor:
-        """A draw of the Gumbel-softmax of each variable, [..., S]; no straight-through. Source: Jang et al. (2017), 1."""
+    def relaxed(self, log_probs: Float[Tensor, "*batch S"], temperature: float) -> Float[Tensor, "*batch S"]:
+        """Draws from the Gumbel-softmax of each variable; not straight-through.
+
+        Args:
+            log_probs: Nats.
+            temperature: > 0; the draw is one-hot in the limit 0.
+
+        Returns:
+            A relaxed code, whose values of each variable sum to 1.
+
+        Source: Jang et al. (2017), equation 1.
+        """
         return self.log_softmax((log_probs + gumbel(log_probs)) / temperature).exp()
 
-    def hard(self, scores: Tensor) -> Tensor:
-        """1 at the largest value of each variable, 0 elsewhere, [..., S]."""
+    def hard(self, scores: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
+        """Code with 1 at the largest score of each variable, 0 elsewhere."""
         return self.code(self.padded(scores, -torch.inf).argmax(-1), scores.dtype)
 
-    def draw(self, log_probs: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """Codes drawn from each variable, [*sample_shape, ..., S]."""
+    def draw(self, log_probs: Float[Tensor, "... S"], sample_shape: tuple[int, ...] = ()) -> Float[Tensor, "... S"]:
+        """Draws codes from each variable.
+
+        Args:
+            log_probs: Nats.
+            sample_shape: Axes put before those of log_probs.
+
+        Returns:
+            [*sample_shape, ..., S], one-hot within each variable.
+        """
         return self.hard(log_probs + gumbel(log_probs, sample_shape))
 
-    def code(self, classes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Value numbers [..., J] as a code [..., S]; -1: zeros."""
+    def code(self, classes: Int[Tensor, "*batch J"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*batch S"]:
+        """Turns numbers of values into a code.
+
+        Args:
+            classes: Value of each variable, 0..K_j-1; -1: zeros.
+            dtype: Of the code.
+        """
         place = torch.arange(self.num_values, device=classes.device) - self.first[self.variable]
         return (classes[..., self.variable] == place).to(dtype)
 
-    def combinations(self) -> Tensor:
-        """The codes of all combinations of values, [K_1 * ... * K_J, S]."""
+    def combinations(self) -> Float[Tensor, "M S"]:
+        """The codes of all M = K_1 * ... * K_J combinations of values."""
         ranges = [torch.arange(size, device=self.variable.device) for size in self.sizes]
         return self.code(torch.cartesian_prod(*ranges).view(-1, len(self.sizes)))
 
-    def kl(self, log_probs: Tensor) -> Tensor:
-        """KL of each variable's probabilities to the prior, nats: [..., S] -> [..., J]."""
+    def kl(self, log_probs: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch J"]:
+        """KL of each variable's probabilities to its prior, nats."""
         return self.sum(log_probs.exp() * (log_probs.clamp(min=-1e4) - self.probs.log()))
 
-    def entropy(self, log_probs: Tensor) -> Tensor:
-        """Of each variable, nats: [..., S] -> [..., J]."""
+    def entropy(self, log_probs: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch J"]:
+        """Entropy of each variable, nats."""
         return -self.sum(log_probs.exp() * log_probs.clamp(min=-1e4))  # so that 0 log 0 is 0
 
-    def cross_entropy(self, log_probs: Tensor, labels: Tensor) -> Tensor:
-        """-log q(labels) summed over the variables that are known, nats: [B]. labels: [B, J] int64, -1 = unknown."""
+    def cross_entropy(self, log_probs: Float[Tensor, "B S"], labels: Int[Tensor, "B J"]) -> Float[Tensor, " B"]:
+        """-log q(labels), summed over the variables that are known.
+
+        Args:
+            log_probs: Nats.
+            labels: Value of each variable, -1 = unknown.
+
+        Returns:
+            Nats.
+        """
         return -(self.code(labels) * log_probs.clamp(min=-1e4)).sum(-1)
 
     def names(self) -> list[str]:
-        """Of the blocks: c, or c1, c2, ..."""
+        """Names of the blocks: c, or c1, c2, ..."""
         return ["c"] if len(self.sizes) == 1 else [f"c{j + 1}" for j in range(len(self.sizes))]
 
-    def split(self, flat: Tensor) -> dict[str, Tensor]:
-        """[..., S] -> {name: [..., K_j]}."""
+    def split(self, flat: Float[Tensor, "*batch S"]) -> dict[str, Float[Tensor, "*batch _"]]:
+        """Splits the flat form into {name: [..., K_j]}."""
         return dict(zip(self.names(), flat.split(self.sizes, dim=-1)))
 
 
-def gumbel(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
-    """Standard Gumbel noise [*sample_shape, *like.shape]."""
+def gumbel(like: Float[Tensor, "..."], sample_shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
+    """Standard Gumbel noise.
+
+    Args:
+        like: Gives shape, device and type.
+        sample_shape: Axes put before those of `like`.
+
+    Returns:
+        [*sample_shape, *like.shape].
+    """
     return -(-noise.uniform(like, sample_shape).log()).log()

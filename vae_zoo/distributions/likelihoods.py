@@ -1,10 +1,11 @@
-"""p(x | z): what the decoder's output means. Images are [B, C, H, W] in [0, 1]; log-probabilities are nats an image."""
+"""Likelihoods p(x | z) of images, parameterised by the decoder's output; log-probabilities are nats per image."""
 
 from collections.abc import Sequence
 from math import exp, log, pi
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Finite, Positive
@@ -13,51 +14,97 @@ EDGE = 1e-6  # how near to 0 and 1 a mean may come whose logit is taken
 
 
 class Likelihood(nn.Module):
-    """`params` is the decoder's output [B, num_params * C, H, W], num_params numbers for each pixel and channel."""
+    """A family p(x | params) of distributions of images in [0, 1].
+
+    Its params are the decoder's output [B, P, H, W], P = num_params * C: so many numbers for each pixel and channel.
+    """
 
     num_params = 1
 
     def param_shape(self, image_shape: Sequence[int]) -> tuple[int, int, int]:
-        """Of the output that a decoder must have for images of this shape."""
+        """Shape of the output that a decoder must have.
+
+        Args:
+            image_shape: [C, H, W].
+
+        Returns:
+            (num_params * C, H, W).
+        """
         channels, height, width = image_shape
         return self.num_params * channels, height, width
 
-    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        """log p(x | params), summed over pixels and channels, nats: [B]."""
+    def log_prob(self, x: Float[Tensor, "B C H W"], params: Float[Tensor, "B P H W"]) -> Float[Tensor, " B"]:
+        """log p(x | params), summed over pixels and channels.
+
+        Args:
+            x: Images in [0, 1].
+            params: The decoder's output.
+
+        Returns:
+            Nats.
+        """
         raise NotImplementedError  # pragma: contract
 
-    def log_prob_of_draws(self, x: Tensor, params: Tensor) -> Tensor:
-        """log p(x | params) under k draws for each image, nats: x [B, C, H, W], params [k B, ...] -> [k, B]."""
+    def log_prob_of_draws(self, x: Float[Tensor, "B C H W"], params: Float[Tensor, "kB P H W"]) -> Float[Tensor, "k B"]:
+        """log p(x | params) under k draws for each image.
+
+        Args:
+            x: Images in [0, 1].
+            params: The decoder's output for the k B draws, draw by draw.
+
+        Returns:
+            Nats.
+        """
         k = len(params) // len(x)
         return self.log_prob(x.expand(k, *x.shape).flatten(0, 1), params).view(k, len(x))
 
-    def mean(self, params: Tensor) -> Tensor:
-        """The image a person is shown: [B, C, H, W] in [0, 1]."""
+    def mean(self, params: Float[Tensor, "B P H W"]) -> Float[Tensor, "B C H W"]:
+        """Mean image in [0, 1], the one that is shown."""
         raise NotImplementedError  # pragma: contract
 
-    def params_of(self, mean: Tensor) -> Tensor:
-        """The params whose mean is this image in [0, 1], for models that render one; none where pixels need more numbers."""
+    def params_of(self, mean: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P H W"]:
+        """Params whose mean is a given image, for models that render one.
+
+        Args:
+            mean: Images in [0, 1].
+
+        Raises:
+            NotImplementedError: A pixel needs more numbers than its mean.
+        """
         raise NotImplementedError  # pragma: contract
 
 
 class Bernoulli(Likelihood):
-    """params are logits. For grey values between 0 and 1 this is the usual pseudo-likelihood, not a density."""
+    """Bernoulli likelihood; params are logits.
 
-    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+    For grey values between 0 and 1 this is the usual pseudo-likelihood, not a density.
+    """
+
+    def log_prob(self, x: Float[Tensor, "B C H W"], params: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
+        """log p(x | params), nats: minus the cross-entropy, summed over pixels and channels."""
         return -F.binary_cross_entropy_with_logits(params.float(), x, reduction="none").flatten(1).sum(1)
 
-    def mean(self, params: Tensor) -> Tensor:
+    def mean(self, params: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Mean image in [0, 1]."""
         return params.float().sigmoid()
 
-    def params_of(self, mean: Tensor) -> Tensor:
+    def params_of(self, mean: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Logits of images in [0, 1]."""
         return mean.float().logit(EDGE)
 
 
 class Gaussian(Likelihood):
-    """params are means, or with `sigmoid` their logits; one sigma for all pixels, fixed or learned. The constant of the
-    density is included.
+    """Gaussian likelihood with one standard deviation for all pixels; the constant of the density is included.
 
-    sigma: standard deviation in units of the pixel range [0, 1]; `learn=True` makes it a parameter that starts there.
+    Its params are means, or with `sigmoid` their logits.
+
+    Args:
+        sigma: Standard deviation > 0 in units of the pixel range [0, 1].
+        learn: Makes sigma a parameter that starts there.
+        sigmoid: Whether params are logits of the means.
+
+    Raises:
+        ValueError: sigma <= 0.
     """
 
     def __init__(self, sigma: Positive = 0.1, learn: bool = False, sigmoid: bool = False):
@@ -68,14 +115,17 @@ class Gaussian(Likelihood):
         logvar = torch.tensor(2 * log(sigma))
         self.logvar = nn.Parameter(logvar) if learn else nn.Buffer(logvar)
 
-    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+    def log_prob(self, x: Float[Tensor, "B C H W"], params: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
+        """log p(x | params), nats, summed over pixels and channels."""
         squared = (x - self._location(params)).square() * (-self.logvar).exp()
         return -0.5 * (squared + self.logvar + log(2 * pi)).flatten(1).sum(1)
 
-    def mean(self, params: Tensor) -> Tensor:
+    def mean(self, params: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Mean image, clamped to [0, 1]."""
         return self._location(params).clamp(0, 1)
 
-    def params_of(self, mean: Tensor) -> Tensor:
+    def params_of(self, mean: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Params of images in [0, 1]."""
         return mean.float().logit(EDGE) if self.sigmoid else mean.float()
 
     def _location(self, params: Tensor) -> Tensor:
@@ -83,9 +133,15 @@ class Gaussian(Likelihood):
 
 
 class Laplace(Likelihood):
-    """params are logits of the location; with scale 1 the gradient is that of the L1 distance. The constant is included.
+    """Laplace likelihood; the constant of the density is included.
 
-    scale: mean absolute deviation in units of the pixel range [0, 1].
+    Its params are logits of the location; with scale 1 the gradient is that of the L1 distance.
+
+    Args:
+        scale: Mean absolute deviation > 0 in units of the pixel range [0, 1].
+
+    Raises:
+        ValueError: scale <= 0.
     """
 
     def __init__(self, scale: Positive = 1.0):
@@ -94,21 +150,32 @@ class Laplace(Likelihood):
             raise ValueError(f"scale must be > 0, got {scale}")
         self.scale = scale
 
-    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+    def log_prob(self, x: Float[Tensor, "B C H W"], params: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
+        """log p(x | params), nats, summed over pixels and channels."""
         return -((x - params.float().sigmoid()).abs() / self.scale + log(2 * self.scale)).flatten(1).sum(1)
 
-    def mean(self, params: Tensor) -> Tensor:
+    def mean(self, params: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Mean image in [0, 1]."""
         return params.float().sigmoid()
 
-    def params_of(self, mean: Tensor) -> Tensor:
+    def params_of(self, mean: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Logits of images in [0, 1]."""
         return mean.float().logit(EDGE)
 
 
 class DiscretisedLogistic(Likelihood):
-    """A logistic density integrated over the bins of 256 grey levels; the outermost bins reach to infinity.
+    """Logistic density integrated over the bins of 256 grey levels; the outermost bins reach to infinity.
 
-    params are locations in units of [-1, 1]. scale: one for all pixels, in the same units; `learn=True` makes its log a
-    parameter that starts there. min_log_scale: its lower bound; at -7 one bin can hold 97 % of the mass.
+    Its params are locations in units of [-1, 1].
+
+    Args:
+        scale: One for all pixels, in the same units, >= exp(min_log_scale).
+        learn: Makes the log of the scale a parameter that starts there.
+        min_log_scale: Lower bound of log scale; at -7 one bin can hold 97 % of the mass.
+
+    Raises:
+        ValueError: scale is below exp(min_log_scale).
+
     Source: Salimans et al. (2017), section 2.1, with one component.
     """
 
@@ -120,21 +187,26 @@ class DiscretisedLogistic(Likelihood):
         self.log_scale = nn.Parameter(log_scale) if learn else nn.Buffer(log_scale)
         self.min_log_scale = min_log_scale
 
-    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+    def log_prob(self, x: Float[Tensor, "B C H W"], params: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
+        """log p(x | params), nats, summed over pixels and channels."""
         return discretised_logistic(x, params.float(), self.log_scale.clamp(min=self.min_log_scale)).flatten(1).sum(1)
 
-    def mean(self, params: Tensor) -> Tensor:
+    def mean(self, params: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Location as an image, clamped to [0, 1]."""
         return ((params.float() + 1) / 2).clamp(0, 1)
 
-    def params_of(self, mean: Tensor) -> Tensor:
+    def params_of(self, mean: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Locations of images in [0, 1]."""
         return 2 * mean.float() - 1
 
 
 class PixelwiseLogistic(Likelihood):
     """DiscretisedLogistic with a scale for each pixel and channel, which the decoder gives.
 
-    params are the locations of all channels in units of [-1, 1], then the logs of their scales. min_log_scale: their lower
-    bound; without one a pixel that is known for certain would be worth any number of nats.
+    Its params are the locations of all channels in units of [-1, 1], then the logs of their scales.
+
+    Args:
+        min_log_scale: Lower bound of log scale; without one a pixel that is certain would be worth any number of nats.
     """
 
     num_params = 2
@@ -143,20 +215,31 @@ class PixelwiseLogistic(Likelihood):
         super().__init__()
         self.min_log_scale = min_log_scale
 
-    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+    def log_prob(self, x: Float[Tensor, "B C H W"], params: Float[Tensor, "B P H W"]) -> Float[Tensor, " B"]:
+        """log p(x | params), nats, summed over pixels and channels."""
         location, log_scale = params.float().chunk(2, dim=1)
         return discretised_logistic(x, location, log_scale.clamp(min=self.min_log_scale)).flatten(1).sum(1)
 
-    def mean(self, params: Tensor) -> Tensor:
+    def mean(self, params: Float[Tensor, "B P H W"]) -> Float[Tensor, "B C H W"]:
+        """Location as an image, clamped to [0, 1]."""
         return ((params.float().chunk(2, dim=1)[0] + 1) / 2).clamp(0, 1)
 
 
-def discretised_logistic(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-    """log of the mass of each grey level, nats, elementwise; x in [0, 1] (256 levels), location on [-1, 1].
+def discretised_logistic(
+    x: Float[Tensor, "*#image"], location: Float[Tensor, "*#image"], log_scale: Float[Tensor, "*#image"]
+) -> Float[Tensor, "..."]:
+    """Log-mass of each grey level under a logistic density.
 
-    log(sigmoid(a) - sigmoid(b)) is computed as log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)), which is exact
-    at every scale: a - b is the bin's width in units of the scale.
+    Args:
+        x: Pixels in [0, 1], 256 levels.
+        location: In units of [-1, 1].
+        log_scale: Log of the scale in the same units; broadcasts.
+
+    Returns:
+        Nats of each pixel and channel.
     """
+    # log(sigmoid(a) - sigmoid(b)) is computed as log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)), exact at every
+    # scale: a - b is the bin's width in units of the scale
     half_bin = 1 / 255
     centred = 2 * x - 1 - location
     upper = (centred + half_bin) * (-log_scale).exp()

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vae_zoo.distributions.normal import Normal
@@ -14,12 +15,22 @@ FLOOR = 1e-6  # of a variance: without one a component may shrink onto a point
 
 
 class MixturePrior(nn.Module):
-    """p(z) = sum_c p(c) N(z; mu_c, Sigma_c), K = num_components, z in `dim` dimensions D.
+    """The prior p(z) = sum_c p(c) N(z; mu_c, Sigma_c) of K components in D dimensions, in float32.
 
-    covariance: `diagonal`, softplus(raw) + 1e-6, or `full`, L L^T with softplus(raw) + 1e-3 on L's diagonal and raw below
-    it. weights: p(c), `learned` through a softmax that starts uniform, or `fixed` at what they start from. Means start at
-    N(0, 2 / (D + K)), variances at `variance`, covariances at 0; init_from_codes replaces them by those of codes.
-    All densities in float32, whatever the precision of the networks. Source: FabianFalck/mfcvae.
+    Means start at N(0, 2 / (D + K)), covariances at 0; init_from_codes replaces them by those of codes.
+
+    Args:
+        num_components: K.
+        dim: D.
+        covariance: `diagonal`, softplus(raw) + 1e-6, or `full`, L L^T with softplus(raw) + 1e-3 on L's diagonal and raw
+            below.
+        weights: p(c), `learned` through a softmax that starts uniform, or `fixed` at its first values.
+        variance: First value of the variances, > 1e-6.
+
+    Raises:
+        ValueError: variance is too small.
+
+    Source: FabianFalck/mfcvae.
     """
 
     def __init__(
@@ -44,12 +55,12 @@ class MixturePrior(nn.Module):
 
     # ---- components ---------------------------------------------------------------------------------------------------
 
-    def log_weights(self) -> Tensor:
-        """log p(c), [K]."""
+    def log_weights(self) -> Float[Tensor, " K"]:
+        """log p(c), nats."""
         return self.logits.log_softmax(0)
 
-    def scale_tril(self) -> Tensor:
-        """L of Sigma = L L^T, [K, D, D]."""
+    def scale_tril(self) -> Float[Tensor, "K D D"]:
+        """The Cholesky factors L of Sigma = L L^T."""
         if not self.full:
             return self._variances().sqrt().diag_embed()
         diagonal = _softplus(self.raw_scale.diagonal(dim1=1, dim2=2)) + FLOOR**0.5
@@ -67,28 +78,34 @@ class MixturePrior(nn.Module):
 
     # ---- densities ----------------------------------------------------------------------------------------------------
 
-    def log_joint(self, z: Tensor) -> Tensor:
-        """log p(c) + log N(z; mu_c, Sigma_c), nats: z [..., D] -> [..., K]."""
+    def log_joint(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K"]:
+        """log p(c) + log N(z; mu_c, Sigma_c) of each component, nats."""
         return self.log_weights() + self.log_prob_per_dim(z).sum(-1)
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z), nats: z [..., D] -> [...]."""
+    def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """log p(z), nats."""
         return self.log_joint(z).logsumexp(-1)
 
-    def responsibilities(self, z: Tensor) -> Tensor:
-        """p(c | z): z [..., D] -> [..., K]."""
+    def responsibilities(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K"]:
+        """p(c | z) of each component, in [0, 1]."""
         return self.log_joint(z).softmax(-1)
 
-    def expected_log_joint(self, q: Normal) -> Tensor:
-        """E_q(z) [log p(c) + log N(z; mu_c, Sigma_c)], nats: q [..., D] -> [..., K].
+    def expected_log_joint(self, q: Normal) -> Float[Tensor, "... K"]:
+        """E_q(z) [log p(c) + log N(z; mu_c, Sigma_c)] of each component.
 
-        = log_joint(m) - 1/2 tr(Sigma_c^-1 S) for q = N(m, S): softmax over c is the q(c) that minimises E_q(z) KL(q(c) ||
-        p(c | z)), and logsumexp is log p(z) in that bound.
+        It equals log_joint(m) - 1/2 tr(Sigma_c^-1 S) for q = N(m, S). Its softmax over c is the q(c) that minimises
+        E_q(z) KL(q(c) || p(c | z)), and its logsumexp is log p(z) in that bound.
+
+        Args:
+            q: Gaussians of D dimensions.
+
+        Returns:
+            Nats.
         """
         return self.log_weights() + self.expected_log_prob_per_dim(q).sum(-1)
 
-    def log_prob_per_dim(self, z: Tensor) -> Tensor:
-        """log p(z_d | z_1 .. z_{d-1}, c), nats: z [..., D] -> [..., K, D]; their sum is log N(z; mu_c, Sigma_c)."""
+    def log_prob_per_dim(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K D"]:
+        """log p(z_d | z_1 .. z_{d-1}, c), nats; their sum over d is log N(z; mu_c, Sigma_c)."""
         if not self.full:
             return Normal(self.mu, self._variances().log()).log_prob_per_dim(z[..., None, :])
         scale, inverse = self._cholesky()
@@ -96,8 +113,8 @@ class MixturePrior(nn.Module):
             whitened = torch.einsum("...d,ked->...ke", z, inverse) - torch.einsum("kd,ked->ke", self.mu, inverse)
         return -0.5 * (log(2 * pi) + whitened.square()) - scale.diagonal(dim1=1, dim2=2).log()
 
-    def expected_log_prob_per_dim(self, q: Normal) -> Tensor:
-        """The expectation of `log_prob_per_dim` under q [..., D], nats: [..., K, D]."""
+    def expected_log_prob_per_dim(self, q: Normal) -> Float[Tensor, "... K D"]:
+        """Expectation of `log_prob_per_dim` under Gaussians of D dimensions, nats."""
         variances = q.logvar.exp()
         if not self.full:
             spread = variances[..., None, :] / self._variances()
@@ -114,14 +131,27 @@ class MixturePrior(nn.Module):
 
     # ---- draws, first values, overlap ---------------------------------------------------------------------------------
 
-    def sample(self, c: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draws of the components c [n] int64 -> [n, D]; temperature: factor on the standard deviations."""
+    def sample(self, c: Int[Tensor, " n"], temperature: float = 1.0) -> Float[Tensor, "n D"]:
+        """Draws of given components.
+
+        Args:
+            c: Components, 0..K-1.
+            temperature: Factor on the standard deviations, >= 0.
+        """
         eps = torch.randn_like(self.mu[c])
         return self.mu[c] + temperature * torch.einsum("ned,nd->ne", self.scale_tril()[c], eps)
 
     @torch.no_grad()
-    def init_from_codes(self, codes: Tensor, mode: Literal["means", "means+vars+weights"], seed: int = 0) -> None:
-        """Takes over a mixture of diagonal Gaussians that EM fits to codes [N, D], N >= K, or only its means."""
+    def init_from_codes(
+        self, codes: Float[Tensor, "N D"], mode: Literal["means", "means+vars+weights"], seed: int = 0
+    ) -> None:
+        """Takes over a mixture of diagonal Gaussians that EM fits to codes.
+
+        Args:
+            codes: N >= K codes.
+            mode: What is taken over.
+            seed: Of EM's start.
+        """
         from sklearn.mixture import GaussianMixture  # whose import takes a second
 
         fitted = GaussianMixture(len(self.mu), covariance_type="diag", random_state=seed).fit(codes.double().cpu().numpy())
@@ -133,8 +163,8 @@ class MixturePrior(nn.Module):
             self._set_variances(variances.clamp(min=2 * FLOOR))
             self.logits.copy_(weights.log())
 
-    def bhattacharyya(self) -> Tensor:
-        """The coefficient of every pair of components, [K, K] in (0, 1]: 1 where they are one."""
+    def bhattacharyya(self) -> Float[Tensor, "K K"]:
+        """Bhattacharyya coefficient of every pair of components, in (0, 1]: 1 where they are equal."""
         if not self.full:
             p = Normal(self.mu, self._variances().log())
             return bhattacharyya(p[:, None], p[None])
@@ -159,7 +189,13 @@ class ComponentTable(nn.Module):
     """K Gaussians in D dimensions with learned means and log-variances.
 
     Log-variances are 2 tanh(raw) - 1, in (-3, 1): a component can neither collapse nor cover everything. Means and `raw`
-    start at N(0, 1). Source: sinahmr/parted-vae.
+    start at N(0, 1).
+
+    Args:
+        num_components: K.
+        dim: D.
+
+    Source: sinahmr/parted-vae.
     """
 
     def __init__(self, num_components: int, dim: int):
@@ -168,25 +204,25 @@ class ComponentTable(nn.Module):
         self.raw_logvar = nn.Parameter(torch.randn(num_components, dim))
 
     def forward(self) -> Normal:
-        """mu, logvar [K, D]."""
+        """The Gaussians, mu and logvar [K, D]."""
         return Normal(self.mu, 2 * self.raw_logvar.tanh() - 1)
 
 
-def kl_normal_per_dim(q: Normal, p: Normal) -> Tensor:
-    """KL(q || p) of each dimension, nats, [..., D]; batch shapes broadcast."""
+def kl_normal_per_dim(q: Normal, p: Normal) -> Float[Tensor, "... D"]:
+    """KL(q || p) of each dimension, nats; leading axes broadcast."""
     return 0.5 * (p.logvar - q.logvar - 1 + (q.logvar - p.logvar).exp() + (q.mu - p.mu).square() * (-p.logvar).exp())
 
 
-def kl_normal(q: Normal, p: Normal) -> Tensor:
-    """KL(q || p), nats, [...]."""
+def kl_normal(q: Normal, p: Normal) -> Float[Tensor, "..."]:
+    """KL(q || p), summed over the dimensions, nats; leading axes broadcast."""
     return kl_normal_per_dim(q, p).sum(-1)
 
 
-def bhattacharyya(p: Normal, q: Normal) -> Tensor:
-    """The Bhattacharyya coefficient, integral of sqrt(p q), [...] in (0, 1]: 1 where they are one.
+def bhattacharyya(p: Normal, q: Normal) -> Float[Tensor, "..."]:
+    """Bhattacharyya coefficient of two Gaussians, the integral of sqrt(p q), in (0, 1]: 1 where they are equal.
 
-    exp(-DB),  DB = 1/8 sum_d (mu_p - mu_q)^2 / v + 1/2 [sum_d log v - 1/2 sum_d (logvar_p + logvar_q)],
-    v = (exp(logvar_p) + exp(logvar_q)) / 2.
+    It is exp(-DB), DB = 1/8 sum_d (mu_p - mu_q)^2 / v + 1/2 [sum_d log v - 1/2 sum_d (logvar_p + logvar_q)],
+    v = (exp(logvar_p) + exp(logvar_q)) / 2; leading axes broadcast.
     """
     log_v = torch.logaddexp(p.logvar, q.logvar) - log(2)
     distance = 0.125 * (p.mu - q.mu).square() * (-log_v).exp() + 0.5 * (log_v - 0.5 * (p.logvar + q.logvar))

@@ -1,4 +1,4 @@
-"""Where every random draw of a model comes from.
+"""Seeded noise: the source of every random draw of a model.
 
 Training: torch's global generator, seeded anew before each step by (seed, step, rank), so a resumed run needs no
 generator state. Evaluation: noise that belongs to the image, a hash of (seed, image index, draw, position), so a number
@@ -11,22 +11,28 @@ from contextlib import contextmanager
 from math import prod
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vae_zoo.utils.splitmix import mix
 
 
 def widest_float(device: torch.device) -> torch.dtype:
-    """float64, which Apple's GPUs do not have."""
+    """The widest float type of a device: float64, or float32 on Apple's GPUs."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def seed_step(seed: int, step: int, rank: int = 0, device: torch.device | None = None) -> None:
-    """Seeds the generators of the CPU and of `device` for one training step.
+    """Seeds the generators of the CPU and of a device for one training step.
 
-    Not torch.manual_seed: until CUDA is used it formats a stack trace for each call, a millisecond on small networks.
+    Args:
+        seed: Of the run.
+        step: Main batches trained on so far, >= 0.
+        rank: Of the process.
+        device: Whose generator is seeded beside the CPU's; None: the CPU's alone.
     """
     value = (mix(mix(mix(seed) ^ step) ^ rank) >> 1) & (2**63 - 1)
+    # not torch.manual_seed: until CUDA is used it formats a stack trace for each call, a millisecond on small networks
     torch.default_generator.manual_seed(value)
     if device is not None and device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(value)
@@ -43,10 +49,12 @@ _current: _PerImage | None = None
 
 
 @contextmanager
-def per_image(index: Tensor, seed: int = 0) -> Iterator[None]:
-    """Inside, draws of `uniform` and `normal` are functions of (seed, index of the row, number of the draw).
+def per_image(index: Int[Tensor, " B"], seed: int = 0) -> Iterator[None]:
+    """Makes draws of `uniform` and `normal` functions of (seed, index of the row, number of the draw) inside the context.
 
-    index: [B] int64, the images' places in their data set. Row r of every draw belongs to index[r].
+    Args:
+        index: Places of the images in their data set. Row r of every draw belongs to index[r].
+        seed: Of the evaluation.
     """
     global _current
     outer, _current = _current, _PerImage(index, seed)
@@ -56,8 +64,19 @@ def per_image(index: Tensor, seed: int = 0) -> Iterator[None]:
         _current = outer
 
 
-def uniform(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
-    """U(0, 1), open at both ends; [*sample_shape, *like.shape], of `like`'s device and type."""
+def uniform(like: Float[Tensor, "..."], sample_shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
+    """Draws from U(0, 1), open at both ends.
+
+    Args:
+        like: Gives shape, device and type.
+        sample_shape: Axes put before those of `like`.
+
+    Returns:
+        [*sample_shape, *like.shape].
+
+    Raises:
+        ValueError: Inside `per_image`, `like` has another number of rows than there are images.
+    """
     if _current is None:
         noise = torch.rand(*sample_shape, *like.shape, device=like.device, dtype=like.dtype)
     else:
@@ -65,17 +84,31 @@ def uniform(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
     return noise.clamp_(torch.finfo(noise.dtype).tiny, 1 - torch.finfo(noise.dtype).eps)
 
 
-def normal(like: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
-    """N(0, 1); [*sample_shape, *like.shape], of `like`'s device and type."""
+def normal(like: Float[Tensor, "..."], sample_shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
+    """Draws from N(0, 1).
+
+    Args:
+        like: Gives shape, device and type.
+        sample_shape: Axes put before those of `like`.
+
+    Returns:
+        [*sample_shape, *like.shape].
+
+    Raises:
+        ValueError: Inside `per_image`, `like` has another number of rows than there are images.
+    """
     if _current is None:
         return torch.randn(*sample_shape, *like.shape, device=like.device, dtype=like.dtype)
     return (_hashed_uniform(_current, like, sample_shape).mul_(2).sub_(1).erfinv_() * 2**0.5).to(like.dtype)
 
 
-def key_of(x: Tensor) -> Tensor:
-    """A number for each image [B, ...] that its pixels alone decide, int64 [B]: for `per_image` without an index.
+def key_of(x: Float[Tensor, "B ..."]) -> Int[Tensor, " B"]:
+    """Hashes each image to a number that its pixels alone decide: for `per_image` without an index.
 
     Pixels are rounded to 16 bits, since x / 255 differs in its last bit from one device to another.
+
+    Args:
+        x: Images in [0, 1].
     """
     bits = (x.flatten(1) * 65535).round().long()
     return (bits * mix(torch.arange(bits.shape[1], device=x.device))).sum(1)  # wraps

@@ -1,9 +1,11 @@
 """Diagonal Gaussians, in float32 whatever the precision of the network that gave them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log, pi
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from vae_zoo.distributions import noise
@@ -11,71 +13,132 @@ from vae_zoo.distributions import noise
 
 @dataclass(frozen=True)
 class Normal:
-    """N(mu, diag exp(logvar)); mu, logvar: [..., D]."""
+    """The diagonal Gaussian N(mu, diag exp(logvar)).
 
-    mu: Tensor
-    logvar: Tensor
+    Attributes:
+        mu: Means.
+        logvar: Natural logarithms of the variances.
+    """
+
+    mu: Float[Tensor, "*batch D"]
+    logvar: Float[Tensor, "*batch D"]
 
     @classmethod
-    def from_params(cls, params: Tensor) -> "Normal":
-        """params [..., 2 D]: the means, then the log-variances."""
+    def from_params(cls, params: Float[Tensor, "... _"]) -> "Normal":
+        """Makes a Gaussian of a network's output.
+
+        Args:
+            params: [..., 2 D], the means, then the log-variances; converted to float32.
+
+        Returns:
+            The Gaussian of D dimensions.
+        """
         mu, logvar = params.float().chunk(2, dim=-1)
         return cls(mu, logvar)
 
     @classmethod
-    def from_softplus(cls, params: Tensor, floor: float = 1e-4) -> "Normal":
-        """params [..., 2 D]: the means, then what gives the standard deviations, softplus(.) + floor."""
+    def from_softplus(cls, params: Float[Tensor, "... _"], floor: float = 1e-4) -> "Normal":
+        """Makes a Gaussian whose standard deviations come from a softplus.
+
+        Args:
+            params: [..., 2 D], the means, then the values whose softplus(.) + floor is the standard deviation.
+            floor: Least standard deviation, > 0.
+
+        Returns:
+            The Gaussian of D dimensions.
+        """
         mu, raw = params.float().chunk(2, dim=-1)
         return cls(mu, 2 * (F.softplus(raw) + floor).log())
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, "... D"]:
+        """The means, which are also the code that an evaluation takes."""
         return self.mu
 
-    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """Reparameterised draws [*sample_shape, ..., D]."""
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Float[Tensor, "... D"]:
+        """Draws, reparameterised.
+
+        Args:
+            sample_shape: Axes put before those of mu.
+
+        Returns:
+            [*sample_shape, ..., D].
+        """
         return self.mu + noise.normal(self.mu, sample_shape) * (0.5 * self.logvar).exp()
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of z [..., D], summed over D, nats: [...]."""
+    def log_prob(self, z: Float[Tensor, "... D"]) -> Float[Tensor, "..."]:
+        """Log-density, summed over the dimensions.
+
+        Args:
+            z: Points; their leading axes broadcast with those of mu.
+
+        Returns:
+            Nats.
+        """
         return self.log_prob_per_dim(z).sum(-1)
 
-    def log_prob_per_dim(self, z: Tensor) -> Tensor:
+    def log_prob_per_dim(self, z: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Log-density of each dimension.
+
+        Args:
+            z: Points; their leading axes broadcast with those of mu.
+
+        Returns:
+            Nats.
+        """
         return -0.5 * (log(2 * pi) + self.logvar + (z - self.mu).square() * (-self.logvar).exp())
 
-    def entropy(self) -> Tensor:
-        """-E log q, nats: [...]."""
+    def entropy(self) -> Float[Tensor, "..."]:
+        """Differential entropy -E log q, nats."""
         return 0.5 * (1 + log(2 * pi) + self.logvar).sum(-1)
 
     def __getitem__(self, rows) -> "Normal":
         return Normal(self.mu[rows], self.logvar[rows])
 
-    def map(self, function) -> "Normal":
-        """The same function on mu and logvar: `.map(torch.detach)`, `.map(lambda t: t.cpu())`."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Normal":
+        """Applies one function to mu and to logvar.
+
+        Args:
+            function: Such as `torch.detach` or `lambda t: t.cpu()`; keeps the two shapes equal.
+
+        Returns:
+            The changed Gaussian.
+        """
         return Normal(function(self.mu), function(self.logvar))
 
 
-def kl_standard_per_dim(q: Normal) -> Tensor:
-    """KL(q || N(0, I)) of each dimension, nats, [..., D]. Source: Kingma and Welling (2014), appendix B."""
+def kl_standard_per_dim(q: Normal) -> Float[Tensor, "... D"]:
+    """KL(q || N(0, I)) of each dimension, nats.
+
+    Source: Kingma and Welling (2014), appendix B.
+    """
     return 0.5 * (q.mu.square() + q.logvar.exp() - 1 - q.logvar)
 
 
-def kl_standard(q: Normal) -> Tensor:
-    """KL(q || N(0, I)), nats, [...]."""
+def kl_standard(q: Normal) -> Float[Tensor, "..."]:
+    """KL(q || N(0, I)), summed over the dimensions, nats."""
     return kl_standard_per_dim(q).sum(-1)
 
 
-def log_standard_normal(z: Tensor) -> Tensor:
-    """log N(z; 0, I) summed over the last dimension, nats, [...]."""
+def log_standard_normal(z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+    """Log-density of N(0, I), summed over the last axis, nats."""
     return -0.5 * (log(2 * pi) + z.square()).sum(-1)
 
 
-def log_density_pairs(q: Normal, z: Tensor) -> Tensor:
-    """log q(z[i] | x[j]) of every dimension, for all pairs: z [M, D], q [B, D] -> [M, B, D] nats."""
+def log_density_pairs(q: Normal, z: Float[Tensor, "M D"]) -> Float[Tensor, "M B D"]:
+    """Log-density of each point under each Gaussian, dimension by dimension.
+
+    Args:
+        q: B Gaussians of D dimensions.
+        z: Points.
+
+    Returns:
+        log q(z[i, d] | x[j]) at [i, j, d], nats.
+    """
     return Normal(q.mu[None], q.logvar[None]).log_prob_per_dim(z[:, None])
 
 
-def covariance(x: Tensor) -> Tensor:
-    """Population covariance of the rows of x [N, D]: [D, D]."""
+def covariance(x: Float[Tensor, "N D"]) -> Float[Tensor, "D D"]:
+    """Population covariance of the rows of x (divided by N)."""
     centred = x - x.mean(0)
     return (centred[:, :, None] * centred[:, None]).mean(0)  # autocast would make a matrix product in bfloat16

@@ -1,4 +1,4 @@
-"""What the images of a group say together: one Gaussian a group from one Gaussian an image, groups of any size.
+"""Pooling: one Gaussian for each group from one Gaussian for each image, groups of any size.
 
 v is a variance, l = -log v a log-precision, sums are over the images i of a group, n their number:
 
@@ -16,6 +16,7 @@ from math import inf
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from vae_zoo.distributions.normal import Normal
@@ -23,14 +24,25 @@ from vae_zoo.distributions.normal import Normal
 Evidence = Literal["product", "product_with_prior", "mean", "mean_precision"]
 
 
-def pool(q: Normal, group: Tensor, num_groups: int, evidence: Evidence = "product") -> Normal:
-    """The Gaussian of each group [G, D] from those of its images.
+def pool(q: Normal, group: Int[Tensor, " B"], num_groups: int, evidence: Evidence = "product") -> Normal:
+    """Pools the Gaussians of images into one Gaussian for each group.
 
-    q: mu, logvar [B, D]; group: [B] in 0..num_groups-1, in any order. No group may be empty, but with the prior as a
-    factor, which is then what is left. Only logarithms are added up, so no precision is too large or too small.
+    Args:
+        q: Gaussians of B images, [B, D].
+        group: Group of each image, 0..num_groups-1, in any order. No group may be empty, except under
+            `product_with_prior`, where the prior is then what is left.
+        num_groups: G.
+        evidence: The rule, see above.
+
+    Returns:
+        G Gaussians, [G, D].
+
+    Raises:
+        ValueError: There is no such rule.
     """
     if evidence not in get_args(Evidence):
         raise ValueError(f"evidence must be one of {', '.join(get_args(Evidence))}, got {evidence!r}")
+    # only logarithms are added up, so no precision is too large or too small
     log_n = segment_sum(torch.ones_like(q.mu[:, :1]), group, num_groups).log()  # [G, 1]
     if evidence == "mean":
         mean = segment_sum(q.mu, group, num_groups) * (-log_n).exp()
@@ -43,19 +55,26 @@ def pool(q: Normal, group: Tensor, num_groups: int, evidence: Evidence = "produc
 
 
 def without_prior(q: Normal) -> Normal:
-    """What an image says beside N(0, I) where q is its posterior: q / N(0, I), so that product_with_prior gives q back.
+    """Evidence of an image beside N(0, I): q / N(0, I), so that product_with_prior gives q back.
 
     A dimension that is no surer than the prior says nothing: an image takes no knowledge away.
+
+    Args:
+        q: Posterior of an image, [..., D].
     """
     precision = torch.expm1(-q.logvar).clamp(min=torch.finfo(q.mu.dtype).eps)  # 1 / v - 1
     mu = torch.where(q.logvar < 0, q.mu * (-q.logvar).exp() / precision, 0.0)
     return Normal(mu, -precision.log())
 
 
-def log_same_group(a: Normal, b: Normal) -> Tensor:
-    """log p(images of a and b | one group) - log p(... | two groups), nats: [...]. Were they of the same person?
+def log_same_group(a: Normal, b: Normal) -> Float[Tensor, "..."]:
+    """log p(images of a and b | one group) - log p(... | two groups), nats.
 
-    a, b: pooled with `product_with_prior`, [..., D]. Exact if q(z | x) is proportional to p(x | z) N(z; 0, I).
+    Exact if q(z | x) is proportional to p(x | z) N(z; 0, I).
+
+    Args:
+        a: Pooled with `product_with_prior`, [..., D].
+        b: The same of other images.
     """
     precisions = [(-q.logvar).exp() for q in (a, b)]
     precisions.append(precisions[0] + precisions[1] - 1)  # together, the prior counted once
@@ -65,19 +84,34 @@ def log_same_group(a: Normal, b: Normal) -> Tensor:
     return 0.5 * (evidence[2] - evidence[0] - evidence[1])
 
 
-def segment_sum(x: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """Sums of the rows of x [B, ...] by group [B]: [G, ...]."""
+def segment_sum(x: Shaped[Tensor, "B ..."], group: Int[Tensor, " B"], num_groups: int) -> Shaped[Tensor, "G ..."]:
+    """Sums the rows of x by group.
+
+    Args:
+        x: One row for each image.
+        group: Group of each row, 0..num_groups-1.
+        num_groups: G.
+    """
     return x.new_zeros(num_groups, *x.shape[1:]).index_add(0, group, x)
 
 
-def segment_logsumexp(x: Tensor, group: Tensor, num_groups: int, least: float = -inf) -> Tensor:
-    """log(exp(least) + sum of exp(x) over the rows of a group), x [B, D]: [G, D]."""
+def segment_logsumexp(
+    x: Float[Tensor, "B D"], group: Int[Tensor, " B"], num_groups: int, least: float = -inf
+) -> Float[Tensor, "G D"]:
+    """log(exp(least) + sum of exp(x) over the rows of a group).
+
+    Args:
+        x: One row for each image.
+        group: Group of each row, 0..num_groups-1.
+        num_groups: G.
+        least: Log of a summand of every group.
+    """
     rows = group[:, None].expand_as(x)
     peak = x.new_full((num_groups, x.shape[1]), least).scatter_reduce(0, rows, x.detach(), "amax")  # cancels: no gradient
     return peak + (segment_sum((x - peak[group]).exp(), group, num_groups) + (least - peak).exp()).log()
 
 
-def first_of_groups(group: Tensor, num_groups: int) -> Tensor:
-    """The first row of each group [G], for what belongs to a group and is computed for images."""
+def first_of_groups(group: Int[Tensor, " B"], num_groups: int) -> Int[Tensor, " G"]:
+    """The first row of each group, for what belongs to a group and is computed for images."""
     rows = torch.arange(len(group), device=group.device)
     return rows.new_full((num_groups,), len(group)).scatter_reduce(0, group, rows, "amin")

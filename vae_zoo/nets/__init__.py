@@ -1,4 +1,4 @@
-"""Encoders and decoders: they know shapes, not objectives.
+"""Networks: encoders and decoders, which know shapes and no objectives.
 
 Each class is a `Network` of vae_zoo/contract.py, or a `LadderNetwork`, which gives and takes one code for each facet.
 """

@@ -1,10 +1,11 @@
-"""Distorted copies of images, for what must not depend on place, angle and size."""
+"""Augmentation: distorted copies of images, for what must not depend on place, angle and size."""
 
 from dataclasses import dataclass
 from math import pi
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from vae_zoo.config.types import Momentum, NonNegative
@@ -13,9 +14,15 @@ from vae_zoo.distributions import noise
 
 @dataclass(frozen=True)
 class RandomAffine:
-    """Each image by itself is turned, enlarged, sheared and moved; what comes in from outside is 0.
+    """Rotates, scales, shears and shifts each image by itself; what comes in from outside is 0.
 
-    All uniform: rotate: up to so many degrees either way; scale, shear: up to these shares; shift: of the image's side.
+    All four are uniform.
+
+    Args:
+        rotate: Most degrees either way.
+        scale: Largest change of size, as a share, in [0, 1).
+        shear: Largest shear, as a share.
+        shift: Largest shift, as a share of the image's side.
     """
 
     rotate: NonNegative = 15.0
@@ -23,8 +30,8 @@ class RandomAffine:
     shear: NonNegative = 0.2
     shift: NonNegative = 0.1
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same shape."""
+    def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Distorts images."""
         u = 2 * noise.uniform(x.new_empty(len(x), 6)) - 1  # [B, 6] in (-1, 1)
         angle, shear = self.rotate * pi / 180 * u[:, 0], self.shear * u[:, 1]
         cos, sin = angle.cos(), angle.sin()

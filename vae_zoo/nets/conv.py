@@ -18,12 +18,20 @@ from vae_zoo.nets.mlp import dense
 
 @dataclass(frozen=True)
 class Conv:
-    """channels: of the convolutions, from the image inwards; hidden: units of the layers between them and the code.
+    """Convolutions of kernel 4 and stride 2, and hidden layers between them and the code.
 
-    decoder_channels, decoder_hidden: in the decoder's own order, where it does not mirror the encoder; the first of the
-    channels are those of its innermost images. padding: [height, width] of each convolution, where it is not 1. leak: slope
-    below 0 after the encoder's last convolution, elsewhere it is 0. batch_norm: before each of these slopes but those of the
-    hidden layers, with which coloured pictures of many parts are learned in a fraction of the steps.
+    Args:
+        channels: Of the convolutions, from the image inwards.
+        hidden: Units of the layers between convolutions and code.
+        decoder_channels: Of the decoder, in its own order, those of its innermost images first; None: `channels` reversed.
+        decoder_hidden: Of the decoder, in its own order; None: `hidden` reversed.
+        padding: [height, width] of each convolution, pixels; None: 1.
+        leak: Slope below 0 after the encoder's last convolution, >= 0; elsewhere it is 0.
+        batch_norm: Normalises before each of these slopes but those of the hidden layers, with which coloured pictures of
+            many parts are learned in a fraction of the steps.
+
+    Raises:
+        ValueError: decoder_channels or padding have not one entry for each of the channels.
     """
 
     channels: Widths = (32, 32, 64, 64)
@@ -40,6 +48,15 @@ class Conv:
                 raise ValueError(f"{name} needs an entry for each of the {len(self.channels)} channels, got {len(value)}")
 
     def encoder(self, image_shape: Sequence[int], num_outputs: int) -> nn.Module:
+        """Makes the encoder of images [B, C, H, W] to [B, num_outputs].
+
+        Args:
+            image_shape: [C, H, W].
+            num_outputs: Numbers for each image.
+
+        Raises:
+            ValueError: The images are too small for so many convolutions.
+        """
         widths = [image_shape[0], *self.channels]
         layers = []
         for i, o, padding in zip(widths, widths[1:], self._padding()):
@@ -50,6 +67,15 @@ class Conv:
         return nn.Sequential(*layers, nn.Flatten(), *dense([*units, num_outputs]))
 
     def decoder(self, num_inputs: int, image_shape: Sequence[int]) -> nn.Module:
+        """Makes the decoder of codes [B, num_inputs] to images [B, C, H, W].
+
+        Args:
+            num_inputs: Numbers for each image.
+            image_shape: [C, H, W].
+
+        Raises:
+            ValueError: The images are too small for so many convolutions.
+        """
         sizes, paddings = self._sizes(image_shape)[::-1], self._padding()[::-1]
         channels = self.decoder_channels or [*reversed(self.channels)]
         hidden = [*reversed(self.hidden)] if self.decoder_hidden is None else self.decoder_hidden

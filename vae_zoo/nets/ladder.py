@@ -2,6 +2,7 @@
 
     encoder   h_j = backbone_j(h_{j-1}),  h_{-1} = x         parameters of q(z_j | x) = head_j(rung_j(h_j))
     decoder   b_j = backbone_j(merge(alpha_j rung_j(z_j), b_{j+1})),  j = J-1 .. 0         image = output(b_0)
+
 A ladder family is any object with `num_facets`, `encoder(image_shape, num_outputs)` and `decoder(num_inputs, image_shape)`,
 whose sizes are lists, one for each facet. Every layer but heads and output is followed by an activation and, where there is
 one, batch normalisation, in this order. Sources: Zhao et al. (2017); Li et al. (2020); FabianFalck/mfcvae.
@@ -13,6 +14,7 @@ from math import prod
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
@@ -25,13 +27,20 @@ ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU}
 
 
 class LadderEncoder(nn.Module):
-    """Images [B, C, H, W] -> one [B, num_outputs[j]] for each facet."""
+    """Encoder of images to one vector for each facet.
+
+    Args:
+        backbones: J networks, from the image inwards.
+        rungs: J networks from a backbone's output to a head.
+        heads: J layers.
+    """
 
     def __init__(self, backbones: Iterable[nn.Module], rungs: Iterable[nn.Module], heads: Iterable[nn.Module]):
         super().__init__()
         self.backbones, self.rungs, self.heads = nn.ModuleList(backbones), nn.ModuleList(rungs), nn.ModuleList(heads)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _"]]:
+        """Encodes images to [B, num_outputs[j]] for each facet."""
         outputs = []
         for backbone, rung, head in zip(self.backbones, self.rungs, self.heads):
             x = backbone(x)
@@ -40,10 +49,13 @@ class LadderEncoder(nn.Module):
 
 
 class LadderDecoder(nn.Module):
-    """Codes z[j] [B, num_inputs[j]] and alpha [J] in [0, 1] -> [B, C, H, W].
+    """Decoder of one code for each facet to images.
 
-    z[j] is None where alpha[j] is 0: the facet has not entered: its rung is skipped and gets no gradient. The
-    deepest is always there. merge: of (rung, backbone).
+    Args:
+        rungs: J networks from a code into the decoder.
+        backbones: J networks, from the image inwards.
+        output: Last layers.
+        merge: Joins (rung, backbone).
     """
 
     def __init__(
@@ -56,7 +68,14 @@ class LadderDecoder(nn.Module):
         super().__init__()
         self.rungs, self.backbones, self.output, self.merge = nn.ModuleList(rungs), nn.ModuleList(backbones), output, merge
 
-    def forward(self, z: Sequence[Tensor | None], alpha: Tensor) -> Tensor:
+    def forward(self, z: Sequence[Float[Tensor, "B _"] | None], alpha: Float[Tensor, " J"]) -> Float[Tensor, "B P H W"]:
+        """Decodes codes.
+
+        Args:
+            z: Of each facet [B, num_inputs[j]]; None where alpha is 0: the facet has not entered, so its rung is skipped and
+                gets no gradient. The deepest is always there.
+            alpha: Weights of the facets, in [0, 1].
+        """
         b = None
         for j in reversed(range(len(self.rungs))):
             r = None if z[j] is None else alpha[j] * self.rungs[j](z[j])
@@ -66,22 +85,40 @@ class LadderDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class GatedAdd:
+    """Adds rung and backbone.
+
+    Args:
+        gate: Weight of the rung, >= 0.
+    """
+
     gate: float
 
-    def __call__(self, r: Tensor | None, b: Tensor) -> Tensor:
+    def __call__(self, r: Float[Tensor, "*batch"] | None, b: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Adds; r is None where the facet has not entered."""
         return b if r is None else self.gate * r + b
 
 
-def concatenate(r: Tensor | None, b: Tensor) -> Tensor:
-    """Both have as many channels."""
+def concatenate(r: Float[Tensor, "B C H W"] | None, b: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ H W"]:
+    """Puts the channels of rung and backbone side by side; a rung that has not entered is 0."""
     return torch.cat([torch.zeros_like(b) if r is None else r, b], dim=1)
 
 
 @dataclass(frozen=True)
 class LadderMLP:
-    """hidden: units of each facet's layers, the shallowest facet first, from the image inwards; the decoder has them
-    reversed, or `decoder_hidden`, in the same order. A facet enters the decoder at the last of its widths, where
-    `gate` weighs it against what comes from below. The rungs of the encoder are identities.
+    """A fully connected ladder.
+
+    A facet enters the decoder at the last of its widths, where `gate` weighs it against what comes from below. The rungs of
+    the encoder are identities.
+
+    Args:
+        hidden: Units of each facet's layers, the shallowest facet first, from the image inwards.
+        decoder_hidden: Of the decoder, in the same order; None: as `hidden`. The decoder has them reversed.
+        activation: After each layer but heads and output.
+        batch_norm: After each activation.
+        gate: Weight of a facet where it enters, >= 0.
+
+    Raises:
+        ValueError: decoder_hidden is for another number of facets.
     """
 
     hidden: FacetWidths = ((500,), (2000,))
@@ -98,9 +135,19 @@ class LadderMLP:
 
     @property
     def num_facets(self) -> int:
+        """J."""
         return len(self.hidden)
 
     def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int]) -> LadderEncoder:
+        """Makes the encoder of images [B, C, H, W] to [B, num_outputs[j]] of each facet.
+
+        Args:
+            image_shape: [C, H, W].
+            num_outputs: Numbers for each image and facet.
+
+        Raises:
+            ValueError: num_outputs is one number, as for a plain network.
+        """
         _check_facets(num_outputs)
         inputs = [prod(image_shape), *(widths[-1] for widths in self.hidden)]
         backbones = [self._dense([width, *widths]) for width, widths in zip(inputs, self.hidden)]
@@ -109,6 +156,12 @@ class LadderMLP:
         return LadderEncoder(backbones, [nn.Identity() for _ in heads], heads)
 
     def decoder(self, num_inputs: Sequence[int], image_shape: Sequence[int]) -> LadderDecoder:
+        """Makes the decoder of codes [B, num_inputs[j]] to images [B, C, H, W].
+
+        Args:
+            num_inputs: Numbers for each image and facet.
+            image_shape: [C, H, W].
+        """
         widths = [[*reversed(w)] for w in self.decoder_hidden or self.hidden]  # of each facet, from its code outwards
         rungs = [self._dense([n, w[0]]) for n, w in zip(num_inputs, widths)]
         to = [[], *([w[0]] for w in widths)]  # where the next facet enters
@@ -124,11 +177,15 @@ class LadderMLP:
 
 @dataclass(frozen=True)
 class LadderConv:
-    """The convolutional ladder of MFCVAE, after proVLAE's, for any image of 28 pixels or more and any number of facets.
+    """The convolutional ladder of MFCVAE, after proVLAE's, for images of 28 pixels or more and any number of facets.
 
-    channels: of each facet's backbone, the shallowest first, which halves the image; where one pixel is left, kernels of 3
-    keep it. weight_norm: of the `encoder`'s convolutions, as in the official code, or `none`. output: `plain`, or
-    `normalised` by an ELU and batch normalisation of the image, as there.
+    Args:
+        channels: Of each facet's backbone, the shallowest first, which halves the image; where one pixel is left, kernels of
+            3
+            keep it.
+        activation: After each layer but heads and output.
+        weight_norm: Of the `encoder`'s convolutions, as in the official code, or `none`.
+        output: `plain`, or `normalised` by an ELU and batch normalisation of the image, as in the official code.
     """
 
     channels: Widths = (64, 128)
@@ -138,9 +195,19 @@ class LadderConv:
 
     @property
     def num_facets(self) -> int:
+        """J."""
         return len(self.channels)
 
     def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int]) -> LadderEncoder:
+        """Makes the encoder of images [B, C, H, W] to [B, num_outputs[j]] of each facet.
+
+        Args:
+            image_shape: [C, H, W].
+            num_outputs: Numbers for each image and facet.
+
+        Raises:
+            ValueError: num_outputs is one number, as for a plain network, or the images are too small.
+        """
         _check_facets(num_outputs)
         sizes, widths = self._sizes(image_shape), [image_shape[0], *self.channels]
         backbones, rungs, heads = [], [], []
@@ -157,6 +224,15 @@ class LadderConv:
         return LadderEncoder(backbones, rungs, heads)
 
     def decoder(self, num_inputs: Sequence[int], image_shape: Sequence[int]) -> LadderDecoder:
+        """Makes the decoder of codes [B, num_inputs[j]] to images [B, C, H, W].
+
+        Args:
+            num_inputs: Numbers for each image and facet.
+            image_shape: [C, H, W].
+
+        Raises:
+            ValueError: The images are too small.
+        """
         sizes, J = self._sizes(image_shape), self.num_facets
         entry = [self.channels[0], *(2 * c for c in self.channels[1:])]  # channels of each facet where it enters
         rungs, backbones = [], []
@@ -201,6 +277,7 @@ def _check_facets(sizes: Sequence[int]) -> None:
 
 
 def dense_block(inputs: int, outputs: int, activation: Activation, batch_norm: bool) -> list[nn.Module]:
+    """Linear layer, activation and, if asked for, batch normalisation."""
     norm = [nn.BatchNorm1d(outputs)] if batch_norm else []
     return [nn.Linear(inputs, outputs), ACTIVATIONS[activation](), *norm]
 
@@ -218,10 +295,15 @@ def _transposed(inputs: int, outputs: int, before: tuple[int, int], after: tuple
 
 
 @torch.no_grad()
-def calibrate_batch_norm(network: nn.Module, inputs: Iterable[Tensor]) -> None:
-    """Running means and variances become the averages over these batches, what evaluation then uses of the present weights.
+def calibrate_batch_norm(network: nn.Module, inputs: Iterable[Float[Tensor, "B C H W"]]) -> None:
+    """Sets running means and variances of batch normalisation to the averages over some batches.
 
-    While training they lag behind: after one batch nine tenths of them are still their first values, 0 and 1.
+    They are then those of the present weights. While training they lag behind: after one batch nine tenths of them are still
+    their first values, 0 and 1.
+
+    Args:
+        network: Changed in place.
+        inputs: Batches of images.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     if not norms:
@@ -240,10 +322,18 @@ def calibrate_batch_norm(network: nn.Module, inputs: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def init_from_batch(networks: Iterable[nn.Module], run: Callable[[], object], std: float = 0.1) -> None:
-    """New weights for every linear and convolutional layer of the networks, in the order in which `run()` calls them: each
-    channel of the output has mean 0 and this standard deviation on what the layer is given there.
+    """Draws new weights for the linear and convolutional layers of networks, scaled by what they are given.
 
-    Directions of the weights are drawn (Kaiming, normal). Source: Salimans and Kingma (2016), section 3; addtt/boilr.
+    Each channel of a layer's output then has mean 0 and standard deviation `std`. Layers are set in the order in which
+    `run()`
+    calls them; directions of the weights are drawn (Kaiming, normal).
+
+    Args:
+        networks: Changed in place.
+        run: Calls the networks on a batch.
+        std: > 0.
+
+    Source: Salimans and Kingma (2016), section 3; addtt/boilr.
     """
 
     def rescale(layer: Layer, inputs: tuple[Tensor], _: Tensor) -> Tensor:

@@ -12,15 +12,32 @@ from vae_zoo.config.types import Widths
 
 @dataclass(frozen=True)
 class MLP:
-    """hidden: units of the encoder's layers from the image inwards, the decoder has them reversed; activation: between."""
+    """Fully connected layers; the decoder has those of the encoder reversed.
+
+    Args:
+        hidden: Units of the encoder's layers, from the image inwards.
+        activation: Between the layers.
+    """
 
     hidden: Widths = (512, 256)
     activation: Literal["relu", "tanh"] = "relu"
 
     def encoder(self, image_shape: Sequence[int], num_outputs: int) -> nn.Module:
+        """Makes the encoder of images [B, C, H, W] to [B, num_outputs].
+
+        Args:
+            image_shape: [C, H, W].
+            num_outputs: Numbers for each image.
+        """
         return nn.Sequential(nn.Flatten(), *dense([prod(image_shape), *self.hidden, num_outputs], self.activation))
 
     def decoder(self, num_inputs: int, image_shape: Sequence[int]) -> nn.Module:
+        """Makes the decoder of codes [B, num_inputs] to images [B, C, H, W].
+
+        Args:
+            num_inputs: Numbers for each image.
+            image_shape: [C, H, W].
+        """
         layers = dense([num_inputs, *reversed(self.hidden), prod(image_shape)], self.activation)
         return nn.Sequential(*layers, nn.Unflatten(1, tuple(image_shape)))
 

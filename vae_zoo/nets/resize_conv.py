@@ -15,11 +15,18 @@ from vae_zoo.config.types import Widths
 
 @dataclass(frozen=True)
 class ResizeConv:
-    """channels, kernels: of the encoder's convolutions, from the image inwards; activation: after each of them.
+    """Convolutions of stride 2 towards the code, bilinear enlargement and convolutions with ReLU away from it.
 
-    decoder_channels, decoder_kernels: of the decoder, from the code outwards; the last kernel is that of the output. Images
-    are enlarged twice after each convolution but the last, so there are as many decoder_channels as channels, and one kernel
-    more. The decoder has ReLU.
+    Args:
+        channels: Of the encoder's convolutions, from the image inwards.
+        kernels: Of the same, even.
+        activation: After each convolution of the encoder.
+        decoder_channels: From the code outwards, as many as `channels`. Images are enlarged twice after each convolution but
+            the last.
+        decoder_kernels: From the code outwards, one more than channels: the last is that of the output.
+
+    Raises:
+        ValueError: The lists do not fit each other, or a kernel of the encoder is odd.
     """
 
     channels: Widths = (32, 64, 128)
@@ -41,6 +48,15 @@ class ResizeConv:
             raise ValueError(f"kernels of stride 2 must be even to halve the image, got {[*self.kernels]}")
 
     def encoder(self, image_shape: Sequence[int], num_outputs: int) -> nn.Module:
+        """Makes the encoder of images [B, C, H, W] to [B, num_outputs].
+
+        Args:
+            image_shape: [C, H, W].
+            num_outputs: Numbers for each image.
+
+        Raises:
+            ValueError: A side of the images is no multiple of 2 ** len(channels).
+        """
         kind = {"relu": nn.ReLU, "elu": nn.ELU}[self.activation]
         widths, layers = [image_shape[0], *self.channels], []
         for i, o, kernel in zip(widths, widths[1:], self.kernels):
@@ -49,6 +65,15 @@ class ResizeConv:
         return _initialised(nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, num_outputs)))
 
     def decoder(self, num_inputs: int, image_shape: Sequence[int]) -> nn.Module:
+        """Makes the decoder of codes [B, num_inputs] to images [B, C, H, W].
+
+        Args:
+            num_inputs: Numbers for each image.
+            image_shape: [C, H, W].
+
+        Raises:
+            ValueError: A side of the images is no multiple of 2 ** len(channels).
+        """
         inner = (self.decoder_channels[0], *self._innermost(image_shape))
         layers = [nn.Linear(num_inputs, prod(inner)), nn.ReLU(), nn.Unflatten(1, inner)]
         widths = [inner[0], *self.decoder_channels, image_shape[0]]

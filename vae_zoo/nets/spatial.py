@@ -4,7 +4,7 @@ Bilinear sampling of a box is a product with one matrix for the rows and one for
 values are those of affine_grid and grid_sample(align_corners=False), without a copy of the image for each box, and with a
 gradient that is the same in every run on a GPU too. Source: Jaderberg et al. (2015), equation 5.
 
-Boxes are [B, N, 4], centre x, centre y, width, height, in pixels.
+Boxes are [B, O, 4], centre x, centre y, width, height, in pixels.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,36 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 LEAST = 0.01  # of the image's side, below which a box counts as so large
 
 
-def crop(x: Tensor, box: Tensor, side: int) -> Tensor:
-    """Glimpses [B, N, C, side, side] of images [B, C, H, W]; beyond the border the image goes on as at the border."""
-    rows, columns = (_into_glimpse(box, axis, side, x.shape[3 - axis]) for axis in (1, 0))  # [B, N, side, H or W]
+def crop(x: Float[Tensor, "B C H W"], box: Float[Tensor, "B O 4"], side: int) -> Float[Tensor, "B O C g g"]:
+    """Cuts glimpses out of images; beyond the border the image goes on as at the border.
+
+    Args:
+        x: Images.
+        box: Centre x, centre y, width, height, pixels.
+        side: Of the glimpses, g pixels.
+    """
+    rows, columns = (_into_glimpse(box, axis, side, x.shape[3 - axis]) for axis in (1, 0))  # [B, O, g, H or W]
     return torch.einsum("bnih,bchw,bnjw->bncij", rows, x, columns)
 
 
-def paste(glimpse: Tensor, box: Tensor, height: int, width: int) -> Tensor:
-    """Glimpses [B, N, C, h, w] at their places in images that are 0 elsewhere, [B, N, C, height, width]."""
-    rows = _onto_canvas(box, 1, glimpse.shape[3], height)  # [B, N, height, h]
+def paste(
+    glimpse: Float[Tensor, "B O C h w"], box: Float[Tensor, "B O 4"], height: int, width: int
+) -> Float[Tensor, "B O C H W"]:
+    """Puts glimpses at their places in images that are 0 elsewhere.
+
+    Args:
+        glimpse: Of each object.
+        box: Centre x, centre y, width, height, pixels.
+        height: H.
+        width: W.
+    """
+    rows = _onto_canvas(box, 1, glimpse.shape[3], height)  # [B, O, H, h]
     columns = _onto_canvas(box, 0, glimpse.shape[4], width)
     return torch.einsum("bnhi,bncij,bnwj->bnchw", rows, glimpse, columns)
 
@@ -33,14 +49,14 @@ def paste(glimpse: Tensor, box: Tensor, height: int, width: int) -> Tensor:
 def _into_glimpse(box: Tensor, axis: int, side: int, length: int) -> Tensor:
     centre, size = box[..., axis, None], box[..., axis + 2, None].clamp(min=LEAST * length)
     share = (torch.arange(side, device=box.device) + 0.5) / side - 0.5
-    place = (centre + size * share - 0.5).clamp(0, length - 1)  # [B, N, side], in pixels of the image
+    place = (centre + size * share - 0.5).clamp(0, length - 1)  # [B, O, g], in pixels of the image
     return _hat(place, length)
 
 
 def _onto_canvas(box: Tensor, axis: int, side: int, length: int) -> Tensor:
     centre, size = box[..., axis, None], box[..., axis + 2, None].clamp(min=LEAST * length)
     pixel = torch.arange(length, device=box.device) + 0.5
-    place = ((pixel - centre) / size + 0.5) * side - 0.5  # [B, N, length], in pixels of the glimpse
+    place = ((pixel - centre) / size + 0.5) * side - 0.5  # [B, O, length], in pixels of the glimpse
     return _hat(place, side)
 
 
@@ -50,10 +66,17 @@ def _hat(place: Tensor, length: int) -> Tensor:
 
 
 class CellBackbone(nn.Module):
-    """Convolutions from an image to a vector for each cell of a grid, for images of any size.
+    """Convolutions from an image of any size to a vector for each cell of a grid.
 
-    channels, strides: of the convolutions of kernel 4; the strides' product is the side of a cell, pixels. features: of the
-    vector; kernel: of the three layers on the grid, 1 or 3; with 1 a cell sees little of its neighbours.
+    Args:
+        num_channels: C of the images.
+        channels: Of the convolutions of kernel 4.
+        strides: Of the same; their product is the side of a cell, pixels.
+        features: E, of the vector.
+        kernel: Of the three layers on the grid, 1 or 3; with 1 a cell sees little of its neighbours.
+
+    Raises:
+        ValueError: There are not as many strides as channels.
     """
 
     def __init__(self, num_channels: int, channels: Sequence[int], strides: Sequence[int], features: int, kernel: int):
@@ -74,23 +97,33 @@ class CellBackbone(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of cells; those of the last row and column may reach beyond the image."""
+        """Rows and columns of cells; those of the last row and column may reach beyond the image.
+
+        Args:
+            height: Of the image, pixels.
+            width: Of the image, pixels.
+        """
         return -(-height // self.cell), -(-width // self.cell)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, N, features], the cells row by row."""
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B O E"]:
+        """Encodes images, the cells row by row."""
         rows, columns = self.grid(*x.shape[2:])
         padded = F.pad(x, (0, columns * self.cell - x.shape[3], 0, rows * self.cell - x.shape[2]))
         return self.layers(padded).flatten(2).transpose(1, 2)
 
 
-def have_duplicates(box: Tensor, present: Tensor) -> Tensor:
-    """Whether two present objects of an image have boxes [B, N, 4], centre and size, whose IoU exceeds 1/2: bool [B]."""
+def have_duplicates(box: Float[Tensor, "B O 4"], present: Bool[Tensor, "B O"]) -> Bool[Tensor, " B"]:
+    """Tells whether the boxes of two present objects of an image have an IoU above 1/2.
+
+    Args:
+        box: Centre x, centre y, width, height, pixels.
+        present: Whether each object is there.
+    """
     low, high = box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2
     common = (
         (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp(min=0).prod(-1)
     )
     area = box[..., 2:].prod(-1)
-    iou = common / (area[:, :, None] + area[:, None] - common)  # [B, N, N]
+    iou = common / (area[:, :, None] + area[:, None] - common)  # [B, O, O]
     pairs = present[:, :, None] & present[:, None] & ~torch.eye(box.shape[1], dtype=torch.bool, device=box.device)
     return ((iou > 0.5) & pairs).flatten(1).any(1)

@@ -1,14 +1,14 @@
 """Views of images that keep some of what is in them and destroy the rest: what a local code has to explain by itself.
 
-A view is a function of a batch [B, C, H, W] that works on all of it at once, each image by
-noise of its own (vae_zoo.distributions.noise):
-new noise at each training step, the same again when a run is resumed. PatchShuffle keeps colours and texture and destroys
-the layout; GaussianBlur does the opposite. Source: 51616/split-vae, augmentation.py.
+A view is a function of a batch [B, C, H, W] that works on all of it at once, each image by noise of its own
+(vae_zoo.distributions.noise): new noise at each training step, the same again when a run is resumed. PatchShuffle keeps
+colours and texture and destroys the layout; GaussianBlur does the opposite. Source: 51616/split-vae, augmentation.py.
 """
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from vae_zoo.config.types import BlurRadii, BlurWidths, Count, Patches, Positive
@@ -17,32 +17,40 @@ from vae_zoo.distributions import noise
 
 @dataclass(frozen=True)
 class Identity:
-    def __call__(self, x: Tensor) -> Tensor:
+    """The view that changes nothing."""
+
+    def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """The images themselves."""
         return x
 
 
 @dataclass(frozen=True)
 class PatchShuffle:
-    """The patches of a grid change places, uniformly over all permutations; nothing changes within a patch.
+    """Shuffles the patches of a grid, uniformly over all permutations; nothing changes within a patch.
 
-    patch: side of a patch, pixels. 1 keeps only which colours there are, the image's own side changes nothing.
+    Args:
+        patch: Side of a patch, pixels >= 1. 1 keeps only which colours there are, the image's own side changes nothing.
     """
 
     patch: Count
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same shape. Raises ValueError where patches do not tile the image."""
+    def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Shuffles images. Raises ValueError where patches do not tile them."""
         return _take(x, _shuffled_places(x, self.patch))
 
 
 @dataclass(frozen=True)
 class MixedPatchShuffle:
-    """PatchShuffle with a patch of one of these sides, drawn for each image."""
+    """PatchShuffle with a patch of one of several sides, drawn for each image.
+
+    Args:
+        patches: Sides of patches, pixels >= 1.
+    """
 
     patches: Patches = (1, 2, 4, 8)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same shape. Raises ValueError where patches do not tile the image."""
+    def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Shuffles images. Raises ValueError where patches do not tile them."""
         places = torch.stack([_shuffled_places(x, patch) for patch in self.patches])  # [S, B, H W]
         drawn = (noise.uniform(x.new_empty(len(x))) * len(self.patches)).long()  # [B]
         return _take(x, places[drawn, torch.arange(len(x), device=x.device)])
@@ -50,16 +58,18 @@ class MixedPatchShuffle:
 
 @dataclass(frozen=True)
 class GaussianBlur:
-    """Each image is blurred by a Gaussian of its own: width uniform in `sigma`, cut off at a radius uniform in `radius`.
+    """Blurs each image by a Gaussian of its own; the kernel sums to 1, and beyond the border the image is mirrored.
 
-    sigma, radius: [least, most], pixels. The kernel sums to 1; beyond the border the image is mirrored.
+    Args:
+        sigma: [least, most] width of the Gaussian, pixels > 0; uniform.
+        radius: [least, most] distance at which it is cut off, pixels >= 1; uniform.
     """
 
     sigma: BlurWidths = (5.0, 10.0)
     radius: BlurRadii = (3, 6)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same shape."""
+    def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Blurs images."""
         u = noise.uniform(x.new_empty(len(x), 2))
         least, most = self.sigma
         sigma = least + (most - least) * u[:, 0]
@@ -70,37 +80,46 @@ class GaussianBlur:
 
 @dataclass(frozen=True)
 class HighLowPass:
-    """What a Gaussian blur takes away and what it leaves, as twice the channels: (x - low + 1) / 2, then low.
+    """Splits images into what a Gaussian blur takes away and what it leaves: (x - low + 1) / 2, then low.
 
-    sigma: width of the Gaussian; radius: where it is cut off, pixels.
+    Args:
+        sigma: Width of the Gaussian, pixels > 0.
+        radius: Distance at which it is cut off, pixels >= 1.
     """
 
     sigma: Positive = 1.0
     radius: Count = 4
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 2 C, H, W]."""
+    def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 2*C H W"]:
+        """Splits images, which get twice the channels."""
         one = x.new_ones(len(x))
         low = blur(x, self.sigma * one, self.radius * one, self.radius)
         return torch.cat([(x - low + 1) / 2, low], dim=1)
 
 
-def blur(x: Tensor, sigma: Tensor, radius: Tensor, most: int) -> Tensor:
-    """Images [B, C, H, W] blurred by Gaussians of widths sigma [B], cut off at radius [B] <= most, pixels.
+def blur(
+    x: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], radius: Real[Tensor, " B"], most: int
+) -> Float[Tensor, "B C H W"]:
+    """Blurs each image by a Gaussian of its own; beyond the border the image is mirrored.
 
-    A product with a matrix for each axis: the kernel is a product too, and batches of different kernels cost no loop.
+    Args:
+        x: Images.
+        sigma: Widths, pixels > 0.
+        radius: Where each Gaussian is cut off, pixels <= most.
+        most: Largest radius.
     """
-    offsets = torch.arange(-most, most + 1, device=x.device)  # [O]
-    kernel = (-0.5 * (offsets / sigma[:, None]).square()).exp() * (offsets.abs() <= radius[:, None])  # [B, O]
+    # a product with a matrix for each axis: the kernel is a product too, and batches of different kernels cost no loop
+    offsets = torch.arange(-most, most + 1, device=x.device)  # [T], T taps
+    kernel = (-0.5 * (offsets / sigma[:, None]).square()).exp() * (offsets.abs() <= radius[:, None])  # [B, T]
     kernel = kernel / kernel.sum(1, keepdim=True)
-    rows, columns = (torch.einsum("bo,oij->bij", kernel, _shifts(offsets, side).to(x)) for side in x.shape[2:])
+    rows, columns = (torch.einsum("bt,tij->bij", kernel, _shifts(offsets, side).to(x)) for side in x.shape[2:])
     return torch.einsum("bih,bchw,bjw->bcij", rows, x, columns)
 
 
 def _shifts(offsets: Tensor, side: int) -> Tensor:
-    """[O, side, side]: 1 where pixel j lies at an offset from pixel i, the axis being mirrored beyond its ends."""
+    """[T, side, side]: 1 where pixel j lies at an offset from pixel i, the axis being mirrored beyond its ends."""
     pixels = torch.arange(side, device=offsets.device)
-    source = (pixels + offsets[:, None]) % (2 * side)  # [O, side]
+    source = (pixels + offsets[:, None]) % (2 * side)  # [T, side]
     source = torch.minimum(source, 2 * side - 1 - source)
     return source[..., None] == pixels
 

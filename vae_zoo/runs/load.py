@@ -1,4 +1,4 @@
-"""From a run folder or a checkpoint back to the model."""
+"""Loading: from a run folder or a checkpoint back to the model."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,18 @@ from vae_zoo.utils.errors import UserError
 
 
 def build(node: dict[str, Any], **extra: Any) -> Any:
-    """The object of a config node with a `_target_`; a UserError from inside it comes out as itself."""
+    """Makes the object of a config node with a `_target_`.
+
+    Args:
+        node: Of a config.
+        **extra: Further arguments of the constructor.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: The constructor refuses its arguments.
+    """
     try:
         return instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
@@ -28,10 +39,21 @@ def build(node: dict[str, Any], **extra: Any) -> Any:
 
 
 def load_model(run: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()) -> LatentVariableModel:
-    """The trained model of a run folder (its last.ckpt) or of a checkpoint, in eval mode on `device`.
+    """Loads the trained model of a run folder (its last.ckpt) or of a checkpoint.
 
     Only classes of vae_zoo, lightning, torch and torchmetrics are imported, unless `trust` names more packages; weights
-    are read with `weights_only=True`. Raises UserError when there is no such run or it cannot be read.
+    are read with `weights_only=True`.
+
+    Args:
+        run: Run folder or checkpoint.
+        device: Such as cpu, gpu, cuda:1.
+        trust: Further packages that the config may import.
+
+    Returns:
+        The model, in eval mode on `device`.
+
+    Raises:
+        UserError: There is no such run or device, or it cannot be read.
     """
     run = Path(run).expanduser()
     if run.is_dir():
@@ -55,7 +77,17 @@ def load_model(run: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Raises UserError when there is none or it is not a vae_zoo checkpoint."""
+    """Reads a checkpoint.
+
+    Args:
+        path: Of the file.
+
+    Returns:
+        The checkpoint, its config with the present names of targets.
+
+    Raises:
+        UserError: There is none, or it is not a vae_zoo checkpoint.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a run folder or one of its checkpoints/*.ckpt")
     try:
@@ -68,7 +100,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_device(name: str, key: str) -> None:
-    """Raises UserError when this machine lacks it. name: such as cpu, gpu, cuda:1; key: the setting it was given in."""
+    """Checks that this machine has a device.
+
+    Args:
+        name: Such as cpu, gpu, cuda:1.
+        key: The setting that it was given in.
+
+    Raises:
+        UserError: The machine lacks it.
+    """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     there = {"cuda": cuda, "mps": mps, "gpu": cuda or mps}
     if not there.get(name.split(":")[0], True):
