@@ -36,6 +36,7 @@ VAES = ("vae", "beta_vae", "annealed_vae", "beta_tc_vae", "factor_vae", "dip_vae
 MODELS = (*VAES, *DISCRETE, *GROUPED, *LADDERS, *SPLIT, *SCENES)
 CASES = [(model, "digits") for model in MODELS]
 CASES += [(model, data) for model in ("vae", "ml_vae", "split_vae") for data in ("dsprites", "image_folder")]
+FEW = {data: [f"data.{split}_size={n}" for split in ("val", "test")] for data, n in (("dsprites", 8), ("digits", 40))}
 SMALL = "data=digits model/network=mlp model.network.hidden=[32] trainer.max_steps=20 trainer.log_every_n_steps=5".split()
 
 
@@ -80,7 +81,7 @@ def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, small_ev
     words += LADDERS.get(model, [f"model.network.{'hidden=[8]' if model in SCENES else 'channels=[4,4,4,4]'}"])
     words += ["model.discriminator_hidden=[8]"] if model == "factor_vae" else []
     words += [f"data.path={pictures}", "data.channels=3", "data.num_classes=2"] if data == "image_folder" else []
-    words += ["data.val_size=8", "data.test_size=8"] if data == "dsprites" else []
+    words += FEW.get(data, [])
     count = Count()
     trainer, module, loaded = train(tmp_path, *words, "trainer.max_steps=12", callback=count)
     assert len(count.batches) == trainer.global_step == module.step == 12
