@@ -8,6 +8,7 @@ import pickle
 from dataclasses import replace
 
 from hydra._internal import config_loader_impl as loader
+from hydra._internal import defaults_list as tree
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.object_type import ObjectType
 
@@ -18,6 +19,7 @@ def remember() -> None:
     """Replaces the reading and the composing of Hydra for the rest of the process."""
     _remember_files()
     _remember_compositions()
+    _map_choices_where_they_are_asked_for()
     ConfigRepository.__deepcopy__ = lambda self, memo: copy.copy(self)  # its sources are replaced, never changed
 
 
@@ -34,6 +36,18 @@ def _remember_files() -> None:
         return pickle.loads(read[key])  # a third of the time of copy.deepcopy
 
     ConfigRepository.load_config = remembered
+
+
+def _map_choices_where_they_are_asked_for() -> None:
+    """A third of the time of a choice of files that is new."""
+    create = tree._create_interpolation_map
+
+    def where_asked_for(overrides, defaults_list, self_added):
+        if any(default.is_interpolation() for default in defaults_list):
+            return create(overrides, defaults_list, self_added)
+        return None
+
+    tree._create_interpolation_map = where_asked_for
 
 
 def _remember_compositions() -> None:

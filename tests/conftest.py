@@ -110,13 +110,17 @@ def jobs_in_this_process(monkeypatch):
 
 @pytest.fixture
 def small_evaluation(monkeypatch):
-    """Judges and probes that see few images a few times: what they say is tested elsewhere."""
+    """Judges and probes see few images a few times, charts are black: what they say and show is tested elsewhere."""
+    import numpy as np
+
     from vae_zoo.evaluation.suites import factors
+    from vae_zoo.figures import charts
     from vae_zoo.metrics import judge, probes
 
     few = judge.train_judge.__kwdefaults__ | {"steps": 8, "max_images": 200}
     monkeypatch.setattr(judge.train_judge, "__kwdefaults__", few)
     monkeypatch.setattr(factors, "NUM_TRAIN", 200)
+    monkeypatch.setattr(charts, "_pixels", lambda figure: np.zeros((8, 8, 3), np.uint8))
     for name in ("MLPClassifier", "MLPRegressor"):
         monkeypatch.setattr(probes, name, partial(_two_epochs, getattr(probes, name)))
 

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from vae_zoo.data.render import sprites
+from vae_zoo.data.sets.dsprites import CACHE_NAME
+from vae_zoo.data.storage.cache import cached_array
 from vae_zoo.utils.errors import UserError
 
 ORIENTATIONS = sprites.FACTOR_VALUES[3]
 
 
 @pytest.fixture(scope="module")
-def grid():
-    return sprites.draw_grid()
+def grid(cache_dir):
+    return cached_array(cache_dir / CACHE_NAME, sprites.draw_grid, shape=(737_280, 512))
 
 
 def draw_classes(classes):
@@ -71,6 +73,14 @@ def test_grid_holds_what_draw_draws(grid):
     index = np.random.default_rng(0).integers(0, len(grid), 400)
     images = np.unpackbits(grid[index], axis=1).reshape(-1, 64, 64)
     assert np.array_equal(images, [draw_classes(classes) for classes in sprites.factor_index(index)])
+
+
+def test_the_cache_is_of_this_drawing(grid):
+    """If this fails without a new number in CACHE_NAME, users keep the old images."""
+    scale, angle = sprites.FACTOR_VALUES[2][4], ORIENTATIONS[7]
+    anew = [sprites._draw_at_all_positions(shape, float(scale), float(angle)) for shape in range(3)]
+    by_factor = grid.reshape(3, 6, 40, -1)
+    assert np.array_equal(by_factor[:, 4, 7], np.ascontiguousarray(anew).view(np.uint8).reshape(3, -1))
 
 
 def test_last_orientation_is_the_first_again(grid):
