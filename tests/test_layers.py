@@ -1,4 +1,4 @@
-"""The layers of the package, as `make lint` holds them."""
+"""The layers of the package, as `make lint` holds them, and the names of the tests."""
 
 import shutil
 import subprocess
@@ -61,3 +61,23 @@ def test_every_package_has_a_layer():
             assert f"vae_zoo.{path.stem}" in placed
     for path in (ROOT / "vae_zoo" / "runs").glob("[!_]*.py"):
         assert f"vae_zoo.runs.{path.stem}" in placed
+
+
+WHOLE = {  # what a file tests that is named by no module
+    "": ("layers", "version", "annotations"),
+    "cli": ("bad_inputs", "contributing", "ddp", "docs", "results", "scenes", "wheel"),  # commands and documents
+    "models": ("ddp", "switches"),  # every model
+    "notebooks": ("quickstart",),
+    "runs": ("stopped",),
+}
+
+
+def test_a_test_is_named_by_its_module():
+    """tests/<package>/test_<module>.py, and test_<module>_<what>.py where there are several."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        folder = path.parent.relative_to(ROOT / "tests")
+        modules = {module.stem for module in (ROOT / "vae_zoo" / folder).glob("[!_]*.py")}
+        names = modules | set(WHOLE.get(folder.as_posix().removeprefix("."), ()))
+        assert any(f"{path.stem}_".startswith(f"test_{name}_") for name in names), (
+            f"{path.relative_to(ROOT)} has the name of no module in vae_zoo/{folder}; rename it or list it in WHOLE"
+        )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.test_training import SMALL, train
+from tests.training.test_trainer import SMALL, train
 from vae_zoo.contract import Block, HasClasses
 from vae_zoo.data.arrays import Factor
 from vae_zoo.data.sets.digits import Digits

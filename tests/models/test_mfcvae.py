@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
 from tests.models.builders import LADDERS, check_weights_belong_to_their_image_and_draw, costs, fit, images, weights_of
-from tests.training.test_training import configuration
+from tests.training.test_trainer import configuration
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Gaussian, Normal, kl_standard, noise
 from vae_zoo.distributions.mixture import FLOOR, _inverse_softplus, _softplus
