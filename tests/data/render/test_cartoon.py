@@ -196,6 +196,7 @@ POSE = ["yaw", "roll", "pitch", "dx", "dy", "scale", "background_hue", "backgrou
 LOOK = ["light_azimuth", "light_intensity", "ambient", "smile", "mouth_open", "eye_open", "brow_raise", "background_texture"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [POSE, LOOK], ids=["pose", "look"])
 def test_style_factors_are_read_from_pixels(names):
     """Of one person, with the other half of them neutral; noise has a test of its own."""
