@@ -144,5 +144,5 @@ def _encoded(e: Context, index: Tensor) -> tuple[Tensor, Codes]:
 
 
 def _over(value: float, error: float) -> float:
-    """Where all images are drawn exactly there is no error to compare with; without effect a block is worth 0 even then."""
-    return value / error if error else (inf if value else 0.0)
+    """To six decimals. Where all images are drawn exactly there is no error to compare with; no effect is worth 0 even then."""
+    return round(value / error, 6) + 0.0 if error else (inf if value else 0.0)  # beyond lies the rounding of the sums; no -0
