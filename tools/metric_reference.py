@@ -13,8 +13,8 @@ BETTER = {1: "higher", -1: "lower", 0: "–"}
 HEAD = """# Metric catalogue
 
 What the report and the leaderboard know of a metric, generated from `vae_zoo/metrics/catalogue.py`. A name is looked up by
-its last part: `test/facet0/shape/nmi` by `nmi`, and `test/worth/<block>` by `worth`; `<name>/gaussian` and `<name>_pixels` by
-`<name>`, of which the latter has no better side. The first pattern that matches the whole part holds. Columns of a
+its last part: `test/facet0/shape/nmi` by `nmi`, and `test/worth/<block>` by `worth`; `<name>/gaussian` and `<name>_pixels`
+by `<name>`, of which the latter has no better side. The first pattern that matches the whole part holds. Columns of a
 leaderboard come in this order, except that the first row and unknown names come last. The numbers are defined under
 [Metrics](metrics.md).
 

@@ -144,5 +144,5 @@ def _encoded(e: Context, index: Tensor) -> tuple[Tensor, Codes]:
 
 
 def _over(value: float, error: float) -> float:
-    """To six decimals. Where all images are drawn exactly there is no error to compare with; no effect is worth 0 even then."""
+    """To six decimals. Without an error, where all images are drawn exactly, no effect is worth 0 all the same."""
     return round(value / error, 6) + 0.0 if error else (inf if value else 0.0)  # beyond lies the rounding of the sums; no -0
