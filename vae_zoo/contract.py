@@ -89,12 +89,14 @@ class TrainingData:
 
     Attributes:
         num_images: Training images.
+        num_labelled: Those of them whose label training may see.
         label: Labels of all images of the set, -1 = unknown; None: it has none.
         images: The training images at these of their places 0..num_images-1, as a batch without groups.
         batch: The training batch of a step.
     """
 
     num_images: int
+    num_labelled: int
     label: Int[Tensor, " N"] | Int[Tensor, "N V"] | None
     images: Callable[[Tensor, torch.device], Batch]
     batch: Callable[[int, torch.device], Batch]

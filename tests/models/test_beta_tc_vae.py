@@ -166,7 +166,7 @@ def test_the_model_decomposes_with_the_size_of_the_training_set(sampling):
         (1000, 1000),
         (3, 8),
     ):  # never below the batch, for which the weights are not defined
-        model.training_data = num_train and TrainingData(num_train, None, None, None)
+        model.training_data = num_train and TrainingData(num_train, 0, None, None, None)
         torch.manual_seed(1)
         terms = costs(model, batch)
         torch.manual_seed(1)

@@ -264,6 +264,24 @@ def test_m2_is_minus_the_bound_in_expectation():
     assert minus_elbo.item() == pytest.approx(-drawn.mean().item(), abs=4 * drawn.std().item() / 4000**0.5 + 0.05)
 
 
+@pytest.mark.parametrize("labelled, share", [(50, 50), (None, None)], ids=["few", "all"])
+def test_weights_of_m2_are_the_papers_on_the_scale_of_one_image(labelled, share):
+    """J = sum_u U + sum_l L + 0.1 N mean_l ce, divided by the N images of the unlabelled stream; labels of others count none."""
+    model, data = build("ss_vae", 10, image_shape=(1, 8, 8)), Digits(size=8, batch_size=32, labelled=labelled)
+    data.serve(model)
+    N, batch = data.num_train, data.train_batch(0)
+    weights = weights_of(model, batch)
+    assert weights["labelled"] == pytest.approx((share or N) / N) and weights["ce"] == pytest.approx(0.1 * N / N)
+    terms = {name: value.mean() for name, value in costs(model, batch).items()}
+    unlabelled = terms["rec"] + terms["kl_z"] + terms["kl_c"]
+    papers = (N * unlabelled + (share or N) * terms["labelled"] + 0.1 * N * terms["ce"]) / N
+    noise_of_draws = 0.02 * papers.abs()
+    assert (model.total(model.objective(batch)) - papers).abs() < noise_of_draws
+    given = build("ss_vae", 10, image_shape=(1, 8, 8), labelled_weight=1.0, ce_weight=50.0)
+    data.serve(given)
+    assert {name: weights_of(given, batch)[name] for name in ("labelled", "ce")} == {"labelled": 1.0, "ce": 50.0}
+
+
 def test_joint_vae_holds_the_capacity_of_the_classes_at_what_they_can_carry():
     model = build("joint_vae", [3, 2], c_capacity=50.0)
     terms = costs(model, images())

@@ -102,7 +102,9 @@ class DataModule(L.LightningDataModule):
         if not self.indices or self.needs != model.needs:
             self.needs = frozenset(model.needs)
             self._fill()
-        model.learn_from(TrainingData(self.num_train, self.label, self._training_images, self._training_batch))
+        model.learn_from(
+            TrainingData(self.num_train, len(self.labelled_indices), self.label, self._training_images, self._training_batch)
+        )
 
     def _training_images(self, places: Tensor, device: torch.device) -> Batch:
         return self.single(self.indices["train"][places], device)
@@ -168,6 +170,7 @@ class DataModule(L.LightningDataModule):
     def _hide_labels(self) -> Tensor | None:
         """Labels as training sees them: -1 wherever `labelled` does not allow one."""
         if self.label is None:
+            self.labelled_indices = self.indices["train"][:0]
             if self.labelled is not None:
                 raise UserError(f"data.labelled={self.labelled}, but this set has no labels; drop it")
             return None

@@ -9,8 +9,12 @@ Minimised, in nats per image:
     labelled = -log p(x | z, y) + KL(q(z | x, y) || N(0, I)) - log pi_y    ce = -log q(y | x)    of the labelled batch
 The sum over classes is exact: a step decodes the batch once for each combination of classes.
 
-The paper's weight of ce is 0.1 N for N training images over the sum of all images' bounds; for a labelled image among
-ten unlabelled ones or so that is about 50 times the bound of one image, which is the default here.
+The weights by default are the paper's. Its objective (equations 8 and 9) is a sum over N_u unlabelled and N_l labelled
+images, with alpha = 0.1 N (section 4), N = N_l + N_u, times the MEAN of ce over the labelled images. Divided by N_u, so that
+the first three terms are means over the unlabelled images as they are here, it is
+    mean_u (rec + kl_z + kl_c) + (N_l / N_u) mean_l labelled + (0.1 N / N_u) mean_l ce
+Here all N training images are seen without their labels, the labelled ones too, so N_u = N: labelled_weight = N_l / N and
+ce_weight = 0.1. With all N labels these are 1 and 0.1. docs/methods/baselines.md has what other weights do.
 Deviations: network of PartedVAE, so that differences are the method's; every step has a labelled batch of its own.
 """
 
@@ -24,13 +28,16 @@ from vae_zoo.distributions import Normal, kl_standard, log_standard_normal
 from vae_zoo.models.discrete import LEAK, ClassConditionalModel
 
 
+PAPERS_ALPHA = 0.1  # over N
+
+
 class SSVAE(ClassConditionalModel):
-    """The weights: see above. The rest: as in ClassConditionalModel."""
+    """labelled_weight, ce_weight: see above, None: the paper's. The rest: as in ClassConditionalModel."""
 
     class_holds = "the class, as the labels name it"
     needs = frozenset({"supervised"})
 
-    def __init__(self, *args, labelled_weight: NonNegative = 1.0, ce_weight: NonNegative = 50.0, **common):
+    def __init__(self, *args, labelled_weight: NonNegative | None = None, ce_weight: NonNegative | None = None, **common):
         super().__init__(*args, **common)
         inputs = self.c_head.in_features + self.classes.num_values
         self.z_head = nn.Linear(inputs, 2 * self.blocks["z"].size)
@@ -75,9 +82,17 @@ class SSVAE(ClassConditionalModel):
         terms = {"rec": Term(rec, 1.0), "kl_z": Term(kl_z, 1.0), "kl_c": Term(kl_c, 1.0)}
         if "supervised" in batch:  # in training; a batch of another size, so each term is its mean
             labelled, ce = self.labelled_terms(batch["supervised"])
-            terms["labelled"] = Term(self.batch_mean(labelled), self.labelled_weight)
-            terms["ce"] = Term(self.batch_mean(ce), self.ce_weight)
+            labelled_weight, ce_weight = self.labelled_weights()
+            terms["labelled"] = Term(self.batch_mean(labelled), labelled_weight)
+            terms["ce"] = Term(self.batch_mean(ce), ce_weight)
         return terms
+
+    def labelled_weights(self) -> tuple[float, float]:
+        """Of `labelled` and `ce`."""
+        labelled_weight, ce_weight, data = self.labelled_weight, self.ce_weight, self.training_data
+        if labelled_weight is None:  # a model that knows no data takes all images for labelled
+            labelled_weight = 1.0 if data is None else data.num_labelled / data.num_images
+        return labelled_weight, PAPERS_ALPHA if ce_weight is None else ce_weight
 
     def labelled_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """`labelled` and `ce`, [B] nats each. Variables whose label is unknown take their most probable value."""
