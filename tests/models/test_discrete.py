@@ -266,7 +266,7 @@ def test_m2_is_minus_the_bound_in_expectation():
 
 @pytest.mark.parametrize("labelled, share", [(50, 50), (None, None)], ids=["few", "all"])
 def test_weights_of_m2_are_the_papers_on_the_scale_of_one_image(labelled, share):
-    """J = sum_u U + sum_l L + 0.1 N mean_l ce, divided by the N images of the unlabelled stream; labels of others count none."""
+    """J = sum_u U + sum_l L + 0.1 N mean_l ce, divided by the N images of the unlabelled stream."""
     model, data = build("ss_vae", 10, image_shape=(1, 8, 8)), Digits(size=8, batch_size=32, labelled=labelled)
     data.serve(model)
     N, batch = data.num_train, data.train_batch(0)

@@ -27,7 +27,6 @@ from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import Normal, kl_standard, log_standard_normal
 from vae_zoo.models.discrete import LEAK, ClassConditionalModel
 
-
 PAPERS_ALPHA = 0.1  # over N
 
 
