@@ -61,6 +61,8 @@ class Invariance:
     def __post_init__(self):
         if self.consistency_weight and self.augment is None:
             raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
+        if self.augment is not None and not self.consistency_weight:
+            raise ValueError("consistency_weight=0 leaves augment unused; give consistency_weight > 0, or augment=null")
 
 
 class MFCVAE(LadderVAE):

@@ -71,6 +71,10 @@ class Gate:
     eval_slope: NonNegative | None = None
     init: Literal["official", "per_variable"] = "official"
 
+    def __post_init__(self):
+        if not self.gate and self.eval_slope is not None:
+            raise ValueError(f"gate=false leaves eval_slope={self.eval_slope:g} unused; give eval_slope=null, or gate=true")
+
 
 @dataclass(frozen=True)
 class Supervision:
@@ -91,6 +95,11 @@ class Supervision:
             )
         if self.consistency_weight and self.augment is None:
             raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
+        if not self.consistency_weight and self.consistency_threshold != type(self).consistency_threshold:
+            raise ValueError(
+                f"consistency_weight=0 leaves consistency_threshold={self.consistency_threshold:g} unused; give "
+                f"consistency_weight > 0, or consistency_threshold={type(self).consistency_threshold:g}"
+            )
 
 
 class PartedVAE(DiscreteLatentModel):

@@ -191,6 +191,11 @@ class SPAIR(LatentVariableModel):
                 f"likelihood={type(likelihood).__name__} needs {likelihood.num_params} numbers a pixel, and a scene has "
                 f"one, its mean; choose another, such as model/likelihood=sharp_laplace"
             )
+        if background_dim == 0 and betas.beta_background != Betas.beta_background:
+            raise ValueError(
+                f"background_dim=0 leaves beta_background={betas.beta_background} unused; give background_dim >= 1, or "
+                f"beta_background={Betas.beta_background:g}"
+            )
         self.renderer, self.presence, self.has_background = renderer, presence, background_dim > 0
         C, H, W = self.image_shape
         self.backbone = CellBackbone(C, cells.channels, cells.strides, cells.features, cells.head_kernel)
