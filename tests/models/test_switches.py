@@ -153,9 +153,14 @@ def in_evaluation(model):
     return found | {"drawn": model.sample(2)}
 
 
+@cache
+def digits():
+    return Digits(size=SIDE, batch_size=8, labelled=50)
+
+
 def trained(model):
     """The weights after three steps."""
-    fit(model, 3, data=Digits(size=SIDE, batch_size=8, labelled=50, split_seed=0), limit_val_batches=0)
+    fit(model, 3, data=digits(), limit_val_batches=0)
     return dict(model.state_dict())
 
 
