@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from tests.config.test_schemas import composed
 from vae_zoo import config_dir
+from vae_zoo.contract import TrainingData
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, noise
 from vae_zoo.nets import MLP, PatchShuffle
@@ -57,6 +58,15 @@ def images(batch_size=8, image_shape=(1, 6, 6), seed=0):
         "image": torch.randint(2, (batch_size, *image_shape), generator=generator).float(),
         "index": torch.arange(batch_size),
     }
+
+
+def training_data(num_images, num_labelled=0):
+    """What a model knows of so many training images; nobody asks for them."""
+
+    def none(*_):
+        raise AssertionError("the images are not there")
+
+    return TrainingData(num_images, num_labelled, None, none, none)
 
 
 def batch_for(name, batch_size=8, **options):

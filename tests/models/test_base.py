@@ -19,9 +19,9 @@ from tests.models.builders import (
     fit,
     images,
     model_class,
+    training_data,
     weights_of,
 )
-from vae_zoo.contract import TrainingData
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, DiscretisedLogistic, Gaussian, Normal, kl_standard, noise
 from vae_zoo.nets import MLP, Conv
@@ -182,7 +182,7 @@ def assert_loss_is_the_weighted_sum(model, batch):
 def test_loss_is_the_sum_of_the_weighted_terms(name, batch_size, likelihood):
     model = build(name, likelihood=likelihood)
     for num_train in (None, 1, 1000):  # 1: an epoch smaller than the batch must not break the estimates of q(z)
-        model.training_data = num_train and TrainingData(num_train, 0, None, None, None)
+        model.training_data = num_train and training_data(num_train)
         assert_loss_is_the_weighted_sum(model, batch_for(name, batch_size))
 
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.models.builders import MODELS, build, costs, fit
-from vae_zoo.contract import TrainingData
+from tests.models.builders import MODELS, build, costs, fit, training_data
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import DiscretisedLogistic, Gaussian
 from vae_zoo.nets import MLP, Conv
@@ -27,7 +26,7 @@ def test_one_batch_is_learned_by_heart(name):
     assert len(x.unique(dim=0)) == 16
     without_code = F.binary_cross_entropy(x.mean(0).expand_as(x), x, reduction="sum") / 16  # 24.2 nats: the mean image
     model = build(name, (1, 8, 8), latent_dim=8, network=MLP(hidden=(64,)), **MILD.get(name, {}))
-    model.training_data = TrainingData(16, 0, None, None, None)
+    model.training_data = training_data(16)
     players = [
         [p for n, p in model.named_parameters() if n.startswith("discriminator.") == other] for other in (False, True)
     ]

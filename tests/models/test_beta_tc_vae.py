@@ -7,8 +7,7 @@ import torch
 from scipy import stats
 from scipy.special import logsumexp
 
-from tests.models.builders import build, costs, images
-from vae_zoo.contract import TrainingData
+from tests.models.builders import build, costs, images, training_data
 from vae_zoo.distributions import Normal
 from vae_zoo.distributions.normal import log_standard_normal
 from vae_zoo.models.beta_tc_vae import decompose_kl, log_weights_of_batch
@@ -166,7 +165,7 @@ def test_the_model_decomposes_with_the_size_of_the_training_set(sampling):
         (1000, 1000),
         (3, 8),
     ):  # never below the batch, for which the weights are not defined
-        model.training_data = num_train and TrainingData(num_train, 0, None, None, None)
+        model.training_data = num_train and training_data(num_train)
         torch.manual_seed(1)
         terms = costs(model, batch)
         torch.manual_seed(1)

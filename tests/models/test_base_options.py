@@ -12,9 +12,8 @@ import torch
 
 import vae_zoo.models
 from tests.config.test_schemas import tools_settings
-from tests.models.builders import fit, images
+from tests.models.builders import fit, images, training_data
 from vae_zoo.config.settings import group_of, known
-from vae_zoo.contract import TrainingData
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Gaussian, noise
 from vae_zoo.nets import MLP, LadderMLP, PatchShuffle, RandomAffine
@@ -168,7 +167,7 @@ def trained(model):
 def effects(model, by_training):
     if by_training:
         return trained(model)
-    model.training_data = TrainingData(100, 20, None, None, None)
+    model.training_data = training_data(100, 20)
     return in_training(model) | in_evaluation(model)
 
 
