@@ -1,5 +1,6 @@
 """Loading: from a run folder or a checkpoint back to the model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def build(node: dict[str, Any], **extra: Any) -> Any:
         raise
 
 
-def load_model(run: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()) -> LatentVariableModel:
+def load_model(run: str | Path, device: str = "cpu", trust: Sequence[str] = ()) -> LatentVariableModel:
     """Loads the trained model of a run folder (its last.ckpt) or of a checkpoint.
 
     Only classes of vae_zoo, lightning, torch and torchmetrics are imported, unless `trust` names more packages; weights
