@@ -209,8 +209,8 @@ def notes(table: Table) -> list[str]:
         found.append("Mean ± sample deviation over seeds; the best mean of a column is bold.")
     if rows := [f"{group.name}: {unused(group)}" for group in table.groups if group.unused]:
         found.append(
-            f"An image of these does not change with a block ({'; '.join(rows)}), so separation and all else that is said "
-            f"of their blocks is no success: they are the best of no column but of bounds."
+            f"Images of these rows do not change with one of their blocks ({'; '.join(rows)}), so separation and all else "
+            f"that is said of the others is no success: they are the best of no column but of bounds."
         )
     names = [metric.removeprefix("test/") for metric in table.metrics if under_likelihood(metric)]
     if len(table.likelihoods) > 1 and names:
