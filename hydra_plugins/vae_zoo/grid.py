@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.sweeps.jobs import Job
-from vae_zoo.utils.signals import handled
+from vae_zoo.utils.signals import handled, stopping
 
 
 class Grid(BasicSweeper):
@@ -77,12 +77,12 @@ class Grid(BasicSweeper):
         OmegaConf.save(self.config, record / "multirun.yaml")
 
     def _launch(self, batch: Sequence[Sequence[str]], first: int) -> None:
-        """Returns when all are over. SIGTERM ends the launcher's waiting; jobs it has killed with it can be continued."""
+        """Returns when all are over. SIGTERM and the like end the waiting; jobs killed with it can be continued."""
 
         def stopped(*_: Any) -> None:
             raise sweeps.Stopped
 
-        with handled(stopped, signal.SIGTERM):
+        with handled(stopped, *(signum for signum in stopping() if signum != signal.SIGINT)):
             for answer in self.launcher.launch([list(words) for words in batch], initial_job_idx=first):
                 _ = answer.return_value  # raises what a job could not tell in its folder
 
@@ -92,7 +92,7 @@ class Grid(BasicSweeper):
         text = sweeps.table(jobs, found, self.config.sweep.metric)
         sweeps.write_atomic(record / "table.md", text)
         print(f"\n{text}", flush=True)
-        bad = any(state not in sweeps.GOOD for job, (state, _) in zip(jobs, found) if self._counts(job))
+        bad = any(not sweeps.is_good(state) for job, (state, _) in zip(jobs, found) if self._counts(job))
         return sweeps.stop_code(sweeps.worker(record)) or int(bad)
 
     def _states(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:

@@ -16,10 +16,11 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.sweeps.jobs import Job
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.text import quoted
 
 TRIES = 2  # of a trial whose job comes to no end, in one command
 TEST = ("test/", "test_")  # how the names of numbers of test images begin
-FINISHED, NO_VALUE = ("finished", "done before"), "no value"
+NO_VALUE = "no value"
 
 
 class Search(Grid):
@@ -96,8 +97,8 @@ class Search(Grid):
                 *fixed,
                 *search.words(trial),
                 *self._names(record),
-                f"++callbacks.pruning={{_target_:vae_zoo.sweeps.pruning.Pruning,study:{_quoted(file)},trial:{trial.number},"
-                f"metric:{_quoted(metric)}}}",
+                f"++callbacks.pruning={{_target_:vae_zoo.sweeps.pruning.Pruning,study:{quoted(file)},trial:{trial.number},"
+                f"metric:{quoted(metric)}}}",
             ]
             for trial in trials
         ]
@@ -122,7 +123,8 @@ class Search(Grid):
     def _states(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:
         """As of any sweep; a run that has finished without the metric is no good trial."""
         metric, found = self.config.sweep.metric, super()._states(record, jobs, before)
-        lacking = [state in FINISHED and sweeps.metric(job.folder, metric) is None for job, (state, _) in zip(jobs, found)]
+        over = [runs.is_over(state) or state == "done before" for state, _ in found]
+        lacking = [is_over and sweeps.metric(job.folder, metric) is None for job, is_over in zip(jobs, over)]
         told = (NO_VALUE, f"finished, but without {metric}")
         return [told if lacks else state_and_note for lacks, state_and_note in zip(lacking, found)]
 
@@ -139,8 +141,3 @@ class Search(Grid):
         if wanted not in ("maximize", "minimize"):
             raise UserError(f"hydra.sweeper.direction={self.direction} is not allowed; give maximize, minimize or null")
         return wanted
-
-
-def _quoted(text: object) -> str:
-    """As Hydra's grammar reads it."""
-    return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -88,3 +90,23 @@ def test_tasks_started_by_srun_are_one_run(tmp_path, one_process):
     outputs = [task.communicate(timeout=300)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], outputs
     assert_equals_one_process(tmp_path / "run", one_process)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+def test_ranks_that_are_asked_to_stop_save_together(tmp_path, signum):
+    """The command alone is sent the signal, with the variables of one task of SLURM and of a stale launcher about it."""
+    words = [*TINY, "model=vae", "trainer=ddp_cpu", "trainer.max_steps=100000", "trainer.val_check_interval=100000"]
+    about = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x", "MASTER_ADDR": "10.9.9.9"}
+    process = start(tmp_path, "train", *words, "hydra.run.dir=run", **about)
+    while not (tmp_path / "run" / "metrics.csv").is_file() or len(rows(tmp_path / "run")) < 19:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    process.send_signal(signum)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 143 and "Traceback" not in output, output
+    step = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert (
+        step >= 200 and step % 10 == 0 and json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "interrupted"
+    )
+    run(tmp_path, "train", "resume=run", f"trainer.max_steps={step + 10}")
+    assert [int(row["step"]) for row in rows(tmp_path / "run") if row["train/loss"]] == list(range(10, step + 11, 10))

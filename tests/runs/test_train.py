@@ -128,7 +128,7 @@ def test_rank_that_resumes_waits_for_the_config_of_rank_0(tmp_path, monkeypatch)
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
-        plain = check.check_train(compose("train", overrides=["data=digits", "model=vae"]))
+        plain = check.check_train(compose("train", overrides=["data=digits", "model=vae", "trainer=ddp_cpu"]))
     runs.write_config(checkpoint.parents[1], plain)
     answer = call(tmp_path, "train resume=run trainer.max_steps=7")
     assert answer.code == 2 and f"rank 1 waits for {checkpoint.parents[1]}/config.yaml" in answer.err

@@ -251,6 +251,19 @@ def test_leaderboard_of_a_sweep_needs_no_more_than_its_folder(tmp_path, jobs_in_
     assert f"{sum(elbo) / 2:.2f}"[:5] in (record / "leaderboard.md").read_text()
 
 
+def test_runs_that_a_limit_stopped_are_done_said_to_be_stopped_and_averaged(tmp_path, jobs_in_this_process):
+    words = f"train -m {TINY} model=vae seed=0,1 sweep.name=mine trainer.max_steps=8 trainer.val_check_interval=2"
+    words += " trainer.patience=1 model.optimizer.lr=1e-30"
+    first, again = call(tmp_path, words), call(tmp_path, words)
+    for answer in (first, again):
+        assert answer.code == 0, answer.err
+        assert answer.out.count("| stopped: patience | stopped by trainer.patience=1 at step 4 of 8;") == 2
+    assert again.out.count("done before (stopped: patience): ") == 2 and "step 4" not in again.out.partition("| job")[0]
+    answer = call(tmp_path, "evaluate runs=outputs/sweeps/mine")
+    assert answer.code == 0 and "Runs: 2 stopped: patience." in answer.out, answer.err
+    assert "vae: 2 of 2 runs stopped early (patience)." in answer.out
+
+
 def test_name_of_a_sweep_is_that_of_its_words():
     words = ["model=vae", "seed=0,1"]
     name = sweeps.sweep_name("seeds5", words)

@@ -102,6 +102,14 @@ def test_a_trial_whose_run_outlives_its_command_is_given_out_again_once_that_is_
         assert not search.waits_for_runs(study, record), "this command has it"
 
 
+def test_a_trial_that_a_limit_stopped_has_its_value(tmp_path):
+    study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
+    first, second = search.ask(study, tmp_path, space, most=2, trials=2)
+    tell(study, tmp_path, first, "stopped: patience", 0.5)
+    tell(study, tmp_path, second, "stopped: max_time")
+    assert [(t.state, t.value) for t in study.get_trials()] == [(TrialState.COMPLETE, 0.5), (TrialState.FAIL, None)]
+
+
 def test_a_trial_whose_job_has_died_is_given_out_again_unless_left_to_the_next_command(tmp_path):
     study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
     with runs.locked(sweeps.worker(tmp_path)):

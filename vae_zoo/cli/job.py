@@ -15,7 +15,9 @@ from vae_zoo.cli import run
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
+from vae_zoo.utils import launch
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.signals import exit_code
 
 
 def run_job(cfg: DictConfig, command: str, given: dict[str, str]) -> None:
@@ -42,6 +44,7 @@ def run_job(cfg: DictConfig, command: str, given: dict[str, str]) -> None:
             with runs.locked(folder) as lock:
                 how, code = _claim(folder, plain), 0
                 if how is not None:
+                    environment = launch.environment(plain["trainer"]) | environment
                     code, received = run.start_process(folder, how, command, lock, place, environment)
                 if how == "--fresh":
                     runs.forget_older(folder)
@@ -52,7 +55,7 @@ def run_job(cfg: DictConfig, command: str, given: dict[str, str]) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sweeps.refuse(worker, folder, str(error))
     if received == signal.SIGINT or (received and not in_worker):
-        sweeps.stop(worker, 128 + received)
+        sweeps.stop(worker, exit_code(received))
     elif code and cfg.sweep.stop_on_failure:
         sweeps.stop(worker, 1)
 
@@ -79,7 +82,8 @@ def _claim(folder: Path, cfg: dict[str, Any]) -> str | None:
     how = "--fresh"
     if not cfg["sweep"]["rerun"]:
         if runs.is_finished(folder):
-            print(f"done before: {folder}", flush=True)
+            state = runs.read_status(folder)["state"]
+            print(f"done before{'' if state == 'finished' else f' ({state})'}: {folder}", flush=True)
             return None
         if runs.can_go_on(folder, cfg):
             print(f"goes on: {folder}", flush=True)

@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from vae_zoo.cli.compose import settings
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
+from vae_zoo.utils import launch
 from vae_zoo.utils.errors import UserError
-from vae_zoo.utils.signals import handled
+from vae_zoo.utils.signals import exit_code, handled, stopping
 
 FOLLOW_SECONDS = 120  # that a rank waits for rank 0, whose imports may be slow
-RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "logger", "data.root", "trust")
+RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "trainer.patience", "logger", "data.root", "trust")
 
 
 def begin(cfg: dict[str, Any], folder: Path, command: str) -> int:
@@ -26,7 +27,8 @@ def begin(cfg: dict[str, Any], folder: Path, command: str) -> int:
 
     command: what the user typed, for the report.
     """
-    if runs.rank() > 0:
+    launch.check_launch(cfg["trainer"])
+    if launch.rank(cfg["trainer"]) > 0:
         return _follow(folder, cfg, "--fresh", command)
     new = [path for path in (folder / ".lock", folder, *folder.parents) if not path.exists()]  # deepest first
     with runs.locked(folder) as lock:
@@ -67,7 +69,11 @@ def resume(cfg: DictConfig, command: str) -> int:
     check.check_train(OmegaConf.create(plain))
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise UserError(f"{folder} has no checkpoints/last.ckpt to resume from; train it anew")
-    if runs.rank() > 0:
+    launch.check_launch(plain["trainer"])
+    if (done := runs.nothing_left(folder, plain)) is not None:
+        print(done)
+        return 0
+    if launch.rank(plain["trainer"]) > 0:
         return _follow(folder, plain, "--resume", command)
     with runs.locked(folder) as lock:
         before = (folder / "config.yaml").read_text()
@@ -91,7 +97,8 @@ def _follow(folder: Path, cfg: dict[str, Any], how: str, command: str) -> int:
     while not (folder / "config.yaml").is_file() or runs.read_config(folder) != wanted:
         if time.monotonic() > until:
             raise UserError(
-                f"rank {runs.rank()} waits for {folder}/config.yaml, which rank 0 has not written; see its output"
+                f"rank {launch.rank(cfg['trainer'])} waits for {folder}/config.yaml, which rank 0 has not written; "
+                f"see its output"
             )
         time.sleep(0.1)
     return _start(folder, cfg, how, command)
@@ -100,8 +107,8 @@ def _follow(folder: Path, cfg: dict[str, Any], how: str, command: str) -> int:
 def _start(folder: Path, cfg: dict[str, Any], how: str, command: str, lock: IO[str] | None = None) -> int:
     """Here, unless the run has ranks, which replay the command that began the process and so must be given the composed
     config instead of overrides (hydra issue 2070). lock: of the folder, but for ranks that follow. Returns the exit code."""
-    if cfg["trainer"].get("strategy", "auto").startswith("ddp"):
-        return start_process(folder, how, command, lock)[0]
+    if launch.has_ranks(cfg["trainer"]):
+        return start_process(folder, how, command, lock, environment=launch.environment(cfg["trainer"]))[0]
     from vae_zoo.runs.train import main
 
     return main([str(folder), how, "--command", command])
@@ -122,18 +129,18 @@ def start_process(
 
     def note(signum: int, frame: Any) -> None:
         received.append(signum)
-        if signum == signal.SIGTERM and process is not None:  # Ctrl-C the terminal has sent to the job too
+        if signum != signal.SIGINT and process is not None:  # Ctrl-C the terminal has sent to the job too
             process.send_signal(signum)
 
     words = [sys.executable, "-m", "vae_zoo.runs.train", str(folder), how, "--command", command]
     held = [file.fileno() for file in (lock, place) if file is not None]
-    with handled(note, signal.SIGINT, signal.SIGTERM):
-        process = subprocess.Popen(words, env=os.environ | (environment or {}), pass_fds=held)
+    with handled(note, *(signals := stopping())):
+        process = subprocess.Popen(words, env=environment or os.environ, pass_fds=held)
         if lock is not None:
             runs.sign(lock, process.pid)
-        if signal.SIGTERM in received:
-            process.send_signal(signal.SIGTERM)
+        for signum in {*received} - {signal.SIGINT}:
+            process.send_signal(signum)
         code = process.wait()
-    if -code in (signal.SIGINT, signal.SIGTERM):  # before it could handle them
-        code = 128 - code
+    if -code in signals:  # before it could handle them
+        code = exit_code(-code)
     return code if code >= 0 else 1, received[0] if received else None

@@ -198,8 +198,9 @@ def pair_texts(table: Table, pair: Paired) -> tuple[str, str]:
 
 
 def summary(tables: Sequence[Table], left: Sequence[Run]) -> list[tuple[int, str]]:
-    averaged = sum(len(group.runs) for _, group in _groups(tables))
-    return [(averaged, "finished"), *((n, state) for state, n in sorted(Counter(run.state for run in left).items()))]
+    averaged = Counter({"finished": 0}) + Counter(run.state for _, group in _groups(tables) for run in group.runs)
+    counts = [*sorted(averaged.items()), *sorted(Counter(run.state for run in left).items())]
+    return [(n, state) for state, n in counts]
 
 
 def notes(table: Table) -> list[str]:
@@ -212,6 +213,10 @@ def notes(table: Table) -> list[str]:
             f"Images of these rows do not change with one of their blocks ({'; '.join(rows)}), so separation and all else "
             f"that is said of the others is no success: they are the best of no column but of bounds."
         )
+    for group in table.groups:
+        if limits := sorted({run.state.partition(": ")[2] for run in group.runs} - {""}):
+            early = sum(run.state != "finished" for run in group.runs)
+            found.append(f"{group.name}: {early} of {len(group.runs)} runs stopped early ({', '.join(limits)}).")
     names = [metric.removeprefix("test/") for metric in table.metrics if under_likelihood(metric)]
     if len(table.likelihoods) > 1 and names:
         kinds = ", ".join(table.likelihoods)

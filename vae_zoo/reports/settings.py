@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.runs.record import read_record
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import read_dict
-from vae_zoo.utils.text import clean, natural
+from vae_zoo.utils.text import clean, natural, override
 
 T = TypeVar("T")
 
@@ -46,8 +45,8 @@ ALL_PAIRS = 10  # groups of a table that are all compared with each other; of mo
 class Run:
     """A run folder as far as it can be read.
 
-    state: finished, or why the run is not averaged: failed, interrupted, pruned, running, died, unfinished, damaged,
-    repeated.
+    state: finished, or `stopped: <limit>` where a limit such as patience ended it early, both averaged; or why the
+    run is not averaged: failed, interrupted, pruned, running, died, unfinished, damaged, repeated.
     config: seed, model, data and trainer as JSON would hold them; {} when it cannot be read.
     """
 
@@ -123,23 +122,28 @@ def read_run(folder: Path) -> Run | None:
         return Run(folder, "damaged", note) if ours else None
     metrics, flaw = read_dict(folder / "metrics.json")
     later, later_flaw = read_dict(folder / "evaluation" / "metrics.json")
-    state, note = _state(folder, status, metrics, status_flaw or flaw)
-    if state == "finished" and later_flaw:
+    state, note = _state(folder, config, status, metrics, status_flaw or flaw)
+    if runs.is_over(state) and later_flaw:
         note = "evaluation/metrics.json is damaged and left out"
     model, data = _names(folder, config, str(status.get("command")))
     return Run(folder, state, note, config, _finite(metrics) | _finite(later), model, data, str(status.get("started")))
 
 
-def _state(folder: Path, status: dict[str, Any], metrics: dict[str, Any], flaw: str) -> tuple[str, str]:
+def _state(
+    folder: Path, config: dict[str, Any], status: dict[str, Any], metrics: dict[str, Any], flaw: str
+) -> tuple[str, str]:
     """State and note. A finished run stays so while it is evaluated; any other whose lock is held is being trained."""
     state = status.get("state")
-    if state != "finished" and runs.is_held(folder / ".lock"):
+    if not runs.is_over(state) and runs.is_held(folder / ".lock"):
         return "running", "still being trained"
     if flaw:
         return "damaged", flaw
-    if state == "finished":
-        return ("finished", "") if _finite(metrics) else ("unfinished", "it has no numbers in metrics.json")
-    resume = f"continue with: python train.py resume={shlex.quote(str(folder))}"
+    if runs.is_over(state):
+        if not _finite(metrics):
+            return "unfinished", "it has no numbers in metrics.json"
+        limit = status.get("limit")
+        return state, clean(runs.stop_sentence(folder, limit, config)) if isinstance(limit, dict) else ""
+    resume = f"continue with: python train.py {override('resume', folder)}"
     if state == "running":
         return "died", f"no process works on it any more; {resume}"
     if state in ("interrupted", "pruned"):
@@ -304,9 +308,9 @@ class Table:
 def group_runs(found: Iterable[Run]) -> tuple[list[Table], list[Run]]:
     """Tables in natural order, and the runs that are in none of them."""
     found = list(found)
-    left = [run for run in found if run.state != "finished"]
+    left = [run for run in found if not runs.is_over(run.state)]
     groups, tables = [], []
-    finished = [run for run in found if run.state == "finished"]
+    finished = [run for run in found if runs.is_over(run.state)]
     for key, members in _by(finished, lambda run: run.key).items():
         newest: dict[str, Run] = {}
         for run in sorted(members, key=lambda run: run.started, reverse=True):

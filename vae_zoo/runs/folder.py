@@ -25,6 +25,7 @@ import yaml
 from vae_zoo.config.renamed import as_today
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import read_dict, write_atomic, write_json
+from vae_zoo.utils.text import override
 
 ELSEWHERE = {"data": ("root", "cache", "download")}  # where things lie does not make another run
 CONTENTS = (
@@ -95,12 +96,40 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def write_status(folder: Path, **changes: Any) -> None:
-    """state is one of running, finished, failed, interrupted."""
+    """state is one of running, finished, `stopped: <limit>`, failed, interrupted, pruned."""
     write_json(Path(folder) / "run.json", read_status(folder) | changes)
 
 
+def is_over(state: Any) -> bool:
+    """Whether a run in this state was trained and evaluated: it has all its steps, or a limit such as max_time ended it."""
+    return state == "finished" or str(state).startswith("stopped: ")
+
+
 def is_finished(folder: Path) -> bool:
-    return read_status(folder).get("state") == "finished" and (Path(folder) / "metrics.json").is_file()
+    return is_over(read_status(folder).get("state")) and (Path(folder) / "metrics.json").is_file()
+
+
+def stop_sentence(folder: Path, limit: dict[str, Any], cfg: dict[str, Any]) -> str:
+    """Why a run has stopped before its last step, where, and how it goes on. limit: of its run.json."""
+    name, trainer, word = limit.get("name"), cfg["trainer"], override("resume", folder)
+    setting = f"trainer.{name}" if name in trainer else None
+    reason, more = (f"{setting}={trainer[name]}", f" {setting}=<more, or null>") if setting else ("a callback", "")
+    where = f"at step {limit.get('step')} of {trainer.get('max_steps')}"
+    return f"stopped by {reason} {where}; continue with: python train.py {word}{more}"
+
+
+def nothing_left(folder: Path, cfg: dict[str, Any]) -> str | None:
+    """What to say of a run that is over, where this config, which may differ from its own, asks for no more of it."""
+    status, own = read_status(folder), read_config(folder)
+    if not is_finished(folder):
+        return None
+    if limit := status.get("limit"):
+        same = limit["name"] in own["trainer"] and own["trainer"][limit["name"]] == cfg["trainer"][limit["name"]]
+        return f"nothing is left to do: {stop_sentence(folder, limit, own)}" if same else None
+    steps = own["trainer"]["max_steps"]
+    if cfg["trainer"]["max_steps"] != steps:
+        return None
+    return f"nothing is left to do: all {steps} steps are trained and evaluated, see {folder}/report.html"
 
 
 def can_go_on(folder: Path, cfg: dict[str, Any]) -> bool:
@@ -213,11 +242,6 @@ def is_held(lock: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def rank() -> int:
-    """Of this process in a run of several, as torchrun, Lightning or SLURM's srun have set it. Rank 0 writes."""
-    return int(next((os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0))
 
 
 def command_line() -> str:

@@ -5,7 +5,6 @@ the composed config and write nothing of their own. The folder's lock is held by
 """
 
 import argparse
-import contextlib
 import signal
 import sys
 import time
@@ -15,10 +14,12 @@ from typing import Any
 
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
+from vae_zoo.utils import launch
 from vae_zoo.utils.console import quiet
 from vae_zoo.utils.errors import Pruned, UserError
 from vae_zoo.utils.files import write_atomic, write_json
-from vae_zoo.utils.signals import handled
+from vae_zoo.utils.signals import Interrupted, Signals, exit_code, handled, stopping
+from vae_zoo.utils.text import override
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,26 +30,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", dest="resume", action="store_true", help="continue from last.ckpt")
     parser.add_argument("--command", default="", help="what the user typed, for the report")
     options = parser.parse_args(arguments)
-    folder, is_writer = options.folder, runs.rank() == 0
-    started = time.monotonic()
-    signals = Signals()
-    with handled(signals, signal.SIGINT, signal.SIGTERM):
+    folder, is_writer, started, signals = options.folder, True, time.monotonic(), Signals()
+    with handled(signals, *stopping()):
         about, before = runs.environment() | {"command": options.command}, runs.read_status(folder)
         try:
             quiet()
             cfg, step, last = runs.read_config(folder), 0, None
+            is_writer = launch.rank(cfg["trainer"]) == 0
             if options.resume:
                 last = folder / "checkpoints" / "last.ckpt"
                 step = check_checkpoint(last, cfg)
-                if step == cfg["trainer"]["max_steps"] and runs.is_finished(folder):
-                    print(f"nothing is left to do: all {step} steps are trained and evaluated, see {folder}/report.html")
-                    return 0
             ready = prepare(folder, cfg)
             if is_writer:
-                runs.write_status(folder, state="running", error=None, **about)
+                runs.write_status(folder, state="running", error=None, limit=None, **about)
                 (folder / "error.txt").unlink(missing_ok=True)
-            train(folder, cfg, step, last, *ready, signals)
-            state, code = {"state": "finished"}, 0
+            state, code = train(folder, cfg, step, last, *ready, signals), 0
         except Pruned as error:
             state, code = {"state": "pruned"}, 0
             print(error)
@@ -60,10 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
                 write_json(folder / "run.json", before)
                 return code
         except BaseException as error:
-            signum = signals.received or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
-            if signum:
-                state, code = {"state": "interrupted"}, 128 + signum
-                print(f"stopped; continue with: python train.py resume={folder}", file=sys.stderr)
+            signum = signals.received or (error.signum if isinstance(error, Interrupted) else None)
+            if signum or isinstance(error, KeyboardInterrupt):
+                state, code = {"state": "interrupted"}, exit_code(signum or signal.SIGINT)
             else:
                 state, code = {"state": "failed", "error": check.one_line(error)}, 1
                 text = traceback.format_exc()
@@ -75,13 +70,18 @@ def main(arguments: list[str] | None = None) -> int:
                 write_atomic(folder / "error.txt", text)
             runs.write_status(folder, **about, **state, seconds=time.monotonic() - started)
             write_report(folder)
+            if state["state"] == "interrupted":
+                print(f"stopped; continue with: python train.py {override('resume', folder)}", file=sys.stderr)
             if code == 0:
                 print(closing_lines(folder), flush=True)
     return code
 
 
-def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: "Signals") -> None:
-    """Fits the model from `step` on, whose checkpoint is `last`, then evaluates the weights it ends with."""
+def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: Signals) -> dict:
+    """Fits the model from `step` on, whose checkpoint is `last`, then evaluates the weights it ends with.
+
+    Returns the state of the run: finished, or stopped by one of the trainer's limits.
+    """
     from vae_zoo.runs.evaluate import evaluate_trained
     from vae_zoo.training.loggers import WandB
 
@@ -96,8 +96,15 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
                 logger.log_hyperparams(cfg)
             for logger in wandb_loggers:
                 logger.rewrite_history(step)
-        with signals.saving(trainer.checkpoint_callback):
+        trainer.checkpoint_callback.signals = signals
+        with signals.saving():
             trainer.fit(model, datamodule=data, ckpt_path=last)
+        state = {"state": "finished", "limit": None}
+        if trainer.global_step < trainer.max_steps:
+            limit = {"name": trainer.stopped_by(), "step": trainer.global_step}
+            state = {"state": f"stopped: {limit['name']}", "limit": limit}
+            if trainer.is_global_zero:
+                print(runs.stop_sentence(folder, limit, cfg), flush=True)
         if trainer.is_global_zero:
             evaluation = evaluate_trained(trainer, model, data, folder)
             metrics = evaluation.numbers
@@ -113,16 +120,19 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
             import wandb
 
             wandb.finish(exit_code=0 if sys.exc_info()[0] is None else 1)
+    return state
 
 
 def prepare(folder: Path, cfg: dict[str, Any], data=None):
     """The trainer with its loggers and callbacks, the model with its first weights, and the data, read (or given)."""
     import torch
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from vae_zoo.evaluation.suite import own_suites
     from vae_zoo.runs.load import build, check_device
     from vae_zoo.training.loggers import MetricsCSV
 
+    rank_zero_only.rank = launch.rank(cfg["trainer"])  # Lightning takes it from the environment alone
     check_device(cfg["trainer"]["accelerator"], "trainer.accelerator")
     torch.manual_seed(cfg["seed"])
     model, data = build(cfg["model"]), data or build(cfg["data"])
@@ -134,7 +144,7 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     }
     callbacks = {name: build(node, **given.get(name, {})) for name, node in cfg["callbacks"].items() if node is not None}
     loggers = [MetricsCSV(folder / "metrics.csv"), *(build(node, folder=folder) for node in cfg["logger"].values())]
-    extra = {"logger": loggers, "callbacks": list(callbacks.values()), "default_root_dir": folder}
+    extra = {"logger": loggers, "callbacks": list(callbacks.values())}
     trainer = build(cfg["trainer"], **extra)
     model.check_trainer(trainer)
     return trainer, model, data
@@ -158,28 +168,6 @@ def check_checkpoint(path: Path, cfg: dict[str, Any]) -> int:
             f"trainer.max_steps={steps}, but this run has been trained for {step} steps; give more or leave it out"
         )
     return step
-
-
-class Signals:
-    """Ctrl-C and SIGTERM: in training, save between two steps and stop; elsewhere, or at the second, stop at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.checkpoint = None  # while it can save
-
-    def __call__(self, signum: int, frame: Any) -> None:
-        again, self.received = self.received is not None, signum
-        if self.checkpoint is None or again:
-            raise KeyboardInterrupt
-        self.checkpoint.stop(signum)
-
-    @contextlib.contextmanager
-    def saving(self, checkpoint):
-        self.checkpoint = checkpoint
-        try:
-            yield
-        finally:
-            self.checkpoint = None
 
 
 if __name__ == "__main__":

@@ -30,7 +30,12 @@ from vae_zoo.utils.files import write_atomic
 RECORDS = "sweeps"  # folder beside the runs
 WORKERS = ".workers"  # folder of the commands in that of their sweep
 TAKEN = {"LocalLauncher": "CUDA_VISIBLE_DEVICES", "RayLauncher": "OMP_NUM_THREADS"}  # from the user, for every job
-GOOD = ("finished", "done before", "pruned", "running")  # elsewhere, then
+GOOD = (
+    "finished",
+    "done before",
+    "pruned",
+    "running",
+)  # elsewhere, then; beside these what a limit such as patience stopped
 # What does not make another sweep: where and how it is run, and what is shown of it.
 INCIDENTAL = ("sweep.", "launcher", "logger", "paths.", "hydra")
 
@@ -200,6 +205,11 @@ def exclusive(path: Path) -> Iterator[None]:
 
 def finished(jobs: Iterable[Job]) -> set[Path]:
     return {job.folder for job in jobs if runs.is_finished(job.folder)}
+
+
+def is_good(state: str) -> bool:
+    """Whether nothing is wrong with a job in this state, and nothing is left to do."""
+    return state in GOOD or runs.is_over(state)
 
 
 def states(jobs: Iterable[Job], before: set[Path], worker: Path | None = None) -> list[tuple[str, str]]:

@@ -152,9 +152,9 @@ def tell(study: optuna.Study, record: Path, trial: FrozenTrial, folder: Path, st
     has, stays open, and is held by the run alone."""
     if state == "pruned":
         study.tell(trial.number, state=TrialState.PRUNED)
-    elif state == "finished" and value is not None and math.isfinite(value):
+    elif runs.is_over(state) and value is not None and math.isfinite(value):
         study.tell(trial.number, value)
-    elif state in ("finished", "failed", "damaged", "unfinished"):
+    elif runs.is_over(state) or state in ("failed", "damaged", "unfinished"):
         study.tell(trial.number, state=TrialState.FAIL)
     else:
         _hand_over(study, record, trial.number, folder)

@@ -1,15 +1,24 @@
 """Lightning's Trainer with this project's conventions: endless epochs, steps as the only clock, atomic checkpoints."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, Timer
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vae_zoo.training.attached import RunTrainer
 from vae_zoo.training.callbacks.monitor import Monitor
+from vae_zoo.utils import launch
 from vae_zoo.utils.files import atomic
 from vae_zoo.utils.memory import keep_freed_memory
 
@@ -23,6 +32,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+class EarlyStopping(LightningEarlyStopping):
+    """Keeps the patience of the config where that has changed since the checkpoint. The class's name is its state's key."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.is_exhausted
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self.wait_count >= self.patience
+
+
+def cluster_environment(trainer: dict[str, Any]) -> ClusterEnvironment:
+    """That of torchrun or srun where one of them has started the ranks; else a run starts its own.
+
+    Lightning does not requeue, since it would write and read checkpoints of its own. trainer: settings.
+    """
+    if launch.has_ranks(trainer) and launch.by_torchrun():
+        return TorchElasticEnvironment()
+    if launch.has_ranks(trainer) and launch.by_srun():
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()
 
 
 class Trainer(RunTrainer):
@@ -45,6 +80,7 @@ class Trainer(RunTrainer):
         devices: Any = "auto",
         max_steps: int = 4000,
         val_check_interval: int = 500,
+        logger: Any = False,
         **lightning,
     ):
         self.seed, self.clip_norm = seed, gradient_clip_val
@@ -53,9 +89,10 @@ class Trainer(RunTrainer):
         if ema_decay is not None:
             callbacks.append(EMAWeightAveraging(decay=ema_decay))
         if patience is not None:
-            callbacks.append(EarlyStopping("val/loss", patience=patience))
+            callbacks.append(EarlyStopping("val/loss", patience=patience, check_finite=False))
         super().__init__(
             callbacks=callbacks,
+            logger=logger,
             devices=1 if devices == "auto" else devices,  # more only when asked for
             max_steps=max_steps,
             val_check_interval=min(val_check_interval, max_steps),  # a short run is validated too
@@ -66,7 +103,8 @@ class Trainer(RunTrainer):
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),  # ours or none
             enable_progress_bar=False,  # ours: vae_zoo.training.Progress
             enable_model_summary=False,
-            plugins=[AtomicCheckpointIO()],
+            default_root_dir=os.devnull,  # where Lightning looks for checkpoints of its own under SLURM
+            plugins=[AtomicCheckpointIO(), cluster_environment(lightning | {"devices": devices})],
             **lightning,
         )
 
@@ -80,3 +118,12 @@ class Trainer(RunTrainer):
             for network in model.children():
                 network.compile(dynamic=False)
         super().fit(model, *args, **kwargs)
+
+    def stopped_by(self) -> str:
+        """The setting that ended the training before its last step, or `callback`: one of the user's did."""
+        for callback in self.callbacks:
+            if isinstance(callback, EarlyStopping) and callback.is_exhausted:
+                return "patience"
+            if isinstance(callback, Timer) and (callback.time_remaining() or 1) <= 0:
+                return "max_time"
+        return "callback"

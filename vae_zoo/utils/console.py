@@ -11,4 +11,9 @@ def quiet() -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning calls what torch deprecates
+    for message in (
+        ".*treespec, LeafSpec.*",  # Lightning calls what torch deprecates
+        "The `srun` command is available",  # one process needs none, and several are told in check_launch
+        ".*callbacks used to create the checkpoint need to be provided",  # a limit was taken away beside resume=
+    ):
+        warnings.filterwarnings("ignore", message)

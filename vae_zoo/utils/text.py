@@ -1,6 +1,7 @@
 """Order and form of words that come from elsewhere."""
 
 import re
+import shlex
 from typing import Any
 
 
@@ -13,3 +14,15 @@ def clean(value: Any) -> str:
     """One line without control characters, which a terminal would obey."""
     text = "".join(c for c in " ".join(str(value).split()) if c.isprintable())
     return text if len(text) <= 400 else f"{text[:397]}..."
+
+
+def quoted(text: object) -> str:
+    """As Hydra's grammar reads it, whatever characters it has."""
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', str(text))
+    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
+
+
+def override(key: str, value: object) -> str:
+    """The word of a command line that gives this value, quoted for Hydra and the shell where they need it."""
+    text = str(value)
+    return shlex.quote(f"{key}={text if re.fullmatch(r'[A-Za-z0-9_/.%@+:-]+', text) else quoted(text)}")

@@ -11,14 +11,7 @@ from vae_zoo.config.types import Count, Positive
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.training.attached import RunTrainer
 from vae_zoo.training.callbacks.monitor import Monitor
-
-
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM, taken between two steps, the state saved."""
-
-    def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
+from vae_zoo.utils.signals import Interrupted, Signals
 
 
 class Checkpoint(LightningCheckpoint):
@@ -39,15 +32,14 @@ class Checkpoint(LightningCheckpoint):
         self.folder, self.run_config = Path(folder), run_config
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_seconds
         self.best = float("inf")
-        self._stop_signal: int | None = None
+        self.signals: Signals | None = None  # of a command; asked to stop, the run saves and raises Interrupted
+        self._stopping = False
         self._saved_step, self._saved_at = -1, time.monotonic()
         self._pending = False
 
-    def stop(self, signum: int) -> None:
-        """Saves and raises Interrupted after the present step."""
-        self._stop_signal = signum
-
     def on_train_start(self, trainer: RunTrainer, module: LatentVariableModel) -> None:
+        if self.signals is not None:
+            self.signals.take_back()
         if trainer.global_step == 0:
             self.save(trainer)
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
@@ -55,8 +47,12 @@ class Checkpoint(LightningCheckpoint):
     def on_train_batch_end(self, trainer: RunTrainer, module, outputs, batch, batch_idx: int) -> None:
         step = trainer.global_step
         late = trainer.world_size == 1 and time.monotonic() - self._saved_at >= self.every_n_seconds  # ranks must agree
-        due = step % self.every_n_steps == 0 or step == trainer.max_steps or late or self._must_stop(trainer)
-        self._pending = due and (step % trainer.val_check_interval == 0 and trainer.limit_val_batches > 0)
+        self._stopping = self._is_to_stop(trainer)
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps or late or self._stopping or trainer.should_stop
+        is_validated = step % trainer.val_check_interval == 0
+        if trainer.should_stop and not is_validated:
+            trainer.limit_val_batches = 0  # else Lightning validates where a run that goes on would not
+        self._pending = due and is_validated and trainer.limit_val_batches > 0
         if due and not self._pending:
             self.save(trainer)
 
@@ -78,11 +74,19 @@ class Checkpoint(LightningCheckpoint):
             logger.save()
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self._pending, self._saved_step, self._saved_at = False, trainer.global_step, time.monotonic()
-        if self._stop_signal is not None and self._must_stop(trainer):
-            raise Interrupted(self._stop_signal)
+        if self._stopping or (trainer.world_size == 1 and self._received() is not None):
+            raise Interrupted(self._received() or signal.SIGTERM)
 
-    def _must_stop(self, trainer: RunTrainer) -> bool:
-        return self._stop_signal is not None and trainer.world_size == 1
+    def _received(self) -> int | None:
+        return None if self.signals is None else self.signals.received
+
+    def _is_to_stop(self, trainer: RunTrainer) -> bool:
+        """Ranks, of which each may have been sent a signal or none, agree where they write a row, not at every step."""
+        stop = self._received() is not None
+        if trainer.world_size == 1:
+            return stop
+        is_row = trainer.global_step % trainer.log_every_n_steps == 0
+        return is_row and trainer.strategy.reduce_boolean_decision(stop, all=False)
 
     def on_save_checkpoint(self, trainer: RunTrainer, module: LatentVariableModel, checkpoint: dict) -> None:
         checkpoint["config"] = self.run_config
