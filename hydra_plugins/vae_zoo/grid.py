@@ -1,6 +1,6 @@
-"""Hydra's own sweeper over a grid, with a record of the sweep and a table at its end.
+"""Hydra's grid sweeper, with a record of the sweep and a table at the end.
 
-Hydra takes plugins from the package `hydra_plugins` alone, so this lies here and not in vae_zoo.
+Hydra finds plugins only in the package `hydra_plugins`, so this file is not in vae_zoo.
 """
 
 import signal
@@ -22,7 +22,7 @@ from vae_zoo.utils.signals import handled, stopping
 
 
 class Grid(BasicSweeper):
-    """params: what is swept when the command line does not say otherwise; max_batch_size: jobs that are launched at once."""
+    """Grid sweeper. params: default values to sweep over; max_batch_size: jobs launched at once."""
 
     # set by Hydra before `sweep` is called
     config: DictConfig
@@ -57,11 +57,11 @@ class Grid(BasicSweeper):
         return Path(str(self.config.hydra.sweep.dir)) / sweeps.RECORDS / name
 
     def _names(self, record: Path) -> list[str]:
-        """Names of the sweep and of this command, as overrides for a job."""
+        """Names of the sweep and of this command, as overrides of a job."""
         return [f"sweep.name={record.name}", f"++sweep.worker={sweeps.worker(record).name}"]
 
     def _jobs(self, batch: Sequence[Sequence[str]], first: int) -> list[Job]:
-        """Where each job will lie; composes its config, so that errors are reported before any job starts."""
+        """The jobs with their folders; composes each config, so that errors are reported before any job starts."""
         jobs = []
         for number, words in enumerate(batch, first):
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(words))
@@ -84,10 +84,10 @@ class Grid(BasicSweeper):
 
         with handled(stopped, *(signum for signum in stopping() if signum != signal.SIGINT)):
             for answer in self.launcher.launch([list(words) for words in batch], initial_job_idx=first):
-                _ = answer.return_value  # raises what a job could not tell in its folder
+                _ = answer.return_value  # raises errors that a job could not write to its folder
 
     def _end(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> int:
-        """Prints and keeps the table. Returns the exit code."""
+        """Prints and writes the table. Returns the exit code."""
         found = self._states(record, jobs, before)
         text = sweeps.table(jobs, found, self.config.sweep.metric)
         sweeps.write_atomic(record / "table.md", text)
@@ -99,5 +99,5 @@ class Grid(BasicSweeper):
         return sweeps.states(jobs, before, sweeps.worker(record))
 
     def _counts(self, job: Job) -> bool:
-        """Whether the exit code tells how this job ended."""
+        """Whether the state of this job counts for the exit code."""
         return True

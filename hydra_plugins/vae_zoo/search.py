@@ -1,6 +1,6 @@
-"""A sweep whose jobs are the trials of an Optuna study: vae_zoo.sweeps.search has what is Optuna's, this what is Hydra's.
+"""Hydra sweeper whose jobs are trials of an Optuna study; vae_zoo.sweeps.search has the interface to Optuna.
 
-Hydra's own Optuna plugin (hydra-optuna-sweeper 1.2.0) needs Optuna < 3, which today's Python and numpy no longer have.
+Hydra's own Optuna plugin (hydra-optuna-sweeper 1.2.0) needs Optuna < 3, which does not support current Python and numpy.
 """
 
 import sys
@@ -24,35 +24,35 @@ NO_VALUE = "no value"
 
 
 class Search(Grid):
-    """params: the space, in Hydra's words for sweeps; what the command line says of a key goes before.
+    """Search sweeper. params: the search space in Hydra's sweep syntax; the command line has priority.
 
-    sampler: tpe or random; pruner: median, hyperband or null; trials: of the whole study, whoever runs them; direction:
-    minimize or maximize, null: as the metric's name tells; max_batch_size: trials that are launched at once, null: as many
-    as SLURM runs of an array, or without it sweep.jobs.
+    sampler: tpe or random; pruner: median, hyperband or null; trials: of the whole study, over all commands; direction:
+    minimize or maximize, null: derived from the name of the metric; max_batch_size: trials launched at once, null:
+    array_parallelism of SLURM, or else sweep.jobs.
     """
 
     def __init__(self, sampler, pruner, trials, direction=None, max_batch_size=None, params=None):
         super().__init__(max_batch_size, params)
         self.sampler, self.pruner, self.trials, self.direction = sampler, pruner, trials, direction
-        self.cut_short: Counter[int] = Counter()  # jobs of this command by trial
+        self.cut_short: Counter[int] = Counter()  # interrupted jobs of this command, by trial
         self.told: set[Path] = set()  # folders of its jobs
 
     def sweep(self, arguments: list[str]) -> int:
         try:
             from vae_zoo.sweeps import search
         except ModuleNotFoundError as error:
-            raise UserError(f"{error.name} is not installed; pip install 'vae_zoo[sweep]'") from None
+            raise UserError(f"{error.name} is not installed; run pip install 'vae_zoo[sweep]'") from None
         given = [*self._parse_config(), *arguments]
         latest = {override.get_key_element(): override for override in self._parsed(given)}
         space = {key: search.distribution(override) for key, override in latest.items() if override.is_sweep_override()}
         fixed = [f"{key}={override.get_value_element_as_str()}" for key, override in latest.items() if key not in space]
         if not space:
-            raise UserError("the search has nothing to choose; give a space, such as 'model.beta=tag(log,interval(1,16))'")
+            raise UserError("the search space is empty; give one, such as 'model.beta=tag(log,interval(1,16))'")
         record, metric = self._record(given).absolute(), self.config.sweep.metric
         if metric.startswith(TEST):
             raise UserError(
-                f"sweep.metric={metric} is a number of test images, which are for the end; search by one of validation "
-                f"images, such as val/{metric.partition('/')[2]} or val/loss"
+                f"sweep.metric={metric} is a test metric, and a search must not use test images; choose a validation "
+                f"metric, such as val/{metric.partition('/')[2]} or val/loss"
             )
         study = search.open_study(record, self.sampler, self.pruner, metric, self._direction(metric), self.config.seed)
         self._begin(record, [])
@@ -71,23 +71,25 @@ class Search(Grid):
                 code = self._end(record, sweeps.read_record(record), before)
                 figures = search.write_figures(study, record / "figures", metric)
         if best := search.best(study):
-            print(f"best: {metric}={best.value:.4g} by {' '.join(search.words(best))}; see {figures[0].parent}", flush=True)
+            words = " ".join(search.words(best))
+            print(f"best: {metric}={best.value:.4g} with {words}; see {figures[0].parent}", flush=True)
         self._tell_lacking(record, before)
         return code
 
     def _tell_lacking(self, record: Path, before: set[Path]) -> None:
-        """What to do about trials of this command without a value."""
+        """Prints what to do about trials of this command without a value."""
         found = self._states(record, [Job((), folder) for folder in self.told], before)
         if number := sum(state == NO_VALUE for state, _ in found):
             print(
-                f"{number} of this command's trials have no {self.config.sweep.metric}: see that runs write it (one of the "
-                f"protocol with callbacks.metrics.every_n_steps= and evaluation.level=) and search anew with another seed=, "
-                f"or with sweep.rerun=true and another sweep.name=, as runs that are done are not trained again otherwise",
+                f"{number} trials of this command have no {self.config.sweep.metric}. Check that runs write it (val/ "
+                f"metrics need callbacks.metrics.every_n_steps= and evaluation.level=). Then search again with another "
+                f"seed=, or with sweep.rerun=true and another sweep.name=, since finished runs are not trained again "
+                f"otherwise.",
                 file=sys.stderr,
             )
 
     def _run(self, study, record: Path, trials: list, fixed: list[str]) -> None:
-        """Runs these trials and tells the study what came of them."""
+        """Runs these trials and reports their results to the study."""
         from vae_zoo.sweeps import search
 
         metric, first = self.config.sweep.metric, len(sweeps.read_record(record))
@@ -116,12 +118,12 @@ class Search(Grid):
     def _wait(self, study, record: Path) -> None:
         from vae_zoo.sweeps import search
 
-        print("waiting for runs that have outlived their command", flush=True)
+        print("waiting for runs of an earlier command that are still training", flush=True)
         while search.waits_for_runs(study, record) and sweeps.stop_code(sweeps.worker(record)) is None:
             time.sleep(1)
 
     def _states(self, record: Path, jobs: Sequence[Job], before: set[Path]) -> list[tuple[str, str]]:
-        """As of any sweep; a run that has finished without the metric is no good trial."""
+        """As for any sweep, but a finished run without the metric has state `no value`."""
         metric, found = self.config.sweep.metric, super()._states(record, jobs, before)
         over = [runs.is_over(state) or state == "done before" for state, _ in found]
         lacking = [is_over and sweeps.metric(job.folder, metric) is None for job, is_over in zip(jobs, over)]
@@ -129,15 +131,15 @@ class Search(Grid):
         return [told if lacks else state_and_note for lacks, state_and_note in zip(lacking, found)]
 
     def _counts(self, job: Job) -> bool:
-        """A trial that failed in an earlier command is over, and no fault of this one."""
+        """Trials of earlier commands do not count."""
         return job.folder in self.told
 
     def _direction(self, metric: str) -> Literal["minimize", "maximize"]:
         wanted = self.direction or {1: "maximize", -1: "minimize"}.get(direction(metric))
         if wanted is None:
             raise UserError(
-                f"sweep.metric={metric} may be better either way; add hydra.sweeper.direction=maximize or =minimize"
+                f"the direction of sweep.metric={metric} is unknown; add hydra.sweeper.direction=maximize or =minimize"
             )
         if wanted not in ("maximize", "minimize"):
-            raise UserError(f"hydra.sweeper.direction={self.direction} is not allowed; give maximize, minimize or null")
+            raise UserError(f"hydra.sweeper.direction must be maximize, minimize or null, got {self.direction}")
         return wanted

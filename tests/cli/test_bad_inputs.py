@@ -17,7 +17,7 @@ from tests.commands import run as run_process
 from vae_zoo import UserError, load_model
 from vae_zoo.cli.messages import explain
 
-NO_RUN = "is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>"
+NO_RUN = "is not a run folder: it has no config.yaml; give a folder such as outputs/<name>/seed0_<hash>"
 
 # What is typed, and what the sentence says, part by part: the value got, what is allowed, what to do. {name} is made by the
 # method of that name below.
@@ -36,9 +36,9 @@ trainer=gpuu | did you mean gpu | cpu, ddp, ddp_cpu, debug, default, gpu
 $ train logger=wanb
 logger=wanb | did you mean wandb | csv, many, none, tensorboard, wandb
 $ train experiment=beta_vae/dsprite
-experiment=beta_vae/dsprite | not known
+experiment=beta_vae/dsprite | not a choice of this group
 $ train experiment=quick
-experiment=quick | not known
+experiment=quick | not a choice of this group
 $ train model=network/conv
 model=vae_zoo.nets.Conv | one that `python train.py --help` lists
 $ train model/network=mpl
@@ -68,7 +68,7 @@ data.batchsize | did you mean data.batch_size
 $ train model.network.chanels=[3]
 model.network.chanels | did you mean model.network.channels
 $ train model=vae model.likelihood.sigma=1
-model.likelihood.sigma | vae_zoo.distributions.Bernoulli | takes no
+model.likelihood.sigma | vae_zoo.distributions.Bernoulli | has no settings
 $ train model.optimizer.rate=1
 model.optimizer.rate | lr, betas, | or fused
 $ train model.optimizer.betas=[0,0.9]
@@ -128,7 +128,7 @@ model: vae | - override /model: vae | in the defaults list of the YAML file
 $ train --config-dir {conf} experiment=twice
 {conf}/experiment/twice.yaml | duplicate key seed | line 3 | correct it
 $ train --config-dir confs model=typo
---config-dir | not a folder | name the one that holds your model/
+--config-dir | not a folder | give the folder that contains your model/
 
 # values
 $ train model=beta_vae model.beta=-1
@@ -202,35 +202,35 @@ $ train data=digits data.size=8
 $ train model=mfcvae model/network=mlp
 network=MLP | ladder | model/network=fc_vlae
 $ train model=vae model/network=fc_vlae
-ladder | choose conv or mlp
+ladder network | model/network=conv or mlp
 $ train model=mfcvae model/network=conv_vlae data=digits data.size=16
 16 pixels | too small | 28 pixels | model/network=fc_vlae
 $ train model=mfcvae model.facet_dims=[5,5,5]
-facet_dims=[5, 5, 5] | 3 facets | network 2 | as many to both
+facet_dims=[5, 5, 5] | 3 facets | the network has 2 | the same number
 $ train model=mfcvae model.schedule.stages=[10,20,30]
 stages | each of the 2 facets | got 3
 $ train model=mfcvae model.schedule.fade_steps=100
 either fade_steps or fade_fraction | got 100 and 0.6
 $ train model=spair data=digits model/network@model.object_network=fc_vlae
-ladder | choose conv or mlp
+ladder network | model/network=conv or mlp
 $ train model=spair data=digits model/network@model.object_network=conv
-4 halvings | 16 pixels | got 12
+4 convolutions | 16 pixels | got 12
 $ train model=spair data=digits model/likelihood=pixelwise_logistic
-likelihood=PixelwiseLogistic | 2 numbers a pixel | choose another | model/
+likelihood=PixelwiseLogistic | 2 parameters per pixel | choose another | model/
 $ train model=spair data=digits model.strides=[2,2]
-channels and strides | got 3 and 2 | as many of both
+channels and strides | one entry per convolution | got 3 and 2
 $ train model=spair data=digits model.count_prior.end=0
 count_prior | > 0 | got Linear( | end=0 | a small number such as 0.001
 $ train model=split_spair data=digits model.background_dim=0
 local_to=background | got background_dim=0 | background_dim >= 1
 $ train model=spair data=scenes data.num_objects=[0,255]
-data.num_objects=[0, 255] | the least and the most objects | 254 | [0, 5] | null
+data.num_objects=[0, 255] | [min, max] number of objects | 254 | [0, 5] | null
 $ train model=spair data=scenes data.image_shape=[3,24,24]
-data.image_shape=[3, 24, 24] | scenes of data.size=48, which are [3, 48, 48] | leave it out, it follows the size
+data.image_shape must be [3, 48, 48] for data.size=48 | got [3, 24, 24] | remove it
 $ train model=spair data=scenes data.image_shape=[1,48,48]
-data.image_shape=[1, 48, 48] | scenes of data.size=48, which are [3, 48, 48] | leave it out, it follows the size
+data.image_shape must be [3, 48, 48] for data.size=48 | got [1, 48, 48] | remove it
 $ train trainer=ddp_cpu data.batch_size=63
-data.batch_size=63 | 2 processes | multiple
+data.batch_size must be a multiple of 2 | processes | got 63 | trainer.devices
 $ train data=faces data.source=drawn
 data.source=drawn | cartoon, folder, olivetti, lfw or celeba
 $ train data=faces data.confound=1.5
@@ -264,53 +264,53 @@ data.group_size=128 | data.batch_size=64 | lower
 $ train model=ml_vae data=digits data.group_size=[2,128]
 data.group_size=[2, 128] | data.batch_size=64 | lower
 $ train model=ml_vae data=digits trainer=ddp_cpu data.num_groups=9
-data.num_groups=9 | 2 processes | multiple
+data.num_groups must be a multiple of 2 | processes | got 9 | trainer.devices
 
 # files of data
 $ train data=image_folder
-data.path | not given | data.path=<value>
+data.path | no value | data.path=<value>
 $ train data=image_folder data.path=nowhere
-data.path=nowhere | not a folder | name a folder of images
+data.path=nowhere | not a folder | give a folder of images
 $ train data=image_folder data.path={pictures_and_text}
 notes.txt | cannot be read as an image | remove it
 $ train data=dsprites data.path=missing.npz
-missing.npz | No such file | it must hold imgs | download it again | drop data.path
+missing.npz | No such file | it must contain imgs | download it again | remove data.path
 $ train data=dsprites data.path={damaged_npz}
-damaged.npz | download it again | drop data.path
+damaged.npz | download it again | remove data.path
 $ train data=mnist data.root=nowhere data.download=false
-nowhere/MNIST/raw | lacks | put them there | set data.
+not found in nowhere/MNIST/raw | put them there | set data.
 $ train data=mnist data.root={truncated_mnist} data.download=false
 train-images | damaged | delete it
 $ train data=shapes3d data.path=missing.h5
-missing.h5 | No such file | it must hold images | download 3dshapes.h5 again | drop data.path
+missing.h5 | No such file | it must contain images | download 3dshapes.h5 again | remove data.path
 $ train data=svhn
 SVHN | could not be downloaded | train_32x32.mat, test_32x32.mat | into data | by hand
 $ train data=svhn data.root=nowhere data.download=false data.extra=true
-nowhere lacks | train_32x32.mat, extra_32x32.mat, test_32x32.mat | data.download=true
+train_32x32.mat, extra_32x32.mat, test_32x32.mat not found in nowhere | data.download=true
 $ train data=celeba
 CelebA | could not be downloaded | img_align_celeba/ | into data/celeba | data=faces
 $ train data=celeba data.root=nowhere data.download=false
-nowhere/celeba lacks | img_align_celeba/ | .zip | into nowhere/celeba | data=faces
+img_align_celeba/ | .zip | not found in nowhere/celeba | into nowhere/celeba | data=faces
 $ train data=celeba data.root={damaged_celeba}
-identity_CelebA.txt | damaged | delete it and fetch it again
+identity_CelebA.txt | damaged | delete it and download it again
 $ train data=faces data.source=olivetti data.download=false
-lacks olivetti_py3.pkz | data.download=true | data.source=cartoon
+olivetti_py3.pkz not found in | data.download=true | data.source=cartoon
 $ train data=faces data.source=lfw
 lfw | could not be downloaded | lfw_home/lfw_funneled, | into data | data.source=cartoon
 $ train data=faces data.source=celeba data.download=false
-data/celeba lacks | put
+not found in data/celeba | put
 $ train data=faces data.source=folder
-data.source=folder | one folder of images a person | set data.path
+data.source=folder needs data.path | one subfolder of images per person | set it
 $ train data=faces data.source=folder data.path={pictures}
-data.path={pictures} | no folders | each person one folder of images
+data.path={pictures} | no subfolders | one subfolder of images per person
 
 # what the data turn out to be
 $ train TINY data.labelled=5000
-data.labelled=5000 | exceeds | labelled training images | lower it
+data.labelled must be at most | labelled training images | got 5000 | data.labelled=null
 $ train TINY data.subset=5000
-data.subset=5000 | exceeds | training images | lower it
+data.subset must be at most | training images | got 5000
 $ train TINY data.val_size=5000
-data.val_size=5000 | 5000 of | a number of images from 1
+data.val_size must be a number of images from 1 | got 5000
 $ train TINY data.group_by=label data.group_size=400 data.num_groups=2
 data.group_size=400 | the largest
 
@@ -324,11 +324,11 @@ $ train -m seed=0,1 paths.outputs={file}/runs
 
 # resume
 $ train resume=nowhere
-nowhere is not a run | config.yaml | outputs/<name>/seed0_<hash>
+nowhere is not a run folder | config.yaml | outputs/<name>/seed0_<hash>
 $ train resume={empty}
-{empty} is not a run | config.yaml | outputs/<name>/seed0_<hash>
+{empty} is not a run folder | config.yaml | outputs/<name>/seed0_<hash>
 $ train resume={run_without_checkpoint}
-checkpoints/last.ckpt | resume from | train it anew
+checkpoints/last.ckpt | resume from | start the run again
 $ train resume={run_with_damaged_config}
 {run_with_damaged_config}/config.yaml | damaged | line | restore it
 $ train resume={run_with_wrong_config}
@@ -338,31 +338,31 @@ $ train resume={run_with_truncated_checkpoint}
 $ train resume={run_of_another_model}
 checkpoint of another model | model._target_
 $ train resume={run} model.beta=3
-model.beta cannot be changed | drop it | trainer.max_steps
+model.beta cannot be changed | remove it | trainer.max_steps
 $ train resume={run} seed=1
-seed cannot be changed | drop it | trainer.max_steps
+seed cannot be changed | remove it | trainer.max_steps
 $ train resume={run} trainer.max_steps=2
-trainer.max_steps=2 | 5 steps | give
+trainer.max_steps must be at least 5 | got 2 | increase or remove it
 $ train resume={run} data.root=x
 data.root | whose data has no root | remove it
 $ train -m resume={run}
-resume= | drop -m
+resume= | remove -m
 $ train resume={run_of_a_stranger}
 stranger.Model | if you trust it | trust=[stranger]
 
 # evaluate
 $ evaluate -m run=a,b
--m is for training; give run=<run folder>, or runs=<folder of runs> for a table over them
+evaluate.py does not support -m; give run=<run folder>, or runs=<folder of runs> to compare runs
 $ evaluate
-say what to evaluate: run=<run folder> | runs=<folder of runs>
+exactly one of run=<run folder> and runs=<folder of runs>
 $ evaluate runs=nowhere
 runs=nowhere | not a folder | runs=outputs
 $ evaluate runs={empty}
-runs={empty} | holds no runs | config.yaml | name another folder
+runs={empty} | has no runs | config.yaml | give another folder
 $ evaluate run=nowhere
-nowhere is not a run | config.yaml | outputs/<name>/seed0_<hash>
+nowhere is not a run folder | config.yaml | outputs/<name>/seed0_<hash>
 $ evaluate run={run_without_checkpoint}
-checkpoints/last.ckpt | not trained yet
+checkpoints/last.ckpt | train it first
 $ evaluate run={run_with_truncated_checkpoint}
 /last.ckpt | damaged | restore
 $ evaluate run={run_of_a_stranger}
@@ -370,9 +370,9 @@ stranger.Model | if you trust it | trust=[stranger]
 $ evaluate runs={empty} predict=pictures
 predict= | run=<run folder> | runs=
 $ evaluate predict=pictures
-say what to evaluate: run=<run folder> | runs=<folder of runs>
+exactly one of run=<run folder> and runs=<folder of runs>
 $ evaluate run={run} predict=nowhere
-predict=nowhere | clusters | neither facets nor categorical blocks | give the run of one
+predict= | clusters | neither facets nor categorical blocks | give the run of another model
 $ evaluate run={run} data.root=x
 data.root | whose data has no root | remove it
 $ evaluate run={run} out={file}/out
@@ -595,12 +595,12 @@ def malicious_checkpoint(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "make, sentence",
     [
-        (lambda folder: folder / "nowhere", "nowhere does not exist; name a run folder or one of its checkpoints"),
-        (lambda folder: folder, "is not a run: it has no config.yaml"),
-        (text_file, "text.ckpt is damaged, or no checkpoint of vae_zoo"),
-        (other_checkpoint, "other.ckpt is not a vae_zoo checkpoint; name a run folder or one of its checkpoints"),
-        (altered_checkpoint, "altered.ckpt does not fit its own config"),
-        (malicious_checkpoint, "bomb.ckpt is damaged, or no checkpoint of vae_zoo"),
+        (lambda folder: folder / "nowhere", "nowhere does not exist; give a run folder or one of its checkpoints"),
+        (lambda folder: folder, "is not a run folder: it has no config.yaml"),
+        (text_file, "text.ckpt is damaged or not a vae_zoo checkpoint"),
+        (other_checkpoint, "other.ckpt is not a vae_zoo checkpoint; give a run folder or one of its checkpoints"),
+        (altered_checkpoint, "altered.ckpt does not match its own config"),
+        (malicious_checkpoint, "bomb.ckpt is damaged or not a vae_zoo checkpoint"),
     ],
 )
 def test_load_model_says_what_is_wrong(make, sentence, tmp_path, copy_of_run):

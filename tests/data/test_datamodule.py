@@ -122,7 +122,7 @@ def test_folds_test_every_image_once_and_whole_identities_where_there_are_any(fo
 
 
 def test_folds_need_a_set_without_test_images_of_its_own():
-    with pytest.raises(UserError, match="test images of their own"):
+    with pytest.raises(UserError, match="data.folds=.* the data set has an official test split"):
         toy(folds=3, arrays={"split": np.repeat([0, 2], N // 2)})
 
 
@@ -154,7 +154,7 @@ def test_ranks_share_the_supervised_batch():
     ],
 )
 def test_a_step_that_ranks_cannot_share_evenly_is_refused(settings, what, setting):
-    with pytest.raises(UserError, match=f"4 processes cannot share the {what} of a step; set .*{setting}.* 4$"):
+    with pytest.raises(UserError, match=f"4 processes cannot share {what} per step evenly; set .*{setting}.* 4$"):
         toy(**settings).train_batch(0, rank=1, world_size=4)
 
 
@@ -168,7 +168,7 @@ def test_evaluation_shows_a_split_once_over_all_ranks_and_leaves_no_rank_idle(wo
 
 
 def test_more_ranks_than_images_to_evaluate_are_refused():
-    with pytest.raises(UserError, match="5 processes cannot share 3 images; raise data.val_size"):
+    with pytest.raises(UserError, match="3 images of split val are too few for 5 processes; raise data.val_size"):
         EvalBatches(toy(val_size=3), "val", {"rank": 0, "world_size": 5})
 
 
@@ -392,7 +392,7 @@ def test_evaluation_never_splits_a_group_between_ranks_or_batches(world_size):
 
 def test_more_ranks_than_groups_to_evaluate_are_refused():
     data = toy(group_by="label", group_size=40, val_size=50)
-    with pytest.raises(UserError, match="5 processes cannot share 4 groups; lower data.group_size"):
+    with pytest.raises(UserError, match="4 groups of split .* are too few for 5 processes; lower data.group_size"):
         EvalBatches(data, "val", {"rank": 0, "world_size": 5})
 
 
@@ -732,27 +732,27 @@ UNLABELLED = {"label": None, "factors": None, "factor_info": ()}
 @pytest.mark.parametrize(
     ("needs", "settings", "sentence"),
     [
-        ([], {"test_size": 500}, "data.test_size=500 takes 500 of 500 images"),
-        ([], {"val_size": 0.0001}, "data.val_size=0.0001 takes 0 of 450 images"),
-        ([], {"val_size": 0.6, "test_size": 0.5}, "data.val_size=0.6 takes 300 of 250 images"),
+        ([], {"test_size": 500}, "data.test_size must be .* got 500 .500 of 500 images."),
+        ([], {"val_size": 0.0001}, "data.val_size must be .* got 0.0001 .0 of 450 images."),
+        ([], {"val_size": 0.6, "test_size": 0.5}, "data.val_size must be .* got 0.6 .300 of 250 images."),
         (
             [],
             {"test_size": 40, "arrays": {"groups": {"identity": PEOPLE}}},
-            "data.test_size=40 takes 40 of 40 identities; give a number of identities from 1 to 39",
+            "data.test_size must be a number of identities from 1 to 39, .* got 40 .40 of 40 identities.",
         ),
-        ([], {"subset": 401}, "data.subset=401 exceeds the 400 training images"),
-        ([], {"labelled": 401}, "data.labelled=401 exceeds the 400 labelled training images"),
-        ([], {"labelled": 5, "arrays": UNLABELLED}, "data.labelled=5, but this set has no labels"),
+        ([], {"subset": 401}, "data.subset must be at most 400, the number of training images, got 401"),
+        ([], {"labelled": 401}, "data.labelled must be at most 400, the number of labelled training images, got 401"),
+        ([], {"labelled": 5, "arrays": UNLABELLED}, "data.labelled=5, but the data set has no labels"),
         ([], {"group_by": "sahpe"}, "data.group_by=sahpe .* choose one of hundred, label, parity"),
-        ([], {"group_by": "label", "arrays": UNLABELLED}, "data.group_by=label .* they have none"),
-        (["group"], {"arrays": UNLABELLED}, "choose data with labels or known factors"),
+        ([], {"group_by": "label", "arrays": UNLABELLED}, "data.group_by=label .* it has none"),
+        (["group"], {"arrays": UNLABELLED}, "choose a data set with labels or known factors"),
         ([], {"group_by": "label", "group_size": 200}, "data.group_size=200, but the largest group has 1.. training"),
-        ([], {"num_classes": 7}, "data.num_classes=7, but these data have 4 classes; set data.num_classes=4"),
-        (["supervised"], {"arrays": UNLABELLED}, "these data have none; choose data with labels"),
-        (["label"], {"arrays": UNLABELLED}, "these data have none; choose data with labels"),
+        ([], {"num_classes": 7}, "data.num_classes=7, but the data set has 4 classes; set data.num_classes=4"),
+        (["supervised"], {"arrays": UNLABELLED}, "the data set has none; choose a data set with labels"),
+        (["label"], {"arrays": UNLABELLED}, "the data set has none; choose a data set with labels"),
         ([], {"arrays": {"images": np.zeros((N, 3, 4, 4), np.uint8)}}, r"\[1, 4, 4\] .* uint8 \[3, 4, 4\]; set"),
         ([], {"arrays": {"images": np.zeros((N, 1, 4, 4), np.float32)}}, "float32"),
-        ([], {"arrays": {"images": np.zeros((N, 3), np.uint8), "packed": True}}, r"\[3\] of 8 pixels a byte"),
+        ([], {"arrays": {"images": np.zeros((N, 3), np.uint8), "packed": True}}, r"\[3\], 8 pixels per byte"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence_at_setup(needs, settings, sentence):

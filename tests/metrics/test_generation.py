@@ -56,7 +56,7 @@ def test_names_carry_the_network_and_fid_needs_ten_images_a_feature(caplog):
     assert generation_scores(real, real, judge)["fid_judge"] == pytest.approx(0, abs=1e-3)
     with caplog.at_level(logging.WARNING):
         assert set(generation_scores(real[:59], fake[:59], judge)) == {"kid_judge"}
-    assert "fid_judge is left out: 6 features need 60 images" in caplog.text
+    assert "fid_judge is not computed: 6 features need 60 images" in caplog.text
 
 
 def test_inception_takes_grey_and_coloured_images_of_either_type(monkeypatch):

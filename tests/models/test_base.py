@@ -122,7 +122,7 @@ def test_prior_is_standard_normal(name):
         (torch.rand(2, 1, 6, 7), r"got float32 \[2, 1, 6, 7\]"),
         (torch.zeros(2, 1, 6, 6, dtype=torch.uint8), r"got uint8 \[2, 1, 6, 6\]"),
         (torch.rand(2, 1, 6, 6).double(), r"got float64 \[2, 1, 6, 6\]"),
-        (torch.full((2, 1, 6, 6), 255.0), r"in \[0, 1\], got \[255, 255\]; bytes are divided by 255"),
+        (torch.full((2, 1, 6, 6), 255.0), r"in \[0, 1\], got \[255, 255\]; divide bytes by 255"),
         (torch.full((2, 1, 6, 6), -0.5), r"in \[0, 1\], got \[-0.5, -0.5\]"),
         (torch.full((2, 1, 6, 6), float("nan")), r"in \[0, 1\], got \[nan, nan\]"),
     ],

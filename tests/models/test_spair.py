@@ -260,7 +260,7 @@ def test_two_boxes_on_one_object_are_seen():
         ),
         ({"presence_bias": -9.0}, "no object is found in 100 %"),
         ({"presence_bias": -9.0, "presence_warmup_steps": 3}, None),  # presence has not begun to learn
-        ({"presence_bias": 9.0, "anchor": 60.0, "beta_pres": 2.0}, "in 100 % of the images two boxes lie on one object"),
+        ({"presence_bias": 9.0, "anchor": 60.0, "beta_pres": 2.0}, "in 100 % of the images two boxes cover one object"),
         ({"presence_bias": 9.0, "anchor": 60.0, "beta_pres": Linear(0.5, 2.0, 4)}, None),  # the pressure is still to come
     ],
 )

@@ -347,7 +347,7 @@ def test_damaged_files_harm_no_other_run(sweep, name, content):
     assert float(beta["test/elbo_mean"]) == pytest.approx(-126.6 / 3)
     if name == "evaluation/metrics.json":  # its own numbers stay
         assert float(factor["test/elbo_mean"]) == pytest.approx(statistics.mean(ELBO["factor_vae"]))
-        assert ("is damaged and left out" in (sweep / "runs.csv").read_text()) == (b"high" not in content)
+        assert ("is damaged and is ignored" in (sweep / "runs.csv").read_text()) == (b"high" not in content)
     else:
         state = "unfinished" if b"high" in content and name != "config.yaml" else "damaged"
         assert factor["n"] == "2" and re.search(
@@ -403,8 +403,8 @@ def test_pairs_need_three_common_seeds(tmp_path):
         ("beta=1", "beta=2", 3),
         ("beta=2", "beta=3", 3),
     ]
-    assert leaderboard.verdict(table.pairs[0]) == "beta_vae beta=1 leads, too few seeds"
-    assert "once in 4 times" in leaderboard.caution(table)
+    assert leaderboard.verdict(table.pairs[0]) == "beta_vae beta=1 is ahead, too few seeds"
+    assert "1/4 for 3 seeds" in leaderboard.caution(table)
 
 
 def test_of_many_rows_the_best_is_compared_with_each(tmp_path):
@@ -418,7 +418,7 @@ def test_of_many_rows_the_best_is_compared_with_each(tmp_path):
     (table,), _ = tables_of(tmp_path)
     assert {pair.a.settings for pair in table.pairs} == {"beta=5"}
     assert len({pair.b.settings for pair in table.pairs}) == len(table.pairs) == 11
-    assert "only that with the best mean" in leaderboard.caution(table)
+    assert "only the one with the best mean" in leaderboard.caution(table)
 
 
 def test_interval_holds_the_true_difference_as_often_as_it_says():
@@ -536,17 +536,17 @@ def test_long_lists_of_pairs_are_not_printed(sweep):
             add(sweep, config(seed=seed, beta=beta), {"test/elbo": -50.0 - 10 * beta - 0.1 * seed * beta})
     text = write_leaderboard(sweep)
     assert "28 differences over the same seeds are in leaderboard.md" in text and "95 % interval" not in text
-    assert (sweep / "leaderboard.md").read_text().count("leads, too few seeds") == 28
+    assert (sweep / "leaderboard.md").read_text().count("is ahead, too few seeds") == 28
 
 
 def test_folders_without_runs_are_refused(sweep, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no runs"):
+    with pytest.raises(UserError, match="has no runs"):
         write_leaderboard(tmp_path / "empty")
     with pytest.raises(UserError, match="is not a folder"):
         write_leaderboard(tmp_path / "nowhere")
     run = find_runs(sweep)[0].folder
-    with pytest.raises(UserError, match="is a run itself; say run="):
+    with pytest.raises(UserError, match="is a single run; use run="):
         write_leaderboard(run)
     answer = call(tmp_path, "evaluate runs=empty")
     assert answer.code == 2 and answer.err.startswith("error: runs=empty holds no runs")
@@ -619,7 +619,12 @@ def test_a_terminal_shows_the_headline_columns_that_fit_into_120(sweep):
     assert everything == write_leaderboard(sweep)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert max(map(len, rows)) <= 120 < max(len(line) for line in everything.splitlines() if line.startswith("|"))
-    assert "more columns: columns=all" in text and "elbo" in text and "irs" not in text and "irs" in everything
+    assert (
+        "more columns in leaderboard.html, or with columns=all" in text
+        and "elbo" in text
+        and "irs" not in text
+        and "irs" in everything
+    )
 
 
 def test_results_are_exported_with_what_made_them(sweep, tmp_path):

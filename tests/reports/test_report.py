@@ -47,7 +47,7 @@ def run(tmp_path):
         "versions": {"torch": "2.9.0"},
         "hardware": "2 x CPU",
         "commit": "4f2c9d1",
-        "blocks": [{"name": "content", "size": 10, "kind": "gaussian", "holds": "what all images of a group share"}],
+        "blocks": [{"name": "content", "size": 10, "kind": "gaussian", "holds": "content shared by all images of a group"}],
     }
     (folder / "run.json").write_text(json.dumps(facts))
     return folder
@@ -92,7 +92,7 @@ def test_report_shows_what_the_run_folder_holds(run):
             "2.9.0",
             "2 x CPU",
         ]
-        + ["4f2c9d1", "what all images of a group share", "test/block/content", "test/facet2", "plain"]
+        + ["4f2c9d1", "content shared by all images of a group", "test/block/content", "test/facet2", "plain"]
     ):
         assert text in page.text, text
 

@@ -1,4 +1,4 @@
-"""The two commands: words -> config -> checked config -> run. Heavy imports wait for a config that is known to be good."""
+"""The commands train and evaluate: command line -> config -> checked config -> run. Torch is imported after the check."""
 
 import os
 import sys
@@ -32,14 +32,14 @@ def evaluate() -> int:
 
 
 def _train(words: list[str]) -> int:
-    if any(word.startswith("resume=") for word in words):  # of a run whose data may have a root where the defaults have none
+    if any(word.startswith("resume=") for word in words):  # the run's data may have a root that the defaults do not have
         words = [f"++{word}" if word.startswith("data.root=") else word for word in words]
     cfg, command = compose("train", words), runs.command_line()
     if cfg is None:
         return 0
     if cfg.hydra.mode == RunMode.MULTIRUN:
         if cfg.resume is not None:
-            raise UserError("resume= continues one run and -m starts many; drop -m")
+            raise UserError("resume= continues one run and cannot be combined with -m; remove -m")
         return sweep(cfg, partial(run_job, command=command, given=sweeps.given()))
     if cfg.resume is not None:
         return resume(cfg, command)
@@ -51,13 +51,13 @@ def _evaluate(words: list[str]) -> int:
     if cfg is None:
         return 0
     if cfg.hydra.mode == RunMode.MULTIRUN:
-        raise UserError("-m is for training; give run=<run folder>, or runs=<folder of runs> for a table over them")
+        raise UserError("evaluate.py does not support -m; give run=<run folder>, or runs=<folder of runs> to compare runs")
     plain = check.check_evaluate(settings(cfg))
     if (plain["run"] is None) == (plain["runs"] is None):
-        raise UserError("say what to evaluate: run=<run folder>, or runs=<folder of runs>")
+        raise UserError("evaluate.py needs exactly one of run=<run folder> and runs=<folder of runs>; give one of them")
     if plain["runs"] is not None:
         if plain["predict"] is not None:
-            raise UserError("predict= asks one model about images; give run=<run folder> in place of runs=")
+            raise UserError("predict= needs one model; give run=<run folder> instead of runs=")
         from vae_zoo.reports.leaderboard import leaderboard_command as command
     else:
         check.check_trust(runs.read_config(Path(plain["run"]).expanduser()), plain["trust"])  # before the imports
@@ -70,7 +70,7 @@ def _evaluate(words: list[str]) -> int:
 
 
 def _exit_code(command: Callable[[list[str]], int], elsewhere: str) -> int:
-    """Runs a command and turns whatever happens into an exit code. elsewhere: as `explain` has it."""
+    """Runs a command and returns its exit code. elsewhere: see `explain`."""
     try:
         return command(sys.argv[1:])
     except KeyboardInterrupt:

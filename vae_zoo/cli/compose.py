@@ -1,6 +1,6 @@
-"""From the words of a command line to its config, by Hydra.
+"""Composes the config of a command line with Hydra.
 
-Hydra's public `compose` knows neither -m nor --config-dir, hence the `Hydra` object that its own `main` uses.
+Hydra's public `compose` supports neither -m nor --config-dir, so this uses the `Hydra` object of Hydra's own `main`.
 """
 
 import argparse
@@ -31,15 +31,15 @@ FIRST_RUN = "experiment=split_vae/first_run"  # what `python train.py` trains
 
 
 def _chooses(word: str) -> bool:
-    """Whether an override chooses what to train, by a group such as model= or model/network=, or by resume=."""
+    """Whether an override chooses what to train: a group such as model= or model/network=, or resume=."""
     group = word.partition("=")[0].lstrip("+~")
     return "." not in group and group.split("/")[0].split("@")[0] in ("model", "data", "experiment", "debug", "resume")
 
 
 def compose(name: str, words: Sequence[str]) -> DictConfig | None:
-    """Returns the config with its `hydra` node, or None where the words ask for an answer of Hydra's, such as --help.
+    """Returns the config with its `hydra` node, or None if an option such as --help was answered instead.
 
-    name: of the command's file in conf/. words: options of Hydra and overrides.
+    name: name of the command's file in conf/. words: Hydra's options and overrides.
     """
     parser = get_args_parser()
     options, unknown = parser.parse_known_intermixed_args(words)
@@ -57,9 +57,9 @@ def compose(name: str, words: Sequence[str]) -> DictConfig | None:
     if _answered(hydra, name, parser, options):
         return None
     if is_first_run:
-        print(f"{FIRST_RUN}, as neither model= nor data= nor experiment= is given", flush=True)
+        print(f"none of model=, data=, experiment= is given: using {FIRST_RUN}", flush=True)
     words = [*options.overrides, *(["hydra.mode=MULTIRUN"] if options.multirun else [])]
-    # Hydra would compose once to learn the mode and once more in this mode, and only then refuse a,b without -m
+    # composes once; Hydra itself would compose a second time, and only then refuse a,b without -m
     cfg = hydra.compose_config(name, words, RunMode.MULTIRUN, validate_sweep_overrides=False)
     cfg.hydra.mode = cfg.hydra.mode or RunMode.RUN
     parsed = OverridesParser.create().parse_overrides(words)
@@ -83,28 +83,28 @@ def sweep(cfg: DictConfig, job: Callable[[DictConfig], None]) -> int:
 
 
 def _make_importable(own: str | None) -> None:
-    """The user's own modules: from the working directory and beside `own`, the folder of --config-dir."""
+    """Makes the user's own modules importable, from the working directory and from the parent of `own`, the --config-dir."""
     folders = [os.getcwd(), *([str(Path(own).resolve().parent)] if own else [])]
     sys.path.extend(folder for folder in folders if folder not in sys.path)
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(p for p in sys.path if p))  # jobs and launchers' workers
 
 
 def _hydra(name: str, own: str | None) -> Hydra:
-    """Hydra over the user's own configs and those of the package; the latter's choices are taken first."""
+    """Hydra with the configs of the package and of the user; the package has priority."""
     version.setbase("1.3")
     path = create_config_search_path(str(config_dir()))
     if own is not None:
         if not Path(own).is_dir():
             raise UserError(
-                f"--config-dir {own} is not a folder; name the one that holds your model/, data/ or experiment/ folders"
+                f"--config-dir {own} is not a folder; give the folder that contains your model/, data/ or experiment/"
             )
         path.prepend("command-line", f"file://{Path(own).absolute()}", SearchPathQuery(provider="schema"))
     return Hydra.create_main_hydra2(name, path)
 
 
 def _answered(hydra: Hydra, name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> bool:
-    """Prints what an option asks to be shown; False where none does."""
-    if options.help:  # as hydra.app_help, which also lists Hydra's own groups, unused and as slow as all the rest
+    """Answers an option such as --help; returns False if there is none."""
+    if options.help:  # as hydra.app_help, which also lists Hydra's own groups and takes twice as long
         cfg = hydra.compose_config(name, options.overrides, RunMode.RUN)
         groups = hydra.format_config_groups(lambda group: group.split("/")[0] != "hydra")
         config = OmegaConf.to_yaml(settings(cfg), resolve=options.resolve)
@@ -122,7 +122,7 @@ def _answered(hydra: Hydra, name: str, parser: argparse.ArgumentParser, options:
     return True
 
 
-# ---- what conf/ computes --------------------------------------------------------------------------------------------
+# ---- resolvers that conf/ uses --------------------------------------------------------------------------------------
 
 
 def register_resolvers() -> None:
@@ -141,11 +141,11 @@ def _run_name(*, _root_: DictConfig) -> str:
 
 
 def _tags() -> list[str]:
-    """What this run was told on the command line or by its sweep, as W&B's tags, which have 64 characters at most."""
+    """Overrides of the command line and of the sweep as W&B tags, which have at most 64 characters."""
     if not HydraConfig.initialized():
         return []
     words = (word.lstrip("+") for word in HydraConfig.get().overrides.task)
     return [word for word in words if len(word) <= 64 and not word.startswith((*sweeps.INCIDENTAL, "resume", "callbacks"))]
 
 
-register_resolvers()  # at import, since a launcher's workers import this module and compose the config again
+register_resolvers()  # at import, since the workers of a launcher import this module and compose the config again

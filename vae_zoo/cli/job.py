@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process its launcher gives it."""
+"""Runs one job of a sweep, in the process that its launcher provides."""
 
 import os
 import signal
@@ -21,10 +21,10 @@ from vae_zoo.utils.signals import exit_code
 
 
 def run_job(cfg: DictConfig, command: str, given: dict[str, str]) -> None:
-    """Trains the job's config in a process of its own; how that ends is stored in the run folder. Ctrl-C, SIGTERM to the
-    sweep and a broken launcher end the other jobs, a job that is killed does not.
+    """Trains the job's config in a new process, whose exit state is stored in the run folder. Ctrl-C, SIGTERM to the sweep
+    and a launcher failure end the other jobs; a killed job does not.
 
-    command: what the user typed. given: environment of the sweep before the launcher changed it.
+    command: the command line of the user. given: environment of the sweep before the launcher changed it.
     """
     hydra = HydraConfig.get()
     folder, launcher = Path(hydra.runtime.output_dir), hydra.launcher._target_
@@ -61,12 +61,12 @@ def run_job(cfg: DictConfig, command: str, given: dict[str, str]) -> None:
 
 
 def jobs_here(launcher: str, jobs: int) -> int:
-    """That share this machine. SLURM gives each job cores and GPUs of its own, and knows how many there are room for."""
+    """Number of jobs that share this machine; 1 under SLURM, which gives each job its own cores and GPUs."""
     return 1 if launcher.endswith("SlurmLauncher") else jobs
 
 
 def _end_with_parent() -> None:
-    """joblib's workers would wait for ever for a command that was killed. A job that one of them has begun goes on."""
+    """Ends this joblib worker when the command is killed, since it would wait forever. A job that has started continues."""
     if all(thread.name != "parent" for thread in threading.enumerate()):
         threading.Thread(target=_watch, args=[os.getppid()], name="parent", daemon=True).start()
 
@@ -78,7 +78,7 @@ def _watch(parent: int) -> None:
 
 
 def _claim(folder: Path, cfg: dict[str, Any]) -> str | None:
-    """How a job of a sweep is to be started: None when it is done, --resume when it was cut short, else --fresh."""
+    """How to start the job: None if it is finished, --resume if it was interrupted, otherwise --fresh."""
     how = "--fresh"
     if not cfg["sweep"]["rerun"]:
         if runs.is_finished(folder):
@@ -86,7 +86,7 @@ def _claim(folder: Path, cfg: dict[str, Any]) -> str | None:
             print(f"done before{'' if state == 'finished' else f' ({state})'}: {folder}", flush=True)
             return None
         if runs.can_go_on(folder, cfg):
-            print(f"goes on: {folder}", flush=True)
+            print(f"resumes: {folder}", flush=True)
             how = "--resume"
     if how == "--fresh":
         run.make_room(folder)

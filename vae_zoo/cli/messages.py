@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors in one sentence, with the nearest name."""
+"""Rewrites errors of Hydra and OmegaConf as one sentence that suggests the nearest name."""
 
 import contextlib
 import re
@@ -28,9 +28,9 @@ LAUNCHER_PLUGINS = {  # by Hydra's own name of the launcher, which is a choice o
 
 
 def explain(error: BaseException, elsewhere: str) -> str | None:
-    """One sentence for the user, or None when the error is not a user error.
+    """One sentence for the user, or None if the error is not a user error.
 
-    elsewhere: the setting that makes the command write to another place.
+    elsewhere: the setting that makes the command write to another folder.
     """
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
@@ -46,7 +46,7 @@ def explain(error: BaseException, elsewhere: str) -> str | None:
     for link in chain:
         if isinstance(link, OverrideParseException):
             return (
-                f"{link.override!r} cannot be understood; write key=value, and lists in quotes, such as "
+                f"{link.override!r} is not a valid override; write key=value, and lists in quotes, such as "
                 f"'model.network.channels=[32,64]'"
             )
         if isinstance(link, YAMLError):
@@ -60,17 +60,17 @@ def explain(error: BaseException, elsewhere: str) -> str | None:
 
 
 def config_dirs() -> list[Path]:
-    """Where groups and their choices are looked for: the package's folder and the user's own."""
+    """The folders of config groups: that of the package and that of the user."""
     paths = GlobalHydra.instance().config_loader().get_search_path().get_path()
     return [Path(path.path.removeprefix("file://")) for path in paths if path.provider in ("main", "command-line")]
 
 
 def _missing_choice(name: str) -> str:
-    """name: `model/betavae`, which is in no folder of configs."""
+    """The sentence for a choice that does not exist, such as `model/betavae`."""
     typed = (word.lstrip("+").partition("=")[::2] for word in sys.argv[1:])
     group = next((key for key, value in typed if f"{key}/{value}" == name), name.rpartition("/")[0])
     choice = name.removeprefix(f"{group}/")
-    pattern = "**/*.yaml" if group == "experiment" else "*.yaml"  # the sub-folders of others are groups of their own
+    pattern = "**/*.yaml" if group == "experiment" else "*.yaml"  # in other groups a subfolder is a group
     if group == "hydra/launcher" and (plugin := LAUNCHER_PLUGINS.get(choice)):
         return f"launcher={choice} needs a plugin that is not installed; install {plugin} with pip (docs/how_to/clusters.md)"
     options = sorted(
@@ -78,29 +78,30 @@ def _missing_choice(name: str) -> str:
             str(path.relative_to(folder / group).with_suffix(""))
             for folder in config_dirs()
             for path in (folder / group).glob(pattern)
-            if path.name.startswith("_") == choice.startswith("_")  # bases, which only YAML files name
+            if path.name.startswith("_") == choice.startswith("_")  # _name: base files, named by YAML files only
         }
     )
     if not options:
-        return f"{group}={choice} is not known, the group {group} has no choices yet; {HELP}"
+        return f"{group}={choice} is not a choice, the group {group} has no choices yet; {HELP}"
     near = choose(choice, options)
-    return f"{group}={choice} is not known; {near}" + (f" (all: {', '.join(options)})" if "did you" in near else "")
+    every = f" (all: {', '.join(options)})" if "did you" in near else ""
+    return f"{group}={choice} is not a choice of this group; {near}{every}"
 
 
 def _unknown_key(key: str) -> str:
-    """A key that the composed config does not have."""
+    """The sentence for a key that the composed config does not have."""
     if key in MOVED_SETTINGS:
         return moved(key)
     if key in OPTIONAL_GROUPS:
         value = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{key}=")), "")
         return _missing_choice(f"{key}/{value}")
     if key.startswith("hydra."):
-        return f"{key} is not a key of Hydra's config; `python train.py --cfg hydra` shows them"
+        return f"{key} is not a key of Hydra's config; `python train.py --cfg hydra` lists them"
     return f"{key} is not a key of the config; {_nearest_key(key)}"
 
 
 def _nearest_key(key: str) -> str:
-    """The key that was probably meant, in the config that the rest of the command line composes."""
+    """The most similar key of the config that the rest of the command line composes."""
     node, path = _composed_without(key), ""
     *parents, name = key.split(".")
     for part in parents:
@@ -118,12 +119,12 @@ def _nearest_key(key: str) -> str:
     if name in allowed:
         return f"it is allowed there, so add it with +{key}=<value>"
     if not allowed:
-        return f"{path} ({node.get('_target_')}) takes no settings, drop it"
+        return f"{path} ({node.get('_target_')}) has no settings; remove it"
     return choose(name, allowed, f"{path}." if path else "")
 
 
 def _composed_without(key: str) -> DictConfig | None:
-    """What the choices of groups on the command line compose, or None when they compose nothing."""
+    """The config composed from the group choices of the command line, or None if that fails."""
     groups = [w for w in sys.argv[1:] if re.fullmatch(r"\+?[a-z/]+=[A-Za-z0-9_/-]+", w) and not w.startswith(f"{key}=")]
     hydra, command = GlobalHydra.instance().hydra, JobRuntime.instance().get("name")
     for words in (groups, []):
@@ -145,10 +146,10 @@ SENTENCES = {  # what Hydra says: what we say with the names in it
     r"Could not override '([^']+)'": _unknown_key,
     r"Could not delete from config\. '([^']+)' does not exist": _unknown_key,
     r"Could not append to config\. An item is already at '([^']+)'": lambda key: (
-        f"{key} is in the config already; write it without +"
+        f"{key} is already in the config; write it without +"
     ),
     r"Ambiguous value for argument '([^']+)'": lambda word: (
-        f"{word} gives several values; add -m to train one run for each, or brackets around them for a list"
+        f"{word} has several values; add -m to train one run per value, or put them in brackets for a list"
     ),
     r"Multiple values for ([^ .]+)": lambda group: (
         f"{group} is chosen more than once; name one choice, and in a YAML file write `- override /{group}: <choice>`"
@@ -161,6 +162,6 @@ SENTENCES = {  # what Hydra says: what we say with the names in it
         f"write group=choice, such as model=beta_vae, or key=value"
     ),
     r"Invalid defaults list in '([^']+)'": lambda name: (
-        f"{name}.yaml has a defaults list that is none; write `defaults: [_common]`, or `- group: choice` line by line"
+        f"{name}.yaml has an invalid defaults list; write `defaults: [_common]`, or one `- group: choice` per line"
     ),
 }

@@ -1,4 +1,4 @@
-"""One run: begun in a folder of its own, or continued in the folder it has."""
+"""Starts or resumes one run in its folder."""
 
 import os
 import signal
@@ -23,9 +23,9 @@ RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "trainer.patienc
 
 
 def begin(cfg: dict[str, Any], folder: Path, command: str) -> int:
-    """Trains a checked config in `folder`, which stays as it was where the data refuse it. Returns the exit code.
+    """Trains a checked config in `folder`, which is unchanged if the data set refuses the config. Returns the exit code.
 
-    command: what the user typed, for the report.
+    command: the command line of the user, for the report.
     """
     launch.check_launch(cfg["trainer"])
     if launch.rank(cfg["trainer"]) > 0:
@@ -44,12 +44,12 @@ def begin(cfg: dict[str, Any], folder: Path, command: str) -> int:
 
 
 def resume(cfg: DictConfig, command: str) -> int:
-    """Continues the run `cfg.resume` from its own config, of which only RESUMABLE may be changed. Returns the exit code."""
+    """Resumes the run `cfg.resume` with its own config; only settings in RESUMABLE can change. Returns the exit code."""
     overrides = [word.lstrip("+~").partition("=")[0] for word in cfg.hydra.overrides.task]
     for key in overrides:
         if key not in RESUMABLE and not key.startswith("logger."):
             allowed = ", ".join(RESUMABLE[1:])
-            raise UserError(f"{key} cannot be changed by resume; drop it (only {allowed} may stand beside resume=)")
+            raise UserError(f"{key} cannot be changed when resuming; remove it (only {allowed} can be given with resume=)")
     given = check.resolved(settings(cfg))
     folder = Path(str(given["resume"])).expanduser()
     plain = runs.read_config(folder)
@@ -85,14 +85,14 @@ def resume(cfg: DictConfig, command: str) -> int:
 
 
 def make_room(folder: Path) -> Path | None:
-    """Sets an earlier run of this folder aside and says where."""
+    """Moves an earlier run of this folder to previous/ and prints that."""
     if previous := runs.set_aside(folder):
         print(f"an earlier run with this config is now in {previous}", flush=True)
     return previous
 
 
 def _follow(folder: Path, cfg: dict[str, Any], how: str, command: str) -> int:
-    """A rank that torchrun or srun has started: the folder is prepared, and locked, by rank 0."""
+    """Runs a rank started by torchrun or srun; rank 0 prepares and locks the folder."""
     wanted, until = yaml.safe_load(yaml.safe_dump(cfg)), time.monotonic() + FOLLOW_SECONDS
     while not (folder / "config.yaml").is_file() or runs.read_config(folder) != wanted:
         if time.monotonic() > until:
@@ -122,8 +122,8 @@ def start_process(
     place: IO[str] | None = None,
     environment: dict[str, str] | None = None,
 ) -> tuple[int, int | None]:
-    """The run as a process of its own, whose death is not this one's. Returns its exit code and the first signal that came
-    to this process meanwhile. It inherits the locks of its folder and of its slot, which so outlive this process."""
+    """Runs the job in a separate process, so that its death does not end this one. Returns its exit code and the first
+    signal that this process received meanwhile. The job inherits the locks of its folder and of its slot."""
     received: list[int] = []
     process = None
 

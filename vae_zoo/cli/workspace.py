@@ -1,7 +1,7 @@
-"""`python -m vae_zoo.cli.workspace <entity> [<project>]`: saves a W&B workspace with charts for our runs.
+"""`python -m vae_zoo.cli.workspace <entity> [<project>]`: saves a W&B workspace with charts for the runs of vae_zoo.
 
-Sections: terms of the objective as weighted in the loss, KL of the blocks, metrics, pictures with captions, the table of
-test numbers, block against factor, throughput. Needs the internet, an account and `pip install wandb-workspaces`.
+Sections: weighted terms of the objective, KL of the blocks, metrics, figures with captions, the table of test numbers, the
+block-factor matrix, throughput. Needs the internet, an account and `pip install wandb-workspaces`.
 """
 
 import argparse
@@ -12,7 +12,7 @@ FIGURES = ("reconstructions", "samples", "blocks", "kl_per_dimension")
 
 
 def workspace(entity: str, project: str):
-    """The workspace, not yet saved. Lines are grouped by the sweep, which is the runs' group: mean and deviation."""
+    """The workspace, not yet saved. Curves show mean and deviation over the runs of a W&B group, which is the sweep."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -23,7 +23,7 @@ def workspace(entity: str, project: str):
         ws.Section(
             name="Objective",
             panels=[
-                line("terms as weighted in the loss, nats", "train/weighted/.*"),
+                line("weighted terms of the loss, nats", "train/weighted/.*"),
                 line("loss, nats", "(train|val)/loss"),
                 line("reconstruction, nats", "(train|val)/rec.*"),
             ],
@@ -37,7 +37,7 @@ def workspace(entity: str, project: str):
         ws.Section(
             name="Metrics",
             panels=[
-                line("while training", "val/(mig|dci.*|sap|factor_vae|beta_vae|modularity|accuracy|block/.*)"),
+                line("during training", "val/(mig|dci.*|sap|factor_vae|beta_vae|modularity|accuracy|block/.*)"),
                 wr.BarPlot(title="test/elbo, nats", metrics=["test/elbo"]),
                 wr.BarPlot(title="test/mig", metrics=["test/mig"]),
                 wr.WeavePanelSummaryTable(table_name="tables/test"),
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("project", nargs="?", default="vae_zoo")
     options = parser.parse_args(arguments)
     if os.environ.get("WANDB_MODE") == "offline":
-        print("error: a workspace is saved online; unset WANDB_MODE", file=sys.stderr)
+        print("error: a workspace can only be saved online; unset WANDB_MODE", file=sys.stderr)
         return 2
     print(workspace(options.entity, options.project).save().url)
     return 0

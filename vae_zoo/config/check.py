@@ -1,4 +1,4 @@
-"""Refuses a config before any data are read: one sentence with what was got, what is allowed and the nearest name."""
+"""Checks a config before any data are read; an error is one sentence: the value got, what is allowed, what to do."""
 
 import difflib
 import importlib
@@ -20,12 +20,12 @@ from vae_zoo.config.schemas import Schema
 from vae_zoo.config.settings import group_of, known, schema_of, targets
 from vae_zoo.utils.errors import UserError
 
-OPTIONAL_GROUPS = ("experiment", "launcher", "sweep", "debug")  # null in train.yaml: Hydra knows them by their files
+OPTIONAL_GROUPS = ("experiment", "launcher", "sweep", "debug")  # null in train.yaml; Hydra finds their choices by file
 TRUSTED = ("vae_zoo", "lightning", "torch", "torchmetrics")
 
 
 def check_train(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config of a training run as plain containers. Raises UserError for anything that cannot be meant."""
+    """The resolved and checked config of a training run, as plain containers. Raises UserError if it is not valid."""
     plain = resolved(cfg)
     check(plain, schemas.Train)
     for group in ("model", "data", "trainer"):
@@ -51,10 +51,10 @@ def check_evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """As plain containers. Raises UserError when a value is missing or refers to one that is not there."""
+    """The config as plain containers. Raises UserError if a value is missing or refers to one that does not exist."""
     try:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
-            raise UserError(f"{missing[0]} is not given and has no default; add {missing[0]}=<value>")
+            raise UserError(f"{missing[0]} has no value and no default; add {missing[0]}=<value>")
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     except OmegaConfBaseException as error:
         reason = one_line(error)
@@ -62,7 +62,7 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check(node: dict[str, Any], schema: type[Schema], path: str = "") -> None:
-    """Raises UserError for the first thing in `node` that `schema` does not allow."""
+    """Raises UserError for the first entry of `node` that `schema` does not allow."""
     try:
         schema.model_validate({k: v for k, v in node.items() if k not in ("_target_", "_partial_")})
     except ValidationError as error:
@@ -73,7 +73,7 @@ def check_component(node: Any, path: str) -> None:
     """Checks a node with a `_target_`, and every such node in it, against the schema or signature of its target."""
     group = path.split(".")[0]
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        raise UserError(f"{path} has no _target_; choose one of the {group} group that `python train.py --help` lists")
+        raise UserError(f"{path} has no _target_; choose one of the {group} group, listed by `python train.py --help`")
     target = node["_target_"]
     schema = schema_of(target)
     if schema is not None:
@@ -100,12 +100,12 @@ def check_components(nodes: dict[str, Any], path: str) -> None:
 
 
 def check_together(cfg: dict[str, Any]) -> None:
-    """What no group can see by itself."""
+    """Checks settings of several groups against each other."""
     model, data, trainer = cfg["model"], cfg["data"], cfg["trainer"]
     if "image_shape" in data and model.get("image_shape", data["image_shape"]) != data["image_shape"]:
         raise UserError(
-            f"model.image_shape={model['image_shape']}, but the data give {data['image_shape']}; "
-            f"leave it out, it follows the data"
+            f"model.image_shape={model['image_shape']}, but data.image_shape={data['image_shape']}; "
+            f"remove model.image_shape, it follows the data"
         )
     _check_convolutions(model.get("network"), min(data["image_shape"][1:]))
     needs, about = needs_of(model), known().get(data["_target_"])
@@ -117,61 +117,65 @@ def check_together(cfg: dict[str, Any]) -> None:
 
 
 def _check_convolutions(network: Any, side: int) -> None:
-    """Each convolution of the network halves the images. The network says so itself, but only once torch is imported."""
+    """Checks that the images are large enough for the network. The network checks it too, but after torch is imported."""
     if not isinstance(network, dict) or network.get("_target_") != "vae_zoo.nets.Conv":
         return
     number = len(network["channels"])
     if side < 2**number:
         raise UserError(
-            f"images of {side} pixels are too small for the {number} convolutions of model.network, which halve them each; "
-            f"give images of {2**number} pixels, fewer model.network.channels, or model/network=mlp"
+            f"images of {side} pixels are too small for {number} convolutions of stride 2 (model.network.channels); "
+            f"use images of {2**number} pixels or more, fewer convolutions, or model/network=mlp"
         )
 
 
 def _check_processes(data: dict[str, Any], trainer: dict[str, Any], grouped: bool) -> None:
-    """A step's images, or groups, are shared out evenly."""
+    """Checks that the processes can share the images or groups of a step evenly."""
     devices = trainer.get("devices")
     ranks = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) and devices > 0 else 1
     ranks *= trainer.get("num_nodes", 1)
     if grouped and (data.get("num_groups") or ranks) % ranks:
         raise UserError(
-            f"data.num_groups={data['num_groups']} cannot be shared by {ranks} processes, groups staying whole; "
-            f"choose a multiple of {ranks} or set trainer.devices"
+            f"data.num_groups must be a multiple of {ranks}, the number of processes, got {data['num_groups']}; "
+            f"change it or trainer.devices"
         )
     if data.get("batch_size", ranks) % ranks:
         raise UserError(
-            f"data.batch_size={data['batch_size']} cannot be shared by {ranks} processes; "
-            f"choose a multiple of {ranks} or set trainer.devices"
+            f"data.batch_size must be a multiple of {ranks}, the number of processes, got {data['batch_size']}; "
+            f"change it or trainer.devices"
         )
 
 
 def _check_groups(needs: Iterable[str], data: dict[str, Any], about: dict[str, Any]) -> None:
     by = data.get("group_by")
     if by is not None and by not in about["groupings"]:
-        raise UserError(f"data.group_by={by} is not a grouping of these data; {choose(by, about['groupings'])}")
+        raise UserError(f"data.group_by={by} is not a grouping of this data set; {choose(by, about['groupings'])}")
     if "group" in needs and by is None and about["default_group"] is None:
-        raise UserError("this model needs groups and these data have none; choose data with labels or known factors")
+        raise UserError("this model needs groups, but the data set has none; choose a data set with labels or known factors")
     if by is None and "group" not in needs or data.get("num_groups") is not None or "group_size" not in data:
         return
     size = data["group_size"]
     if (size if isinstance(size, int) else size[1]) > data["batch_size"]:
         raise UserError(
-            f"data.group_size={shown(size)} exceeds data.batch_size={data['batch_size']}; lower it or set data.num_groups"
+            f"data.group_size={shown(size)} must not exceed data.batch_size={data['batch_size']}; lower it or set "
+            f"data.num_groups"
         )
 
 
 def needs_of(model: dict[str, Any]) -> frozenset[str]:
-    """What the model needs of a batch; a user's own class is imported to ask it."""
+    """What the model needs in a batch; a class of the user is imported for this."""
     about = known().get(model["_target_"])
     return frozenset(about["needs"]) if about is not None else locate(model["_target_"], "model").needs
 
 
 def check_trust(node: Any, trust: Iterable[str]) -> None:
-    """Raises UserError when a config from a run folder or checkpoint would import a package that is not trusted."""
+    """Raises UserError if a config from a run folder or checkpoint would import a package that is not trusted."""
     if isinstance(node, dict):
         package = str(node.get("_target_", "vae_zoo")).split(".")[0]
         if package not in (*TRUSTED, *trust):
-            raise UserError(f"the run's config imports {node['_target_']!r}; if you trust it, add trust=[{package}]")
+            raise UserError(
+                f"the config of the run imports {node['_target_']!r}, which is not in trust; if you trust it, add "
+                f"trust=[{package}]"
+            )
         node = node.values()
     if not isinstance(node, str) and isinstance(node, Iterable):
         for value in node:
@@ -179,7 +183,7 @@ def check_trust(node: Any, trust: Iterable[str]) -> None:
 
 
 def locate(target: str, path: str) -> Any:
-    """Imports a dotted name. Raises UserError when there is none such."""
+    """Imports a dotted name. Raises UserError if it cannot be imported."""
     module, _, name = target.rpartition(".")
     while module:
         try:
@@ -194,11 +198,11 @@ def locate(target: str, path: str) -> Any:
             name = f"{head}.{name}"
         except AttributeError:
             break
-        except Exception as error:  # whatever the user's own module does
+        except Exception as error:  # the module of the user may raise anything
             raise _import_fails(target, path, error) from error
     remedy = (
-        "give the full name of a class, such as my_module.MyModel, and see that its module lies in this folder, beside "
-        "that of --config-dir, or is installed"
+        "give the full name of a class, such as my_module.MyModel, whose module is in the current folder, next to the "
+        "--config-dir, or installed"
     )
     if near := difflib.get_close_matches(target, targets(), n=1, cutoff=0.6):
         remedy = f"did you mean {near[0]}?"
@@ -210,18 +214,18 @@ def _import_fails(target: str, path: str, error: Exception) -> UserError:
     return UserError(f"{path}._target_={target} cannot be imported ({reason}); HYDRA_FULL_ERROR=1 shows where it fails")
 
 
-# ---- words ----------------------------------------------------------------------------------------------------------
+# ---- wording --------------------------------------------------------------------------------------------------------
 
 
 def choose(got: str, allowed: Iterable[str], prefix: str = "") -> str:
-    """'did you mean X?' when something is near, else the list. prefix: of each name, such as `model.`."""
+    """'did you mean X?' if a name is similar, else the list of names. prefix: put before each name, such as `model.`."""
     allowed = list(allowed)
     near = difflib.get_close_matches(str(got), allowed, n=1, cutoff=0.6)
     return f"did you mean {prefix}{near[0]}?" if near else f"choose {_or(allowed)}"
 
 
 def shown(value: Any) -> str:
-    """A value as it would be typed: true, null, [1, 2]; what is long is cut."""
+    """A value as the user would type it: true, null, [1, 2]; long values are cut."""
     text = value
     if not isinstance(value, str) or not value:
         text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
@@ -238,7 +242,7 @@ def describe_field(field: FieldInfo) -> str:
 
 
 def describe(hint: Any, limits: Iterable[Any] = ()) -> str:
-    """A type of the schemas in words, such as `a whole number >= 1, or null`."""
+    """Describes a type of the schemas in words, such as `a whole number >= 1, or null`."""
     if get_origin(hint) is Annotated:
         kind, *fields = get_args(hint)
         own = [field for field in fields if isinstance(field, FieldInfo)]
@@ -251,7 +255,7 @@ def describe(hint: Any, limits: Iterable[Any] = ()) -> str:
     if get_origin(hint) is Literal:
         return _or([shown(value) for value in get_args(hint)])
     if get_origin(hint) in (list, Sequence):
-        return f"a list, each of them {describe(*get_args(hint))}"
+        return f"a list, each entry {describe(*get_args(hint))}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
     signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
     bounds = [f"{sign} {getattr(m, name)}" for m in limits for name, sign in signs if hasattr(m, name)]
@@ -268,7 +272,7 @@ def _or(words: list[str]) -> str:
 
 
 def settings_of(target: str) -> list[str] | None:
-    """Names of what a target can be given, or None when that cannot be told."""
+    """Names of the settings of a target, or None if they are unknown."""
     if (schema := schema_of(target)) is not None:
         return list(schema.model_fields)
     try:
@@ -279,13 +283,13 @@ def settings_of(target: str) -> list[str] | None:
 
 
 def _check_signature(node: dict[str, Any], path: str) -> None:
-    """A target without a schema, such as the user's own: its named arguments are what is allowed."""
+    """Checks a target without a schema, such as a class of the user, against its named arguments."""
     target = node["_target_"]
     found = locate(target, path)
     try:
         allowed, required = _named_arguments(found)
     except (TypeError, ValueError):
-        raise UserError(f"{path}._target_={target} is not a class or function; name one") from None
+        raise UserError(f"{path}._target_={target} is not a class or function; give the full name of one") from None
     keys = [key for key in node if not (key.startswith("_") and key.endswith("_"))]
     for key in keys:
         if allowed is not None and key not in allowed:
@@ -293,11 +297,11 @@ def _check_signature(node: dict[str, Any], path: str) -> None:
     given_by_run = {"folder"} if path.startswith("logger.") else set()
     if missing := sorted(required - {*keys} - given_by_run):
         if not node.get("_partial_") and "_args_" not in node:
-            raise UserError(f"{path}.{missing[0]} is missing, which {target} needs; add it to the YAML file")
+            raise UserError(f"{path}.{missing[0]} is missing, but {target} needs it; add it to the YAML file")
 
 
 def _named_arguments(target: Any) -> tuple[set[str] | None, set[str]]:
-    """Names a target can be called with, those of its bases included where it passes **kwargs on (None: anything), and
+    """Names of a target's arguments, with those of its bases if it passes **kwargs on (None: any name), and the names of
     those without a default."""
     names: set[str] = set()
     required: set[str] | None = None
@@ -308,7 +312,7 @@ def _named_arguments(target: Any) -> tuple[set[str] | None, set[str]]:
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         named += [p for part in vars(cls).get("parts", ()) for p in inspect.signature(part).parameters.values()]
         names |= {p.name for p in named}
-        if required is None:  # a base's may be given by the class itself
+        if required is None:  # the class itself may pass those of a base
             required = {p.name for p in named if p.default is p.empty}
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             return names, required
@@ -316,13 +320,13 @@ def _named_arguments(target: Any) -> tuple[set[str] | None, set[str]]:
 
 
 def _other_keys(got: str, allowed: Iterable[str], path: str) -> str:
-    """The end of a sentence that began with a wrong key."""
+    """The second half of the sentence for a wrong key: what to use instead."""
     allowed = list(allowed)
-    return choose(got, allowed, f"{path}." if path else "") if allowed else "it takes no settings, drop it"
+    return choose(got, allowed, f"{path}." if path else "") if allowed else "it has no settings; remove the key"
 
 
 def _sentence(error: ValidationError, node: dict[str, Any], schema: type[Schema], path: str) -> str:
-    """The first complaint of pydantic in our words; a wrong key before the missing one, for which it may stand."""
+    """The first error of pydantic as a sentence; a wrong key comes before a missing one, since it may be a misspelling."""
     first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     keys, siblings, field, value = _follow(first["loc"], schema, node)
     name = ".".join([*([path] if path else []), *keys])
@@ -342,15 +346,16 @@ def _sentence(error: ValidationError, node: dict[str, Any], schema: type[Schema]
         )
     group = name.replace(".", "/")
     if isinstance(value, str) and name in ("model", "data", "trainer", "logger", "callbacks", "paths"):
-        return f"{name}: {value} sets no choice; write `- override /{name}: {value}` in the defaults list of the YAML file"
+        remedy = f"write `- override /{name}: {value}` in the defaults list of the YAML file"
+        return f"{name}: {value} does not select a choice; {remedy}"
     if isinstance(value, str) and "_target_" in wanted and (config_dir() / group).is_dir():
         return f"{name}={value} is not allowed; it is a group of its own, so write {group}={value}"
     return f"{name}={shown(value)} is not allowed; give {wanted}"
 
 
 def _fields_of(hint: Any) -> dict[str, FieldInfo] | None:
-    """Of a schema, or of a mapping with fixed keys; None: the type has no fields."""
-    while get_origin(hint) in (Annotated, Union, UnionType):  # of a union the first, which may also be null
+    """The fields of a schema or of a mapping with fixed keys; None: the type has no fields."""
+    while get_origin(hint) in (Annotated, Union, UnionType):  # the first member of a union, which may also be null
         hint = get_args(hint)[0]
     if is_typeddict(hint):
         return {name: FieldInfo.from_annotation(kind) for name, kind in get_type_hints(hint, include_extras=True).items()}
@@ -358,8 +363,8 @@ def _fields_of(hint: Any) -> dict[str, FieldInfo] | None:
 
 
 def _follow(location: tuple, schema: type[Schema], node: Any) -> tuple[list[str], list[str], FieldInfo | None, Any]:
-    """What pydantic's location means: its keys (the rest names arms of a union, or items), the names allowed in the
-    last one's place, its field if it has one, and its value."""
+    """Resolves a location of pydantic: its keys (other entries are union members or items), the names allowed instead of
+    the last key, its field if it has one, and its value."""
     keys, siblings, field, hint = [], [], None, schema
     for key in location:
         fields = _fields_of(hint)

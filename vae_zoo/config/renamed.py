@@ -1,11 +1,11 @@
-"""Names of version 0.1 that run folders, checkpoints and habits still have.
+"""Names of version 0.1, which older run folders, checkpoints and commands still use.
 
-Targets named files then, and name a package's class now; the level of the evaluation was a setting of a callback.
+In 0.1 a target named a file; now it names a class of a package. The evaluation level was a setting of a callback.
 """
 
 from typing import Any
 
-_FILES = {  # package: the file and the class of each target, whose file has dropped out
+_FILES = {  # package: file.Class of each target in 0.1; the file is no longer part of the name
     "vae_zoo.models": (
         "annealed_vae.AnnealedVAE beta_tc_vae.BetaTCVAE beta_vae.BetaVAE dip_vae.DIPVAE factor_vae.FactorVAE gmvae.GMVAE "
         "group_vae.GroupVAE joint_vae.JointVAE ladder_vae.LadderVAE mfcvae.MFCVAE ml_vae.MLVAE parted_vae.PartedVAE "
@@ -39,7 +39,7 @@ MOVED_SETTINGS = {
 
 
 def as_today(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a run as it would be written now."""
+    """The config of a run with the present names and keys."""
     config = with_present_names(config)
     callbacks = config.get("callbacks")
     metrics = callbacks.get("metrics") if isinstance(callbacks, dict) else None
@@ -48,7 +48,7 @@ def as_today(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_present_names(node: Any) -> Any:
-    """A config, or a part of one, whose `_target_`s and their arguments have today's names."""
+    """A config, or a part of one, with the present names of `_target_`s and their arguments."""
     if isinstance(node, dict):
         node = {RENAMED_ARGUMENTS.get(key, key): with_present_names(value) for key, value in node.items()}
         target = node.get("_target_")

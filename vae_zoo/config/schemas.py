@@ -1,7 +1,7 @@
-"""What the roots of the config may hold, and targets of other libraries. Imports neither torch nor lightning.
+"""Schemas of the config roots and of targets of other libraries. Imports neither torch nor lightning.
 
-The settings of our own classes are those of their constructors: vae_zoo/config/settings.py. Values live in `conf/`, so
-nothing has a default here: a missing key is a mistake too, unless it is OPTIONAL.
+The settings of vae_zoo's classes follow from their constructors: see vae_zoo/config/settings.py. Default values are in
+`conf/`, so nothing has a default here: a missing key is an error, unless it is OPTIONAL.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vae_zoo.config.types import Betas, Component, Count, Index, NonNegative, Positive, Share
 
-OPTIONAL: Any = Field(default=None)  # may be left out, and then the constructor's own default holds
+OPTIONAL: Any = Field(default=None)  # may be missing; then the default of the constructor applies
 
 Packages = Annotated[list[str], Field(description="a list of packages, such as [my_package]")]
 
 
 class Schema(BaseModel):
-    """Strict: unknown keys, strings for numbers and booleans for integers are mistakes."""
+    """Base of the schemas; strict: unknown keys, strings for numbers and booleans for integers are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -56,11 +56,11 @@ class Trainer(Schema):
 
 
 class Callbacks(BaseModel):
-    """These by name, and whatever callbacks a user adds beside them."""
+    """The callbacks of the package by name; users may add others."""
 
     model_config = ConfigDict(extra="allow")
 
-    checkpoint: Component  # without it nothing could be resumed
+    checkpoint: Component  # required, otherwise no run could be resumed
     figures: Component | None
     metrics: Component | None
     progress: Component | None
@@ -78,7 +78,7 @@ class Sweep(Schema):
     stop_on_failure: bool = OPTIONAL  # these are not in the config.yaml of older runs
     jobs: Count = OPTIONAL
     metric: str = OPTIONAL
-    worker: str = OPTIONAL  # the command whose job this is; set by the sweeper
+    worker: str = OPTIONAL  # identifies the command of this job; set by the sweeper
 
 
 class EvaluationSettings(Schema):
@@ -88,7 +88,7 @@ class EvaluationSettings(Schema):
 
 Evaluation = Annotated[
     EvaluationSettings,
-    Field(description="evaluation.level=<level>, or the name of a file of your own as in evaluation=<name>"),
+    Field(description="evaluation.level=<level>, or the name of your own YAML file as in evaluation=<name>"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The settings of every target that a config can name, without importing it: settings.json, written by tools/settings.py."""
+"""Reads the settings of every target from settings.json (written by tools/settings.py), without importing the target."""
 
 import json
 from functools import cache
@@ -10,7 +10,7 @@ from pydantic import create_model
 from vae_zoo.config import schemas
 from vae_zoo.config.schemas import Schema
 
-BY_HAND = {  # targets of other libraries, of whose arguments some are offered, and one that passes on to such
+BY_HAND = {  # targets with a selection of arguments: those of other libraries, and the Trainer, which passes them on
     "torch.optim.Adam": schemas.Adam,
     "torch.optim.AdamW": schemas.Adam,
     "vae_zoo.training.Trainer": schemas.Trainer,
@@ -19,7 +19,7 @@ BY_HAND = {  # targets of other libraries, of whose arguments some are offered, 
 
 @cache
 def known() -> dict[str, dict[str, Any]]:
-    """{target: {"types": {setting: type}, "required": [setting], ...}}; models and data say their group and needs too."""
+    """{target: {"types": {setting: type}, "required": [setting], ...}}, with group and needs for models and data."""
     return json.loads(Path(__file__).with_name("settings.json").read_text())
 
 
@@ -29,7 +29,7 @@ def targets() -> list[str]:
 
 @cache
 def schema_of(target: str) -> type[Schema] | None:
-    """What may be given to a target; None: it is not ours. The types are words of vae_zoo/config/types.py."""
+    """The schema of a target, or None for a target outside vae_zoo. Types are names in vae_zoo/config/types.py."""
     if target in BY_HAND or target not in known():
         return BY_HAND.get(target)
     about = known()[target]
@@ -39,5 +39,5 @@ def schema_of(target: str) -> type[Schema] | None:
 
 
 def group_of(target: str) -> str | None:
-    """model, data or trainer; None: the target is not ours, or is a part of another component."""
+    """model, data or trainer; None: the target is outside vae_zoo or part of another component."""
     return "trainer" if BY_HAND.get(target) is schemas.Trainer else known().get(target, {}).get("group")

@@ -1,16 +1,15 @@
-"""The types of settings: what a constructor says of its arguments, and what a config is checked against.
+"""Types of settings: constructors annotate their arguments with them, and configs are checked against them.
 
-They import neither torch nor lightning. A `description` names the allowed values in an error message, where
-the type alone does not say it. `tools/settings.py` writes into settings.json which argument has which of them, by name: a
-constructor names a type of this file, a plain type, a Literal, or a union of these; any other class stands for a component,
-an object with a `_target_` of its own.
+The module imports neither torch nor lightning. A `description` gives the allowed values in error messages if the type alone
+does not. `tools/settings.py` writes the type of each argument into settings.json by name: a constructor uses a type of this
+file, a plain type, a Literal, or a union of these; any other class is a component, an object with its own `_target_`.
 """
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
-from typing_extensions import TypedDict  # pydantic cannot use that of typing before Python 3.12
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 
 def _ordered(pair: Sequence[int]) -> Sequence[int]:
@@ -26,7 +25,7 @@ def _different(values: Sequence[int]) -> Sequence[int]:
 
 
 def _values_below(size: int) -> Any:
-    """Places among the `size` values of a factor, or null for all of them."""
+    """Indices of some of the `size` values of a factor, or null for all."""
     words = f"a list of different whole numbers from 0 to {size - 1}, such as [0] or [0, {size - 1}], or null for all"
     values = Annotated[Sequence[Annotated[int, Field(ge=0, lt=size)]], Field(min_length=1), AfterValidator(_different)]
     return Annotated[values | None, Field(description=words)]
@@ -68,16 +67,16 @@ FacetCounts = Annotated[
 ]
 Stages = Annotated[
     Sequence[Positive],
-    Field(min_length=1, description="the length of each stage, in updates or as a share of all below 1, such as [0.4, 0.6]"),
+    Field(min_length=1, description="the length of each stage, in updates or as a share below 1, such as [0.4, 0.6]"),
 ]
 Pretrain = Annotated[
     Sequence[NonNegative],
-    Field(min_length=1, description="a number of updates for each stage, or below 1 a share of it, such as [0.5, 0]"),
+    Field(min_length=1, description="a number of updates for each stage, or a share of the stage below 1, such as [0.5, 0]"),
 ]
 Classes = Annotated[int, Field(ge=2)]
 NumClasses = Annotated[
     Classes | Annotated[Sequence[Classes], Field(min_length=1)],
-    Field(description="a whole number >= 2, or a list of them for several variables; the data's is data.num_classes"),
+    Field(description="a whole number >= 2, or a list of them for several variables; by default data.num_classes"),
 ]
 WeightsOfClusters = Literal["fixed", "learned"] | Annotated[Sequence[Literal["fixed", "learned"]], Field(min_length=1)]
 Estimators = Literal["sample", "analytic"] | Annotated[Sequence[Literal["sample", "analytic"]], Field(min_length=1)]
@@ -86,25 +85,25 @@ Range = Annotated[Sequence[Count], Field(min_length=2, max_length=2), AfterValid
 GroupSize = Annotated[Count | Range, Field(description="a whole number >= 1, or a range of them such as [1, 8]")]
 NumObjects = Annotated[
     Sequence[Annotated[int, Field(ge=0, le=254)]],  # their numbers are bytes
-    Field(min_length=2, max_length=2, description="the least and the most objects of a scene, up to 254, such as [0, 5]"),
+    Field(min_length=2, max_length=2, description="[min, max] number of objects in a scene, at most 254, such as [0, 5]"),
     AfterValidator(_ordered),
 ]
 Patches = Annotated[Sequence[Count], Field(min_length=1, description="sides of patches, pixels, such as [1, 2, 4, 8]")]
 BlurWidths = Annotated[
-    Sequence[Positive], Field(min_length=2, max_length=2, description="[least, most], pixels, such as [5, 10]")
+    Sequence[Positive], Field(min_length=2, max_length=2, description="[min, max] in pixels, such as [5, 10]")
 ]
-BlurRadii = Annotated[Range, Field(description="[least, most], pixels, such as [3, 6]")]
+BlurRadii = Annotated[Range, Field(description="[min, max] in pixels, such as [3, 6]")]
 Betas = Annotated[
-    Sequence[Momentum], Field(min_length=2, max_length=2, description="two numbers from 0 to below 1, such as [0.9, 0.999]")
+    Sequence[Momentum], Field(min_length=2, max_length=2, description="two numbers >= 0 and < 1, such as [0.9, 0.999]")
 ]
 
 
 class RoomFactors(TypedDict, total=False):
-    """Which values of each factor of 3DShapes are used; None: all of them."""
+    """Values used of each factor of 3DShapes; None: all."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportGeneralTypeIssues]
 
-    # types that are made, which a checker cannot read
+    # types computed by a function, which type checkers do not support
     floor_hue: _values_below(10)  # pyright: ignore[reportInvalidTypeForm]
     wall_hue: _values_below(10)  # pyright: ignore[reportInvalidTypeForm]
     object_hue: _values_below(10)  # pyright: ignore[reportInvalidTypeForm]
@@ -113,10 +112,10 @@ class RoomFactors(TypedDict, total=False):
     orientation: _values_below(15)  # pyright: ignore[reportInvalidTypeForm]
 
 
-Rooms = Annotated[RoomFactors, Field(description="the values in use of some factors, such as {floor_hue: [0]}")]
+Rooms = Annotated[RoomFactors, Field(description="the values used of some factors, such as {floor_hue: [0]}")]
 
-# What a constructor writes as a class of its own is one of these two in a config.
-Component = Annotated[dict[str, Any], Field(description="an object with a _target_")]  # checked by that target's settings
+# In a config, an argument whose type is another class is one of these two.
+Component = Annotated[dict[str, Any], Field(description="an object with a _target_")]  # checked by its target's settings
 Schedule = Annotated[
     dict[str, Any],
     Field(description="a schedule such as {_target_: vae_zoo.schedules.Linear, start: 0, end: 4, steps: 1000}"),

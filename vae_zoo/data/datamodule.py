@@ -121,7 +121,7 @@ class DataModule(L.LightningDataModule):
         elif None not in (self.num_classes, arrays.num_classes) and self.num_classes != arrays.num_classes:
             number = arrays.num_classes
             raise UserError(
-                f"data.num_classes={self.num_classes}, but these data have {number} classes; set data.num_classes={number}"
+                f"data.num_classes={self.num_classes}, but the data set has {number} classes; set data.num_classes={number}"
             )
         self.num_classes, self.label_names, self.packed = arrays.num_classes, tuple(arrays.label_names), arrays.packed
         self.factor_info: tuple[Factor, ...] = tuple(arrays.factor_info)
@@ -132,9 +132,9 @@ class DataModule(L.LightningDataModule):
         wanted = arrays.kept_as or ((math.prod(self.image_shape) // 8,) if arrays.packed else self.image_shape)
         if images.dtype != np.uint8 or images.shape[1:] != wanted:
             raise UserError(
-                f"data.image_shape={list(self.image_shape)} does not fit these images, which are {images.dtype} "
-                f"{list(images.shape[1:])}{' of 8 pixels a byte' * arrays.packed}; set data.image_shape (or size) to "
-                f"what the set gives"
+                f"data.image_shape={list(self.image_shape)} does not fit the images of this data set, which are "
+                f"{images.dtype} {list(images.shape[1:])}{', 8 pixels per byte' * arrays.packed}; set data.image_shape "
+                f"(or data.size) to match them"
             )
         self.images = torch.from_numpy(images)
         self.label = None if arrays.label is None else torch.from_numpy(np.asarray(arrays.label, dtype=np.int64))
@@ -143,9 +143,9 @@ class DataModule(L.LightningDataModule):
         self.num_train = len(self.indices["train"])
         if {"label", "supervised"} & self.needs:
             if self.label is None:
-                raise UserError("this model learns from labels and these data have none; choose data with labels")
-            budget = "all of them" if self.labelled is None else f"{self.labelled} of them"
-            log.info("the model learns from labels: %s, %s (data.labelled)", self.default_label, budget)
+                raise UserError("this model needs labels, but the data set has none; choose a data set with labels")
+            budget = "all labels" if self.labelled is None else f"{self.labelled} labels"
+            log.info("training uses the label %s: %s (data.labelled)", self.default_label, budget)
         self.train_label = self._hide_labels()
         self.train_factors = self.factors if self.labelled is None else None  # one of them may be the label
         group = self._grouping(arrays)
@@ -172,19 +172,19 @@ class DataModule(L.LightningDataModule):
         if self.label is None:
             self.labelled_indices = self.indices["train"][:0]
             if self.labelled is not None:
-                raise UserError(f"data.labelled={self.labelled}, but this set has no labels; drop it")
+                raise UserError(f"data.labelled={self.labelled}, but the data set has no labels; remove data.labelled")
             return None
         train = self.indices["train"]
         known = train[(self.label[train].view(len(train), -1) >= 0).any(1)]
         self.labelled_indices = known
         if self.labelled is None:
             if "supervised" in self.needs and not len(known):
-                raise UserError("this model learns from labels and no training image has one; label some")
+                raise UserError("this model needs labels, but no training image has a label; label some training images")
             return self.label
         if self.labelled > len(known):
             raise UserError(
-                f"data.labelled={self.labelled} exceeds the {len(known)} labelled training images; lower it, or drop it "
-                f"to use all"
+                f"data.labelled must be at most {len(known)}, the number of labelled training images, got {self.labelled}; "
+                f"use data.labelled=null for all labels"
             )
         order = np.random.default_rng(self.split_seed).permutation(len(known))
         if self.label_pick == "first_n":
@@ -218,13 +218,13 @@ class DataModule(L.LightningDataModule):
             if "group" not in self.needs:
                 return None
             by = self.default_group
-            log.info("the model needs groups: data.group_by=%s, this set's default", by)
+            log.info("the model needs groups: data.group_by=%s, the default of the data set", by)
         if by == "label" and self.labelled is not None:
-            log.info("groups by label: training images beyond data.labelled=%d are groups of one", self.labelled)
+            log.info("groups by label: each training image beyond data.labelled=%d is its own group", self.labelled)
         if by not in choices:
             known = ", ".join(sorted(choices))
-            remedy = f"choose one of {known}" if known else "they have none, choose data with labels or known factors"
-            raise UserError(f"data.group_by={by} is not a grouping of these data; {remedy}")
+            remedy = f"choose one of {known}" if known else "it has none, choose a data set with labels or known factors"
+            raise UserError(f"data.group_by={by} is not a grouping of this data set; {remedy}")
         value = choices[by] if by in self.factor_names else alone_where_unknown(choices[by])
         return torch.from_numpy(np.unique(value, return_inverse=True)[1].astype(np.int64))
 
@@ -380,7 +380,7 @@ class EvalBatches:
             units = [units[i] for i in spread.tolist()] if grouped else units[spread]
         if len(units) < world_size:
             what, setting = ("groups", "lower data.group_size") if grouped else ("images", f"raise data.{split}_size")
-            raise UserError(f"{world_size} processes cannot share {len(units)} {what}; {setting}")
+            raise UserError(f"{len(units)} {what} of split {split} are too few for {world_size} processes; {setting}")
         units, number = units[rank::world_size], max(1, batch_size // size)  # of units in a batch
         self.batches = [units[i : i + number] for i in range(0, len(units), number)]
 
@@ -403,7 +403,7 @@ def share(
     share, rest = divmod(len(units), world_size)
     if rest:
         raise UserError(
-            f"{world_size} processes cannot share the {len(units)} {what} of a step; set {setting} to a multiple of "
+            f"{world_size} processes cannot share {len(units)} {what} per step evenly; set {setting} to a multiple of "
             f"{world_size}"
         )
     return units[rank * share : (rank + 1) * share]
@@ -423,4 +423,4 @@ def check_size(image_shape: Sequence[int], choices: Sequence[int]) -> None:
     """Raises UserError unless the images are square with one of these sides."""
     if image_shape[1] != image_shape[2] or image_shape[1] not in choices:
         sides = " or ".join(map(str, choices))
-        raise UserError(f"images of {image_shape[1]}x{image_shape[2]} are not offered here; choose a side of {sides}")
+        raise UserError(f"image sides must be {sides}, got {image_shape[1]}x{image_shape[2]}")

@@ -51,8 +51,8 @@ class GroupSampler:
         by_group, count = shuffled[group.argsort(stable=True)], torch.bincount(group)
         if count.max() < self.least:
             raise UserError(
-                f"data.group_size={self.least}, but the largest group has {count.max()} training images; lower it "
-                f"or choose another data.group_by"
+                f"data.group_size={self.least}, but the largest group has {count.max()} training images; lower "
+                f"data.group_size or choose another data.group_by"
             )
         pick = self._all_images if self.pick == "images" else self._rounds
         owner, start, size = pick(count, generator)  # [chunks] each

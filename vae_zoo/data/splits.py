@@ -26,7 +26,7 @@ def cut(
         _check_unseen(unit, official, names)
     total = len(np.unique(unit[parts["train"]]))
     if folds is not None and len(parts["test"]):
-        raise UserError(f"data.folds={folds}, but these data come with test images of their own; drop it")
+        raise UserError(f"data.folds={folds}, but the data set has an official test split; remove data.folds")
     for name, size in sizes.items():
         if len(parts[name]) == 0:
             units = np.unique(unit[parts["train"]])
@@ -36,14 +36,15 @@ def cut(
                 first, end = (part * left // folds for part in (fold, fold + 1))
             if not 1 <= end - first < left:
                 raise UserError(
-                    f"data.{name}_size={size} takes {end - first} of {left} {kind}; "
-                    f"give a number of {kind} from 1 to {left - 1}, or a share of them such as 0.1"
+                    f"data.{name}_size must be a number of {kind} from 1 to {left - 1}, or a share such as 0.1, got {size} "
+                    f"({end - first} of {left} {kind})"
                 )
             taken = np.isin(unit[parts["train"]], rng.permutation(units)[first:end])
             parts[name], parts["train"] = parts["train"][taken], parts["train"][~taken]
     if subset is not None:
         if subset > len(parts["train"]):
-            raise UserError(f"data.subset={subset} exceeds the {len(parts['train'])} training images; lower it")
+            number = len(parts["train"])
+            raise UserError(f"data.subset must be at most {number}, the number of training images, got {subset}")
         parts["train"] = np.sort(rng.permutation(parts["train"])[:subset])
     return parts
 
@@ -55,6 +56,6 @@ def _check_unseen(identity: np.ndarray, split: np.ndarray, names: Sequence[str])
     if len(twice):
         who, first, second = pairs[0, twice[0]], pairs[1, twice[0]], pairs[1, twice[0] + 1]
         raise UserError(
-            f"identity {who} of these data lies in both {names[first]} and {names[second]} of their official split; "
-            f"correct the files, or set data.split=identity where the set offers it"
+            f"the official split has identity {who} in both {names[first]} and {names[second]}; correct the files, or set "
+            f"data.split=identity if the data set has this setting"
         )

@@ -48,7 +48,7 @@ def generation_scores(
     try:
         scores[f"fid_{name}"] = fid(*features)
     except TooFewImages as error:
-        log.warning("fid_%s is left out: %s", name, error)
+        log.warning("fid_%s is not computed: %s", name, error)
     return scores
 
 

@@ -192,7 +192,7 @@ def _labels(batch: Batch, column: int | None) -> Tensor:
 def _known(split: str, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     known = labels >= 0
     if not known.any():
-        raise ValueError(f"a judge needs labels, and no {split} image has one")
+        raise ValueError(f"the classifier needs labels, but no {split} image has one")
     return images[known], labels[known].long()
 
 

@@ -182,7 +182,7 @@ def _targets(y: Array, kind: Kind, period: float | None) -> Array:
             angle = 2 * np.pi * y / period
             return np.stack([np.sin(angle), np.cos(angle)], axis=1).round(12)  # so that sin(pi) is 0
         case "circular":
-            raise ValueError("a circular target needs its period")
+            raise ValueError("a circular target needs a period")
         case _:
             raise ValueError(f"kind must be categorical, ordered, continuous or circular, got {kind!r}")
 

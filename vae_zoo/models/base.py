@@ -98,7 +98,7 @@ class LatentVariableModel(L.LightningModule):
                 f"got {str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
             )
         if self._trainer is None and len(x) and not (x.min() >= 0 and x.max() <= 1):  # waits for the device
-            raise ValueError(f"images must lie in [0, 1], got [{x.min():.3g}, {x.max():.3g}]; bytes are divided by 255")
+            raise ValueError(f"images must lie in [0, 1], got [{x.min():.3g}, {x.max():.3g}]; divide bytes by 255")
         return x
 
     def join(self, codes: Codes) -> Tensor:

@@ -73,8 +73,8 @@ class DiscreteLatentModel(LatentVariableModel):
         label, sizes = data.label.view(len(data.label), -1), self.classes.sizes
         if label.shape[1] < len(sizes):
             raise UserError(
-                f"model.num_classes={[*sizes]} has {len(sizes)} variables, the labels of these data {label.shape[1]}; "
-                f"give as many numbers as there are labels"
+                f"model.num_classes={[*sizes]} has {len(sizes)} variables, but the data set has {label.shape[1]} label "
+                f"variables; give one number for each label variable"
             )
         needed = (label[:, : len(sizes)].amax(0) + 1).tolist()
         if any(need > size for need, size in zip(needed, sizes)):
@@ -110,8 +110,8 @@ class DiscreteLatentModel(LatentVariableModel):
         collapsed = [k for k, size in zip(kl.tolist(), self.classes.sizes) if k > 0.5 * log(size)]
         if collapsed and not self._warned:
             logger.warning(
-                "the classes collapse: q(c) over the validation images is %.2f nats from p(c), %d of %d values are in use; "
-                "give more labels, or weigh the prior of c more and its entropy less",
+                "the classes collapse: KL(q(c) || p(c)) over the validation images is %.2f nats, and %d of %d values of c "
+                "are used; use more labels, a larger weight of the prior of c, or a smaller weight of its entropy",
                 max(collapsed),
                 values["val/classes_used"],
                 self.classes.num_values,
@@ -139,7 +139,7 @@ class ClassConditionalModel(DiscreteLatentModel):
         **training,
     ):
         super().__init__(image_shape, num_classes, class_probs, **training)
-        self.blocks = {"z": Block(z_dim, "gaussian", "what varies within the classes")}
+        self.blocks = {"z": Block(z_dim, "gaussian", "variation within the classes")}
         self.blocks |= {
             n: Block(k, "categorical", self.class_holds) for n, k in zip(self.classes.names(), self.classes.sizes)
         }

@@ -56,7 +56,7 @@ class GMVAE(DiscreteLatentModel):
         super().__init__(image_shape, num_classes, class_probs, **training)
         self.blocks = {
             "c": Block(num_classes, "categorical", "a cluster found without labels"),
-            self.z_name: Block(z_dim, "gaussian", "what the cluster is, and how the image varies within it"),
+            self.z_name: Block(z_dim, "gaussian", "the cluster and the variation within it"),
         }
         self.encoder = network.encoder(self.image_shape, class_hidden[0] + z_hidden)
         layers = [m for i, o in zip(class_hidden, class_hidden[1:]) for m in (nn.Linear(i, o), nn.ELU())]

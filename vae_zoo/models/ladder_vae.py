@@ -52,16 +52,18 @@ class LadderVAE(LatentVariableModel):
         J, of_network = len(facet_dims), getattr(network, "num_facets", None)
         if of_network is None:
             raise ValueError(
-                f"network={type(network).__name__} is no ladder of facets, which this model needs; choose "
+                f"this model needs a ladder network, got network={type(network).__name__}; choose "
                 f"model/network=fc_vlae, conv_vlae or vade"
             )
         if of_network != J:
-            raise ValueError(f"facet_dims={[*facet_dims]} has {J} facets, the network {of_network}; give as many to both")
+            raise ValueError(
+                f"facet_dims={[*facet_dims]} has {J} facets, but the network has {of_network}; give both the same number"
+            )
         if schedule is not None:
             schedule.begins(J)  # raises where it is made for another number
-        where = {0: "the pixels", J - 1: "the code"} if J > 1 else {0: "nothing else"}
+        where = {0: ", nearest to the pixels", J - 1: ", the deepest"} if J > 1 else {}
         self.blocks = {
-            f"facet{j}": Block(D, "gaussian", f"what is seen at depth {j} of {J}, nearest to {where.get(j, 'neither end')}")
+            f"facet{j}": Block(D, "gaussian", f"features at depth {j} of {J}{where.get(j, '')}")
             for j, D in enumerate(facet_dims)
         }
         self.encoder = network.encoder(self.image_shape, [2 * D for D in facet_dims])
@@ -130,7 +132,7 @@ class LadderVAE(LatentVariableModel):
         waits = isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False)
         if waits and self.schedule is not None:
             raise UserError(
-                "trainer.strategy=ddp waits for gradients of every weight, and facets that have not entered have none; set "
+                "trainer.strategy=ddp needs gradients of all weights, but facets that have not entered have none; set "
                 "trainer.strategy=ddp_find_unused_parameters_true"
             )
 
@@ -162,8 +164,8 @@ class LadderVAE(LatentVariableModel):
             total, count = (self.trainer.strategy.reduce(self._sums[f"{key}/kl_{name}"], "sum") for key in ("term", "items"))
             if total < COLLAPSED * count:
                 log.warning(
-                    "%s collapses: its KL is %.2f nats; fade its KL in more slowly (model.schedule.gamma_fade_steps), or "
-                    "let it weigh more in the decoder (model.network.gate)",
+                    "%s collapses: its KL is %.2f nats; increase model.schedule.gamma_fade_steps, so that its KL weight "
+                    "ramps up more slowly, or model.network.gate, so that it has more weight in the decoder",
                     name,
                     total / count,
                 )

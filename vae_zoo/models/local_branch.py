@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vae_zoo.contract import Network
 from vae_zoo.distributions import Likelihood, Normal, noise
 
-HOLDS = "what the shuffled image still shows: colours and texture"
+HOLDS = "what shuffling keeps: colours and texture"
 
 
 class LocalBranch(nn.Module):

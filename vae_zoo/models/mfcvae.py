@@ -60,7 +60,7 @@ class Invariance:
 
     def __post_init__(self):
         if self.consistency_weight and self.augment is None:
-            raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
+            raise ValueError("consistency_weight > 0 needs augment, such as vae_zoo.nets.RandomAffine; set it")
         if self.augment is not None and not self.consistency_weight:
             raise ValueError("consistency_weight=0 leaves augment unused; give consistency_weight > 0, or augment=null")
 
@@ -204,8 +204,8 @@ class MFCVAE(LadderVAE):
         most = max(len(self.prior(name).mu) for name in self.facets)
         if self.prior_init != "none" and data.num_images < most:
             raise UserError(
-                f"model.num_clusters asks for {most} clusters of {data.num_images} training images; give fewer, or set "
-                f"model.prior_init=none"
+                f"model.num_clusters must be at most {data.num_images}, the number of training images, got {most}; lower "
+                f"it, or set model.prior_init=none"
             )
 
     def prior_init_steps(self) -> dict[str, int]:

@@ -56,8 +56,8 @@ class MLVAE(LatentVariableModel):
     ):
         super().__init__(image_shape, **training)
         self.blocks = {
-            "content": Block(content_dim, "gaussian", "what all images of a group share"),
-            "style": Block(style_dim, "gaussian", "what differs between the images of a group"),
+            "content": Block(content_dim, "gaussian", "content shared by all images of a group"),
+            "style": Block(style_dim, "gaussian", "style, which differs between the images of a group"),
         }
         self.encoder = network.encoder(self.image_shape, 2 * (content_dim + style_dim))
         self.decoder = network.decoder(content_dim + style_dim, likelihood.param_shape(self.image_shape))

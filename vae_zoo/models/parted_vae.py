@@ -90,11 +90,11 @@ class Supervision:
     def __post_init__(self):
         if not self.supervised and (self.consistency_weight or self.augment is not None):
             raise ValueError(
-                f"supervised=false leaves out the step that uses augment and consistency_weight, got "
-                f"consistency_weight={self.consistency_weight:g}; set them back to null and 0, or supervised=true"
+                f"augment and consistency_weight={self.consistency_weight:g} have no effect with supervised=false; set "
+                f"augment=null and consistency_weight=0, or supervised=true"
             )
         if self.consistency_weight and self.augment is None:
-            raise ValueError("consistency_weight > 0 compares an image with its distorted copy; give augment")
+            raise ValueError("consistency_weight > 0 needs augment, such as vae_zoo.nets.RandomAffine; set it")
         if not self.consistency_weight and self.consistency_threshold != type(self).consistency_threshold:
             raise ValueError(
                 f"consistency_weight=0 leaves consistency_threshold={self.consistency_threshold:g} unused; give "
@@ -134,8 +134,8 @@ class PartedVAE(DiscreteLatentModel):
         super().__init__(image_shape, num_classes, class_probs, **settings)
         if not supervision.supervised and weights.entropy_weight > weights.prior_weight:
             raise ValueError(
-                f"without labels all images fall into one class where entropy_weight={weights.entropy_weight} exceeds "
-                f"prior_weight={weights.prior_weight}; lower it"
+                f"entropy_weight must be at most prior_weight={weights.prior_weight} without labels, got "
+                f"{weights.entropy_weight}; otherwise all images get one class"
             )
         self.weights, self.gate, self.supervision = weights, gate, supervision
         self.temperature, self.u_kl, self.detach_c = temperature, u_kl, detach_c
@@ -143,11 +143,11 @@ class PartedVAE(DiscreteLatentModel):
         self.automatic_optimization = False
         self.needs = type(self).needs if supervision.supervised else frozenset()
         J, S = len(self.classes.sizes), self.classes.num_values
-        holds = "the class, as the labels name it" if supervision.supervised else "the class"
+        holds = "the class given by the labels" if supervision.supervised else "the class"
         categorical = {n: Block(k, "categorical", holds) for n, k in zip(self.classes.names(), self.classes.sizes)}
         self.blocks = {
-            "z": Block(z_dim, "gaussian", "what images of all classes share"),
-            "u": Block(J * u_dim, "gaussian", "what belongs to the class, and how it varies within it"),
+            "z": Block(z_dim, "gaussian", "variation that is independent of the class"),
+            "u": Block(J * u_dim, "gaussian", "the class and the variation within it"),
         } | categorical
         self.encoder = network.encoder(self.image_shape, feature_dim)
         self.decoder = network.decoder(z_dim + J * u_dim, likelihood.param_shape(self.image_shape))

@@ -188,8 +188,8 @@ class SPAIR(LatentVariableModel):
         super().__init__(image_shape, **settings)
         if likelihood.num_params > 1:
             raise ValueError(
-                f"likelihood={type(likelihood).__name__} needs {likelihood.num_params} numbers a pixel, and a scene has "
-                f"one, its mean; choose another, such as model/likelihood=sharp_laplace"
+                f"likelihood={type(likelihood).__name__} needs {likelihood.num_params} parameters per pixel, but SPAIR "
+                f"decodes only the mean; choose another likelihood, such as model/likelihood=sharp_laplace"
             )
         if background_dim == 0 and betas.beta_background != Betas.beta_background:
             raise ValueError(
@@ -202,7 +202,7 @@ class SPAIR(LatentVariableModel):
         rows, columns = self.backbone.grid(H, W)
         self.num_cells, self.code_size = rows * columns, WHERE + what_dim + 2
         self.blocks = {
-            "objects": Block(self.num_cells * self.code_size, "objects", "where, what, depth and presence of each cell")
+            "objects": Block(self.num_cells * self.code_size, "objects", "position, appearance, depth, presence per cell")
         }
         y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         centres = self.backbone.cell * (torch.stack([x, y], -1).view(-1, 2) + 0.5)
@@ -215,7 +215,7 @@ class SPAIR(LatentVariableModel):
         self.object_encoder = object_network.encoder((C, g, g), 2 * what_dim)
         self.object_decoder = object_network.decoder(what_dim, (C + 1, g, g))
         if self.has_background:
-            holds = "what is left of the image when its objects are taken away"
+            holds = "the image without its objects"
             self.blocks["background"] = Block(background_dim, "gaussian", holds)
             self.encoder = network.encoder(self.image_shape, 2 * background_dim)
             self.decoder = network.decoder(background_dim, self.image_shape)
@@ -404,8 +404,8 @@ class SPAIR(LatentVariableModel):
     def on_fit_start(self) -> None:
         if 0 <= self.trainer.max_steps <= self.presence.presence_warmup_steps:
             self._warn(
-                "depth and presence learn nothing in this run, which ends within model.presence_warmup_steps=%d; raise "
-                "trainer.max_steps above it, or lower it",
+                "depth and presence get no gradient in this run, since model.presence_warmup_steps=%d is not below "
+                "trainer.max_steps; lower it or increase trainer.max_steps",
                 self.presence.presence_warmup_steps,
             )
 
@@ -424,14 +424,14 @@ class SPAIR(LatentVariableModel):
         self.log_values({"val/objects": found / count, "val/duplicates": twice / count})
         if found / count < 0.05 and self.step > self.presence.presence_warmup_steps:
             self._warn(
-                "no object is found in %.0f %% of the images: the background explains them all; see docs/methods/spair.md, "
-                "what keeps objects alive",
+                "no object is found in %.0f %% of the images, since the background explains all pixels; see the section on "
+                "collapse in docs/methods/spair.md",
                 100 * (1 - found / count),
             )
         last = self.trainer.max_steps
         settled = all(s(self.step) == s(last) for s in (self.betas["kl_pres"], self.count_prior))
         if twice / count > 0.2 and settled and self.step > self.presence.presence_warmup_steps:
-            self._warn("in %.0f %% of the images two boxes lie on one object; raise model.beta_pres", 100 * twice / count)
+            self._warn("in %.0f %% of the images two boxes cover one object; increase model.beta_pres", 100 * twice / count)
 
     def _warn(self, message: str, value: float) -> None:
         if message not in self._warned:

@@ -45,7 +45,7 @@ class SplitVAE(LocalView, LatentVariableModel):
     ):
         super().__init__(image_shape, **training)
         self.blocks = {
-            "z_global": Block(global_dim, "gaussian", "what is lost when the image is shuffled: shape and layout"),
+            "z_global": Block(global_dim, "gaussian", "what shuffling destroys: shape and layout"),
             "z_local": Block(local_dim, "gaussian", HOLDS),
         }
         self.encoder = network.encoder(self.image_shape, 2 * global_dim)

@@ -33,7 +33,7 @@ PAPERS_ALPHA = 0.1  # over N
 class SSVAE(ClassConditionalModel):
     """labelled_weight, ce_weight: see above, None: the paper's. The rest: as in ClassConditionalModel."""
 
-    class_holds = "the class, as the labels name it"
+    class_holds = "the class given by the labels"
     needs = frozenset({"supervised"})
 
     def __init__(self, *args, labelled_weight: NonNegative | None = None, ce_weight: NonNegative | None = None, **common):

@@ -103,5 +103,6 @@ class Conv:
             sizes.append((height, width))
         if min(sizes[-1]) < 1:
             least, side = 2 ** len(self.channels), min(image_shape[1:])
-            raise ValueError(f"{len(self.channels)} halvings need images of {least} pixels a side or more, got {side}")
+            number = len(self.channels)
+            raise ValueError(f"{number} convolutions of stride 2 need images of {least} pixels or more, got {side}")
         return sizes

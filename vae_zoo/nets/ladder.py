@@ -263,7 +263,7 @@ class LadderConv:
         sizes = [(height, width)]
         if min(sizes[0]) < 28:
             raise ValueError(
-                f"images of {min(sizes[0])} pixels are too small for the convolutional ladder; give images of 28 pixels, or "
+                f"the convolutional ladder needs images of 28 pixels or more, got {min(sizes[0])}; use larger images or "
                 f"model/network=fc_vlae"
             )
         for _ in self.channels:
@@ -273,7 +273,7 @@ class LadderConv:
 
 def _check_facets(sizes: Sequence[int]) -> None:
     if isinstance(sizes, int):
-        raise ValueError("this network is a ladder of facets, where a plain one is needed; choose conv or mlp")
+        raise ValueError("this model needs a plain network, got a ladder network; choose model/network=conv or mlp")
 
 
 def dense_block(inputs: int, outputs: int, activation: Activation, batch_norm: bool) -> list[nn.Module]:

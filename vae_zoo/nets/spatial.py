@@ -83,8 +83,7 @@ class CellBackbone(nn.Module):
         super().__init__()
         if len(channels) != len(strides):
             raise ValueError(
-                f"channels and strides are of the same convolutions, got {len(channels)} and {len(strides)} of them; give "
-                f"as many of both"
+                f"channels and strides must have one entry per convolution, got {len(channels)} and {len(strides)} entries"
             )
         self.cell = prod(strides)
         layers: list[nn.Module] = []

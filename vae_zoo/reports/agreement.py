@@ -1,5 +1,4 @@
-"""Do the seeds of one setting agree? UDR of the groups of a leaderboard, and for models with facets whether they find the
-same clusters, from the trained models themselves."""
+"""Agreement between the seeds of a setting: UDR, and for models with facets the ARI between their clusters."""
 
 import logging
 from dataclasses import replace
@@ -21,13 +20,13 @@ from vae_zoo.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 NUM_IMAGES = 1000  # as in disentanglement_lib
-FEW = 5  # models below which a median over the others says little
+FEW = 5  # number of seeds below which the median over the others is not reliable
 
 
 def with_agreement(table: Table, trust: tuple[str, ...] = (), device: str = "cpu") -> Table:
-    """The table with `test/udr`, and `test/seed_ari_facet<j>`, in every run of a group of two seeds or more.
+    """Adds `test/udr` and `test/seed_ari_facet<j>` to every run of a setting with two or more seeds.
 
-    The scores of a run depend on the others of its group, so they stand in no run's own metrics.json.
+    The scores of a run depend on the other seeds, so they are not in its metrics.json.
     """
     return replace(table, groups=tuple(_with_scores(group, trust, device) for group in table.groups))
 
@@ -36,11 +35,11 @@ def _with_scores(group: Group, trust: tuple[str, ...], device: str) -> Group:
     if len(group.runs) < 2:
         return group
     if len(group.runs) < FEW:
-        log.warning("test/udr of %s: %d seeds; it means something from %d on", group.name, len(group.runs), FEW)
+        log.warning("test/udr of %s: %d seeds are few; use at least %d", group.name, len(group.runs), FEW)
     try:
         scores = agreement(group, trust, device)
-    except UserError as error:  # data that have moved, a checkpoint that was deleted: the other groups have theirs
-        log.warning("no test/udr for %s: %s", group.name, error)
+    except UserError as error:  # data were moved or a checkpoint was deleted; go on with the other settings
+        log.warning("test/udr of %s cannot be computed: %s", group.name, error)
         return group
     added = ({name: float(values[i]) for name, values in scores.items()} for i in range(len(group.runs)))
     return replace(group, runs=tuple(replace(run, metrics=run.metrics | more) for run, more in zip(group.runs, added)))
@@ -48,10 +47,10 @@ def _with_scores(group: Group, trust: tuple[str, ...], device: str) -> Group:
 
 @torch.no_grad()
 def agreement(group: Group, trust: tuple[str, ...] = (), device: str = "cpu") -> dict[str, np.ndarray]:
-    """The scores of each run, {name: [M]}, all on the same test images.
+    """Scores of each run, {name: [M]}, on the same test images.
 
-    test/udr: the Gaussian blocks side by side are the code. test/seed_ari_facet<j>: ARI between the clusters of that facet
-    in this run and in another, mean over the others.
+    test/udr: the code is the concatenation of the Gaussian blocks. test/seed_ari_facet<j>: ARI between the clusters of this
+    facet in this run and in another run, mean over the other runs.
     """
     config = read_config(group.runs[0].folder)
     check_trust(config, trust)

@@ -1,7 +1,7 @@
-"""Results as JSON files, from which tables are generated: `python evaluate.py runs=<folder of runs> export=<folder>`.
+"""Writes results as JSON files, for generated tables: `python evaluate.py runs=<folder of runs> export=<folder>`.
 
-One file for each setting, `<experiment>.json` or `<model>-<data>.json`: the commands, the commit and the hardware of its
-runs, their seeds, and of every number the mean, the sample deviation and the value of each seed.
+One file per setting, `<experiment>.json` or `<model>-<data>.json`: the commands, commits, hardware and seeds of its runs,
+and for every number the mean, the sample deviation and the value of each seed.
 """
 
 import re
@@ -15,7 +15,7 @@ from vae_zoo.utils.files import write_json
 
 
 def export_results(tables: Iterable[Table], out: Path) -> list[Path]:
-    """Write the file of each setting and return where they lie. Settings of one name are numbered in natural order."""
+    """Writes one file per setting and returns their paths. Settings with the same name are numbered in natural order."""
     written: dict[Path, dict[str, Any]] = {}
     for table in tables:
         for group in table.groups:
@@ -33,7 +33,7 @@ def export_results(tables: Iterable[Table], out: Path) -> list[Path]:
 
 
 def _name(statuses: Sequence[dict[str, Any]], otherwise: str) -> str:
-    """The experiment that the command names, if it is the same for all runs."""
+    """The experiment named by the commands, if it is the same for all runs, else `otherwise`."""
     found = {m[1] for s in statuses if (m := re.search(r"\bexperiment=([\w./-]+)", str(s.get("command", ""))))}
     return found.pop() if len(found) == 1 else otherwise
 

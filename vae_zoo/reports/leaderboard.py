@@ -1,8 +1,8 @@
-"""`python evaluate.py runs=<folder>`: the runs below a folder as tables on one page, for GitHub, and as csv.
+"""`python evaluate.py runs=<folder>`: writes tables of the runs below a folder as HTML, Markdown and CSV.
 
-Imports neither torch nor lightning, unless evaluation.level=full asks for the agreement between seeds. The page needs no
-network and no other file; its content security policy allows one script, by its hash: the one that sorts the columns.
-Without it the tables are the same, in their first order.
+Imports neither torch nor lightning, unless evaluation.level=full needs the agreement between seeds. The page needs no
+network and no other file. Its content security policy allows one script, by its hash, which sorts the columns; without
+scripts the tables keep their first order.
 """
 
 import csv
@@ -30,9 +30,9 @@ from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic
 from vae_zoo.utils.text import clean, natural
 
-PRINTED = 12  # pairs of a table that are printed at most
-WIDTH, TEXT = 120, 36  # columns of a terminal, and of a cell of text in it
-CLEAR = 5  # seeds from which an interval without 0 is called a difference
+PRINTED = 12  # largest number of pairs of a table that is printed
+WIDTH, TEXT = 120, 36  # characters of a line in the terminal, and of a text cell
+CLEAR = 5  # number of seeds from which an interval without 0 counts as a difference
 PICTURES = 32 << 20  # characters of figures on a page
 ARROWS = {1: "↑", -1: "↓"}
 
@@ -46,21 +46,20 @@ def leaderboard_command(cfg: dict[str, Any]) -> None:
 
 
 def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, Any] | None = None) -> str:
-    """Writes leaderboard.csv (a line a group), runs.csv (a line a run), leaderboard.md and leaderboard.html.
+    """Writes leaderboard.csv (one row per setting), runs.csv (one row per run), leaderboard.md and leaderboard.html.
 
-    options: of conf/evaluate.yaml; with evaluation.level=full the models are loaded and their agreement is measured too.
-    Returns what a terminal should show: the Markdown with the headline columns, or all where options ask for them, and long
-    lists of pairs only counted. Raises UserError when
-    the folder holds no runs.
+    options: settings of conf/evaluate.yaml; with evaluation.level=full the models are loaded to measure their agreement.
+    Returns the text for the terminal: the Markdown with headline columns, or all columns if options ask for them, and with
+    only the number of pairs if there are many. Raises UserError if the folder has no runs.
     """
     folder, out = Path(folder), Path(out or folder)
     if not folder.is_dir():
-        raise UserError(f"runs={folder} is not a folder; name one that holds runs, such as runs=outputs")
+        raise UserError(f"runs={folder} is not a folder; give a folder of runs, such as runs=outputs")
     found = find_runs(folder)
     if not found:
-        raise UserError(f"runs={folder} holds no runs, which are folders with a config.yaml; name another folder")
+        raise UserError(f"runs={folder} has no runs, which are folders with a config.yaml; give another folder")
     if found[0].folder == folder:
-        raise UserError(f"runs={folder} is a run itself; say run={folder}, or give the folder above it")
+        raise UserError(f"runs={folder} is a single run; use run={folder}, or give its parent folder")
     tables, left = group_runs(found)
     if options is not None and options["evaluation"]["level"] == "full":
         from vae_zoo.reports.agreement import with_agreement  # torch
@@ -79,7 +78,7 @@ def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, 
 
 
 def groups_csv(tables: Sequence[Table]) -> str:
-    """A line a group: `<metric>_mean`, `_std` (sample deviation) and `_n` for each metric, blocks and facets included."""
+    """One row per setting: `<metric>_mean`, `_std` (sample deviation) and `_n` for each metric, with blocks and facets."""
     metrics = list(dict.fromkeys(m for table in tables for m in (*table.metrics, *table.probes, *table.facets)))
     lines = []
     for table, group in _groups(tables):
@@ -92,7 +91,7 @@ def groups_csv(tables: Sequence[Table]) -> str:
 
 
 def runs_csv(folder: Path, tables: Sequence[Table], left: Sequence[Run]) -> str:
-    """A line a run, averaged or not, with all of its numbers."""
+    """One row per run, averaged or not, with all its numbers."""
     listed = [(table.data, group.settings, run) for table, group in _groups(tables) for run in group.runs]
     listed += [(run.data, None, run) for run in left]
     metrics = sorted({metric for *_, run in listed for metric in run.metrics}, key=metric_order)
@@ -108,7 +107,7 @@ def _groups(tables: Sequence[Table]) -> list[tuple[Table, Group]]:
 
 
 def _csv(heads: list[str], lines: Iterable[list[Any]]) -> str:
-    """Numbers in full; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """CSV text with full precision; text that a spreadsheet would read as a formula gets a leading apostrophe."""
 
     def tame(value: Any) -> Any:
         text = clean(value) if isinstance(value, str) else value
@@ -119,11 +118,11 @@ def _csv(heads: list[str], lines: Iterable[list[Any]]) -> str:
     return file.getvalue()
 
 
-# ---- what is shown --------------------------------------------------------------------------------------------------
+# ---- cells and notes ------------------------------------------------------------------------------------------------
 
 
 class Cell(NamedTuple):
-    """A mean as it is shown. count: of how many runs, where that is not all of the group."""
+    """A formatted mean. count: number of runs with a value, if it is not all runs of the setting."""
 
     value: float
     mean: str
@@ -133,14 +132,14 @@ class Cell(NamedTuple):
 
 
 def column(table: Table, metric: str) -> list[Cell | None]:
-    """A cell for each group, with the decimals that show two digits of the usual deviation, else four of the size."""
+    """A cell per setting, rounded to two digits of the median deviation, or without deviations to four digits."""
     means = [mean for group in table.groups if (mean := group.mean(metric)) is not None]
     if deviations := [deviation for group in table.groups if (deviation := group.deviation(metric))]:
         decimals = 1 - _exponent(float(np.median(deviations)))
     else:
         decimals = 0 if all(mean.is_integer() for mean in means) else 3 - _exponent(max(map(abs, means)))
     best = table.best(metric)
-    top = None if best is None else _fixed(best, decimals)  # what looks the same is equally good
+    top = None if best is None else _fixed(best, decimals)  # equal after rounding means equally good
     return [_cell(group, metric, decimals, top) for group in table.groups]
 
 
@@ -154,7 +153,7 @@ def _cell(group: Group, metric: str, decimals: int, top: str | None = None) -> C
 
 
 def block_rows(table: Table) -> tuple[list[str], list[tuple[Group, str, list[Cell | None]]]]:
-    """The factors, and a row for each block of each group, from `test/block/<block>/<factor>`."""
+    """The factors, and a row per setting and block, from `test/block/<block>/<factor>`."""
     parts = {metric: metric.split("/", 3) for metric in table.probes}
     factors = list(dict.fromkeys(factor for *_, factor in parts.values()))
     rows = []
@@ -190,7 +189,7 @@ def verdict(pair: Paired) -> str:
 
 
 def pair_texts(table: Table, pair: Paired) -> tuple[str, str]:
-    """The difference and its interval, with two digits of the metric's usual width."""
+    """The difference and its interval, rounded to two digits of the metric's median interval width."""
     widths = [other.high - other.low or abs(other.difference) for other in table.pairs if other.metric == pair.metric]
     decimals = 1 - _exponent(float(np.median(widths)))
     difference, low, high = (_fixed(value, decimals, "+") for value in (pair.difference, pair.low, pair.high))
@@ -204,7 +203,7 @@ def summary(tables: Sequence[Table], left: Sequence[Run]) -> list[tuple[int, str
 
 
 def notes(table: Table) -> list[str]:
-    """What one must know to read the main table."""
+    """Notes below the main table."""
     found = []
     if any(len(group.runs) > 1 for group in table.groups):
         found.append("Mean ± sample deviation over seeds; the best mean of a column is bold.")
@@ -220,19 +219,21 @@ def notes(table: Table) -> list[str]:
     names = [metric.removeprefix("test/") for metric in table.metrics if under_likelihood(metric)]
     if len(table.likelihoods) > 1 and names:
         kinds = ", ".join(table.likelihoods)
-        found.append(f"The likelihoods differ ({kinds}), so these do not compare and none is bold: {', '.join(names)}.")
+        listed = ", ".join(names)
+        found.append(f"The likelihoods differ ({kinds}), so these metrics are not comparable and never bold: {listed}.")
     return found
 
 
 def caution(table: Table) -> str:
-    """What one must know to read the pairs."""
-    text = "A - B is the mean of the differences seed by seed; its interval is a bootstrap over seeds."
+    """Notes above the table of pairs."""
+    text = "A - B is the mean difference over the shared seeds, with a bootstrap interval over seeds."
     if len(table.groups) > ALL_PAIRS:
-        text += " Of so many rows only that with the best mean is compared, with each of the others."
+        text += " With many settings, only the one with the best mean is compared with the others."
     if any(pair.seeds < CLEAR for pair in table.pairs):
-        text += " With 3 seeds all differences have one sign by mere chance once in 4 times, with 4 seeds once in 8."
+        text += " By chance alone all differences have the same sign with probability 1/4 for 3 seeds and 1/8 for 4 seeds."
     if len(table.pairs) > 5:
-        text += f" Of {len(table.pairs)} such intervals expect {max(1, round(len(table.pairs) / 20))} or more to miss."
+        missed = max(1, round(len(table.pairs) / 20))
+        text += f" Of {len(table.pairs)} intervals, expect {missed} or more to miss the true difference."
     return text
 
 
@@ -240,8 +241,8 @@ def caution(table: Table) -> str:
 
 
 def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: int | None = None, wide: bool = True) -> str:
-    """The tables for GitHub and for the terminal. most: so many pairs of a table, and where there are more, none; wide: with
-    all columns, else the headline ones, as many as a terminal has room for."""
+    """The tables as Markdown, for GitHub and the terminal. most: tables with more pairs show only their number; wide: all
+    columns, otherwise as many headline columns as fit into the terminal."""
     width = None if wide else WIDTH
     parts = [f"# Leaderboard of {_escape(folder.resolve().name)}"]
     parts += [f"Runs: {', '.join(f'{n} {state}' for n, state in summary(tables, left))}."]
@@ -272,7 +273,7 @@ def _main_grid(table: Table, width: int | None) -> str:
     heads, *rows = map(list, zip(*columns))
     text = grid(heads, rows, heads.index("seeds"), width)
     missing = len(table.metrics) - (text.partition("\n")[0].count("|") - 2 - heads.index("seeds"))
-    return text + (f"\n\n{missing} more columns: columns=all, or leaderboard.html" if missing else "")
+    return text + (f"\n\n{missing} more columns in leaderboard.html, or with columns=all" if missing else "")
 
 
 def _pair_grid(table: Table) -> str:
@@ -284,8 +285,8 @@ def _pair_grid(table: Table) -> str:
 
 
 def grid(heads: list[str], rows: list[list[str]], left: int, width: int | None = None) -> str:
-    """A Markdown table with columns of even width; after the first `left` columns come numbers. width: what it must not
-    exceed: longer text is cut, and the last columns of numbers go."""
+    """A Markdown table with aligned columns; the columns after the first `left` are numbers. width: maximum width; longer
+    text is cut, and the last number columns are dropped."""
     if width is not None:
         rows = [[_cut(text) if i < left else text for i, text in enumerate(row)] for row in rows]
         needed = [3 + max(3, *(len(row[i]) for row in [heads, *rows])) for i in range(len(heads))]
@@ -313,7 +314,7 @@ def _bold(cell: Cell | None) -> str:
 
 
 def _escape(text: str) -> str:
-    """Nothing in the text makes a cell, a tag, a link or bold print; `beta_vae` stays as it is."""
+    """Escapes cells, tags, links and bold text; `beta_vae` is unchanged."""
     text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*|~]|(?<!\w)_|_(?!\w)|(?<=\])\()", r"\\\1", text)
 
@@ -322,7 +323,7 @@ def _escape(text: str) -> str:
 
 
 def page(folder: Path, out: Path, tables: Sequence[Table], left: Sequence[Run]) -> str:
-    """The tables with sortable columns, and the figures of the groups side by side."""
+    """The HTML page: sortable tables, and the figures of the settings side by side."""
     environment = template_environment()
     environment.filters |= {"digest": _digest, "heading": heading, "direction": direction}
     shown = (column, block_rows, seeds, notes, caution, verdict, pair_texts, unused)
@@ -345,8 +346,8 @@ def page(folder: Path, out: Path, tables: Sequence[Table], left: Sequence[Run]) 
 
 
 def _figures(tables: Sequence[Table]) -> tuple[list[list[tuple[str, list[tuple[Group, Figure]]]]], int]:
-    """For each table (name, [(group, newest picture of its lowest seed)]), what most groups have first; and how many
-    pictures did not fit on the page."""
+    """For each table (name, [(group, newest figure of its lowest seed)]), most frequent figures first; and the number of
+    figures that did not fit on the page."""
     sections, size, omitted = [], 0, 0
     for table in tables:
         files = defaultdict(list)
@@ -364,7 +365,7 @@ def _figures(tables: Sequence[Table]) -> tuple[list[list[tuple[str, list[tuple[G
 
 
 def _newest(run: Path) -> dict[tuple[str, str], tuple[int, Path]]:
-    """{(name, suffix): (step, path)}, the last of each picture: of the evaluation, if it has made some, else of training."""
+    """{(name, suffix): (step, path)} of the newest figures, from the evaluation if it has figures, else from training."""
     found = runs.pictures(run / "evaluation" / "figures") or runs.pictures(run / "figures")
     return {kind: max(by_step.items()) for kind, by_step in found.items()}
 
@@ -374,7 +375,7 @@ def _place(run: Run, folder: Path) -> str:
 
 
 def _link(run: Run, out: Path) -> str:
-    """Where the run's report lies, as seen from the page; "" when it has none."""
+    """Relative link from the page to the report of the run; "" if there is none."""
     report = run.folder / "report.html"
     return quote(os.path.relpath(report.absolute(), out.absolute())) if report.is_file() else ""
 

@@ -1,7 +1,7 @@
-"""A run on one page: `write_report` turns a run folder into a single HTML file that needs no network and no other file.
+"""The report of a run: `write_report` writes a run folder as a single HTML file that needs no network and no other file.
 
-Every string from the folder is escaped by jinja2; only the SVG of `figures.charts.curves`, which escapes what it is
-given, enters the page as it is. The page's own content security policy forbids scripts and requests.
+jinja2 escapes every string from the folder, except the SVG of `figures.charts.curves`, which escapes its own input. The
+content security policy of the page forbids scripts and requests.
 """
 
 import csv
@@ -28,8 +28,8 @@ from vae_zoo.utils.files import read_dict, write_atomic
 from vae_zoo.utils.text import natural
 
 CARDS = 3  # headline numbers on the first screen
-HOLDS, NEAR = 0.3, 0.1  # a block is said to hold a factor from this score on, and no further below the best block
-EARLIER = 8  # of each figure, evenly spread over training: a long run must not make a page of 100 MB
+HOLDS, NEAR = 0.3, 0.1  # minimum score of a factor that a block is said to hold, and largest gap to the best block
+EARLIER = 8  # steps shown of each figure, evenly spaced: a long run must not give a page of 100 MB
 
 
 class Figure(NamedTuple):
@@ -43,11 +43,11 @@ class Figure(NamedTuple):
 def write_report(
     run_folder: Path, out: Path | None = None, *, metrics: Path | None = None, figures: Path | None = None
 ) -> Path:
-    """Write the page of a run and return where it lies: `out`, or `report.html` in the run folder.
+    """Writes the report of a run and returns its path: `out`, or `report.html` in the run folder.
 
-    Read are `config.yaml`, `run.json`, `metrics.csv`, `metrics.json` and `figures/`; `metrics` and `figures` put others
-    in place of the last two. What is missing or unreadable is left out, so that a run that failed early has its report
-    too. The same folder gives the same bytes, and a reader never sees half a page.
+    Reads `config.yaml`, `run.json`, `metrics.csv`, `metrics.json` and `figures/`; the arguments `metrics` and `figures`
+    replace the last two. Missing or unreadable files are skipped, so that a run that failed early has a report too. The
+    output is deterministic and written atomically.
     """
     run_folder = Path(run_folder)
     out = Path(out or run_folder / "report.html")
@@ -82,7 +82,7 @@ def write_report(
 
 
 def closing_lines(run_folder: Path) -> str:
-    """What a terminal shows of a finished run: where its report is, the headline numbers, what to do next."""
+    """Last lines in the terminal: the path of the report, the headline numbers and the next command."""
     numbers = _numbers(read_dict(run_folder / "metrics.json")[0])
     shown = [f"{key} {_number(numbers[key])} {catalogue.entry(key).unit}".rstrip() for key in headline(numbers)]
     shown += [f"unused: {', '.join(unused)}" for unused in [catalogue.unused(numbers)] if unused]
@@ -116,7 +116,7 @@ def _numbers(values: dict) -> dict[str, float]:
 
 
 def _title(config_text: str) -> str:
-    """Model on data, seed: as far as the config says. A run that was killed may leave anything."""
+    """`<model> on <data>, seed <k>`, as far as the config is readable; a killed run may leave anything."""
     try:
         config = yaml.safe_load(config_text)
     except (ValueError, yaml.YAMLError):
@@ -128,14 +128,14 @@ def _title(config_text: str) -> str:
 
 
 def _part_name(part) -> str:
-    """A config group's `name`, or else the class that its `_target_` ends with."""
+    """The `name` of a config group, or else the class name of its `_target_`."""
     if isinstance(part, dict):
         return str(part.get("name") or str(part.get("_target_", "")).rpartition(".")[2])
     return str(part or "")
 
 
 def headline(numbers: dict[str, float]) -> list[str]:
-    """Names of the three numbers to see first."""
+    """Names of the headline numbers, at most three."""
     return catalogue.cards(numbers)[:CARDS]
 
 
@@ -149,7 +149,7 @@ def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]], numbers: di
     """Name, size and purpose of each block; `read`: the factors that a probe reads from it as well as from any other; its
     worth where it is known, and whether it is unused."""
     blocks = [block for block in blocks or () if isinstance(block, dict)]
-    rows = [probes[block["name"]] for block in blocks if block.get("name") in probes]  # not those of pixels, for comparison
+    rows = [probes[block["name"]] for block in blocks if block.get("name") in probes]  # without pixels and untrained
     best = {factor: max(row[factor] or 0 for row in rows) for row in rows[:1] for factor in row}
     described = []
     for block in blocks:
@@ -163,13 +163,13 @@ def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]], numbers: di
 
 
 def _first(pictures: list[tuple[Figure, list[Figure]]]) -> tuple[Figure, list[Figure]] | None:
-    """The picture that says most of what was learned: a swap of blocks, else reconstructions."""
+    """The most informative figure: a swap of blocks, else reconstructions."""
     names = ("swap_", "reconstructions")
     return next((shown for name in names for shown in pictures if shown[0].name.startswith(name)), None)
 
 
 def _facts(run: dict, steps: np.ndarray) -> list[str]:
-    """How long the run was."""
+    """Number of steps and training time."""
     facts = [f"{int(steps.max()):,} steps"] if len(steps) else []
     if isinstance(run.get("seconds"), int | float):
         facts.append(f"{timedelta(seconds=round(run['seconds']))} h:m:s")
@@ -185,7 +185,7 @@ def _tables(numbers: dict[str, float]) -> dict[str, dict[str, float]]:
 
 
 def _history(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """steps [N] and {key: [N]}, NaN for blanks, of a csv in Lightning's form; a torn last line does no harm."""
+    """Steps [N] and columns {key: [N]}, NaN if blank, of a CSV file in Lightning's format; skips an incomplete last line."""
     rows = [
         row for row in csv.DictReader(_read(path).replace("\0", "").splitlines()) if np.isfinite(_float(row.get("step")))
     ]
@@ -229,7 +229,7 @@ def embed(files) -> Iterator[Figure]:
     for name, step, path in files:
         try:
             data = path.read_bytes()
-            with Image.open(BytesIO(data)) as image:  # reads the header only
+            with Image.open(BytesIO(data)) as image:  # reads only the header
                 width, height, mime = *image.size, image.get_format_mimetype()
         except OSError:
             continue

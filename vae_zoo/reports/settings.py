@@ -1,7 +1,7 @@
-"""What the runs below a folder say together: found, grouped over seeds, compared in pairs. No torch, no lightning.
+"""Finds the runs below a folder, groups them over seeds and compares settings in pairs. No torch, no lightning.
 
-A group is a set of runs whose model, data and trainer are the same but for the seed. Groups tested on the same images
-share a table, and only they are compared. What did not finish is never averaged, and no damaged file stops the rest.
+A setting (class `Group`) is a set of runs with equal model, data and trainer up to the seed. Settings tested on the same
+images share a table and are compared. Unfinished runs are never averaged, and a damaged file does not affect other runs.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ from vae_zoo.utils.text import clean, natural, override
 
 T = TypeVar("T")
 
-# Of the data's config, what does not choose the test images:
+# Keys of the data config that do not affect the test images:
 TRAINING_ONLY = "batch_size val_size subset labelled label_pick group_pick num_groups".split()
-PAIRS = 3  # seeds that two groups must share to be compared
-ALL_PAIRS = 10  # groups of a table that are all compared with each other; of more, the best with each
+PAIRS = 3  # number of shared seeds that a comparison of two settings needs
+ALL_PAIRS = 10  # largest number of settings for which all pairs are compared; with more, only the best with each other
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ ALL_PAIRS = 10  # groups of a table that are all compared with each other; of mo
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as far as it can be read.
+    """The readable content of a run folder.
 
     state: finished, or `stopped: <limit>` where a limit such as patience ended it early, both averaged; or why the
     run is not averaged: failed, interrupted, pruned, running, died, unfinished, damaged, repeated.
@@ -61,24 +61,24 @@ class Run:
 
     @cached_property
     def setup(self) -> dict[str, dict[str, Any]]:
-        """What makes a group: model, data and trainer, without seeds and places."""
+        """Model, data and trainer without seeds and paths; equal for the runs of a setting."""
         parts = ("model", "data", "trainer") if self.config else ()
         skip = {part: ("seed", *runs.ELSEWHERE.get(part, ())) for part in parts}
         return {part: {k: v for k, v in self.config[part].items() if k not in skip[part]} for part in parts}
 
     @cached_property
     def key(self) -> str:
-        """The same for runs that differ in the seed only."""
+        """Hash that is equal for runs that differ only in the seed."""
         return _hash(self.setup) if self.config else ""
 
     @cached_property
     def images(self) -> dict[str, Any]:
-        """What chooses the test images."""
+        """The keys that determine the test images."""
         return {k: v for k, v in self.setup["data"].items() if k not in TRAINING_ONLY}
 
     @cached_property
     def seed(self) -> str:
-        """The seed, and beside it those of data and trainer where they are others."""
+        """The seed, and those of data and trainer if they differ from it."""
         if not self.config:
             return ""
         seed = self.config.get("seed")
@@ -87,14 +87,14 @@ class Run:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """Every run below the folder, in natural order. The folder of a sweep names its runs, which lie beside it."""
+    """All runs below the folder, in natural order. The folder of a sweep refers to runs outside of it."""
     jobs = read_record(Path(folder))
     found = (read_run(job.folder) for job in jobs if job.folder.is_dir()) if jobs else _walk(folder)
     return sorted(filter(None, found), key=_place)
 
 
 def _walk(folder: Path) -> Iterator[Run]:
-    """Links are followed, and nothing inside a run is looked at."""
+    """Follows links, and does not descend into run folders."""
     seen = set()
     for place, inner, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -110,12 +110,12 @@ def _place(run: Run) -> list[str | int]:
 
 
 def read_run(folder: Path) -> Run | None:
-    """What can be read of a run; None when the folder is none, since its config.yaml is of something else."""
+    """Reads a run; None if the folder is not a run, since its config.yaml is of something else."""
     status, status_flaw = read_dict(folder / "run.json")
     try:
         config = _plain(runs.read_config(folder))
     except (UserError, OSError, ValueError, RecursionError) as error:
-        if not (folder / "config.yaml").exists():  # a job of a sweep that was refused before it had one
+        if not (folder / "config.yaml").exists():  # a job that was refused before its config was written
             return Run(folder, "failed", _last_line(folder / "error.txt")) if _is_run_name(folder.name) else None
         ours = any((folder / name).exists() for name in ("run.json", "metrics.json", "checkpoints", ".lock"))
         note = clean(error) if isinstance(error, UserError) else "config.yaml is damaged"
@@ -145,16 +145,16 @@ def _state(
         return state, clean(runs.stop_sentence(folder, limit, config)) if isinstance(limit, dict) else ""
     resume = f"continue with: python train.py {override('resume', folder)}"
     if state == "running":
-        return "died", f"no process works on it any more; {resume}"
+        return "died", f"its process has died; {resume}"
     if state in ("interrupted", "pruned"):
         return state, resume
     if state == "failed" or (folder / "error.txt").exists():
         return "failed", clean(status.get("error") or _last_line(folder / "error.txt"))
-    return "unfinished", "it was never started" if state is None else f"its state is {clean(state)}"
+    return "unfinished", "not started" if state is None else f"its state is {clean(state)}"
 
 
 def _last_line(path: Path) -> str:
-    """Of a traceback, the error."""
+    """The error at the end of a traceback."""
     try:
         return clean(path.read_text(errors="replace").strip().rpartition("\n")[2])
     except OSError:
@@ -162,7 +162,7 @@ def _last_line(path: Path) -> str:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """What JSON can hold, without nulls, 4.0 as 4: however they are spelled, equal settings are equal."""
+    """The config as JSON values, without nulls, with 4.0 as 4, so that equal settings compare equal."""
     kept = {key: config.get(key) for key in ("seed", "model", "data", "trainer")}
     text = json.dumps(kept, default=str, skipkeys=True)
     return runs.as_equal(json.loads(text, object_hook=lambda node: {k: v for k, v in node.items() if v is not None}))
@@ -174,7 +174,7 @@ def _finite(values: dict[str, Any]) -> dict[str, float]:
 
 
 def _names(folder: Path, config: dict[str, Any], command: str) -> tuple[str, str]:
-    """Model and data as they were chosen, where the folder's own name tells, else after their classes."""
+    """Model and data as chosen, if the folder's name has them, else derived from their classes."""
     model, data = (_snake(str(config[part].get("_target_", part))) for part in ("model", "data"))
     if _is_run_name(folder.name) and "experiment=" not in command:  # then the parent is <model>-<data>
         parent = folder.resolve().parent.name
@@ -186,12 +186,12 @@ def _names(folder: Path, config: dict[str, Any], command: str) -> tuple[str, str
 
 
 def _is_run_name(name: str) -> bool:
-    """Whether `runs.run_name` may have made it."""
+    """Whether the name has the form of `runs.run_name`."""
     return re.fullmatch(r"seed\d+_[0-9a-f]{8}", name) is not None
 
 
 def _snake(target: str) -> str:
-    """`vae_zoo.models.BetaTCVAE`: beta_tc_vae, as its file is called; `my.FashionNet`: fashion_net."""
+    """The class name in snake case: `vae_zoo.models.BetaTCVAE` -> beta_tc_vae, `my.FashionNet` -> fashion_net."""
     *_, module, name = ["", *target.split(".")]
     if target.startswith("vae_zoo.") and (file := (MODEL_FILES | DATA_FILES).get(name)):
         return file.rpartition(".")[2]
@@ -205,9 +205,10 @@ def _snake(target: str) -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs that differ only in the seed, each seed once.
+    """A setting: finished runs that differ only in the seed, each seed once.
 
-    tried: seeds of this config, finished or not. settings: in what it differs from the table's others of its model.
+    tried: number of seeds of this config, finished or not. settings: differences to the other settings of its model in the
+    table.
     """
 
     model: str
@@ -243,32 +244,32 @@ class Group:
         return not self.unused or catalogue.under_likelihood(metric)
 
     def deviation(self, metric: str) -> float | None:
-        """The sample deviation; a single run has none."""
+        """The sample deviation; None for a single run."""
         values = self.values(metric)
         return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Table:
-    """The groups that were tested on the same images."""
+    """The settings that were tested on the same images."""
 
     data: str
     groups: tuple[Group, ...]
 
     @cached_property
     def metrics(self) -> list[str]:
-        """`test/...` and `test_unseen/...`, without probes, single facets and what only explains other numbers."""
+        """`test/...` and `test_unseen/...`, without probes, single facets and auxiliary numbers."""
         explains = r"(block|linear|judge|judge_rec|aggregate|facet\d+)/"
         return sorted(self._names(rf"test(_unseen)?/(?!{explains})"), key=catalogue.metric_order)
 
     @cached_property
     def probes(self) -> list[str]:
-        """`test/block/<block>/<factor>`, in the runs' own order."""
+        """`test/block/<block>/<factor>`, in the order of the runs."""
         return self._names(r"test(_unseen)?/block/[^/]+/.")
 
     @cached_property
     def facets(self) -> list[str]:
-        """`test/facet<j>/...`, in the runs' own order."""
+        """`test/facet<j>/...`, in the order of the runs."""
         return self._names(r"test(_unseen)?/facet\d+/")
 
     @cached_property
@@ -277,7 +278,7 @@ class Table:
 
     @cached_property
     def pairs(self) -> list["Paired"]:
-        """Pairs of groups, on every headline metric that both have for at least `PAIRS` of the same seeds."""
+        """Pairs of settings, for every headline metric that both have for at least `PAIRS` shared seeds."""
         headlines = (metric for metric in self.metrics if metric.count("/") == 1 and catalogue.entry(metric).compared)
         pairs = (compare(a, b, metric) for metric in headlines for a, b in self._rivals(metric))
         return [pair for pair in pairs if pair is not None]
@@ -306,7 +307,7 @@ class Table:
 
 
 def group_runs(found: Iterable[Run]) -> tuple[list[Table], list[Run]]:
-    """Tables in natural order, and the runs that are in none of them."""
+    """The tables in natural order, and the runs that are in no table."""
     found = list(found)
     left = [run for run in found if not runs.is_over(run.state)]
     groups, tables = [], []
@@ -315,7 +316,7 @@ def group_runs(found: Iterable[Run]) -> tuple[list[Table], list[Run]]:
         newest: dict[str, Run] = {}
         for run in sorted(members, key=lambda run: run.started, reverse=True):
             if (kept := newest.setdefault(run.seed, run)) is not run:
-                left.append(replace(run, state="repeated", note=f"same config and seed as {kept.folder}"))
+                left.append(replace(run, state="repeated", note=f"repeats the config and seed of {kept.folder}"))
         members = tuple(sorted(newest.values(), key=lambda run: natural(run.seed)))
         tried = {run.seed for run in found if run.key == key}
         groups.append(Group(mode(run.model for run in members), members, len(tried)))
@@ -329,15 +330,15 @@ def group_runs(found: Iterable[Run]) -> tuple[list[Table], list[Run]]:
 
 
 def _told_apart(items: Iterable[T], name: Callable[[T], str], setup: Callable[[T], dict]) -> Iterator[tuple[T, str]]:
-    """Each item with what tells it from the others of its name."""
+    """Each item with its differences to the other items of the same name."""
     for same in _by(items, name).values():
         yield from zip(same, differences([setup(item) for item in same]))
 
 
 def differences(setups: Sequence[dict[str, Any]]) -> list[str]:
-    """In what each differs from the others, as one would type it: `beta=8, trainer.max_steps=100`.
+    """How each setup differs from the others, as overrides: `beta=8, trainer.max_steps=100`.
 
-    `model.` is left out, and so is what follows another setting: model.image_shape the data's, data.image_shape a size.
+    The prefix `model.` is omitted, and so are settings that follow from others, such as image_shape.
     """
     labels: list[dict[str, Any]] = [{} for _ in setups]
     _differ("", dict(enumerate(setups)), labels)
@@ -352,8 +353,8 @@ def differences(setups: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _differ(path: str, values: dict[int, Any], labels: list[dict[str, Any]]) -> None:
-    """Notes in labels[i] under which paths the values[i] (None: not there) are not all equal. Objects of one class are
-    compared key by key; those of several classes first tell these."""
+    """Adds to labels[i] the paths whose values[i] (None: missing) are not all equal. Objects of one class are compared key
+    by key; for objects of different classes the class is added."""
     if len({*map(_hash, values.values())}) == 1:
         return
     kinds = {i: str(value.get("_target_", "")) if isinstance(value, dict) else None for i, value in values.items()}
@@ -386,14 +387,14 @@ class Paired(NamedTuple):
 
     @property
     def better(self) -> Group | None:
-        """The group that the interval speaks for, when all of it is on one side of 0."""
+        """The better setting, if the interval excludes 0."""
         if self.low <= 0 <= self.high:
             return None
         return self.a if catalogue.direction(self.metric) * self.difference > 0 else self.b
 
 
 def compare(a: Group, b: Group, metric: str) -> Paired | None:
-    """None when they share too few seeds or when their likelihoods forbid it."""
+    """Compares two settings; None if they share too few seeds or the likelihoods differ."""
     left, right = ({run.seed: run.metrics[metric] for run in g.runs if metric in run.metrics} for g in (a, b))
     seeds = sorted(left.keys() & right.keys())
     if len(seeds) < PAIRS or (a.likelihood != b.likelihood and catalogue.under_likelihood(metric)):
@@ -403,20 +404,19 @@ def compare(a: Group, b: Group, metric: str) -> Paired | None:
 
 
 def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Bootstrap interval of the mean of [n] values; the same for the same values.
+    """Bootstrap interval of the mean of [n] values; deterministic.
 
-    Percentile bootstrap of 9,999 resamples whose tails are moved out from a/2 to Phi(sqrt(n / (n - 1)) t_{a/2, n-1}),
-    since the plain interval is too narrow for few seeds. How often it holds the true mean of normal values, nominally
-    95 %, simulated:
+    Percentile bootstrap of 9,999 resamples, with tails widened from a/2 to Phi(sqrt(n / (n - 1)) t_{a/2, n-1}), since the
+    plain interval is too narrow for few seeds. Simulated coverage of the mean of normal values, nominally 95 %:
 
         n              3     4     5     6     8    10
         plain        75 %  80 %  83 %  85 %  88 %  90 %
-        this one     76 %  87 %  92 %  93 %  95 %  96 %
+        expanded     76 %  87 %  92 %  93 %  95 %  96 %
 
-    No bootstrap reaches beyond the extremes of its sample: 3 or 4 seeds cannot give 95 %.
+    No bootstrap interval extends beyond the extremes of its sample, so 3 or 4 seeds cannot give 95 %.
     Source: Hesterberg, 2015, The American Statistician 69(4), expanded percentile interval.
     """
-    from scipy import stats  # a second to import, which a table without pairs need not wait for
+    from scipy import stats  # takes a second to import; not needed without pairs
 
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
@@ -427,11 +427,11 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float
     return float(low), float(high)
 
 
-# ---- words ----------------------------------------------------------------------------------------------------------
+# ---- formatting -----------------------------------------------------------------------------------------------------
 
 
 def shown(value: Any) -> str:
-    """A setting as it would be typed; what is long is cut."""
+    """A setting as the user would type it; long values are cut."""
     text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10_000)
     text = clean(text.strip().removesuffix("...").strip())
     return text if len(text) <= 40 else f"{text[:37]}..."
@@ -442,7 +442,7 @@ def _hash(value: Any) -> str:
 
 
 def _by(items: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
-    """Items of equal key together, in the order in which the keys first came."""
+    """Groups items by key, in the order in which the keys first appear."""
     found = defaultdict(list)
     for item in items:
         found[key(item)].append(item)

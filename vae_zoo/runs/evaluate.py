@@ -1,4 +1,4 @@
-"""The numbers and pictures of a trained model: the same for every method, from the contract alone."""
+"""Evaluates a trained model: the same numbers and figures for every method."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +25,7 @@ from vae_zoo.utils.memory import keep_freed_memory
 
 
 def evaluate_trained(trainer: RunTrainer, model: LatentVariableModel, data, folder: Path) -> protocol.Evaluation:
-    """Evaluates a run that has just been trained: the numbers are those of metrics.json, figures go to the run folder and to
+    """Evaluates a model at the end of training. Returns the numbers of metrics.json; writes figures to the run folder and
     the loggers."""
     model.to(trainer.strategy.root_device).eval()
     config = runs.read_config(folder)
@@ -66,7 +66,7 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
 
 
 def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable = (), **options: Any) -> protocol.Evaluation:
-    """The numbers of a level, and the figures of the contract as files and to the loggers. options: of the protocol."""
+    """Computes the numbers of a level, writes figures to files and loggers. options: arguments of `protocol.evaluate`."""
     evaluation, step = protocol.evaluate(model, data, **options), model.step
     codes, shown = evaluation.context.gaussian_codes, data.single(evaluation.context.to_show(16), model.device)
     spans = codes and spans_of(codes)
@@ -82,7 +82,7 @@ def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable 
 
 
 def first_weights(config: dict[str, Any], device: torch.device) -> LatentVariableModel:
-    """The model of a run before its first step: what an architecture tells without any training."""
+    """The untrained model of a run, with the same initial weights, as a baseline."""
     with torch.random.fork_rng():
         torch.manual_seed(config["seed"])
         return build(config["model"]).to(device).eval()

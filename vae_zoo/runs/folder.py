@@ -1,4 +1,4 @@
-"""A run is a folder: its name, what lies in it, who works on it. Imports neither torch nor lightning."""
+"""The run folder: its name, its files and its lock. Imports neither torch nor lightning."""
 
 import csv
 import datetime
@@ -27,7 +27,7 @@ from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import read_dict, write_atomic, write_json
 from vae_zoo.utils.text import override
 
-ELSEWHERE = {"data": ("root", "cache", "download")}  # where things lie does not make another run
+ELSEWHERE = {"data": ("root", "cache", "download")}  # locations do not change the run
 CONTENTS = (
     "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard "
     "wandb wandb_id"
@@ -39,7 +39,7 @@ class Busy(UserError):
 
 
 def config_hash(cfg: dict[str, Any]) -> str:
-    """8 hexadecimal digits of model, data, trainer and seed; paths, logger and launcher do not count."""
+    """8 hexadecimal digits that identify model, data, trainer and seed, without paths, logger and launcher."""
     parts = {
         name: {k: v for k, v in cfg[name].items() if k not in ELSEWHERE.get(name, ())}
         for name in ("model", "data", "trainer")
@@ -49,7 +49,7 @@ def config_hash(cfg: dict[str, Any]) -> str:
 
 
 def as_equal(value: Any) -> Any:
-    """4.0 as 4, so that what is the same number is the same text."""
+    """Replaces 4.0 by 4, so that equal numbers have equal text."""
     if isinstance(value, dict):
         return {k: as_equal(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -64,18 +64,20 @@ def run_name(cfg: dict[str, Any], choices: dict[str, Any]) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The run's config. Raises UserError when the folder is not a run or its config cannot be read."""
+    """The config of a run. Raises UserError if the folder is not a run or its config cannot be read."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{folder} is not a run: it has no config.yaml; name a folder such as outputs/<name>/seed0_<hash>")
+        raise UserError(
+            f"{folder} is not a run folder: it has no config.yaml; give a folder such as outputs/<name>/seed0_<hash>"
+        )
     try:
         config = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}: {getattr(error, 'problem', None)})" if mark else ""
-        raise UserError(f"{path} is damaged{where}; restore it or train anew") from error
+        raise UserError(f"{path} is damaged{where}; restore it or train again") from error
     if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in ("model", "data", "trainer")):
-        raise UserError(f"{path} holds no model, data and trainer; restore it or train anew")
+        raise UserError(f"{path} lacks model, data or trainer; restore it or train again")
     return as_today(config)
 
 
@@ -84,14 +86,14 @@ def write_config(folder: Path, cfg: dict[str, Any]) -> None:
 
 
 def change(cfg: dict[str, Any], group: str, key: str, value: Any) -> None:
-    """Changes a key of a run's config. Raises UserError where the run has no such key."""
+    """Changes a key of a run's config. Raises UserError if the run has no such key."""
     if key not in cfg[group]:
         raise UserError(f"{group}.{key} is not a setting of this run, whose {group} has no {key}; remove it")
     cfg[group][key] = value
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """run.json, or {} when there is none."""
+    """run.json, or {} if there is none."""
     return read_dict(Path(folder) / "run.json")[0]
 
 
@@ -133,7 +135,7 @@ def nothing_left(folder: Path, cfg: dict[str, Any]) -> str | None:
 
 
 def can_go_on(folder: Path, cfg: dict[str, Any]) -> bool:
-    """Whether the folder holds a run of this very config that was cut short, and a checkpoint to go on from."""
+    """Whether the folder has an interrupted run with the same config and a checkpoint to resume from."""
     cut_short = read_status(folder).get("state") in ("running", "interrupted", "pruned")
     if not cut_short or not (folder / "checkpoints" / "last.ckpt").is_file():
         return False
@@ -144,7 +146,7 @@ def can_go_on(folder: Path, cfg: dict[str, Any]) -> bool:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a csv file; none when there is no such file."""
+    """The rows of a CSV file; [] if it does not exist."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:
@@ -152,7 +154,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def block_scores(numbers: dict[str, float]) -> dict[str, dict[str, float | None]]:
-    """`test/block/<block>/<factor>` as {block: {factor: score}}: each block has each factor, None without a score."""
+    """`test/block/<block>/<factor>` as {block: {factor: score}}; None if a block has no score for a factor."""
     rows = defaultdict(dict)
     for key, value in numbers.items():
         match key.split("/", 3):
@@ -163,7 +165,7 @@ def block_scores(numbers: dict[str, float]) -> dict[str, dict[str, float | None]
 
 
 def pictures(folder: Path) -> dict[tuple[str, str], dict[int, Path]]:
-    """{(name, suffix): {step: file}} of the pictures `<name>_<step>.png`, .gif and .webp; -1 where a name has no step."""
+    """{(name, suffix): {step: file}} of the figures `<name>_<step>.png`, .gif and .webp; step -1 if a name has none."""
     found = defaultdict(dict)
     for path in sorted(folder.glob("*")):
         if path.suffix in (".png", ".gif", ".webp") and path.is_file():
@@ -173,7 +175,7 @@ def pictures(folder: Path) -> dict[tuple[str, str], dict[int, Path]]:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Moves an earlier run's files to `previous/`, so that nothing is lost at once; those there to `previous.old/`."""
+    """Moves the files of an earlier run to `previous/`, and those of `previous/` to `previous.old/`."""
     found = [folder / name for name in CONTENTS if (folder / name).exists()]
     if not (folder / "config.yaml").is_file():
         return None
@@ -188,13 +190,13 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def forget_older(folder: Path) -> None:
-    """The run before the previous one goes for good."""
+    """Deletes `previous.old/`."""
     shutil.rmtree(folder / "previous.old", ignore_errors=True)
 
 
 def put_back(folder: Path, before: set[Path], previous: Path | None, new: list[Path]) -> None:
-    """Undoes `set_aside`, and removes all that has come to the folder since it held `before`; then the lock and the folders
-    that were made for this run (`new`, deepest first), unless another run has come to them."""
+    """Undoes `set_aside`, and removes everything in the folder that is not in `before`; then removes the lock and the
+    folders created for this run (`new`, deepest first), unless another run uses them."""
     for path in set(folder.iterdir()) - before:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if previous is not None:
@@ -212,8 +214,8 @@ def put_back(folder: Path, before: set[Path], previous: Path | None, new: list[P
 
 @contextmanager
 def locked(folder: Path) -> Iterator[IO[str]]:
-    """Holds the run's lock; it falls with the process, and with those that inherit the file, however they end. What looks at
-    the folder and then changes it, and the training itself, need one and the same. Raises Busy while another holds it."""
+    """Holds the lock of the run; it is released when this process and those that inherit the file have ended. Checks
+    followed by changes of the folder, and training, need this lock. Raises Busy if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
         try:
@@ -226,14 +228,14 @@ def locked(folder: Path) -> Iterator[IO[str]]:
 
 
 def sign(lock: IO[str], pid: int) -> None:
-    """Writes the owner's process and host into the lock."""
+    """Writes process id and host of the owner into the lock file."""
     lock.truncate(0)
     lock.write(f"process {pid} on {socket.gethostname()}")
     lock.flush()
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a process holds the lock; asked by a shared one for a moment, without making the file."""
+    """Whether a process holds the lock; tested with a short shared lock, without creating the file."""
     try:
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -250,7 +252,7 @@ def command_line() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What a reader needs to repeat the run: versions, hardware, commit."""
+    """Versions, hardware and commit, which are needed to repeat the run."""
     versions = {"python": platform.python_version()}
     for package in ("vae_zoo", "torch", "torchvision", "lightning", "hydra-core", "numpy", "scikit-learn"):
         try:

@@ -61,7 +61,7 @@ def load_model(run: str | Path, device: str = "cpu", trust: Sequence[str] = ()) 
         runs.read_config(run)
         path = run / "checkpoints" / "last.ckpt"
         if not path.is_file():
-            raise UserError(f"{run} has no checkpoints/last.ckpt; it was not trained yet")
+            raise UserError(f"{run} has no checkpoints/last.ckpt; train it first")
     else:
         path = run
     check_device(device, "device")
@@ -72,7 +72,7 @@ def load_model(run: str | Path, device: str = "cpu", trust: Sequence[str] = ()) 
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit its own config ({one_line(error)}); it was altered, train anew") from error
+        raise UserError(f"{path} does not match its own config ({one_line(error)}); restore it or train again") from error
     model.on_load_checkpoint(checkpoint)
     return model.to(device).eval()
 
@@ -90,13 +90,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: There is none, or it is not a vae_zoo checkpoint.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist; name a run folder or one of its checkpoints/*.ckpt")
+        raise UserError(f"{path} does not exist; give a run folder or one of its checkpoints/*.ckpt")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"{path} is damaged, or no checkpoint of vae_zoo; restore it or train anew") from error
+        raise UserError(f"{path} is damaged or not a vae_zoo checkpoint; restore it or train again") from error
     if not isinstance(checkpoint, dict) or not {"config", "state_dict", "global_step"} <= checkpoint.keys():
-        raise UserError(f"{path} is not a vae_zoo checkpoint; name a run folder or one of its checkpoints/*.ckpt")
+        raise UserError(f"{path} is not a vae_zoo checkpoint; give a run folder or one of its checkpoints/*.ckpt")
     return checkpoint | {"config": with_present_names(checkpoint["config"])}
 
 
@@ -113,4 +113,4 @@ def check_device(name: str, key: str) -> None:
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     there = {"cuda": cuda, "mps": mps, "gpu": cuda or mps}
     if not there.get(name.split(":")[0], True):
-        raise UserError(f"{key}={name}, but torch finds none on this machine; use {key}=cpu")
+        raise UserError(f"{key}={name}, but torch finds no such device on this machine; use {key}=cpu")

@@ -1,4 +1,4 @@
-"""`python evaluate.py run=<run> predict=<folder>`: which cluster each picture is of, and how sure that is, as a table."""
+"""`python evaluate.py run=<run> predict=<folder>`: writes the cluster of each image and its probability as a table."""
 
 import csv
 from io import StringIO
@@ -18,19 +18,19 @@ from vae_zoo.utils.files import write_atomic
 
 
 def predict_command(cfg: dict[str, Any]) -> None:
-    """Writes predictions.csv to <run>/evaluation, or to `out`: a line for each picture, its file first, and of each facet or
-    categorical block the number of its likeliest cluster and that one's probability."""
+    """Writes predictions.csv to <run>/evaluation, or to `out`: a row per image with its file, and for each facet or
+    categorical block the number of the most probable cluster and its probability."""
     quiet()
     run, folder = Path(cfg["run"]).expanduser(), Path(cfg["predict"]).expanduser()
     model = load_model(run, cfg["device"], trust=cfg["trust"])
     if not clustering_blocks(model):
         raise UserError(
-            f"predict={folder} needs a model that clusters, and {type(model).__name__} has neither facets nor categorical "
-            f"blocks; give the run of one that has, or drop predict"
+            f"predict= needs a model with clusters, but {type(model).__name__} has neither facets nor categorical "
+            f"blocks; give the run of another model"
         )
     arrays = read_images(folder, model.image_shape, "predict")
     if not len(arrays.images):
-        raise UserError(f"predict={folder} holds no images; name a folder of PNG or JPEG files")
+        raise UserError(f"predict={folder} has no images; give a folder of PNG or JPEG files")
     probs = predict(model, arrays.images)
     out = (Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation") / "predictions.csv"
     write_atomic(out, table(list(arrays.names or ()), probs))

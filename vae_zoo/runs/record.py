@@ -1,4 +1,4 @@
-"""sweep.yaml, the record of a sweep: the folder and the overrides of each job."""
+"""Reads sweep.yaml, the record of a sweep: folder and overrides of each job."""
 
 import os
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ import yaml
 
 @dataclass(frozen=True)
 class Job:
-    """words: its overrides."""
+    """A job of a sweep. words: its overrides."""
 
     words: tuple[str, ...]
     folder: Path
 
 
 def read_record(record: Path) -> list[Job]:
-    """The jobs in sweep.yaml, or none when there is no such file."""
+    """The jobs in sweep.yaml; [] if it does not exist."""
     try:
         listed = yaml.safe_load((record / "sweep.yaml").read_text())["jobs"]
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""One training run in a folder that holds its config: `python -m vae_zoo.runs.train <run folder> --fresh|--resume`.
+"""Trains a run in a folder with its config: `python -m vae_zoo.runs.train <run folder> --fresh|--resume`.
 
-The folder is all that a job is given, so the ranks of ddp, which Lightning starts by repeating this very command, get
-the composed config and write nothing of their own. The folder's lock is held by whoever starts the job, which inherits it.
+The folder is the only input, so ranks of ddp, which Lightning starts by repeating this command, read the same composed
+config. The process that starts the job locks the folder, and the job inherits the lock.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from vae_zoo.utils.text import override
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Trains, evaluates and reports; whatever happens is in the folder's run.json and in the exit code."""
+    """Trains, evaluates and writes the report; the outcome is in run.json and in the exit code."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--fresh", dest="resume", action="store_false", help="a config that this user composed")
+    parser.add_argument("--fresh", dest="resume", action="store_false", help="start; the config is trusted")
     parser.add_argument("--resume", dest="resume", action="store_true", help="continue from last.ckpt")
-    parser.add_argument("--command", default="", help="what the user typed, for the report")
+    parser.add_argument("--command", default="", help="command line of the user, for the report")
     options = parser.parse_args(arguments)
     folder, is_writer, started, signals = options.folder, True, time.monotonic(), Signals()
     with handled(signals, *stopping()):
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             state, code = {"state": "failed", "error": str(error)}, 2
             text = f"{error}\n"
             print(f"error: {error}", file=sys.stderr)
-            if options.resume and is_writer:  # the run stays as it was
+            if options.resume and is_writer:  # the run is unchanged
                 write_json(folder / "run.json", before)
                 return code
         except BaseException as error:
@@ -124,7 +124,7 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
 
 
 def prepare(folder: Path, cfg: dict[str, Any], data=None):
-    """The trainer with its loggers and callbacks, the model with its first weights, and the data, read (or given)."""
+    """Builds the trainer with loggers and callbacks, the model with initial weights, and the data module unless given."""
     import torch
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
@@ -137,7 +137,7 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     torch.manual_seed(cfg["seed"])
     model, data = build(cfg["model"]), data or build(cfg["data"])
     data.serve(model)
-    given = {  # the checkpoint keeps the config as it is, and builds nothing of it
+    given = {  # stored in the checkpoint as plain containers
         "figures": {"folder": folder / "figures"},
         "checkpoint": {"folder": folder / "checkpoints", "run_config": cfg, "_recursive_": False},
         "metrics": {"level": cfg["evaluation"]["level"], "suites": own_suites(cfg["evaluation"]["suites"])},
@@ -151,7 +151,7 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
 
 
 def check_checkpoint(path: Path, cfg: dict[str, Any]) -> int:
-    """The step a checkpoint was written at. Raises UserError when it cannot belong to this config."""
+    """The step of a checkpoint. Raises UserError if it does not match the config."""
     from vae_zoo.runs.load import read_checkpoint
 
     checkpoint = read_checkpoint(path)
@@ -159,13 +159,13 @@ def check_checkpoint(path: Path, cfg: dict[str, Any]) -> int:
     if theirs != ours:
         differs = next(k for k in [*theirs, *ours] if theirs.get(k) != ours.get(k))
         raise UserError(
-            f"{path} is the checkpoint of another model, whose model.{differs} is {check.shown(theirs.get(differs))} "
-            f"where config.yaml has {check.shown(ours.get(differs))}; put the right checkpoint there or train anew"
+            f"{path} is the checkpoint of another model: its model.{differs} is {check.shown(theirs.get(differs))}, but "
+            f"config.yaml has {check.shown(ours.get(differs))}; restore the checkpoint of this run or train again"
         )
     step, steps = checkpoint["global_step"], cfg["trainer"]["max_steps"]
     if step > steps:
         raise UserError(
-            f"trainer.max_steps={steps}, but this run has been trained for {step} steps; give more or leave it out"
+            f"trainer.max_steps must be at least {step}, the steps already trained, got {steps}; increase or remove it"
         )
     return step
 

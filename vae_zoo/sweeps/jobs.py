@@ -1,9 +1,9 @@
-"""Many runs of one command: their record, their turns on this machine, how they ended. Neither torch nor lightning.
+"""The jobs of a sweep: their record, their slots on this machine, their states. Imports neither torch nor lightning.
 
-A sweep has a folder of its own beside its runs, `<outputs>/sweeps/<name>`: sweep.yaml (command, and folder and overrides
-of every job), multirun.yaml (its composed config), table.md. The name is that of the command, so the same command again
-is the same sweep; what its jobs have done stands in their own folders, and which were refused in the folder of the command,
-`.workers/<host>-<process>`, so state is read from disk, not from the launcher.
+A sweep has its own folder, `<outputs>/sweeps/<name>`, with sweep.yaml (the command, and folder and overrides of every job),
+multirun.yaml (the composed config) and table.md. The name follows from the command, so the same command continues the same
+sweep. The state of a job is in its run folder; refused jobs are listed in the folder of the command,
+`.workers/<host>-<process>`. State is therefore read from disk, not from the launcher.
 """
 
 import contextlib
@@ -41,17 +41,17 @@ INCIDENTAL = ("sweep.", "launcher", "logger", "paths.", "hydra")
 
 
 class Stopped(BaseException):
-    """SIGTERM to the command that runs the sweep."""
+    """Raised when the command of the sweep receives SIGTERM."""
 
 
 def sweep_name(choice: str | None, words: Iterable[str]) -> str:
-    """`<sweep=, or "grid">_<hash8>` of a command's words, whatever their order."""
+    """`<sweep=, or "grid">_<hash8>` of a command's words, independent of their order."""
     kept = sorted(word for word in words if not word.lstrip("+~").startswith(INCIDENTAL))
     return f"{choice or 'grid'}_{hashlib.sha256(shlex.join(kept).encode()).hexdigest()[:8]}"
 
 
 def write_record(record: Path, jobs: Sequence[Job], command: str) -> None:
-    """Adds jobs to sweep.yaml; several commands may work on one sweep."""
+    """Adds jobs to sweep.yaml; several commands may share one sweep."""
     with exclusive(record / ".lock"):
         known = {job.folder: job for job in [*read_record(record), *jobs]}
         listed = [{"folder": os.path.relpath(job.folder, record), "overrides": list(job.words)} for job in known.values()]
@@ -63,25 +63,25 @@ def write_record(record: Path, jobs: Sequence[Job], command: str) -> None:
 
 
 def worker(record: Path) -> Path:
-    """The folder of this command in that of the sweep, on which others may work too."""
+    """The folder of this command within the folder of the sweep, which other commands may share."""
     return record / WORKERS / f"{socket.gethostname()}-{os.getpid()}"
 
 
 def stop(worker: Path, code: int) -> None:
-    """Jobs of this command that have not begun will not, in whatever process they would have."""
+    """Prevents jobs of this command that have not started from starting, in any process."""
     worker.mkdir(parents=True, exist_ok=True)
     write_atomic(worker / "stop", str(code))
 
 
 def stop_code(worker: Path) -> int | None:
-    """The exit code that a stopped command ends with; None while it goes on."""
+    """The exit code of a stopped command; None if it is not stopped."""
     with contextlib.suppress(FileNotFoundError):
         return int((worker / "stop").read_text())
     return None
 
 
 def forget(worker: Path) -> None:
-    """What a command that had the same name has stopped and refused."""
+    """Deletes the stop and refusal notes of an earlier command with the same host and process id."""
     shutil.rmtree(worker, ignore_errors=True)
 
 
@@ -89,7 +89,7 @@ def forget(worker: Path) -> None:
 
 
 def refuse(worker: Path, folder: Path, why: str) -> None:
-    """Notes that a job was refused before it began; a run that lies in its folder already stays as it is."""
+    """Notes that a job was refused before it started; a run already in its folder is unchanged."""
     write_atomic(_refusal(worker, folder), why)
     if not (folder / "config.yaml").exists():
         write_atomic(folder / "error.txt", f"{why}\n")
@@ -108,7 +108,7 @@ def given() -> dict[str, str]:
 
 
 def restore(given: dict[str, str], launcher: str) -> None:
-    """In a worker: restores variables that its launcher (a class) overwrote."""
+    """Restores, in a worker, the variables that its launcher (a class path) overwrote."""
     if name := TAKEN.get(launcher.rpartition(".")[2]):
         os.environ.pop(name, None)
         os.environ |= {name: given[name]} if name in given else {}
@@ -123,9 +123,9 @@ def acquire_slot(
 ) -> Iterator[tuple[dict[str, str], IO[str] | None]]:
     """Blocks until fewer than `jobs` jobs of this sweep run on this machine; yields (environment, lock).
 
-    The environment gives the job its share of the threads and, where there are several GPUs, a GPU of its own. The lock is
-    released when both this process and the job that inherits it have ended. With jobs=1 the launcher (a class) decides,
-    unless it is submitit's local one, which starts all jobs at once."""
+    The environment gives the job its share of the threads and, with several GPUs, its own GPU. The lock is released when
+    both this process and the job that inherits it have ended. With jobs=1 the launcher (a class path) decides, except
+    submitit's local launcher, which starts all jobs at once."""
     if jobs == 1 and not launcher.endswith("LocalLauncher"):
         yield {}, None
         return
@@ -150,7 +150,7 @@ def _free_slot(folder: Path, jobs: int) -> tuple[int, IO[str]] | None:
 
 
 def share(place: int, jobs: int, trainer: dict[str, Any]) -> dict[str, str]:
-    """Environment of the job at `place` of `jobs`. trainer: of its config."""
+    """Environment of the job in slot `place` of `jobs`. trainer: from its config."""
     threads = max(1, num_cores() // (jobs * num_ranks(trainer)))
     given = os.environ.get("OMP_NUM_THREADS", "")
     environment = {"OMP_NUM_THREADS": str(min(threads, int(given)) if given.isdigit() else threads)}
@@ -161,7 +161,7 @@ def share(place: int, jobs: int, trainer: dict[str, Any]) -> dict[str, str]:
 
 
 def num_ranks(trainer: Mapping[str, Any]) -> int:
-    """Processes of one job on this machine. trainer: of its config."""
+    """Number of processes of one job on this machine. trainer: from its config."""
     devices = trainer.get("devices", 1)
     if devices == "auto" or not trainer.get("strategy", "auto").startswith("ddp"):
         return 1
@@ -171,12 +171,12 @@ def num_ranks(trainer: Mapping[str, Any]) -> int:
 
 
 def num_cores() -> int:
-    """That this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that this process may use, asked without importing torch. As in CUDA, -1 ends their list."""
+    """Names of the NVIDIA GPUs that this process may use, without importing torch. As in CUDA, -1 ends the list."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return list(itertools.takewhile(lambda name: name not in ("", "-1"), visible.split(",")))
@@ -187,20 +187,20 @@ def gpus() -> list[str]:
 
 
 def jobs_at_once(trainer: Mapping[str, Any]) -> int:
-    """As many as there are GPUs, or where there are none, cores, for all ranks of each."""
+    """Number of jobs in parallel: GPUs, or without GPUs cores, divided by the ranks of a job."""
     return max(1, (len(gpus()) or num_cores()) // num_ranks(trainer))
 
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Waits for the lock of this file and holds it."""
+    """Waits for the lock of the file and holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-# ---- how they ended -------------------------------------------------------------------------------------------------
+# ---- states ---------------------------------------------------------------------------------------------------------
 
 
 def finished(jobs: Iterable[Job]) -> set[Path]:
@@ -213,8 +213,8 @@ def is_good(state: str) -> bool:
 
 
 def states(jobs: Iterable[Job], before: set[Path], worker: Path | None = None) -> list[tuple[str, str]]:
-    """State and note of each job, as its folder tells, and that of its command (`worker`) where it was refused. before: what
-    had been finished when the sweep began."""
+    """State and note of each job, read from its folder, or from that of the command (`worker`) if it was refused. before:
+    folders that were finished when the sweep started."""
     found = []
     for job in jobs:
         run = _run(job.folder)
@@ -230,14 +230,14 @@ def states(jobs: Iterable[Job], before: set[Path], worker: Path | None = None) -
 
 
 def _run(folder: Path):
-    """What can be read of it; None where nothing has begun (Hydra makes a job's folder before it can be refused)."""
+    """The run in the folder; None if it has not started (Hydra creates the folder of a job before it can be refused)."""
     from vae_zoo.reports.settings import read_run  # numpy
 
     return read_run(folder) if any((folder / name).exists() for name in ("config.yaml", "error.txt")) else None
 
 
 def metric(folder: Path, name: str) -> float | None:
-    """A number of metrics.json, or else the last value of that column of metrics.csv; None where it has none."""
+    """A number of metrics.json, or else the last value of the column in metrics.csv; None if there is none."""
     run = _run(folder)
     if run is None or name in run.metrics:
         return run and run.metrics[name]
@@ -247,7 +247,7 @@ def metric(folder: Path, name: str) -> float | None:
 
 
 def table(jobs: Sequence[Job], found: Sequence[tuple[str, str]], name: str) -> str:
-    """A Markdown table: job, state, minutes of its last session, the metric `name`, and why where something is wrong."""
+    """A Markdown table: job, state, reason if something is wrong, minutes of the last session, the metric `name`."""
     from vae_zoo.reports.leaderboard import grid
 
     rows = []

@@ -1,4 +1,4 @@
-"""Ends a trial of a search that does worse than the others did at the same step."""
+"""Pruning callback: ends a trial of a search that is worse than others were at the same step."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from vae_zoo.utils.errors import Pruned
 
 
 class Pruning(L.Callback):
-    """Reports `metric` to the study after every validation before which it was computed anew.
+    """Reports `metric` to the study after every validation that has a new value.
 
-    study: its file. trial: this run's number in it.
+    study: path of the study file. trial: number of this trial in the study.
     """
 
     def __init__(self, study: str, trial: Index, metric: str):
         from vae_zoo.sweeps.search import open_trial  # optuna
 
         self.trial, self.metric, self.name = open_trial(Path(study), trial), metric, f"trial {trial}"
-        self.reported = 0  # step of the newest number that the study has
+        self.reported = 0  # step of the newest value in the study
 
     def on_validation_end(self, trainer: L.Trainer, module: LatentVariableModel) -> None:
         prune, step = False, module.latest_at.get(self.metric, 0)
@@ -27,4 +27,4 @@ class Pruning(L.Callback):
             self.trial.report(module.latest[self.metric], step=step)
             self.reported, prune = step, self.trial.should_prune()
         if trainer.strategy.reduce_boolean_decision(prune, all=False):  # all ranks stop together
-            raise Pruned(f"{self.name} pruned at step {trainer.global_step}: {self.metric} is worse than in most others")
+            raise Pruned(f"{self.name} pruned at step {trainer.global_step}: {self.metric} is worse than in most trials")

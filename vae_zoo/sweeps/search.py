@@ -1,8 +1,8 @@
-"""A search over settings by Optuna: its study is a file in the sweep's folder, so it goes on after whatever ended it.
+"""Hyperparameter search by Optuna. The study is a file in the folder of the sweep, so a search can always be continued.
 
-Optuna's ask-and-tell interface, used thinly: `ask` gives trials, which are jobs of a sweep as any others; `tell` says what
-came of them. Several commands, on machines that share the folder, may work on one study. A trial is held by its command, or
-by its run where that has outlived its command; once nobody holds it, it is given out again, and its run goes on from its
+Uses Optuna's ask-and-tell interface: `ask` returns trials, which run as jobs of a sweep; `tell` reports their results.
+Several commands, on machines that share the folder, may work on one study. A trial is locked by its command, or by its run
+if the run outlives the command. A trial without lock and result is returned by `ask` again, and its run resumes from its
 checkpoint.
 
 Source: Akiba et al. (2019), arXiv:1907.10902, and https://optuna.readthedocs.io.
@@ -42,14 +42,14 @@ PRUNERS = {
 def open_study(
     record: Path, sampler: str, pruner: str | None, metric: str, direction: Literal["minimize", "maximize"], seed: int
 ) -> optuna.Study:
-    """The study of a sweep's folder. A study that goes on draws other random numbers than it began with.
+    """Opens or creates the study in the folder of a sweep. A continued study uses new random numbers.
 
-    Raises UserError when it searches by another metric or direction: its values would be taken for those of this one.
+    Raises UserError if the study has another metric or direction, since its values could not be compared.
     """
     for name, got, allowed in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
         if got not in allowed:
             names = ", ".join("null" if key is None else key for key in allowed)
-            raise UserError(f"hydra.sweeper.{name}={got} is not known; choose one of {names}")
+            raise UserError(f"hydra.sweeper.{name} must be one of {names}, got {got}")
     record.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name=record.name,
@@ -61,8 +61,8 @@ def open_study(
     asked, theirs = (metric, direction), (study.user_attrs.get("metric", metric), study.direction.name.lower())
     if asked != theirs:
         raise UserError(
-            f"the study in {record} searches by {theirs[0]} ({theirs[1]}), not by {metric} ({direction}); "
-            f"add sweep.name=<another> for a new search, or ask for the old one"
+            f"the study in {record} uses {theirs[0]} ({theirs[1]}), not {metric} ({direction}); "
+            f"choose another sweep.name for a new search, or use the metric of the study"
         )
     study.set_user_attr("metric", metric)
     study.set_user_attr("pruner", pruner)  # for the jobs
@@ -71,7 +71,7 @@ def open_study(
 
 
 def open_trial(study: Path, number: int) -> Trial | None:
-    """For a job that reports to it; None when the trial is over, its run continued by hand."""
+    """The trial, for a job that reports to it; None if the trial has ended and its run was resumed by hand."""
     storage = _storage(study)
     name = storage.get_all_studies()[0].study_name
     loaded = optuna.load_study(study_name=name, storage=storage)
@@ -85,7 +85,7 @@ def _storage(path: Path) -> JournalStorage:
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """What Hydra's words mean to Optuna: `interval(1,16)`, `range(4,33,4)`, `choice(a,b)` or `a,b`, and `tag(log, ...)`."""
+    """Optuna's distribution of a Hydra override: `interval(1,16)`, `range(4,33)`, `choice(a,b)`, `a,b`, `tag(log, ...)`."""
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         kind: Any = IntDistribution if isinstance(sweep.start, int) else FloatDistribution  # int(interval(1,16))
@@ -105,8 +105,8 @@ def ask(
     trials: int,
     leave: Collection[int] = (),
 ) -> list[FrozenTrial]:
-    """Up to `most` trials to run now, of `trials` in all: first those that nobody holds any more, but for the numbers in
-    `leave`, then new ones."""
+    """Up to `most` trials to run now, of `trials` in total: first unlocked trials without result, except the numbers in
+    `leave`, then new trials."""
     with sweeps.exclusive(record / ".ask"):
         known = study.get_trials(deepcopy=False)
         left = [t.number for t in known if t.state == TrialState.RUNNING and not _is_held(t, record)]
@@ -119,13 +119,13 @@ def ask(
 
 
 def waits_for_runs(study: optuna.Study, record: Path) -> bool:
-    """Whether a trial is held by its run, which no command waits for."""
+    """Whether a trial is still running although its command has ended."""
     known = study.get_trials(deepcopy=False)
     return any(t.state == TrialState.RUNNING and not _of_command(t, record) and _is_held(t, record) for t in known)
 
 
 def _holder(trial: FrozenTrial, record: Path) -> Path:
-    """The folder whose lock is held while somebody sees to the trial; none was noted where its command died first."""
+    """The folder whose lock is held while the trial is worked on; none was noted if its command died before that."""
     return record / sweeps.WORKERS / trial.user_attrs.get("worker", "")
 
 
@@ -143,13 +143,13 @@ def _hand_over(study: optuna.Study, record: Path, number: int, holder: Path) -> 
 
 
 def words(trial: FrozenTrial) -> list[str]:
-    """The trial's settings as overrides."""
+    """The settings of the trial as overrides."""
     return [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in trial.params.items()]
 
 
 def tell(study: optuna.Study, record: Path, trial: FrozenTrial, folder: Path, state: str, value: float | None) -> None:
-    """state: of the run in `folder`, as that tells. The trial of one that was stopped or has died, or that another process
-    has, stays open, and is held by the run alone."""
+    """Reports a result to the study. state: of the run in `folder`. The trial of a run that was stopped, has died or is
+    trained by another process remains open and is locked by its run only."""
     if state == "pruned":
         study.tell(trial.number, state=TrialState.PRUNED)
     elif runs.is_over(state) and value is not None and math.isfinite(value):
@@ -165,7 +165,7 @@ def best(study: optuna.Study) -> FrozenTrial | None:
 
 
 def write_figures(study: optuna.Study, folder: Path, metric: str) -> list[Path]:
-    """history.png, and importances.png where two finished trials differ."""
+    """Writes history.png, and importances.png if the finished trials differ."""
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as charts
 

@@ -1,4 +1,4 @@
-"""What Lightning's trainer and its connectors set while they run, which the class itself does not declare."""
+"""Declares trainer attributes that Lightning sets at run time."""
 
 import lightning as L
 
@@ -6,7 +6,7 @@ from vae_zoo.data.datamodule import DataModule
 
 
 class RunTrainer(L.Trainer):
-    """Declares these attributes, for type checkers; callbacks are given a trainer that has them."""
+    """Lightning's trainer with the attributes that callbacks use, for type checkers."""
 
     callbacks: list[L.Callback]
     datamodule: DataModule

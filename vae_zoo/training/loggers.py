@@ -1,4 +1,4 @@
-"""metrics.csv, which every run has, and the dashboards."""
+"""Loggers: metrics.csv, TensorBoard and W&B."""
 
 import csv
 import io
@@ -22,9 +22,9 @@ from vae_zoo.utils.files import write_atomic
 
 
 class MetricsCSV(Logger):
-    """`metrics.csv` in Lightning's form: a row for each call, a column for each name, blank where a row has no value.
+    """Writes `metrics.csv` in Lightning's format: a row per call, a column per name, blank if a row has no value.
 
-    Rows wait in memory until `save`; a new name rewrites the file with one more column.
+    Rows are buffered until `save`; a new name rewrites the file with one more column.
     """
 
     def __init__(self, path: Path):
@@ -35,13 +35,13 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> None:
-        """The file has its own place."""
+        """None: the file is directly in the run folder."""
 
     version = name
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """config.yaml has them."""
+        """Does nothing, since config.yaml has the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -72,7 +72,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def cut_back(self, step: int) -> None:
-        """Drops what was written after this step, so that a resumed run writes it again, and only once."""
+        """Removes the rows after this step, so that a resumed run does not write them twice."""
         rows = [row for row in self.rows() if row["step"] and row["step"].isdigit() and int(row["step"]) <= step]
         columns = rows[0] if rows else self.columns
         self.columns = [c for c in columns if c in ("epoch", "step") or any(row[c] for row in rows)]
@@ -94,7 +94,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_summary(self, values: dict[str, float], step: int) -> None:
-        """Final numbers, as scalars and beside the config in the HParams tab."""
+        """Logs the final numbers as scalars and with the config in the HParams tab."""
         self.log_hyperparams(self.hparams, values, step)
 
     @rank_zero_only
@@ -103,10 +103,10 @@ class TensorBoard(TensorBoardLogger):
 
 
 class WandB(WandbLogger):
-    """One run, one folder, one id: made at random once and kept in `wandb_id` in the run folder.
+    """Logs a run to W&B under one id, which is created at random and stored as `wandb_id` in the run folder.
 
-    Online, a resumed run goes on under its id. Offline, wandb cannot join two folders of one id, so the earlier one is moved
-    to `wandb/replaced` and the history is written anew from metrics.csv.
+    Online, a resumed run continues under its id. Offline, wandb cannot merge two folders with one id, so the earlier folder
+    is moved to `wandb/replaced` and the history is written again from metrics.csv.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class WandB(WandbLogger):
         offline: bool = False,
     ):
         folder = Path(folder)
-        resumed = rank_zero_only.rank == 0 and (folder / "wandb_id").is_file()  # other ranks begin when it is there
+        resumed = rank_zero_only.rank == 0 and (folder / "wandb_id").is_file()  # other ranks start after the file exists
         self._history = folder / "metrics.csv" if offline and resumed else None
         if self._history is not None:
             replaced = folder / "wandb" / "replaced"
@@ -141,12 +141,12 @@ class WandB(WandbLogger):
             offline=offline,
             resume=None if offline else "allow",
         )
-        self._wandb_init.pop("anonymous", None)  # Lightning still passes what wandb warns about
+        self._wandb_init.pop("anonymous", None)  # Lightning passes an argument that wandb warns about
         self._wandb_init.setdefault("settings", {"silent": offline})
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """The whole config, as plain containers. The run begins here: raises UserError when it cannot."""
+        """Logs the config, as plain containers, and starts the W&B run. Raises UserError if it cannot start."""
         from wandb.errors import CommError, UsageError
 
         try:
@@ -157,7 +157,7 @@ class WandB(WandbLogger):
 
     @staticmethod
     def _run_id(folder: Path) -> str | None:
-        """Under `wandb agent` the agent's, which wandb would take in any case."""
+        """The id of the run; under `wandb agent` that of the agent, which wandb uses in any case."""
         file, agents = folder / "wandb_id", os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
         if rank_zero_only.rank == 0 and (agents or not file.is_file()):
             write_atomic(file, agents or secrets.token_hex(6))
@@ -165,13 +165,13 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def rewrite_history(self, step: int) -> None:
-        """Sends the rows of metrics.csv and the figures up to this step again, into the new offline folder."""
+        """Logs the rows of metrics.csv and the figures up to this step again, to the new offline folder."""
         if self._history is None or not self._history.is_file():
             return
         kinds = pictures(self._history.parent / "figures").items()
         drawn = ((at, name, path) for (name, suffix), steps in kinds if suffix == ".png" for at, path in steps.items())
         for at, name, path in sorted(drawn):
-            if 0 <= at <= step:  # the later ones will be drawn again
+            if 0 <= at <= step:  # later figures will be drawn again
                 self.log_figure(name, np.asarray(Image.open(path)), at)
         for row in read_rows(self._history):
             values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
@@ -187,7 +187,7 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def log_summary(self, values: dict[str, float], step: int) -> None:
-        """Final numbers: in the summary, which the table of runs shows, and as tables `tables/test` and `tables/blocks`."""
+        """Logs the final numbers in the summary and as tables `tables/test` and `tables/blocks`."""
         import wandb
 
         values = {name: value for name, value in values.items() if math.isfinite(value)}

@@ -1,4 +1,4 @@
-"""Lightning's Trainer with this project's conventions: endless epochs, steps as the only clock, atomic checkpoints."""
+"""Lightning's Trainer with the conventions of vae_zoo: lengths are counted in steps, checkpoints are written atomically."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ from vae_zoo.utils.memory import keep_freed_memory
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """A checkpoint is either the old one or the new one, never a part; reading unpickles only plain containers."""
+    """Writes checkpoints atomically; reading unpickles only plain containers."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
         with atomic(Path(path), sync=True) as file:
@@ -61,11 +61,11 @@ def cluster_environment(trainer: dict[str, Any]) -> ClusterEnvironment:
 
 
 class Trainer(RunTrainer):
-    """What conf/trainer may set; the rest of Lightning's arguments is fixed by how this project counts.
+    """Trainer with the settings of conf/trainer; Lightning's other arguments are fixed.
 
-    seed: of the training noise. gradient_clip_val: norm, for every optimiser. ema_decay: validate, test and keep weights
-    averaged with this decay. patience: stop after so many validations without a lower val/loss. compile: torch.compile the
-    networks, whose checkpoints stay the plain ones. channels_last: memory format of the convolutions.
+    seed: of the training noise. gradient_clip_val: maximum norm, for every optimiser. ema_decay: decay of averaged weights,
+    which are validated, tested and saved. patience: validations without a lower val/loss before training stops. compile:
+    compile the networks with torch.compile; checkpoints are the same. channels_last: memory format of the convolutions.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Trainer(RunTrainer):
             devices=1 if devices == "auto" else devices,  # more only when asked for
             max_steps=max_steps,
             val_check_interval=min(val_check_interval, max_steps),  # a short run is validated too
-            max_epochs=-1,  # one endless epoch: the data module counts its own
+            max_epochs=-1,  # one endless epoch; the data module counts the epochs
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # ranks split batches in the data module
@@ -109,7 +109,7 @@ class Trainer(RunTrainer):
         )
 
     def fit(self, model: L.LightningModule, *args, **kwargs) -> None:
-        """In place, so parameters keep their names and a checkpoint loads with or without these options."""
+        """Trains the model. Memory format and compilation change it in place, so checkpoints load with or without them."""
         if self.strategy.root_device.type == "cpu":
             keep_freed_memory()
         if self.channels_last:

@@ -1,11 +1,11 @@
-"""What a command prints beside its own messages."""
+"""Console output of other libraries."""
 
 import logging
 import warnings
 
 
 def quiet() -> None:
-    """Lightning's greetings and hints, which are about settings that this project has decided."""
+    """Silences Lightning's banner and hints, which concern settings that vae_zoo fixes."""
     import lightning.pytorch  # noqa: F401  (sets the levels that are overruled here)
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)

@@ -11,9 +11,9 @@ from typing import IO, Any
 
 @contextmanager
 def atomic(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
-    """A file beside the target, renamed over it at the end, so that no reader and no crash ever leaves half a file.
+    """Yields a temporary file that replaces the target at the end, so that even after a crash no file is incomplete.
 
-    sync: it has reached the disk before it takes its name, so that this holds where the machine fails too.
+    sync: flush the file to disk before it is renamed, so that this also holds if the machine fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)
@@ -23,7 +23,7 @@ def atomic(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.chmod(temporary.name, 0o644)  # the 0600 of temporary files would hide results from the group
+        os.chmod(temporary.name, 0o644)  # temporary files have mode 0600, which would hide results from the group
         os.replace(temporary.name, path)
     except BaseException:
         Path(temporary.name).unlink(missing_ok=True)
@@ -42,7 +42,7 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def read_dict(path: Path) -> tuple[dict[str, Any], str]:
-    """The object in a JSON file, and what is wrong with the file; ({}, "") when there is none."""
+    """The object in a JSON file, and a message if the file is damaged; ({}, "") if it does not exist."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Public names of a package whose files are imported when a name is first used."""
+"""Lazy imports: the files of a package are imported when one of its public names is first used."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def importer(package: str, files: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package. files: {public name: the file below the package that defines it}."""
+    """The `__getattr__` of a package. files: {public name: file of the package that defines it}."""
 
     def get(name: str) -> Any:
         if name in files:

@@ -10,7 +10,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor of the CPU on this device. From pinned memory, as a copy from any other waits for all work of the GPU."""
+    """Copies a CPU tensor to the device, from pinned memory, since other copies wait for all work of the GPU."""
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -19,9 +19,9 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 def keep_freed_memory() -> bool:
     """Keeps freed blocks in the process for reuse. Returns whether mallopt succeeded.
 
-    glibc maps each block of more than 32 MB anew and gives it back when it is freed, so activations of every step are
-    paged in and zeroed again: a quarter of the time of the 64x64 convolutions (benchmarks/throughput.py). Memory freed by
-    anything else is kept too. musl, macOS and Windows have no such call.
+    By default glibc maps each block of more than 32 MB separately and returns it to the system when it is freed, so the
+    activations of every step are paged in and zeroed again. This costs a quarter of the time of the 64x64 convolutions
+    (benchmarks/throughput.py). musl, macOS and Windows have no such call.
     """
     if not sys.platform.startswith("linux"):
         return False

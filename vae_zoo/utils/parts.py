@@ -1,4 +1,4 @@
-"""Constructors with many settings: those that belong together are a dataclass, and are still given flat, by name."""
+"""Groups related constructor settings in dataclasses, while callers still pass them as flat keyword arguments."""
 
 from dataclasses import fields
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -12,8 +12,8 @@ T = TypeVar("T", bound=Dataclass)
 
 
 def take(part: type[T], settings: dict[str, Any]) -> T:
-    """The dataclass `part` made of those of its fields that are among the settings, which lose them.
+    """Builds the dataclass `part` from its fields in `settings`, and removes these from `settings`.
 
-    A class that takes parts lists them in its attribute `parts`, so that tools/settings.py finds their fields.
+    A class with parts lists them in its attribute `parts`, so that tools/settings.py finds their fields.
     """
     return part(**{field.name: settings.pop(field.name) for field in fields(part) if field.name in settings})

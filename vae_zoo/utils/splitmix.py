@@ -1,12 +1,12 @@
-"""Hashing of integers, by which random numbers can be asked for by an address."""
+"""Integer hash for counter-based random numbers."""
 
 from typing import Any
 
 
 def mix(x: Any) -> Any:
-    """splitmix64's finaliser on int64 arrays or tensors, whose products wrap, or on an int as if it were one of these.
+    """Applies the finaliser of splitmix64 to int64 arrays or tensors, whose products wrap, or to an int in the same way.
 
-    The constants are the published ones as signed numbers; the masks make `>>` logical. Source: Steele et al. (2014).
+    The constants are the published ones as signed integers; the masks make `>>` logical. Source: Steele et al. (2014).
     """
     wrapped = _signed if isinstance(x, int) else lambda product: product
     x = wrapped((x + 1) * -0x61C8864680B583EB)

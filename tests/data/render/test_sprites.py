@@ -205,4 +205,4 @@ def test_damaged_published_file_is_refused_in_one_sentence_that_helps(tmp_path, 
     with pytest.raises(UserError) as caught:
         sprites.read_published(path)
     message = str(caught.value)
-    assert str(path) in message and "download it again or drop data.path" in message and "\n" not in message
+    assert str(path) in message and "download it again or remove data.path" in message and "\n" not in message

@@ -167,7 +167,7 @@ def test_a_damaged_published_file_is_named_with_the_remedy(tmp_path, damage):
     with pytest.raises(UserError) as error:
         DSprites(path=str(path)).setup()
     sentence = str(error.value)
-    assert str(path) in sentence and "drop data.path" in sentence and "\n" not in sentence
+    assert str(path) in sentence and "remove data.path" in sentence and "\n" not in sentence
 
 
 def test_a_missing_published_file_is_named(tmp_path):

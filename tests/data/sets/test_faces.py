@@ -192,18 +192,21 @@ def test_a_download_by_scikit_learn_arrives_whole(tmp_path, monkeypatch):
 def test_a_damaged_file_is_named_with_the_remedy(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "olivetti_py3.pkz").write_bytes(b"not a pickle")
-    with pytest.raises(UserError, match="olivetti_py3.pkz cannot be read .*; delete it and fetch it again"):
+    with pytest.raises(UserError, match="olivetti_py3.pkz cannot be read .*; delete it and download it again"):
         read(tmp_path, source="olivetti")
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"source": "folder"}, "data.source=folder needs a folder .*; set data.path to it"),
-        ({"source": "folder", "path": "{}/flat"}, "holds images but no folders; give each person one folder"),
-        ({"source": "folder", "path": "{}/two", "min_images": 9}, "data.min_images=9 leaves nobody: .* are 2"),
-        ({"source": "folder", "path": "{}/two"}, "takes 0 of 2 identities; give a number of identities from 1 to 1"),
-        ({**SMALL, "test_size": 60}, "data.test_size=60 takes 60 of 5. identities"),
+        ({"source": "folder"}, "data.source=folder needs data.path, a folder .*; set it"),
+        ({"source": "folder", "path": "{}/flat"}, "has images but no subfolders; make one subfolder of images per person"),
+        ({"source": "folder", "path": "{}/two", "min_images": 9}, "data.min_images must be at most 2, .* got 9"),
+        (
+            {"source": "folder", "path": "{}/two"},
+            "a number of identities from 1 to 1, .* got 0.1 .0 of 2 identities.",
+        ),
+        ({**SMALL, "test_size": 60}, "data.test_size must be .* got 60 .60 of 5. identities."),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(tmp_path, settings, sentence):

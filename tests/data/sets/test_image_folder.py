@@ -196,7 +196,7 @@ def test_a_folder_with_too_few_images_is_refused(tmp_path, number):
 def test_files_beside_folders_are_refused(tmp_path):
     save(tmp_path / "cat" / "0.png", RED)
     save(tmp_path / "1.png", RED)
-    with pytest.raises(UserError, match=r"holds files \(1.png\) beside folders \(cat\)"):
+    with pytest.raises(UserError, match=r"has both files \(1.png\) and subfolders \(cat\)"):
         read(tmp_path)
 
 

@@ -166,8 +166,8 @@ def test_unwritable_root_is_told_as_a_failed_download(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda data: data[:-1], "its header promises"),
-        (lambda data: data + b"\0", "its header promises"),
+        (lambda data: data[:-1], "its header says"),
+        (lambda data: data + b"\0", "its header says"),
         (lambda data: data[:10], "begins with|promises"),
         (lambda data: b"", "begins with nothing"),
         (lambda data: b"<html>not found</html>", "begins with 3c68746d"),
@@ -178,7 +178,7 @@ def test_unwritable_root_is_told_as_a_failed_download(tmp_path):
 def test_damaged_files_are_named_with_the_remedy(tmp_path, file, damage, reason):
     raw = write(tmp_path)
     (raw / file).write_bytes(damage(idx(arrays()[file])))
-    with pytest.raises(UserError, match=f"{file} is damaged \\(.*({reason}).*\\); delete it and fetch it again"):
+    with pytest.raises(UserError, match=f"{file} is damaged \\(.*({reason}).*\\); delete it and download it again"):
         read(tmp_path)
 
 

@@ -134,9 +134,9 @@ def test_scores_draw_factors_from_the_whole_of_a_part(drawn):
 
 
 def test_what_is_not_offered_is_refused(drawn, cache_dir):
-    with pytest.raises(UserError, match="data.factors.flor_hue is no factor of 3DShapes; choose floor_hue, "):
+    with pytest.raises(UserError, match="data.factors.flor_hue is not a factor of 3DShapes; choose from floor_hue, "):
         Shapes3D(factors={"flor_hue": [0]})
-    with pytest.raises(UserError, match="48x48 are not offered here; choose a side of 32 or 64"):
+    with pytest.raises(UserError, match="image sides must be 32 or 64, got 48x48"):
         Shapes3D(size=48)
     with pytest.raises(UserError, match="data.group_by=floor_hue is not a grouping of these data"):
         drawn(factors={"floor_hue": [0]}, group_by="floor_hue")
@@ -214,29 +214,32 @@ def test_the_file_is_unpacked_once_until_it_changes(published, monkeypatch):
     [
         (lambda images, labels: (images[:-1], labels), "images is uint8 \\(143, 64, 64, 3\\) for 144 labels"),
         (lambda images, labels: (images.astype(np.float32), labels), "images is float32"),
-        (lambda images, labels: (images, labels + [0, 0, 0, 0, 0, 1]), "labels\\[0, 5\\] = -29 is no orientation"),
-        (lambda images, labels: (images, labels + [0, 0, 0, 0, 2, 0]), "labels\\[[0-9]+, 4\\] = 4 is no shape"),
+        (
+            lambda images, labels: (images, labels + [0, 0, 0, 0, 0, 1]),
+            "0, 5\\] = -29 is not a value of orientation",
+        ),
+        (lambda images, labels: (images, labels + [0, 0, 0, 0, 2, 0]), "labels\\[[0-9]+, 4\\] = 4 is not a value of shape"),
         (lambda images, labels: (images, labels[:, :5]), "broadcast|shape"),
     ],
 )
 def test_files_of_other_content_are_refused(tmp_path, damage, told):
     path = write(tmp_path / "3dshapes.h5", *damage(*contents()[:2]), chunks=None)
-    with pytest.raises(UserError, match=f"cannot read .*3dshapes.h5 as 3DShapes \\(.*({told}).*\\): it must hold images"):
+    with pytest.raises(UserError, match=f"3dshapes.h5 cannot be read as 3DShapes .*({told}).*; it must contain images"):
         read(path)
 
 
 def test_no_file_and_damaged_files_are_told(tmp_path, published):
-    with pytest.raises(UserError, match="cannot read .*nowhere.h5 as 3DShapes .*No such file.*drop data.path"):
+    with pytest.raises(UserError, match="nowhere.h5 cannot be read as 3DShapes .*No such file.*remove data.path"):
         read(tmp_path / "nowhere.h5")
     (tmp_path / "text.h5").write_text("<html>not found</html>")
-    with pytest.raises(UserError, match="cannot read .*text.h5 as 3DShapes .*signature"):
+    with pytest.raises(UserError, match="text.h5 cannot be read as 3DShapes .*signature"):
         read(tmp_path / "text.h5")
     whole = published.read_bytes()
     published.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="cannot read .*3dshapes.h5 as 3DShapes .*truncated"):
+    with pytest.raises(UserError, match="3dshapes.h5 cannot be read as 3DShapes .*truncated"):
         read(published)
     published.write_bytes(whole[: len(whole) // 2] + bytes(2000) + whole[len(whole) // 2 + 2000 :])
-    with pytest.raises(UserError, match="cannot read .*3dshapes.h5 as 3DShapes"):
+    with pytest.raises(UserError, match="3dshapes.h5 cannot be read as 3DShapes"):
         read(published)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()], "no half of it is kept"
 
@@ -249,11 +252,11 @@ def test_what_the_file_does_not_have_cannot_be_chosen(published):
 def test_h5py_is_asked_for_only_where_a_file_is_read(published, drawn, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     drawn(factors=PAPER[1])
-    with pytest.raises(UserError, match="read with h5py, which is not installed; `pip install h5py`, or drop data.path"):
+    with pytest.raises(UserError, match="needs h5py, which is not installed; run `pip install h5py`, or remove data.path"):
         read(published)
 
 
 def test_a_cache_that_cannot_be_written_is_told_with_what_it_needs(published):
     (published.parent / "cache").write_text("a file")
-    with pytest.raises(UserError, match="cannot be written .*; set paths.cache to a folder with as much room"):
+    with pytest.raises(UserError, match="cannot be written .*; set paths.cache to a folder with .* GB of free space"):
         read(published)

@@ -103,5 +103,5 @@ def test_a_judge_of_them_names_unseen_digits():
 def test_images_of_another_size_are_refused():
     from vae_zoo.utils.errors import UserError
 
-    with pytest.raises(UserError, match="images of 64x64 are not offered here; choose a side of 32"):
+    with pytest.raises(UserError, match="image sides must be 32, got 64x64"):
         StreetDigits(image_shape=(3, 64, 64))

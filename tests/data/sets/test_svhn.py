@@ -129,7 +129,7 @@ def test_files_of_other_content_are_refused(tmp_path, changes, told):
     with pytest.raises(UserError) as error:
         read(tmp_path)
     assert f"train_32x32.mat is damaged ({told}" in str(error.value)
-    assert str(error.value).endswith("; delete it and fetch it again")
+    assert str(error.value).endswith("; delete it and download it again")
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -138,5 +138,5 @@ def test_damaged_files_are_named(tmp_path):
     whole = file.read_bytes()
     for part_of_it in (b"", b"<html>not found</html>", whole[:100], whole[: len(whole) // 2], whole[:-1]):
         file.write_bytes(part_of_it)
-        with pytest.raises(UserError, match="test_32x32.mat is damaged .*delete it and fetch it again"):
+        with pytest.raises(UserError, match="test_32x32.mat is damaged .*delete it and download it again"):
             read(tmp_path)

@@ -97,7 +97,7 @@ def test_without_a_writable_folder_the_array_is_built_with_one_warning(tmp_path,
     (tmp_path / "file").touch()
     cache = Cache(tmp_path / "file" / "array.npy")
     assert np.array_equal(cache.open(), ARRAY)
-    assert len(caplog.records) == 1 and "cannot be kept" in caplog.text
+    assert len(caplog.records) == 1 and "cannot be written, so every process" in caplog.text
 
 
 def test_full_disk_leaves_no_half_file(cache, caplog, monkeypatch):

@@ -106,8 +106,8 @@ def _places(recipe: Recipe, key: np.ndarray, count: np.ndarray, restart: int = 0
     """Rows and columns of the tiles' upper left corners: int [n, K, 2], 0 where there is no sprite."""
     if restart == RESTARTS:
         raise UserError(
-            f"{count.max()} sprites of {recipe.sprite_size} pixels find no place in {recipe.size} pixels that leaves all of "
-            f"them visible; lower data.num_objects or data.sprite_size"
+            f"{count.max()} sprites of {recipe.sprite_size} pixels cannot all be visible in {recipe.size}x{recipe.size} "
+            f"pixels; lower data.num_objects or data.sprite_size"
         )
     side, most = recipe.sprite_size, recipe.num_objects[1]
     place = np.zeros((len(key), most, 2), dtype=np.int64)

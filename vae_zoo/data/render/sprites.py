@@ -83,8 +83,11 @@ def read_published(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     Returns uint8 [N, 512], packed as by `draw_grid`, and int64 [N, 6].  Raises UserError if anything is wrong.
     """
     form = f"imgs, uint8 [N, 64, 64] of 0 and 1, and latents_classes, integers [N, 6] below {FACTOR_SIZES}"
-    remedy = "download it again or drop data.path to use the built-in drawing"
-    with blaming(f"cannot read {path} as dSprites (...): it must hold {form}; {remedy}"), zipfile.ZipFile(path) as archive:
+    sentence = (
+        f"{path} cannot be read as dSprites (...); it must contain {form}; download it again or remove data.path to use "
+        f"drawn images"
+    )
+    with blaming(sentence), zipfile.ZipFile(path) as archive:
         if missing := {"imgs.npy", "latents_classes.npy"} - set(archive.namelist()):
             raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
         packed = _read_images(archive)
@@ -99,7 +102,7 @@ def _read_images(archive: zipfile.ZipFile) -> np.ndarray:
         if shape[1:] != (64, 64) or shape[0] < 1 or fortran_order or dtype != np.uint8:
             raise ValueError(f"imgs is {dtype} {shape}{' in Fortran order' * fortran_order}")
         if archive.getinfo("imgs.npy").file_size - member.tell() != shape[0] * 64 * 64:
-            raise ValueError(f"imgs has not as many bytes as its shape {shape} needs")
+            raise ValueError(f"the number of bytes of imgs does not match its shape {shape}")
         packed = np.empty((shape[0], 512), np.uint8)
         for part in np.split(packed, range(1024, len(packed), 1024)):  # 4 MB of pixels at a time
             pixels = np.frombuffer(member.read(len(part) * 64 * 64), np.uint8)
@@ -116,7 +119,7 @@ def _read_classes(archive: zipfile.ZipFile, num_images: int) -> np.ndarray:
     if classes.shape != (num_images, 6) or classes.dtype.kind not in "iu":
         raise ValueError(f"latents_classes is {classes.dtype} {classes.shape} for {num_images} images")
     if ((classes < 0) | (classes >= FACTOR_SIZES)).any():
-        raise ValueError(f"latents_classes reaches from {classes.min(0).tolist()} to {classes.max(0).tolist()}")
+        raise ValueError(f"latents_classes has values from {classes.min(0).tolist()} to {classes.max(0).tolist()}")
     return classes.astype(np.int64)
 
 

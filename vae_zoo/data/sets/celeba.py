@@ -62,7 +62,7 @@ class CelebA(DataModule):
         for file in (IDENTITIES, ATTRIBUTES):
             listed, tables[file] = self._table(file)
             if listed != names:
-                raise UserError(f"{self.folder / file} and {SPLIT} do not list the same images; fetch both again")
+                raise UserError(f"{self.folder / file} and {SPLIT} do not list the same images; download both again")
         label = tables[ATTRIBUTES] > 0  # [N, 40]
         label_names = (self.folder / ATTRIBUTES).read_text().splitlines()[1].split()
         groups, split = {"identity": tables[IDENTITIES][:, 0]}, split[:, 0] if self.split == "official" else None
@@ -72,8 +72,8 @@ class CelebA(DataModule):
         missing = [file for file in FILES if not (self.folder / file).exists()]
         names = ", ".join(missing).replace(PICTURES, f"{PICTURES}/ (the unpacked {PICTURES}.zip)")
         by_hand = f"put {names} into {self.folder} by hand"
-        nearest = "use data=faces, the nearest set that needs no download"
-        lacks = f"{self.folder} lacks {names}; {by_hand}, set data.download=true, or {nearest}"
+        nearest = "use data=faces, a similar data set without download"
+        lacks = f"{names} not found in {self.folder}; {by_hand}, set data.download=true, or {nearest}"
         failed = f"CelebA could not be downloaded (...); {by_hand}, or {nearest}"
         get, wanted = partial(torchvision.datasets.CelebA, download=True), [f"celeba/{file}" for file in missing]
         fetch(get, self.folder.parent, wanted, self.download, lacks, failed)
@@ -81,7 +81,7 @@ class CelebA(DataModule):
     def _table(self, file: str) -> tuple[list[str], np.ndarray]:
         """Names of the images and the numbers beside them, int64 [N, columns]."""
         first, count = (2, 40) if file == ATTRIBUTES else (0, 1)  # line, columns
-        with blaming(f"{self.folder / file} is damaged (...); delete it and fetch it again"):
+        with blaming(f"{self.folder / file} is damaged (...); delete it and download it again"):
             rows = [line for line in (self.folder / file).read_text().splitlines()[first:] if line.strip()]
             if not rows:
                 raise ValueError("it lists no images")

@@ -96,10 +96,10 @@ class Faces(DataModule):
 
     def _folder(self) -> Arrays:
         if self.path is None:
-            raise UserError("data.source=folder needs a folder with one folder of images a person; set data.path to it")
+            raise UserError("data.source=folder needs data.path, a folder with one subfolder of images per person; set it")
         arrays = ImageFolder(self.path, image_shape=self.image_shape).load()
         if arrays.label is None:
-            raise UserError(f"data.path={self.path} holds images but no folders; give each person one folder of images")
+            raise UserError(f"data.path={self.path} has images but no subfolders; make one subfolder of images per person")
         return Arrays(arrays.images, groups={"identity": arrays.label})
 
     def _celeba(self) -> Arrays:
@@ -119,13 +119,13 @@ class Faces(DataModule):
         """What a fetcher of scikit-learn gives, downloaded first if need be."""
         missing = [file for file in FILES[self.source] if not (self.root / file).exists()]
         names = ", ".join(missing)
-        by_hand = f"put {names}, as scikit-learn's {reader.__name__} keeps it, into {self.root}"
+        by_hand = f"put {names}, in the format of scikit-learn's {reader.__name__}, into {self.root}"
         nearest = "use data.source=cartoon, which needs no download"
-        lacks = f"{self.root} lacks {names}; {by_hand}, set data.download=true, or {nearest}"
+        lacks = f"{names} not found in {self.root}; {by_hand}, set data.download=true, or {nearest}"
         failed = f"{self.source} could not be downloaded (...); {by_hand} by hand, or {nearest}"
         with warnings.catch_warnings(action="ignore"):  # of the second try
             fetch(lambda folder: reader(folder, n_retries=1, **settings), self.root, missing, self.download, lacks, failed)
-        with blaming(f"{self.root / FILES[self.source][0]} cannot be read (...); delete it and fetch it again"):
+        with blaming(f"{self.root / FILES[self.source][0]} cannot be read (...); delete it and download it again"):
             return reader(data_home=self.root, download_if_missing=False, **settings)
 
     def _without_rare(self, arrays: Arrays) -> Arrays:
@@ -134,9 +134,9 @@ class Faces(DataModule):
         _, place, count = np.unique(identity, return_inverse=True, return_counts=True)
         kept = count[place] >= least
         if not kept.any():
-            raise UserError(f"data.min_images={least} leaves nobody: the most images of one person are {count.max()}")
+            raise UserError(f"data.min_images must be at most {count.max()}, the most images of one person, got {least}")
         if not kept.all():
-            log.info("%d people with fewer than %d images are left out", (count < least).sum(), least)
+            log.info("%d people with fewer than data.min_images=%d images are not used", (count < least).sum(), least)
         split = None if arrays.split is None else arrays.split[kept]
         images = arrays.images if kept.all() else arrays.images[kept]
         return Arrays(images, groups={"identity": identity[kept]}, split=split)

@@ -30,19 +30,19 @@ class ImageFolder(DataModule):
     def load(self) -> Arrays:
         arrays = read_images(self.path, self.image_shape, "data.path")
         if len(arrays.images) < 3:
-            raise UserError(f"data.path={self.path} holds {len(arrays.images)} images; give at least 3, one for each split")
+            raise UserError(f"data.path={self.path} has {len(arrays.images)} images; give at least 3, one per split")
         return arrays
 
 
 def read_images(path: Path, image_shape: Sequence[int], setting: str) -> Arrays:
     """The pictures of a folder as ImageFolder has them. setting: the setting that names the folder, for error messages."""
     if not path.is_dir():
-        raise UserError(f"{setting}={path} is not a folder; name a folder of images or of one folder a class")
+        raise UserError(f"{setting}={path} is not a folder; give a folder of images, or one with a subfolder per class")
     folders, files = _entries(path)
     if folders and files:
         raise UserError(
-            f"{setting}={path} holds files ({files[0].name}) beside folders ({folders[0].name}); "
-            f"give either images alone or one folder of images a class"
+            f"{setting}={path} has both files ({files[0].name}) and subfolders ({folders[0].name}); "
+            f"give either only images or one subfolder of images per class"
         )
     classes = [_images_of_class(folder, setting) for folder in folders]
     paths = sum(classes, files)
@@ -66,8 +66,8 @@ def decoded(read: Callable[[Any], np.ndarray], pictures: Sequence, image_shape: 
 def read_image(path: Path, image_shape: Sequence[int]) -> np.ndarray:
     """[C, H, W] uint8. Raises UserError for a file that is no picture."""
     channels, height, width = image_shape
-    told = f"{path} cannot be read as an image of 8 or 16 bits; remove it or save it as PNG or JPEG"
-    with blaming(told), Image.open(path) as image:
+    sentence = f"{path} cannot be read as an image of 8 or 16 bits (...); remove it or save it as PNG or JPEG"
+    with blaming(sentence), Image.open(path) as image:
         image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
         pixels = np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
@@ -83,7 +83,7 @@ def _images_of_class(folder: Path, setting: str) -> list[Path]:
     folders, files = _entries(folder)
     if folders or not files:
         inside = f"a folder ({folders[0].name})" if folders else "no images"
-        raise UserError(f"{folder} is one class of {setting} but holds {inside}; give each class one folder of images")
+        raise UserError(f"{folder}, a class of {setting}, contains {inside}; give each class one subfolder of images")
     return files
 
 
@@ -92,5 +92,5 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError(f"its range is unknown: mode {image.mode}")
+        raise ValueError(f"the range of its values is unknown: mode {image.mode}")
     return image

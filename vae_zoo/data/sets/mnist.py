@@ -52,7 +52,7 @@ class MNIST(DataModule):
             images = coloured(images)
         label = np.concatenate([train_label, test_label])
         if len(label) != len(images):
-            raise UserError(f"{self.raw} has {len(images)} images and {len(label)} labels; fetch its four files again")
+            raise UserError(f"{self.raw} has {len(images)} images but {len(label)} labels; download its four files again")
         split = np.repeat([0, 2], [len(train_images), len(test_images)])
         return Arrays(images, label=label, num_classes=10, split=split)
 
@@ -60,14 +60,14 @@ class MNIST(DataModule):
         """Downloads what is missing."""
         missing = [file for file in self.files if not _place(file).is_file()]
         names = ", ".join(_place(file).name for file in missing)
-        by_hand = f"put {names} into {self.raw} by hand, or use data=digits, the nearest set that needs no download"
-        lacks = f"{self.raw} lacks {names} (or unpacked); put them there or set data.download=true"
+        by_hand = f"put {names} into {self.raw} by hand, or use data=digits, a similar data set without download"
+        lacks = f"{names} (gzipped or unpacked) not found in {self.raw}; put them there or set data.download=true"
         failed = f"{self.source.__name__} could not be downloaded (...); {by_hand}"
         wanted = [file.relative_to(self.root) for file in missing]
         fetch(partial(self.source, download=True), self.root, wanted, self.download, lacks, failed)
 
     def _read(self, file: Path) -> np.ndarray:
-        with blaming(f"{_place(file)} is damaged (...); delete it and fetch it again"):
+        with blaming(f"{_place(file)} is damaged (...); delete it and download it again"):
             return read_idx(_place(file), ndim=3 if "images" in file.name else 1)
 
 
@@ -87,7 +87,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
         raise ValueError(f"it begins with {data[:4].hex() or 'nothing'}, not with {magic.hex()}")
     shape = np.frombuffer(data, ">u4", count=ndim, offset=4).tolist()
     if len(data) - start != prod(shape):
-        raise ValueError(f"it holds {len(data) - start} bytes of data, its header promises {prod(shape)}")
+        raise ValueError(f"it has {len(data) - start} bytes of data, but its header says {prod(shape)}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 

@@ -84,10 +84,10 @@ class Scenes(DataModule):
         if self.path is not None:
             return self._published()
         side = self.settings["size"]
-        if self.image_shape != (3, side, side):  # told before minutes of drawing
+        if self.image_shape != (3, side, side):  # reported before minutes of drawing
             raise UserError(
-                f"data.image_shape={list(self.image_shape)} does not fit scenes of data.size={side}, which are "
-                f"{[3, side, side]}; leave it out, it follows the size"
+                f"data.image_shape must be {[3, side, side]} for data.size={side}, got {list(self.image_shape)}; remove it, "
+                f"it follows data.size"
             )
         self.recipe = recipe = self._recipe()
         sizes = {"train": self.train_size}
@@ -112,26 +112,26 @@ class Scenes(DataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.endless and (self.path is not None or self.group_by or {"group", "supervised"} & self.needs):
             raise UserError(
-                "data.endless=true draws scenes without groups and labels; set it to false for this model, grouping or file"
+                "data.endless=true has neither groups nor labels and cannot be used with data.path; set data.endless=false"
             )
         super().setup(stage)
 
     def _published(self) -> Arrays:
         assert self.path is not None
         where = f"data.path={self.path}"
-        form = "an npz with `image` uint8 [N, H, W, 3] and `mask` [N, H, W], whose 0 is the ground"
+        form = "an npz with `image` uint8 [N, H, W, 3] and `mask` [N, H, W], where 0 is the background"
         with blaming(f"{where} cannot be read (...); give {form}"), np.errstate(invalid="ignore"):
             with np.load(Path(self.path).expanduser()) as file:
                 image, given = file["image"], file["mask"]
             mask = given.astype(np.uint8)
         if image.ndim != 4 or mask.shape != image.shape[:3]:
-            raise UserError(f"{where} has image {image.shape} and mask {mask.shape}; masks need an image each")
+            raise UserError(f"{where} has image {image.shape} and mask {mask.shape}; give one mask for each image")
         if not mask.size:
-            raise UserError(f"{where} holds no scenes, its image is {image.shape}; give one for each split or more")
+            raise UserError(f"{where} has no scenes, its image is {image.shape}; give at least one scene per split")
         if (mask != given).any() or mask.max() > MOST:
             raise UserError(
-                f"{where} has numbers in mask from {given.min()} to {given.max()}; give whole numbers from 0, the ground, "
-                f"to {MOST}"
+                f"{where}: mask must contain whole numbers from 0, the background, to {MOST}, got values from {given.min()} "
+                f"to {given.max()}"
             )
         self.masks = torch.from_numpy(mask)
         count = np.array([np.count_nonzero(np.bincount(one.ravel())[1:]) for one in mask])
@@ -142,17 +142,17 @@ class Scenes(DataModule):
         size = settings["size"]
         side = settings.get("sprite_size", Recipe.sprite_size)
         if side > size:
-            raise UserError(f"data.sprite_size={side} exceeds data.size={size}; lower it")
+            raise UserError(f"data.sprite_size must be at most data.size={size}, got {side}")
         if self.sprites == "digits":
             settings["sprites"] = _digits(side)
         elif self.sprites != "dsprites":
             settings = {"colour": "own"} | settings | {"sprites": _cut_outs(Path(self.sprites).expanduser(), side)}
         elif settings.get("colour") == "own":
-            raise UserError("data.colour=own, but dSprites have no colours of their own; choose random or white")
+            raise UserError("data.colour=own, but dSprites have no colours; choose random or white")
         if settings["ground"] not in scene_drawing.GROUNDS:
             pictures = read_images(Path(settings["ground"]).expanduser(), (3, 2 * size, 2 * size), "data.ground").images
             if len(pictures) < 2:
-                raise UserError(f"data.ground={settings['ground']} holds one picture; give more, some for test_unseen")
+                raise UserError(f"data.ground={settings['ground']} has one image; give two or more, some for test_unseen")
             settings["ground_images"] = (pictures / np.float32(255)).transpose(0, 2, 3, 1)
         return Recipe(**settings)
 
@@ -210,19 +210,19 @@ def _digits(side: int) -> np.ndarray:
 def _cut_outs(folder: Path, side: int) -> np.ndarray:
     """The pictures of a folder, cut to what is not transparent and put in the middle of tiles [K, S, S, 4]."""
     if not folder.is_dir():
-        raise UserError(f"data.sprites={folder} is no folder; give dsprites, digits or a folder of PNG with transparency")
+        raise UserError(f"data.sprites={folder} is not a folder; give dsprites, digits or a folder of transparent PNG files")
     paths = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     if len(paths) < 2:
-        raise UserError(f"data.sprites={folder} holds {len(paths)} pictures; give two or more, some of them for the test")
+        raise UserError(f"data.sprites={folder} has {len(paths)} images; give two or more, some for the test split")
     return np.stack([_cut_out(path, side) for path in paths])
 
 
 def _cut_out(path: Path, side: int) -> np.ndarray:
-    with blaming(f"{path} cannot be read as a picture; remove it or save it as PNG"), Image.open(path) as picture:
+    with blaming(f"{path} cannot be read as an image (...); remove it or save it as PNG"), Image.open(path) as picture:
         picture = picture.convert("RGBA")
     box = picture.getchannel("A").getbbox()
     if box is None:
-        raise UserError(f"{path} is transparent all over; remove it")
+        raise UserError(f"{path} is fully transparent; remove it")
     picture = picture.crop(box).convert("RGBa")  # premultiplied, so that what is transparent gives no colour
     longer = max(picture.size)
     tile = Image.new("RGBa", (longer, longer))

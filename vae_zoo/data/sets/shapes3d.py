@@ -57,7 +57,9 @@ class Shapes3D(DataModule):
         self.path, self.cache = path, Path(cache).expanduser()
         given, sizes = factors or {}, zip(rooms.FACTOR_NAMES, rooms.FACTOR_SIZES)
         if unknown := given.keys() - {*rooms.FACTOR_NAMES}:
-            raise UserError(f"data.factors.{min(unknown)} is no factor of 3DShapes; choose {', '.join(rooms.FACTOR_NAMES)}")
+            raise UserError(
+                f"data.factors.{min(unknown)} is not a factor of 3DShapes; choose from {', '.join(rooms.FACTOR_NAMES)}"
+            )
         self.values = [sorted(range(size) if given.get(name) is None else given[name]) for name, size in sizes]
         self.layers: Tensor | None = None  # of all scenes [480, L, H W], where images are drawn
 
@@ -96,7 +98,7 @@ class Shapes3D(DataModule):
             state = path.stat()
         rows = np.flatnonzero(np.all([np.isin(*pair) for pair in zip(classes.T, self.values)], axis=0))
         if not len(rows):
-            raise UserError(f"{path} has no image with these data.factors; choose other values, or the whole published file")
+            raise UserError(f"{path} has no image with these data.factors; choose other values, or use the published file")
         side, chosen = self.image_shape[1], f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {self.values}"
         file = self.cache / f"shapes3d_v1_{side}_{zlib.crc32(chosen.encode()):08x}.npy"
         return cached_parts(file, lambda: _images(path, rows, side), (len(rows), 3, side, side)), classes[rows]
@@ -119,15 +121,13 @@ def compose(layers: Tensor, factors: Tensor) -> Tensor:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The file. Raises UserError for whatever is wrong with it, now or while it is read."""
-    drawn = "or drop data.path to use the built-in drawing"
+    drawn = "or remove data.path to use drawn images"
     try:
         import h5py  # only here: an extra of the package
     except ImportError as error:
-        raise UserError(
-            f"data.path={path} is read with h5py, which is not installed; `pip install h5py`, {drawn}"
-        ) from error
-    form = "images, uint8 [N, 64, 64, 3], and labels, reals [N, 6] as published; download 3dshapes.h5 again"
-    with blaming(f"cannot read {path} as 3DShapes (...): it must hold {form}, {drawn}"), h5py.File(path) as file:
+        raise UserError(f"data.path={path} needs h5py, which is not installed; run `pip install h5py`, {drawn}") from error
+    form = "images, uint8 [N, 64, 64, 3], and labels, float [N, 6], as published; download 3dshapes.h5 again"
+    with blaming(f"{path} cannot be read as 3DShapes (...); it must contain {form}, {drawn}"), h5py.File(path) as file:
         yield file
 
 
@@ -138,7 +138,7 @@ def _classes(labels: np.ndarray) -> np.ndarray:
     wrong = (abs(first + step * classes - labels) > 1e-3) | (classes < 0) | (classes >= rooms.FACTOR_SIZES)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        raise ValueError(f"labels[{row}, {column}] = {labels[row, column]:g} is no {rooms.FACTOR_NAMES[column]}")
+        raise ValueError(f"labels[{row}, {column}] = {labels[row, column]:g} is not a value of {rooms.FACTOR_NAMES[column]}")
     return classes
 
 

@@ -59,19 +59,19 @@ class SVHN(DataModule):
             for url, file, md5 in missing:
                 download_url(url, folder, file, md5)
 
-        lacks = f"{self.root} lacks {names}; put them there or set data.download=true"
-        by_hand = f"put {names} into {self.root} by hand, or use data=street_digits, the nearest set that needs no download"
+        lacks = f"{names} not found in {self.root}; put them there or set data.download=true"
+        by_hand = f"put {names} into {self.root} by hand, or use data=street_digits, a similar data set without download"
         failed = f"SVHN could not be downloaded from {missing[0][0]} (...); {by_hand}"
         fetch(get, self.root, files, self.download, lacks, failed)
 
     @staticmethod
     def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, 3, 32, 32] and digits int64 [N]."""
-        with blaming(f"{file} is damaged (...); delete it and fetch it again"):
+        with blaming(f"{file} is damaged (...); delete it and download it again"):
             mat = loadmat(file, variable_names=("X", "y"))
             images, label = mat["X"], mat["y"].astype(np.int64).ravel()
             if images.shape != (32, 32, 3, len(label)) or images.dtype != np.uint8:
                 raise ValueError(f"X is {images.dtype} {images.shape} for {len(label)} labels")
             if not ((label >= 1) & (label <= 10)).all():
-                raise ValueError(f"y reaches from {label.min()} to {label.max()}, not from 1 to 10")
+                raise ValueError(f"y must be in 1..10, got {label.min()}..{label.max()}")
         return images.transpose(3, 2, 0, 1), label % 10  # the files call the digit 0 class 10

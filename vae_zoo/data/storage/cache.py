@@ -34,7 +34,7 @@ def cached_array(path: Path, build: Callable[[], Array], shape: Shape, dtype: DT
     try:
         return _saved(path, [array], shape, dtype)
     except OSError as error:
-        log.warning("%s cannot be kept, so every run and every process builds its own: %s", path, error)
+        log.warning("the cache file %s cannot be written, so every process computes the data again: %s", path, error)
         return array
 
 
@@ -50,7 +50,7 @@ def cached_parts(path: Path, build: Callable[[], Iterator[Array]], shape: Shape,
     except OSError as error:
         size = math.prod(shape) * np.dtype(dtype).itemsize / 1e9
         raise UserError(
-            f"{path} cannot be written ({error.strerror}), {size:.1f} GB; set paths.cache to a folder with as much room"
+            f"{path} cannot be written ({error.strerror}); set paths.cache to a folder with {size:.1f} GB of free space"
         ) from error
 
 
@@ -63,7 +63,7 @@ def _kept(path: Path, shape: Shape, dtype: DTypeLike) -> Array | None:
             raise ValueError("the file does not match its checksum")
         return _checked(np.load(path, mmap_mode="c"), shape, dtype)
     except (OSError, ValueError) as error:
-        log.warning("%s is built anew: %s", path, error)
+        log.warning("the cache file %s is damaged and is computed again: %s", path, error)
         return None
 
 

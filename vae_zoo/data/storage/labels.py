@@ -18,7 +18,7 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None =
     ..., and nothing where unknown. Raises: UserError for what is not so.
     """
     path = Path(path).expanduser()
-    with blaming(f"data.labels_from={path} cannot be read (...); name a CSV file"), path.open(newline="") as file:
+    with blaming(f"data.labels_from={path} cannot be read (...); give a CSV file"), path.open(newline="") as file:
         header, *lines = list(csv.reader(file))
     if len(header) < 2 or header[0].strip() != "image":
         raise UserError(f"{path} begins with {','.join(header)!r}; its first line must be image,<label>,<label>,...")
@@ -35,12 +35,12 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None =
         numbers = [-1 if value == "" else _whole(value) for value in values]
         if len(numbers) != label.shape[1] or None in numbers:
             raise UserError(
-                f"{path}, line {number}: {line} must be the image and {label.shape[1]} labels 0, 1, ..., or nothing where "
-                f"one is unknown"
+                f"{path}, line {number}: must be the image and {label.shape[1]} labels (0, 1, ..., or empty if unknown), "
+                f"got {line}"
             )
         label[index] = [number for number in numbers if number is not None]
     if not (label >= 0).any():
-        raise UserError(f"{path} has no labels; write a line for each image that has some")
+        raise UserError(f"{path} has no labels; write one line for each labelled image")
     return label, [name.strip() for name in header[1:]]
 
 

@@ -1,4 +1,4 @@
-"""`last.ckpt` and `best.ckpt`, so written that a run killed at any moment goes on as if nothing had happened."""
+"""Writes `last.ckpt` and `best.ckpt` such that a run killed at any time can be resumed exactly."""
 
 import signal
 import time
@@ -15,11 +15,10 @@ from vae_zoo.utils.signals import Interrupted, Signals
 
 
 class Checkpoint(LightningCheckpoint):
-    """Saves last.ckpt before the first step, every so many steps and seconds, and at the end; best.ckpt at the lowest
-    val/loss. Where a validation is due at the same step, the checkpoint follows it, so that no validation is lost or run
-    twice by a resumed run.
+    """Saves last.ckpt before the first step, at regular steps and times, and at the end; best.ckpt at the lowest val/loss.
 
-    run_config: goes into every checkpoint.
+    If a validation is due at the same step, the checkpoint is written after it, so that a resumed run neither skips nor
+    repeats a validation. run_config: stored in every checkpoint.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Checkpoint(LightningCheckpoint):
             trainer.save_checkpoint(self.folder / "best.ckpt")
 
     def save(self, trainer: RunTrainer) -> None:
-        """Writes last.ckpt, after everything that a resumed run will find already written."""
+        """Writes last.ckpt, after everything that a resumed run expects on disk."""
         for callback in trainer.callbacks:
             if isinstance(callback, Monitor):
                 callback.check(trainer)

@@ -1,4 +1,4 @@
-"""Pictures of the model while it trains, to disk and to every logger."""
+"""Draws figures during training, to disk and to every logger."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +16,7 @@ from vae_zoo.utils.files import write_atomic
 
 
 class Figures(L.Callback):
-    """Draws the first `num_images` validation images' figures every so many steps; 0: none while training."""
+    """Draws figures of the first `num_images` validation images every `every_n_steps` steps; 0: none during training."""
 
     def __init__(self, folder: Path, every_n_steps: Index = 1000, num_images: Count = 8):
         self.folder = Path(folder)
@@ -25,7 +25,7 @@ class Figures(L.Callback):
     def on_train_batch_end(self, trainer: RunTrainer, module: LatentVariableModel, outputs, batch, batch_idx: int) -> None:
         step = trainer.global_step
         if not self.every_n_steps or step % self.every_n_steps or step == trainer.max_steps or not trainer.is_global_zero:
-            return  # the last step's are drawn when training is over, with the weights that are kept
+            return  # at the last step figures are drawn after training, with the final weights
         module.eval()
         with torch.autocast(module.device.type, enabled=False):
             for name, image in stills(module, self.batch(trainer.datamodule, module.device)):
@@ -39,7 +39,7 @@ class Figures(L.Callback):
 
 
 def log_image(loggers: Iterable, folder: Path, name: str, image: np.ndarray, step: int) -> None:
-    """The one way a picture [H, W, 3] uint8 leaves the program: `<folder>/<name>_<step>.png` and every logger."""
+    """Writes a figure, uint8 [H, W, 3], to `<folder>/<name>_<step>.png` and to every logger."""
     write_atomic(folder / f"{name}_{step}.png", to_png(image))
     for logger in loggers:
         if hasattr(logger, "log_figure"):

@@ -1,4 +1,4 @@
-"""The metrics of the protocol while the model trains, on validation images."""
+"""Computes the metrics of the protocol during training, on validation images."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from vae_zoo.training.attached import RunTrainer
 
 
 class Metrics(L.Callback):
-    """Logs `val/mig`, `val/block/<block>/<factor>` and all else that fits, every so many steps and at the last; 0: never.
+    """Logs the metrics that apply, such as `val/mig`, every `every_n_steps` steps and at the last step; 0: never.
 
-    level, suites: of vae_zoo.evaluation.protocol, given by the run's `evaluation`; their time is training time lost, seconds
-    for basic and minutes for full. A suite that fails is logged and training goes on.
+    level, suites: from the run's `evaluation`. Training waits for the metrics, seconds for basic and minutes for full. A
+    suite that fails is logged, and training continues.
     """
 
     def __init__(self, every_n_steps: Index = 0, level: Level = "basic", suites: Sequence[Suite] = ()):

@@ -1,4 +1,4 @@
-"""Watches the terms of the objective: writes them every so many steps, and stops the run at the first that is not finite."""
+"""Logs the terms of the objective at regular steps, and stops the run if a term is not finite."""
 
 import time
 
@@ -15,11 +15,11 @@ class NotFinite(RuntimeError):
 
 
 class Monitor(L.Callback):
-    """Terms wait on the device, unread, until the next row is due or a checkpoint is to be written: nothing synchronises
-    in between, and the step and term that failed first are still found."""
+    """Keeps terms on the device until the next row or checkpoint, so that no step synchronises the device; the first step
+    and term that failed are still found."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0  # of training, over all sessions of the run
+        self.seconds = 0.0  # training time over all sessions of the run
         self._waiting: list[tuple[int, Terms]] = []
 
     def on_train_start(self, trainer: RunTrainer, module: LatentVariableModel) -> None:
@@ -34,14 +34,14 @@ class Monitor(L.Callback):
         self.check(trainer)
         now = time.perf_counter()
         named = module.named_values(module.terms)
-        means = trainer.strategy.reduce(torch.stack(list(named.values())), reduce_op="mean")  # over the ranks' shares
+        means = trainer.strategy.reduce(torch.stack(list(named.values())), reduce_op="mean")  # mean over the ranks
         values = {f"train/{name}": value for name, value in zip(named, means.tolist())}
         values["train/images_per_second"] = self._images(trainer, step) / (now - self._row_tick)
         module.log_values(values)
         self._row_tick, self._row_step = now, step
 
     def check(self, trainer: RunTrainer) -> None:
-        """Raises NotFinite for the first step since the last check whose terms are not all finite."""
+        """Raises NotFinite for the first step since the last check with a term that is not finite."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
@@ -69,13 +69,13 @@ class Monitor(L.Callback):
 
 
 def _describe(step: int, terms: Terms, data) -> str:
-    """Which terms failed at this step, and for which images, as far as a term is one number an image."""
+    """Names the terms that failed at this step, and the images if a term has one value per image."""
     names = [name for name, term in terms.items() if name != "loss" and not term.value.isfinite().all()] or ["loss"]
     images, items = data.train_indices(step - 1), terms[names[0]].value
     if items.ndim == 1 and len(items) == len(images):
         images = images[(~items.isfinite()).cpu()]
     return (
-        f"{', '.join(names)} not finite at step {step}, in the batch with images {images[:10].tolist()}"
-        f"{' and others' if len(images) > 10 else ''}; the last good checkpoint is kept: lower the learning rate, set "
-        f"trainer.gradient_clip_val or look at these images"
+        f"{', '.join(names)} not finite at step {step}, in the batch with image indices {images[:10].tolist()}"
+        f"{' and others' if len(images) > 10 else ''}; the last good checkpoint is kept; lower the learning rate, set "
+        f"trainer.gradient_clip_val or inspect these images"
     )

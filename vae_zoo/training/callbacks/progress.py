@@ -1,4 +1,4 @@
-"""How far the run is: a bar on a terminal, a line now and then elsewhere."""
+"""Shows progress: a bar in a terminal, lines at regular times otherwise."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ from vae_zoo.training.attached import RunTrainer
 
 
 class Progress(L.Callback):
-    """every_n_seconds: between lines where there is no terminal. The bar is refreshed twice a second."""
+    """Progress bar, refreshed twice a second. every_n_seconds: seconds between lines if the output is not a terminal."""
 
     def __init__(self, every_n_seconds: Positive = 10.0):
         self.every_n_seconds = every_n_seconds
