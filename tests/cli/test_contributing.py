@@ -116,7 +116,7 @@ def test_a_suite_that_fails_ends_both_commands_with_1_after_all_numbers_are_writ
     none = "+evaluation.suites.wrong={_target_:vae_zoo.distributions.Bernoulli}"
     for command in (f"train {words} hydra.run.dir=none", "evaluate run=whole trust=[coarse_fine,squares]"):
         answer = call(project, f"{command} {none}")
-        assert answer.code == 2 and "evaluation.suites.wrong=vae_zoo.distributions.Bernoulli is no suite" in answer.err
+        assert answer.code == 2 and "evaluation.suites.wrong=vae_zoo.distributions.Bernoulli is not a suite" in answer.err
 
 
 def test_the_notebook_lines_run(project, first, monkeypatch):

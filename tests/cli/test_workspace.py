@@ -51,7 +51,7 @@ def test_dashboards_are_whole_after_a_kill_and_a_resume(tmp_path):
 
     pictures = [row["figures/reconstructions"] for row in written["history"] if "figures/reconstructions" in row]
     assert [picture["caption"] for picture in pictures] == [
-        f"images, and below each its reconstruction, step {step}" for step in (200, 400, 600)
+        f"images, each above its reconstruction, step {step}" for step in (200, 400, 600)
     ]
     for picture in pictures:
         assert Image.open(live / "files" / picture["path"]).size == (picture["width"], picture["height"])

@@ -218,11 +218,11 @@ def test_a_level_has_the_suites_of_lower_levels_too(halves, monkeypatch, level, 
 @pytest.mark.parametrize(
     "attributes, reason",
     [
-        ({"capability": HasClasses}, "the model does not implement HasClasses"),
-        ({"needs": frozenset({"labels", "groups"})}, "the data have no groups"),
-        ({"needs": frozenset({"boxes"})}, "the data have no boxes"),
-        ({"needs": frozenset({"factors"})}, "the data have no factors"),
-        ({"split": "test_unseen"}, "no images of test_unseen are asked for"),
+        ({"capability": HasClasses}, "the model has no classes"),
+        ({"needs": frozenset({"labels", "groups"})}, "the data set has no groups"),
+        ({"needs": frozenset({"boxes"})}, "the data set has no boxes"),
+        ({"needs": frozenset({"factors"})}, "the data set has no factors"),
+        ({"split": "test_unseen"}, "split test_unseen does not exist or is not evaluated now"),
     ],
 )
 def test_a_suite_that_does_not_apply_is_not_asked_and_the_log_says_why(halves, monkeypatch, caplog, attributes, reason):
@@ -230,7 +230,7 @@ def test_a_suite_that_does_not_apply_is_not_asked_and_the_log_says_why(halves, m
     asked = Asked(**attributes)
     with caplog.at_level(logging.INFO):
         assert not protocol.evaluate(*halves, suites=[asked]).numbers
-    assert asked.times == 0 and f"left out: asked ({reason})" in caplog.text
+    assert asked.times == 0 and f"not applicable: asked ({reason})" in caplog.text
 
 
 def test_a_suite_may_find_out_by_itself_that_it_does_not_apply(halves, caplog):

@@ -1,4 +1,4 @@
-"""Evaluation: suites that a config may name, imported when first used."""
+"""Evaluation: suites that a config can name, imported on first use."""
 
 from vae_zoo.utils.lazy import importer
 

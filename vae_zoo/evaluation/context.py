@@ -1,4 +1,4 @@
-"""Codes, judges and scored images of an evaluation, each computed once and shared by all suites."""
+"""Context of an evaluation: codes, classifiers and scored images, each computed once and shared by all suites."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +17,11 @@ from vae_zoo.metrics import clustering, judge, likelihood
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 
-NUM_TRAIN, NUM_TEST = 10_000, 5_000  # codes that estimators are fitted on and scored on
+NUM_TRAIN, NUM_TEST = 10_000, 5_000  # number of codes for fitting and for scoring estimators
 
 
 class Codes:
-    """Posterior means of the images of a data set, [N, D] or by block, each image encoded when it is first asked for."""
+    """Posterior means of the images of a data set, [N, D] or by block; each image is encoded on first use."""
 
     def __init__(self, model: LatentVariableModel, data: DataModule, batch_size: int = 256):
         self.model, self.data, self.batch_size = model, data, batch_size
@@ -40,13 +40,13 @@ class Codes:
         return self.codes[index]
 
     def blocks(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """{block: [N, size]}; only blocks of one vector an image."""
+        """{block: [N, size]} of the blocks with one vector per image."""
         cuts = np.cumsum([self.model.blocks[name].size for name in self.names])[:-1]
         return dict(zip(self.names, np.split(self(index), cuts, axis=1)))
 
     @property
     def names(self) -> list[str]:
-        """Of those blocks; none where a model has nothing but objects."""
+        """Names of the blocks with one vector per image; [] if the model has only objects."""
         return [name for name, block in self.model.blocks.items() if block.kind != "objects"]
 
     @torch.no_grad()
@@ -59,10 +59,10 @@ class Codes:
 
 @dataclass
 class Context:
-    """What is evaluated, and what suites share of it.
+    """Model, data and shared results of an evaluation.
 
-    split: the images that are scored, and the prefix of the names. untrained: the model before training, for a row of the
-    block-factor matrix. inception: weights of the Inception network, if the user has them.
+    split: split that is scored, and prefix of the names. untrained: the model before training, for a row of the block-factor
+    matrix. inception: file of Inception weights, if given.
     """
 
     model: LatentVariableModel
@@ -80,7 +80,7 @@ class Context:
         return LEVELS.index(self.level) >= LEVELS.index(level)
 
     def has(self, need: str) -> bool:
-        """Whether the data have labels, factors, groups or boxes."""
+        """Whether the data set has labels, factors, groups or boxes."""
         there = {"labels": self.data.label is not None, "factors": self.data.factors is not None}
         there |= {"groups": self.data.is_grouped, "boxes": "boxes" in self.data.single(self.data.indices[self.split][:1])}
         return there[need]
@@ -91,12 +91,12 @@ class Context:
 
     @cached_property
     def train(self) -> np.ndarray:
-        """Training images that probes and maps are fitted on."""
+        """Training images for fitting probes and maps from clusters to classes."""
         return rows(self.data, "train", NUM_TRAIN, self.seed)
 
     @cached_property
     def val(self) -> np.ndarray:
-        """Validation images on which a choice is made."""
+        """Validation images for choosing between alternatives."""
         return rows(self.data, "val", NUM_TEST, self.seed)
 
     @cached_property
@@ -105,7 +105,7 @@ class Context:
 
     @cached_property
     def bounds(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Bounds and KL of all test images, KL of each dimension {block: [D]}; while training, the validation logs them."""
+        """Bounds and KL of all test images, KL per dimension {block: [D]}; during training the validation logs them."""
         if self.split != "test":
             return {}, {}
         return likelihood.bounds(self.model, EvalBatches(self.data, "test", {"device": self.model.device}))
@@ -116,11 +116,11 @@ class Context:
 
     @property
     def keeps_pictures(self) -> bool:
-        """While training only the numbers are kept."""
+        """Whether suites should draw figures; during training they compute only numbers."""
         return self.split != "val"
 
     def judge_of(self, target: str) -> judge.Judge:
-        """A classifier of this factor, or of the `label`, fitted on real training images; trained when first asked for."""
+        """A classifier ("judge") of this factor or of the `label`, trained on real training images on first use."""
         if target not in self._judges:
             self._judges[target] = judge.train_judge(self.data, target=target, seed=self.seed, device=self.model.device)
         return self._judges[target]
@@ -145,8 +145,8 @@ class Context:
 
     @cached_property
     def has_known_labels(self) -> bool:
-        """Whether two labels or more of the split are known, and the training images show all of these; identities of unseen
-        people they do not."""
+        """Whether the split has two or more known labels that all occur in the training images. Identities of unseen people
+        do not."""
         if self.data.label is None:
             return False
         train, scored = (self.data.first_label[self.data.indices[split]] for split in ("train", self.split))
@@ -154,18 +154,18 @@ class Context:
         return len(known.unique()) > 1 and bool(torch.isin(known, train).all())
 
     def judged(self) -> list[str]:
-        """The categorical factors, or where none are known the label."""
+        """Targets of classifiers: the categorical factors, or the label if there are none."""
         names = [factor.name for factor in self.data.factor_info if factor.kind == "categorical"]
         return names or (["label"] if self.has_known_labels else [])
 
     @cached_property
     def gaussian_codes(self) -> dict[str, np.ndarray]:
-        """Posterior means of the test images [N, D], of the Gaussian blocks."""
+        """Posterior means [N, D] of the Gaussian blocks, on the test images."""
         blocks = self.codes.blocks(self.data.indices["test"].numpy())
         return {name: codes for name, codes in blocks.items() if self.model.blocks[name].kind == "gaussian"}
 
     def to_show(self, count: int) -> torch.Tensor:
-        """Places of `count` test images for the figures: the most central one, and others spread over the split."""
+        """Indices of `count` test images for figures: the most central one, and others spaced evenly over the split."""
         index = self.data.indices["test"]
         spread = index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]
         if self.gaussian_codes:
@@ -174,7 +174,7 @@ class Context:
 
 
 def targets(data: DataModule, index: np.ndarray) -> tuple[np.ndarray, list[Factor]]:
-    """What is known of these images: the factors [N, F], or else the labels."""
+    """Ground truth of these images: the factors [N, F], or else the labels."""
     if data.factors is not None:
         return data.factors[index].numpy(), list(data.factor_info)
     if data.label is None:
@@ -190,11 +190,11 @@ def pixels(data: DataModule, index: np.ndarray) -> np.ndarray:
 
 
 def rows(data: DataModule, split: str, count: int, seed: int) -> np.ndarray:
-    """`count` images of a split, or all, drawn without replacement."""
+    """Indices of `count` random images of a split, or all, without replacement."""
     index = data.indices[split].numpy()
     return np.random.default_rng(seed).permutation(index)[:count]
 
 
 def central(codes: Sequence[torch.Tensor]) -> int:
-    """The image whose codes [N, D] lie nearest to the prior's mean: a walk from the rim soon meets codes of no image."""
+    """The image whose codes [N, D] are nearest to the prior mean, a start for traversals that stays near real images."""
     return int(cast(torch.Tensor, sum(code.square().sum(1) for code in codes)).argmin())

@@ -1,4 +1,4 @@
-"""What any model is seen by, from the contract alone: reconstructions, prior samples, traversals, KL, swaps of blocks."""
+"""Figures for any model: reconstructions, prior samples, traversals, KL, swaps of blocks."""
 
 from collections.abc import Iterator
 
@@ -14,17 +14,17 @@ from vae_zoo.figures import reconstructions, samples, swap_grid, traversal_anima
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 
-SPAN = np.linspace(-2, 2, 9)  # prior standard deviations that a traversal walks through
+SPAN = np.linspace(-2, 2, 9)  # values of a traversal, in prior standard deviations
 
-NEAR = 100  # images, or a twentieth of all if that is more, among which a walk stays
+NEAR = 100  # number of nearby images that define the range of a traversal; at least 1/20 of all images
 
-Spans = dict[str, np.ndarray]  # {block: [D, len(SPAN)]}: the codes that each dimension walks through instead
+Spans = dict[str, np.ndarray]  # {block: [D, len(SPAN)]}: values of the traversal of each dimension, instead of SPAN
 
 
 def stills(model: LatentVariableModel, batch: Batch, spans: Spans | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, picture [H, W, 3] uint8), cheap enough for while training. batch: the images to show, 16 or so."""
+    """(name, figure [H, W, 3] uint8), cheap enough for use during training. batch: about 16 images to show."""
     with torch.no_grad(), torch.random.fork_rng(), noise.per_image(batch["index"]):
-        torch.manual_seed(0)  # the same draws from the prior at every step
+        torch.manual_seed(0)  # the same prior samples at every step
         codes = model.codes(batch)
         yield "reconstructions", reconstructions(to_numpy(batch["image"]), to_numpy(model.decode(codes)))
         yield "samples", samples(to_numpy(model.decode(model.sample_prior(64))))
@@ -45,14 +45,14 @@ def animations(model: LatentVariableModel, batch: Batch, spans: Spans | None = N
 
 
 def traversable(model: LatentVariableModel) -> list[str]:
-    kinds = ("gaussian",) if isinstance(model, HasClasses) else ("gaussian", "categorical")  # it has a picture of its own
+    kinds = ("gaussian",) if isinstance(model, HasClasses) else ("gaussian", "categorical")  # classes have their own figure
     return [name for name, block in model.blocks.items() if block.kind in kinds]
 
 
 def spans_of(codes: dict[str, np.ndarray]) -> Spans:
-    """What each dimension of the codes {block: [N, D]} goes through while the others stay near those of the central image:
-    quantiles, as far out as SPAN is in a Gaussian, over the images with the nearest other codes. A walk through the prior
-    leaves the images wherever codes are not independent, and then shows what no image has.
+    """Traversal values of each dimension of the codes {block: [N, D]}, near the central image: quantiles of the dimension
+    over the images whose other dimensions are nearest, at the probabilities of SPAN in a Gaussian. If codes are not
+    independent, a traversal of the prior would leave the region of real images.
     """
     joint = np.hstack(list(codes.values()))  # [N, sum of D]
     squares = (joint - joint[np.square(joint).sum(1).argmin()]) ** 2
@@ -67,11 +67,10 @@ def spans_of(codes: dict[str, np.ndarray]) -> Spans:
 def traverse(
     model: LatentVariableModel, batch: Batch, block: str, spans: Spans | None = None, num_rows: int = 10
 ) -> tuple[np.ndarray, list[str]]:
-    """Images [rows, S, C, H, W] and the rows' labels.
+    """Images of a traversal [rows, S, C, H, W] and the labels of its rows.
 
-    Gaussian: the `num_rows` dimensions with most KL, that one first, walk through SPAN, or through their row of `spans`,
-    from the code of `central`.
-    Categorical: one row for each of the first images, one column for each category.
+    Gaussian: the `num_rows` dimensions with the largest KL, in this order, take the values of SPAN or of `spans`, starting
+    from the code of `central`. Categorical: one row for each of the first images, one column per category.
     """
     codes = model.codes(batch)
     if not _gaussian(model, block):
@@ -91,7 +90,7 @@ def traverse(
 
 
 def swap(model: LatentVariableModel, batch: Batch, block: str, count: int = 8) -> np.ndarray:
-    """`block` of the image at the left of the row with all other blocks of the image on top of the column."""
+    """Swap grid: `block` from the image of the row, all other blocks from the image of the column."""
     codes = {name: code[:count] for name, code in model.codes(batch).items()}
     count = len(codes[block])
     mixed = {name: code.repeat(count, 1) for name, code in codes.items()}

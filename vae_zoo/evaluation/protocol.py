@@ -1,14 +1,14 @@
-"""One protocol for every method: what the data know and what the model can do decide which suites apply.
+"""The evaluation protocol, equal for every method: data and model determine which suites apply.
 
 level   basic   bounds, active units; MIG, SAP, modularity, IRS; accuracy of classes; group codes by number of images;
                 clusters and facets against labels; local and global code; objects; worth of each block
         quick   + block-factor matrix, linear probes, importance-weighted bound
         full    + DCI, explicitness, FactorVAE and BetaVAE scores, aggregate posterior, swaps between blocks, FID and KID
 
-Codes are posterior means, all blocks side by side, every image a group of its own; each distinct image is encoded once.
-Sets with a full factor grid are scored on factor vectors drawn from the whole grid, as the field does, but while training on
-training and validation images, by which settings may be chosen; probes, judges and
-clusters are fitted on training images and scored on test images. Source of the settings: disentanglement_lib's study.
+Codes are posterior means, concatenated over blocks; every image is its own group and is encoded once. Data sets with a full
+factor grid are scored on factor vectors sampled from the whole grid, as is usual, but during training on training and
+validation images, since settings may be chosen by these scores. Probes, classifiers and clusters are fitted on training
+images and scored on test images. Source of the settings: the study of disentanglement_lib.
 """
 
 import logging
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from vae_zoo.contract import FindsObjects, HasBound, HasClasses, HasFacets, HasLocalView, SharesGroupCode
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import DoesNotApply, Level, Result, Suite
@@ -54,25 +55,36 @@ SUITES: tuple[Suite, ...] = (
 )
 
 
+LACKS = {  # reasons for the log why a suite does not apply to a model
+    SharesGroupCode: "the model has no code that a group of images shares",
+    HasClasses: "the model has no classes",
+    HasFacets: "the model has no facets",
+    FindsObjects: "the model does not detect objects",
+    HasLocalView: "the model has no local and global code",
+    HasBound: "the model does not define log_weights",
+}
+
+
 @dataclass(kw_only=True)
 class Evaluation(Result):
-    """The results of all suites; the names of its numbers begin with the split. failed: {suite: what it raised}."""
+    """The results of all suites; names of numbers begin with the split. failed: {suite: exception}."""
 
     context: Context
     failed: dict[str, Exception] = field(default_factory=dict)
 
     def raise_failures(self) -> None:
-        """Raises what suites raised, all of it at once; for when the results of the others are written."""
+        """Raises the exceptions of all failed suites together; call it after the results are written."""
         if self.failed:
             names = ", ".join(self.failed)
-            raise ExceptionGroup(f"no numbers of these suites, all others are written: {names}", [*self.failed.values()])
+            message = f"these suites failed, the numbers of all other suites are written: {names}"
+            raise ExceptionGroup(message, [*self.failed.values()])
 
 
 def evaluate(
     model: LatentVariableModel, data: DataModule, level: Level = "basic", suites: Iterable[Suite] = (), **options
 ) -> Evaluation:
-    """All suites of this level that apply. model: in eval mode. suites: the user's own, in place of those of their
-    names. options: those of Context."""
+    """Runs all suites of this level that apply. model: in eval mode. suites: suites of the user, which replace those of the
+    same name. options: arguments of Context."""
     context, left_out, chosen = Context(model, data, level, **options), [], []
     evaluation = Evaluation(context=context)
     own = list(suites)
@@ -105,30 +117,30 @@ def evaluate(
         if (seconds := time.monotonic() - start) > 1:
             log.info("%s took %.0f s", suite.name, seconds)
     if left_out:
-        log.info("left out: %s", "; ".join(left_out))
+        log.info("not applicable: %s", "; ".join(left_out))
     return evaluation
 
 
 def _failed(evaluation: Evaluation, suite: Suite, error: Exception) -> None:
-    """Whatever a suite raises, it must not cost the numbers of the others."""
-    log.exception("%s failed, the other suites go on", suite.name)
+    """Logs and stores the exception of a suite, so that the other suites still run."""
+    log.exception("suite %s failed, the other suites continue", suite.name)
     evaluation.failed[suite.name] = error
 
 
 def check_applies(suite: Suite, context: Context) -> None:
-    """Raises DoesNotApply where model or data lack what a suite asks for."""
+    """Raises DoesNotApply if model or data lack what a suite needs."""
     if suite.capability is not None and not isinstance(context.model, suite.capability):
-        raise DoesNotApply(f"the model does not implement {suite.capability.__name__}")
+        raise DoesNotApply(LACKS.get(suite.capability, f"the model does not implement {suite.capability.__name__}"))
     for need in sorted(suite.needs):
         if not context.has(need):
-            raise DoesNotApply(f"the data have no {need}")
+            raise DoesNotApply(f"the data set has no {need}")
     if suite.split is not None and (context.split != "test" or suite.split not in context.data.indices):
-        raise DoesNotApply(f"no images of {suite.split} are asked for")
+        raise DoesNotApply(f"split {suite.split} does not exist or is not evaluated now")
 
 
 def finite(values: dict[str, float]) -> dict[str, float]:
-    """What may stand in metrics.json; the log says what is left out."""
+    """The finite values, for metrics.json; the others are logged."""
     for name, value in values.items():
         if not math.isfinite(value):
-            log.warning("%s is %s and left out of metrics.json", name, value)
+            log.warning("%s is %s and is not written to metrics.json", name, value)
     return {name: value for name, value in values.items() if math.isfinite(value)}

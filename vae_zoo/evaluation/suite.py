@@ -1,4 +1,4 @@
-"""What a suite is: one question to a trained model, answered by numbers, tables and pictures."""
+"""Base class of suites: a suite evaluates one property of a trained model by numbers, tables and figures."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -14,7 +14,9 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 
 @dataclass
 class Result:
-    """numbers: {name: value} as in metrics.json, without `<split>/`. tables: {name: (title, values [R, C], row names, column
+    """Result of a suite.
+
+    numbers: {name: value} as in metrics.json, without `<split>/`. tables: {name: (title, values [R, C], row names, column
     names)}, drawn as heat maps. pictures: {name: [H, W, 3] uint8}.
     """
 
@@ -24,15 +26,15 @@ class Result:
 
 
 class DoesNotApply(Exception):
-    """This model or these data give a suite nothing to say; the text says why and goes to the log."""
+    """Raised if a suite does not apply to the model or the data; the text gives the reason for the log."""
 
 
 class Suite:
-    """Base of all suites, the user's own included.
+    """Base of all suites, also of those of the user.
 
-    name: in the log. level: the least at which it runs. capability: the Protocol of vae_zoo.contract that a model must
-    implement, None: any model will do. needs: what the data must have, of labels, factors, groups and boxes. split: images
-    that it scores in place of those asked for, where the data have such a split and the test images are asked for.
+    name: for the log. level: lowest level at which it runs. capability: the Protocol of vae_zoo.contract that a model must
+    implement, None: any model. needs: what the data must have: labels, factors, groups or boxes. split: the split that is
+    scored instead of the test split, if the data have it; such a suite does not run on validation images.
     """
 
     name: str
@@ -42,17 +44,19 @@ class Suite:
     split: str | None = None
 
     def run(self, context: Any) -> Result:
-        """Changes nothing of the context (vae_zoo.evaluation.context.Context), of its model, its data or the global random
-        numbers. Raises DoesNotApply where there is nothing to say.
+        """Computes the results. Must not change the context (vae_zoo.evaluation.context.Context), its model, its data or the
+        global random state. Raises DoesNotApply if the suite does not apply.
         """
         raise NotImplementedError  # pragma: contract
 
 
 def own_suites(nodes: dict[str, Any]) -> list[Suite]:
-    """The user's, of `evaluation.suites`. Raises UserError for what is no suite."""
+    """Builds the suites in `evaluation.suites`. Raises UserError if an object is not a suite."""
     suites = {name: build(node) for name, node in nodes.items() if node is not None}
     for name, suite in suites.items():
         if not isinstance(suite, Suite):
             target = nodes[name]["_target_"]
-            raise UserError(f"evaluation.suites.{name}={target} is no suite; derive it from vae_zoo.evaluation.suite.Suite")
+            raise UserError(
+                f"evaluation.suites.{name}={target} is not a suite; derive it from vae_zoo.evaluation.suite.Suite"
+            )
     return list(suites.values())

@@ -1,4 +1,4 @@
-"""What is known of metrics and figures by their names. Needs nothing but the standard library, as Hydra's plugins ask it.
+"""Catalogue of metrics and figures by name. Imports only the standard library, since Hydra's plugins use it.
 
 A metric's name ends in what it measures, `test/facet0/shape/nmi` in nmi, and that part alone is looked up here. Two endings
 say of what: `<name>/gaussian`, without the categorical blocks, and `<name>_pixels`, of the images without any model. And
@@ -13,17 +13,17 @@ from vae_zoo.utils.text import natural
 
 
 class Entry(NamedTuple):
-    """What is known of the metrics whose last part matches `pattern` from its first letter to its last."""
+    """Properties of the metrics whose last part fully matches `pattern`."""
 
     pattern: str
     direction: int  # 1: higher is better, -1: lower is better, 0: neither
     unit: str = ""
-    density: bool = False  # does not compare under two likelihoods
-    compared: bool = False  # groups of a leaderboard are compared in pairs
-    card: str = ""  # the prefix under which it stands at the top of a run's report
+    density: bool = False  # not comparable between models with different likelihoods
+    compared: bool = False  # settings of a leaderboard are compared in pairs
+    card: str = ""  # prefix of the metric that is shown at the top of the report
 
 
-# The first match holds. Columns come in this order; those of the first row come last, with names that are not known.
+# The first match applies. Columns have this order; metrics of the first entry and unknown names come last.
 METRICS = (
     Entry(r".*_(chance|floor|ceiling|baseline|std|used)|active_units.*|judge_accuracy", 0),
     Entry("separation", 1, compared=True, card="test"),
@@ -36,7 +36,7 @@ METRICS = (
     Entry("distortion", -1, unit="nats", density=True, compared=True),
     Entry("rec", -1, unit="nats", density=True, compared=True, card="test"),
     Entry("(rec|distortion)(_.*)?", -1, unit="nats", density=True),
-    Entry("(kl|rate)(_.*)?", 0, unit="nats"),  # a collapsed posterior has the lowest: neither good nor bad by itself
+    Entry("(kl|rate)(_.*)?", 0, unit="nats"),  # lowest for a collapsed posterior, so neither good nor bad
     Entry("dci_disentanglement|factor_vae", 1, compared=True),
     Entry("mig", 1, compared=True, card="test"),
     Entry("dci_.*|sap(_.*)?|beta_vae|modularity|explicitness(_.*)?|irs|udr(_.*)?", 1),
@@ -56,12 +56,12 @@ PAIR = "test/separation", "test/worth"  # the headline of a model of several blo
 UNUSED = 0.01  # worth of a block below which it is called unused, a share of the reconstruction error
 CURVES = ("loss", "elbo", "rec", "kl")  # of a run's report, those whose names begin so come first
 FIGURES = {  # captions, by the beginning of the name
-    "reconstructions": "images, and below each its reconstruction",
-    "samples": "decoded draws from the prior",
-    "traversals_": "block {rest}: in each row one dimension moves, all else stays",
-    "swap_": "block {rest} taken from the image of the row, all else from that of the column",
-    "kl_per_dimension": "KL to the prior of each dimension, nats per image",
-    "blocks": "what a probe reads of each factor from each block",
+    "reconstructions": "images, each above its reconstruction",
+    "samples": "samples from the prior, decoded",
+    "traversals_": "block {rest}: each row changes one dimension, all others are fixed",
+    "swap_": "block {rest} from the image of the row, all other blocks from the image of the column",
+    "kl_per_dimension": "KL of each dimension to the prior, nats per image",
+    "blocks": "score of a probe for each factor from each block",
 }
 
 
@@ -87,9 +87,9 @@ def rank(metric: str) -> int:
 
 
 def entry(metric: str) -> Entry:
-    """What is known of it; of a name that is not known, as of those of the first row, nothing.
+    """The entry of a metric; the first entry, without properties, for an unknown name.
 
-    What a model must beat has no better side, and neither it nor a part of a code's score is a headline.
+    A baseline has no better direction, and neither baselines nor scores of a part of the code are headline numbers.
     """
     found = (*METRICS, METRICS[0])[rank(metric)]
     if metric.endswith(PIXELS):
@@ -98,7 +98,7 @@ def entry(metric: str) -> Entry:
 
 
 def direction(metric: str) -> int:
-    """1: higher is better, -1: lower is better, 0: neither, or not known."""
+    """1: higher is better, -1: lower is better, 0: neither or unknown."""
     return entry(metric).direction
 
 
@@ -123,11 +123,11 @@ def cards(metrics: Iterable[str]) -> list[str]:
 
 
 def curve_order(term: str) -> tuple:
-    """Sorting key of the curves of a run's report."""
+    """Sorting key of the curves in the report."""
     return next((i for i, start in enumerate(CURVES) if term.startswith(start)), len(CURVES)), natural(term)
 
 
 def caption(figure: str) -> str:
-    """One line for people."""
+    """The caption of a figure."""
     found = (text.format(rest=figure.removeprefix(start)) for start, text in FIGURES.items() if figure.startswith(start))
     return next(found, figure.replace("_", " "))

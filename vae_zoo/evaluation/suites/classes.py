@@ -1,9 +1,9 @@
-"""Models with categorical blocks against the labels: do classes say what the labels say, and does the rest stay silent?
+"""Suite `classes`: compares categorical blocks with the labels, and tests whether the other blocks hold the class too.
 
-From the contract and two methods of models/discrete.py: `sample_class` (codes of a class from the prior) and `with_class`
-(the same image, of another class). The values of the variables are the labels where the model was trained with labels;
-without, each is taken for the label that a one-to-one map fitted on training images gives it. A model of several variables
-has a number for each, accuracy/<block>, and their mean; whatever needs one class an image is then said of the first.
+Uses two methods of the capability HasClasses: `sample_class` (codes of a class from the prior) and `with_class` (the same
+image with another class). If the model was trained with labels, the values of its variables are the labels; otherwise a
+one-to-one map fitted on training images assigns a label to each value. A model with several variables has one number per
+variable, accuracy/<block>, and their mean; numbers that need one class per image use the first variable.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ from vae_zoo.metrics.probes import linear_classifier
 from vae_zoo.models.base import LatentVariableModel
 
 Numbers = Iterator[tuple[str, float]]
-USED = 0.005  # share of the images from which on a value counts as used
-PER_CLASS = 100  # images of each class that the judge sees
+USED = 0.005  # minimum share of the images for a value to count as used
+PER_CLASS = 100  # images per class that the classifier names
 
 
 class Classes(Suite):
@@ -35,7 +35,7 @@ class Classes(Suite):
 
 
 def accuracy(e: Context) -> Numbers:
-    """Accuracy, class-mean accuracy and calibration of q(c | x) on all images of the split; none was trained on."""
+    """Accuracy, class-mean accuracy and calibration of q(c | x) on all images of the split; none of them was used for training."""
     names = class_blocks(e.model)
     index = e.data.indices[e.split].numpy()
     codes, found = e.codes.blocks(index), {}
@@ -63,18 +63,18 @@ def accuracy(e: Context) -> Numbers:
 
 
 def separation(e: Context) -> Numbers:
-    """What a linear probe and a judge of real images find of the class in each block: probe/<block>, swap_follows_<block>
-    and conditional_accuracy, all of them plain accuracies.
+    """Accuracies that show in which block the class is: probe/<block>, swap_follows_<block>, conditional_accuracy.
 
-    swap_follows_<block>: this block of an image with the others of an image of another class (posterior means), named by
-    the judge as the first image's class. conditional_accuracy: images decoded from the prior of a class, named as it;
-    conditional_accuracy_mean: the same with the Gaussian blocks of the class at their means, z from its prior.
+    probe/<block>: linear probe. swap_follows_<block>: this block of one image is decoded with the other blocks of an image
+    of another class (posterior means); how often a classifier of real images names the class of the first image.
+    conditional_accuracy: how often it names the class from whose prior an image is decoded. conditional_accuracy_mean: the
+    same with the class-dependent Gaussian blocks at their means and z from its prior.
     """
     if not all((_first_labels(e, index.numpy()) >= 0).any() for index in e.data.indices.values()):
-        return  # hand-made labels of training images alone
+        return  # labels exist for training images only
     train, test = (_first_labels(e, index) for index in (e.train, e.scored))
     if len(np.unique(train[train >= 0])) < 2:
-        return  # nothing to tell apart
+        return  # fewer than two classes
     train_codes, test_codes = e.codes.blocks(e.train), e.codes.blocks(e.scored)
     gaussian = [name for name, block in e.model.blocks.items() if block.kind == "gaussian"]
     for name in gaussian:
@@ -92,7 +92,7 @@ def separation(e: Context) -> Numbers:
 
 @torch.no_grad()
 def _conditional(e: Context, one: judge.Judge, names: list[str]) -> Numbers:
-    """Of every value of the first variable alike; other variables as the prior draws them."""
+    """Uses all values of the first variable equally often; other variables are sampled from the prior."""
     assert isinstance(e.model, HasClasses)
     size, device = e.model.blocks[names[0]].size, e.model.device
     first = torch.arange(size, device=device).repeat_interleave(PER_CLASS)
@@ -109,7 +109,7 @@ def _conditional(e: Context, one: judge.Judge, names: list[str]) -> Numbers:
 
 
 def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> Iterator[tuple[str, np.ndarray]]:
-    """Samples of each class, images moved from class to class, and walks within each class; of each variable."""
+    """For each variable: samples of each class, images moved to other classes, and traversals within each class."""
     if not isinstance(model, HasClasses):
         return
     for j, name in enumerate(class_blocks(model)):
@@ -121,8 +121,8 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
         drawn = model.sample_class(classes)
         shared = {
             b: code[:num_columns].repeat(size, 1) for b, code in drawn.items() if b in model.free_of_class
-        }  # one for each column
-        yield f"class_samples_{name}", grid(_grid(model, drawn | shared, size), rows, title="drawn from the prior of each")
+        }  # one per column
+        yield f"class_samples_{name}", grid(_grid(model, drawn | shared, size), rows, title="samples from each class")
         shown = min(num_columns, len(old))
         moved = {b: code[:shown].repeat_interleave(size + 1, 0) for b, code in codes.items()}
         to = old[:shown].repeat_interleave(size + 1, 0)
@@ -130,7 +130,7 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
         decoded = _grid(model, model.with_class(moved, to), shown)
         decoded[:, 0] = batch["image"][:shown].float().cpu().numpy()
         heads = ["image", *(f"{name} = {k}" for k in range(size))]
-        yield f"class_swap_{name}", grid(decoded, [""] * shown, heads, title="the class is changed, all else is kept")
+        yield f"class_swap_{name}", grid(decoded, [""] * shown, heads, title="another class, all other codes unchanged")
         if isinstance(model, WalksInClass):
             walked, labels = model.walk_in_class(j, old[0])  # [rows, steps] codes
             yield f"class_traversals_{name}", grid(_grid(model, walked, len(labels)), labels, title="within each class")
@@ -141,14 +141,14 @@ def _grid(model: LatentVariableModel, codes: dict[str, torch.Tensor], rows: int)
 
 
 def class_blocks(model: LatentVariableModel) -> list[str]:
-    """The categorical blocks of a model that can be asked for a class."""
+    """The categorical blocks that hold the class."""
     if not isinstance(model, HasClasses):
         return []
     return [name for name, block in model.blocks.items() if block.kind == "categorical"]
 
 
 def _labels(e: Context, index: np.ndarray, column: int) -> np.ndarray | None:
-    """[N] int64; None where the data have fewer labels."""
+    """Labels [N] int64; None if the data set has fewer label variables."""
     assert e.data.label is not None
     labels = e.data.label[index].numpy().reshape(len(index), -1)
     return labels[:, column] if column < labels.shape[1] else None
@@ -161,7 +161,7 @@ def _first_labels(e: Context, index: np.ndarray) -> np.ndarray:
 
 
 def _to_label(e: Context, name: str, column: int) -> np.ndarray:
-    """The label of each value of a variable, [K]; -1: none is left for it."""
+    """The label assigned to each value of a variable, [K]; -1: none."""
     size = e.model.blocks[name].size
     if "supervised" in e.model.needs:
         return np.arange(size)

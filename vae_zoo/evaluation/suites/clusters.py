@@ -1,4 +1,4 @@
-"""Categorical blocks as clusters of the images."""
+"""Suite `clusters`: evaluates categorical blocks as clusterings of the images."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from vae_zoo.figures import grid
 from vae_zoo.metrics import clustering
 from vae_zoo.metrics.catalogue import PIXELS
 
-MEMBERS = 7  # of each value shown
+MEMBERS = 7  # images shown per value
 
 
 class Clusters(Suite):
@@ -25,7 +25,7 @@ class Clusters(Suite):
     def run(self, e: Context) -> Result:
         names = [name for name, block in e.model.blocks.items() if block.kind == "categorical"]
         if not names or isinstance(e.model, HasFacets):
-            raise DoesNotApply("the model has no categorical blocks, or facets")
+            raise DoesNotApply("the model has no categorical blocks, or its clusters are facets")
         found = Result()
         for name in names:
             train, scored = (e.codes.blocks(part)[name].argmax(1) for part in (e.train, e.data.indices[e.split].numpy()))
@@ -52,15 +52,15 @@ def by_pixels(e: Context, num_clusters: int, labels: np.ndarray, labels_train: n
 
 
 def cluster_members(e: Context, name: str) -> np.ndarray:
-    """The images of the split that each value of a categorical block is surest of."""
+    """For each value of a categorical block, the images of the split with the highest probability."""
     index = e.data.indices[e.split]
     values, members = clustering.most_confident(e.codes.blocks(index.numpy())[name], MEMBERS)
     rows = [f"{name} = {k}" for k in values.tolist()]
-    return grid(member_images(e.data, index, members), rows, title=f"images that each value of {name} is surest of")
+    return grid(member_images(e.data, index, members), rows, title=f"most probable images of each value of {name}")
 
 
 def member_images(data: DataModule, index: torch.Tensor, members: np.ndarray) -> np.ndarray:
-    """The images of members [R, C] of an index [N] as [R, C, ch, H, W], white where there is none (-1)."""
+    """Images [R, C, ch, H, W] of members [R, C], which are positions in `index` [N]; white where there is none (-1)."""
     there = members >= 0
     images = np.ones((*members.shape, *data.image_shape), dtype=np.float32)
     images[there] = data.single(index[members[there]])["image"].numpy()

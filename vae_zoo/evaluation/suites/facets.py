@@ -1,8 +1,8 @@
-"""Several clusterings of one set of images against several labels: which facet has found what, of a model with `facets`.
+"""Suite `facets`: compares several clusterings of the same images with several labels, for models with `facets`.
 
-From the contract and three things more: `facets`, names of Gaussian blocks; `clusters(q)`, q(c | x) [B, K] of each from the
-posteriors; `priors[facet]`, a mixture with `log_weights()` [K] and `sample(c, temperature)`. The cluster of an image is the
-arg max; facet<j> is the j-th of them. Labels are the set's own, and each known factor with few values.
+Uses the capability HasFacets: `facets`, names of Gaussian blocks; `clusters(q)`, q(c | x) [B, K] of each facet;
+`priors[facet]`, a mixture with `log_weights()` [K] and `sample(c, temperature)`. The cluster of an image is the arg max of
+q(c | x); facet<j> is the j-th facet. Labels are those of the data set, and each known factor with few values.
 
 facet<j>/<label>/...     clusters of facet j as names of the label: cluster_accuracy_majority, _hungarian and
                          cluster_balanced_accuracy, clusters named on training images; cluster_purity, named on the scored
@@ -36,17 +36,17 @@ from vae_zoo.metrics import clustering
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 
-FEW = 20  # values up to which an ordered factor is a label too
-USED = 0.005  # share of the images from which on a cluster counts as used
-CHUNK = 256  # images encoded at once
+FEW = 20  # an ordered factor with at most this many values is used as a label
+USED = 0.005  # minimum share of the images for a cluster to count as used
+CHUNK = 256  # images per batch
 ROWS, MEMBERS = 25, 10  # clusters and members shown
-TEMPERATURES = {0.0: 1, 0.3: 4, 1.0: 4}  # {factor on the standard deviations: samples of a cluster}
-DONORS = 8  # of each facet in a recombination
-CLASSES = 30  # of a label, up to which its confusions are drawn
+TEMPERATURES = {0.0: 1, 0.3: 4, 1.0: 4}  # {factor on the standard deviations: number of samples per cluster}
+DONORS = 8  # images of each facet in a recombination
+CLASSES = 30  # largest number of values of a label with a confusion matrix
 
 
 class Clustered:
-    """N images as a model sees them: q(c | x) of each facet {facet: [N, K]}, and the means of all blocks {block: [N, D]}."""
+    """Codes of N images: q(c | x) of each facet {facet: [N, K]}, and posterior means of all blocks {block: [N, D]}."""
 
     @torch.no_grad()
     def __init__(self, model: LatentVariableModel, data: DataModule, index: np.ndarray):
@@ -63,7 +63,7 @@ class Clustered:
         return self.probs[facet].argmax(1)
 
     def shares(self, facet: str) -> np.ndarray:
-        """Of the images in each cluster, [K]."""
+        """Share of the images in each cluster, [K]."""
         return np.bincount(self.assigned(facet), minlength=self.probs[facet].shape[1]) / len(self.index)
 
 
@@ -82,7 +82,7 @@ class Facets(Suite):
 
 
 def alone(e: Context, scored: Clustered) -> Iterator[tuple[str, float]]:
-    """Of the clusters by themselves and in pairs of facets."""
+    """Numbers that need no labels: for each facet, and for pairs of facets."""
     assert isinstance(e.model, HasFacets)
     names, (bounds, _) = e.model.facets, e.bounds
     for j, name in enumerate(names):
@@ -100,9 +100,9 @@ def alone(e: Context, scored: Clustered) -> Iterator[tuple[str, float]]:
 
 
 def labels(e: Context) -> dict[str, np.ndarray]:
-    """What clusters may be named by, {name: [all images] integers, -1 unknown}, the set's own label first.
+    """Labels to compare clusters with, {name: [all images] integers, -1 unknown}, the label of the data set first.
 
-    Left out is what has one value or none in a split, and what has values that no training image has, as unseen people have.
+    Labels with fewer than two values in a split, or with values that no training image has, are not used.
     """
     data, found = e.data, {}
     if data.label is not None:
@@ -124,7 +124,7 @@ def labels(e: Context) -> dict[str, np.ndarray]:
 
 
 def against_labels(e: Context, scored: Clustered, known: dict[str, np.ndarray]) -> Result:
-    """Clusters as names of the labels: fitted on training images, the best facet chosen on validation images."""
+    """Agreement of clusters with labels; maps are fitted on training images, the facet is chosen on validation images."""
     assert isinstance(e.model, HasFacets)
     names, train, val = list(e.model.facets), Clustered(e.model, e.data, e.train), Clustered(e.model, e.data, e.val)
     found, every = Result(), {}
@@ -162,16 +162,16 @@ def against_labels(e: Context, scored: Clustered, known: dict[str, np.ndarray]) 
 
 
 def confusion(clusters: np.ndarray, values: np.ndarray, fit, facet: str, label: str) -> np.ndarray:
-    """Which share of each class (columns) is named as which (rows)."""
+    """Share of each class (columns) that is assigned to each class (rows)."""
     table = clustering.confusion(clusters, values, fit=fit)
     classes = [str(c) for c in np.setdiff1d(np.union1d(values, fit[1]), [-1])]
-    title = f"{label}: share of each class (columns) that the clusters of {facet} name as (rows)"
+    title = f"{label}: share of each true class (columns) that the clusters of {facet} assign to each class (rows)"
     return heat_map(table / table.sum(0).clip(1), classes, classes, title)
 
 
 @torch.no_grad()
 def pictures(model: LatentVariableModel, data: DataModule, seen: Clustered) -> dict[str, np.ndarray]:
-    """Of each facet the most confident members of its clusters, and draws from these; of each pair, recombinations."""
+    """For each facet the most confident members of its clusters and samples from them; for each pair, recombinations."""
     assert isinstance(model, HasFacets)
     found, first = {}, {}
     with torch.random.fork_rng():
@@ -180,14 +180,14 @@ def pictures(model: LatentVariableModel, data: DataModule, seen: Clustered) -> d
             clusters, members = (part[:ROWS] for part in clustering.most_confident(seen.probs[facet], MEMBERS))
             first[facet] = torch.from_numpy(members[:DONORS, 0])
             rows = [f"{facet} = {c}" for c in clusters.tolist()]
-            title = f"most confident members of the {len(rows)} clusters that are surest of theirs"
+            title = f"most confident members of the {len(rows)} most confident clusters"
             found[f"members_{facet}"] = grid(member_images(data, seen.index, members), rows, title=title)
             shown, columns = torch.from_numpy(clusters).to(model.device), []
             for t, count in TEMPERATURES.items():
                 codes = cluster_samples(model, facet, shown.repeat_interleave(count), t)
                 columns.append(to_numpy(model.decode(codes)).reshape(len(rows), count, *model.image_shape))
             heads = [f"t = {t:g}" for t, count in TEMPERATURES.items() for _ in range(count)]
-            title = "drawn from each cluster, other facets from their priors; t: factor on the standard deviations"
+            title = "samples from each cluster, other facets from their priors; t: factor on the standard deviations"
             found[f"samples_{facet}"] = grid(np.concatenate(columns, axis=1), rows, heads, title)
     for one, other in combinations(model.facets, 2):
         donors = first[one], first[other]
@@ -200,8 +200,8 @@ def pictures(model: LatentVariableModel, data: DataModule, seen: Clustered) -> d
 
 
 def cluster_samples(model: LatentVariableModel, facet: str, c: Tensor, temperature: float) -> Codes:
-    """Codes with the clusters c [n] of one facet; the others draw theirs from their priors, all at the same temperature, and
-    blocks that are no facets come from the prior."""
+    """Samples codes with clusters c [n] of one facet; other facets are sampled from their priors at the same temperature,
+    and other blocks from their prior."""
     assert isinstance(model, HasFacets)
     codes = model.sample_prior(len(c))
     for name in model.facets:
@@ -212,7 +212,7 @@ def cluster_samples(model: LatentVariableModel, facet: str, c: Tensor, temperatu
 
 
 def recombined(rows: Codes, columns: Codes, facet: str) -> Codes:
-    """`facet` of each row [R, D] with all other blocks of each column [C, D]: [R C, D], a row's one after the other."""
+    """Combines `facet` of each row [R, D] with all other blocks of each column [C, D]: [R C, D], row by row."""
     num_rows, num_columns = len(rows[facet]), len(columns[facet])
     mixed = {name: code.repeat(num_rows, 1) for name, code in columns.items()}
     return mixed | {facet: rows[facet].repeat_interleave(num_columns, 0)}

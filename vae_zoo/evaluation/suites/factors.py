@@ -1,4 +1,4 @@
-"""Which code holds which factor."""
+"""Suites for data with known factors: disentanglement scores and the block-factor matrix."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ class Disentanglement(Suite):
         names = e.codes.names
         gaussian = [name for name in names if e.model.blocks[name].kind == "gaussian"]
         if (width := _columns(e, names, e.scored[:1], hard=True).shape[1]) < 2:
-            raise DoesNotApply(f"it needs two code dimensions, this model has {width}")
+            raise DoesNotApply(f"at least two code dimensions are needed, the model has {width}")
         numbers = dict(scores(e, names))
         if sum(e.model.blocks[name].size for name in gaussian) >= 2 and len(gaussian) < len(names):
             numbers |= {f"{score}/gaussian": value for score, value in scores(e, gaussian)}
@@ -72,7 +72,7 @@ def scores(e: Context, names: Sequence[str]) -> Numbers:
 
 
 def _columns(e: Context, names: Sequence[str], index: np.ndarray, hard: bool = False) -> np.ndarray:
-    """Codes of these blocks side by side [N, D]. hard: a categorical block is one column, its likeliest value's number."""
+    """Concatenated codes of these blocks [N, D]. hard: a categorical block is one column with its most probable value."""
     blocks, kinds = e.codes.blocks(index), e.model.blocks
     as_number = {name: hard and kinds[name].kind == "categorical" for name in names}
     parts = [blocks[name].argmax(1)[:, None] if as_number[name] else blocks[name] for name in names]
@@ -80,11 +80,11 @@ def _columns(e: Context, names: Sequence[str], index: np.ndarray, hard: bool = F
 
 
 class BlockFactors(Suite):
-    """The block-factor matrix: what a probe reads of each factor from each block, an untrained encoder and the pixels, and a
-    linear probe from the blocks alone. block_mean/<block>/identity and style: its mean over the factors of identities and of
-    single images, where the data tell them apart.
+    """The block-factor matrix: scores of an MLP probe for each factor from each block, an untrained encoder and the pixels,
+    and of a linear probe from each block. block_mean/<block>/identity and style: mean over the factors of identities
+    and of single images, if the data set distinguishes them.
 
-    level: from which on it is asked for.
+    level: lowest level at which it runs.
     """
 
     name = "block-factor matrix"
@@ -95,9 +95,9 @@ class BlockFactors(Suite):
     def run(self, e: Context) -> Result:
         (known, factors), (known_test, _) = targets(e.data, e.train), targets(e.data, e.scored)
         if e.data.factors is None and not e.has_known_labels:
-            raise DoesNotApply("the data have neither factors nor two labels that training and scored images share")
+            raise DoesNotApply("the data set has neither factors nor two labels that occur in training and scored images")
         if not e.codes.names:
-            raise DoesNotApply("no block is one vector an image")
+            raise DoesNotApply("no block has one vector per image")
         options = {"seed": e.seed, "jobs": -1 if len(e.train) > 2000 else 1}
         train, test = _rows(e, e.train), _rows(e, e.scored)
         matrix = probes.block_factor_matrix(train, known, test, known_test, factors, **options)
@@ -106,12 +106,12 @@ class BlockFactors(Suite):
         columns = [factor.name for factor in factors]
         numbers = dict(_named("block", matrix, train, columns, e.data))
         numbers |= _named("linear", linear, e.codes.names, columns, e.data)
-        title = "what a probe reads of each factor from each block"
+        title = "score of a probe for each factor (columns) from each block (rows)"
         return Result(numbers, {"blocks": (title, matrix, list(train), columns)})
 
 
 def _rows(e: Context, index: np.ndarray) -> dict[str, np.ndarray]:
-    """What is read from, {row of the matrix: [N, D]}."""
+    """Inputs of the probes, {row of the matrix: [N, D]}."""
     found = e.codes.blocks(index)
     if e.untrained is not None:
         found["untrained"] = Codes(e.untrained, e.data)(index)

@@ -1,4 +1,4 @@
-"""How near samples from the prior are to images."""
+"""Suite `generation`: FID and KID of samples from the prior."""
 
 import torch
 
@@ -6,12 +6,12 @@ from vae_zoo.evaluation.context import Context, rows
 from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
 from vae_zoo.metrics.generation import generation_scores
 
-NUM_IMAGES = 10_000  # that FID and KID compare, at most
+NUM_IMAGES = 10_000  # largest number of images for FID and KID
 
 
 class Generation(Suite):
-    """FID and KID of samples from the prior against images of the split, in the features of a judge, and of Inception when
-    its weights are there.
+    """FID and KID between samples from the prior and images of the split, in the features of a classifier of this data set,
+    and of Inception if its weights are given.
     """
 
     name, level = "FID and KID", "full"
@@ -20,7 +20,7 @@ class Generation(Suite):
     def run(self, e: Context) -> Result:
         targets = e.judged()[:1]
         if not targets and e.inception is None:
-            raise DoesNotApply("there is nothing that a judge can learn, and no inception=<weights>")
+            raise DoesNotApply("there are no labels or factors for a classifier, and no inception=<weights>")
         real = torch.from_numpy(rows(e.data, e.split, NUM_IMAGES, e.seed))
         with torch.random.fork_rng():
             torch.manual_seed(e.seed)

@@ -1,21 +1,21 @@
-"""Evaluates the group code as more images are pooled: of grouped data, for models that pool groups or do not.
+"""Suite `evidence of groups`: evaluates the group code as more images are pooled, on grouped data.
 
-k images of one group are pooled to one content code. What is asked of it:
+k images of one group are pooled to one content code; models without a group code use all their Gaussian blocks.
 
-swap_accuracy_k<k>      decoded with the style of another image: does a judge of real training images see the class of the
-                        content's donor? style_shown: the class of the style's donor instead, at k = 1
-probe/content_k<k>      accuracy of a linear probe fitted on training images; probe/style: of style SAMPLES, which is what a
-                        decoder sees: the means of nearly collapsed dimensions still tell classes apart (probe/style_mean)
-verification_auc_k<k>   two disjoint sets of k images: of one group or of two? By the log odds that both have one content;
+swap_accuracy_k<k>      the content is decoded with the style of another image: how often a classifier trained on real images
+                        names the class of the content's donor. style_shown: that of the style's donor, at k = 1
+probe/content_k<k>      accuracy of a linear probe fitted on training images. probe/style: from SAMPLES of the style, which
+                        the decoder sees; means of nearly collapsed dimensions still hold the class (probe/style_mean)
+verification_auc_k<k>   do two disjoint sets of k images come from one group? Scored by the log odds of a shared content;
                         verification_auc_cosine_k<k>: by the angle of the means, _pixels_k<k>: by the distance of the images
-identification_k<k>     the group with the best odds for a new image, among all groups known from k images each
-content_std_k<k>        width of the content's posterior, mean over dimensions
-held_out_error_k<k>     squared error of an image decoded from its own style and a content that others of its group give
+identification_k<k>     accuracy of the most probable group of a new image, among all groups, given k images of each
+content_std_k<k>        standard deviation of the content's posterior, mean over dimensions
+held_out_error_k<k>     squared error of an image decoded from its own style and the content of other images of its group
 
-Evidence is drawn at random from one group of one split, the image itself among it except where it is `held_out`; the
-style's donor is any other image, never among the evidence. Pooling by class tells the class by itself: at k = 10 an
-untrained network does well too (probe/untrained_*), so lead with k = 1. Swaps and probes need classes that the training
-images have too; where a group has fewer than k images there is no number.
+The evidence is k random images of one group of one split. It contains the image itself, except for `held_out`; the style's
+donor is another image outside the evidence. If groups are classes, pooling itself reveals the class: at k = 10 an untrained
+network does well too (probe/untrained_*), so compare models at k = 1. Swaps and probes need classes that occur in the
+training images. There is no number for k if a group has fewer than k images.
 Source: Bouchacourt et al. (2018), section 5.
 """
 
@@ -40,23 +40,23 @@ from vae_zoo.metrics.judge import Judge, partners
 from vae_zoo.metrics.probes import linear_classifier
 from vae_zoo.models.base import LatentVariableModel
 
-COUNTS = (1, 2, 5, 10)  # images of evidence
-NUM_IMAGES = 5_000  # of a split, about
-CHUNK = 256  # images encoded or decoded at once
+COUNTS = (1, 2, 5, 10)  # values of k
+NUM_IMAGES = 5_000  # approximate number of images of a split
+CHUNK = 256  # images per batch
 SHOWN = 6  # groups in the figure of reconstructions
 
 
 def whole_groups(data: DataModule, split: str, seed: int, count: int = NUM_IMAGES) -> np.ndarray:
-    """Places of about `count` images of a split, drawn so that groups stay large enough for evidence: of as many groups as
-    can have twice the most evidence (or all their images), as many images each."""
+    """Indices of about `count` images of a split, in groups large enough for evidence: each chosen group has twice the
+    largest k images, or all its images, and as many groups are chosen as fit."""
     index = np.random.default_rng(seed).permutation(data.indices[split].numpy())
     group = np.unique(data.group_of(torch.from_numpy(index)).numpy(), return_inverse=True)[1]
     size = np.bincount(group)
     per_group = max(2 * max(COUNTS), count // len(size))
     order = np.argsort(group, kind="stable")
     place = np.empty_like(order)
-    place[order] = np.arange(len(group)) - (np.cumsum(size) - size)[group[order]]  # of each image within its group
-    kept = np.cumsum(np.minimum(size, per_group)) <= max(count, per_group)  # group numbers are in no order that matters
+    place[order] = np.arange(len(group)) - (np.cumsum(size) - size)[group[order]]  # rank of each image within its group
+    kept = np.cumsum(np.minimum(size, per_group)) <= max(count, per_group)  # the order of group numbers has no meaning
     return index[kept[group] & (place < per_group)]
 
 
@@ -65,11 +65,11 @@ def gaussian_blocks(model: LatentVariableModel) -> list[str]:
 
 
 class Evidence:
-    """Images of one split [N], what the encoder says of each by itself, and sets of evidence among them.
+    """Images of one split [N], their codes, and sets of evidence among them.
 
-    content: what one image says of the code that its group shares, Normal [N, Dc], for a model that shares none all its
-    Gaussian blocks; style: of the code that each image has for itself, None for a model that shares none.
-    A group's images lie on a ring in random order; the evidence of an image are itself and the k - 1 after it.
+    content: posterior of the shared block from each image alone, Normal [N, Dc], or all Gaussian blocks of a model without a
+    group code. style: posterior of the block of single images; None for a model without a group code.
+    The images of a group are on a ring in random order; the evidence of an image is the image and the next k - 1.
     """
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ class Evidence:
         self.content, self.style = self._encode()
 
     def _encode(self) -> tuple[Normal, Normal | None]:
-        """Of each image by itself: not pooled, without the prior as a factor."""
+        """Posteriors of single images, not pooled."""
         model = self.model
         encode = model.encode_images if isinstance(model, SharesGroupCode) else model.encode
         parts = [encode(self.data.single(part, model.device)) for part in self.index.split(CHUNK)]
@@ -99,7 +99,7 @@ class Evidence:
 
     @property
     def styles(self) -> Normal:
-        """`style`, of a model that has one."""
+        """`style`, for a model with a group code."""
         assert self.style is not None
         return self.style
 
@@ -108,7 +108,7 @@ class Evidence:
         return self.data.first_label[self.index].numpy()
 
     def of(self, k: int, skip: int = 0) -> Tensor:
-        """k images for each image [N, k]: from itself on, or from `skip` images further on its ring."""
+        """Evidence of each image [N, k]: k images on its ring, starting `skip` images after it."""
         return self._walk(torch.arange(len(self.index)), skip + k)[:, skip:]
 
     def ring(self, k: int) -> Tensor:
@@ -123,8 +123,8 @@ class Evidence:
         return torch.stack(steps, 1)
 
     def beside_prior(self, evidence: Tensor) -> Normal:
-        """The content of each set of evidence [M, k] as what its images say, times the prior, which counts once: what
-        `log_same_group` takes. A posterior of a model without groups has the prior in it already, and that is taken out."""
+        """The content of each set of evidence [M, k] as evidence times prior, with the prior counted once, for
+        `log_same_group`. The posterior of a model without groups already contains the prior, which is divided out."""
         content = self.content if isinstance(self.model, SharesGroupCode) else without_prior(self.content)
         return pool(
             content[evidence.flatten()],
@@ -134,7 +134,7 @@ class Evidence:
         )
 
     def pooled(self, evidence: Tensor) -> Normal:
-        """The content of each set of evidence [M, k]: by the model's own rule, else the product."""
+        """The content of each set of evidence [M, k], pooled by the model's rule, or else by the product."""
         group, content = torch.arange(len(evidence)).repeat_interleave(evidence.shape[1]), self.content[evidence.flatten()]
         if isinstance(self.model, SharesGroupCode):
             return self.model.pool(content, group, len(evidence))
@@ -161,7 +161,7 @@ class Evidence:
         return torch.cat([self.images(part.flatten()).unflatten(0, part.shape).mean(1).flatten(1) for part in parts])
 
     def counts(self, times: int = 1, extra: int = 0) -> list[int]:
-        """The numbers k of evidence for which every group has enough images."""
+        """The values of k for which every group has enough images."""
         return [k for k in COUNTS if times * k + extra <= int(self.count.min())]
 
 
@@ -195,10 +195,10 @@ class Grouped(Suite):
 
 
 def swaps(images: Evidence, judge: Judge):
-    """Content of image i from k images, style of another image j: whose class does the judge see?"""
+    """Swap accuracies: content from k images, style from another image."""
     label, style = torch.from_numpy(images.label), images.styles.mu
     for k in images.counts():
-        if k >= len(images.index):  # no donor of a style is left
+        if k >= len(images.index):  # no image is left as donor of a style
             continue
         rows = images.of(k)
         donor = _others(rows, images.seed)
@@ -223,7 +223,7 @@ def probes(train: Evidence, test: Evidence):
 
 
 def verification(images: Evidence):
-    """Area under the curve of telling two disjoint sets of k images of one group from two sets of two groups."""
+    """AUC of verification: do two disjoint sets of k images come from one group or from two?"""
     if len(images.count) < 2:
         return
     other = partners(images.group, images.seed)  # an image of another group for each
@@ -241,7 +241,7 @@ def verification(images: Evidence):
 
 
 def identification(images: Evidence):
-    """Accuracy of naming the group of images that are new, each group known from k others."""
+    """Accuracy of identifying the group of a new image, given k other images of each group."""
     counts = images.counts(extra=1)
     if not counts:
         return
@@ -257,7 +257,7 @@ def identification(images: Evidence):
 
 
 def held_out(images: Evidence):
-    """Does more evidence of the group draw a new image of it better?"""
+    """Squared error of a new image decoded from its own style and the content of other images of its group."""
     x = images.images(torch.arange(len(images.index)))
     for k in images.counts(extra=1):
         q = images.pooled(images.of(k, skip=1))
@@ -267,10 +267,10 @@ def held_out(images: Evidence):
 
 
 def _others(evidence: Tensor, seed: int) -> Tensor:
-    """For each row of evidence [N, k] one of the N images that is not in it, uniform over these."""
+    """For each row of evidence [N, k], a uniformly random image that is not in it."""
     generator, N = torch.Generator().manual_seed(seed + 1), len(evidence)
     if evidence.shape[1] >= N:
-        raise ValueError(f"no image is left beside {evidence.shape[1]} of {N} images")
+        raise ValueError(f"need more than {evidence.shape[1]} images, got {N}")
     other = torch.randint(N, (N,), generator=generator)
     while (taken := (evidence == other[:, None]).any(1)).any():
         other[taken] = torch.randint(N, (int(taken.sum()),), generator=generator)
@@ -281,32 +281,34 @@ def _others(evidence: Tensor, seed: int) -> Tensor:
 
 
 def growth(numbers: dict[str, float]) -> np.ndarray:
-    """What lies between 0 and 1, against k."""
+    """Line chart of all scores in [0, 1] against k."""
     curves = defaultdict(dict)
     for name, value in numbers.items():
         stem, found, k = name.rpartition("_k")
         if found and k.isdecimal() and not name.startswith(("content_std", "held_out")):
             curves[stem][int(k)] = value
-    return line_chart(curves, "images of evidence", "", "quality of the content code", (0, 1))
+    return line_chart(curves, "number of pooled images k", "", "quality of the content code", (0, 1))
 
 
 def group_reconstructions(images: Evidence) -> np.ndarray:
-    """An image of each of some groups, and its reconstruction with the content of 1, 2, 5, 10 images of its group."""
+    """One image each of some groups, and its reconstructions with the content of 1, 2, 5, 10 images of the group."""
     rows = images.ring(1)[:: max(1, len(images.count) // SHOWN), 0][:SHOWN]
     columns = [images.images(rows)]
     for k in images.counts():
         columns.append(images.decode(images.pooled(images.of(k)[rows]).mu, images.styles.mu[rows]))
     labels = ["image", *(f"from {k}" for k in images.counts())]
-    return grid(torch.stack(columns, 1).numpy(), column_labels=labels, title="content from so many images of the group")
+    return grid(torch.stack(columns, 1).numpy(), column_labels=labels, title="content pooled from k images of the group")
 
 
 def interpolation(images: Evidence, steps: int = 7) -> np.ndarray:
-    """Content from one image's to another's down the rows, style along the columns."""
+    """Interpolation between two images: the content along the rows, the style along the columns."""
     first, last = images.ring(1)[[0, -1], 0]
     t = torch.linspace(0, 1, steps)[:, None]
     walk = [torch.lerp(code.mu[first].cpu(), code.mu[last].cpu(), t) for code in (images.content, images.styles)]
     drawn = images.decode(walk[0].repeat_interleave(steps, 0), walk[1].repeat(steps, 1))
-    return grid(drawn.unflatten(0, (steps, steps)).numpy(), title="content changes downwards, style to the right")
+    return grid(
+        drawn.unflatten(0, (steps, steps)).numpy(), title="content changes from top to bottom, style from left to right"
+    )
 
 
 def _concatenated(parts: list[Normal]) -> Normal:

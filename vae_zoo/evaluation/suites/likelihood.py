@@ -1,4 +1,4 @@
-"""Likelihood bounds of the images, and the aggregate posterior."""
+"""Suites for likelihood bounds and the aggregate posterior."""
 
 import logging
 
@@ -24,9 +24,9 @@ class Likelihood(Suite):
 
     def run(self, e: Context) -> Result:
         if e.split != "test":
-            raise DoesNotApply("while training, validation logs these numbers")
+            raise DoesNotApply("during training the validation logs these numbers")
         if not likelihood.has_bound(e.model):
-            log.warning("no test/elbo: %s does not write log_weights", type(e.model).__name__)
+            log.warning("no test/elbo: %s does not define log_weights", type(e.model).__name__)
         bounds, kl = e.bounds
         numbers = dict(bounds)
         if "elbo" in numbers:
@@ -37,7 +37,7 @@ class Likelihood(Suite):
 
 
 class ImportanceWeighted(Suite):
-    """Importance-weighted bound on -log p(x), nats per image, on some images spread over the split."""
+    """Importance-weighted bound on -log p(x), nats per image, on images spaced evenly over the split."""
 
     name, level, capability = "importance-weighted bound", "quick", HasBound
 
@@ -48,7 +48,7 @@ class ImportanceWeighted(Suite):
 
 
 class AggregatePosterior(Suite):
-    """What the posteriors of the scored images are together, for each Gaussian block."""
+    """KL of the aggregate posterior of each Gaussian block and its decomposition, on the scored images."""
 
     name, level = "aggregate posterior", "full"
 

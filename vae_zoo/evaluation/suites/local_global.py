@@ -1,21 +1,22 @@
-"""Does the global code hold the class, and is the local code used? Of a model with blocks z_global and z_local.
+"""Suite `local and global code`: does the global code hold the class, and is the local code used?
 
-A judge of real TRAINING images (vae_zoo.metrics.judge) names decoded images; an accuracy is its agreement with the label of
-the image that z_global, or what stands in for it, comes from. Codes are posterior means.
+For models with a global and a local code. A classifier trained on real TRAINING images (vae_zoo.metrics.judge) names decoded
+images; an accuracy is its agreement with the label of the image that z_global, or its replacement, comes from. Codes are
+posterior means.
 
-judge_accuracy              of the judge on the same real images: what all others are measured against
+judge_accuracy              accuracy of the classifier on the same real images, an upper reference for the others
 accuracy_rec                reconstructions
 accuracy_resample_local     z_local drawn from its prior
 accuracy_resample_global    z_global drawn from its prior
 accuracy_swap_local         z_local of another image
-accuracy_swap_global        z_global of another image, but the label still of this one: chance, unless z_local tells it
-accuracy_resample_within    z_global drawn from the prior of the image's own cluster, where the model has clusters
-colour_transfer_ratio       after a swap of z_local: L1 distance of the mean colour to that of the local donor, over that to
-                            that of the global donor, both means over the images; 1: z_local says nothing of colours
+accuracy_swap_global        z_global of another image, agreement with the label of this one: chance, unless z_local holds it
+accuracy_resample_within    z_global drawn from the prior of the image's own cluster, if the model has clusters
+colour_transfer_ratio       after a swap of z_local: L1 distance of the mean colour to that of the local donor, divided by
+                            the distance to the global donor (means over the images); 1: z_local holds no colours
 
-The accuracies alone are no evidence of a split: a z_local that the decoder ignores passes them all. The ratio is what tells.
-chance of accuracy_resample_global: the share of the largest class, at most. Source: 51616/split-vae, whose classifier is
-trained on the test images too and sees two ranges of values; here it does neither.
+The accuracies alone do not show a split, since a z_local that the decoder ignores gets good values; use the ratio. The
+chance level of accuracy_resample_global is at most the share of the largest class. Source: 51616/split-vae, whose classifier
+is also trained on test images and sees two ranges of values.
 """
 
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def numbers(e: Context) -> Iterator[tuple[str, float]]:
     to_local, to_global = ((seen - donor).abs().sum(1).mean().item() for donor in (colour[other], colour))
     yield "colour_transfer_ratio", to_local / to_global
     if not e.has_known_labels or not all((e.data.first_label[rows] >= 0).any() for rows in e.data.indices.values()):
-        return  # a judge is fitted on train, chosen on val and measured on test
+        return  # the classifier is trained on train, selected on val and scored on test
     judge, label = e.judge_of("label"), e.data.first_label[index]
     real = torch.cat([judge.predict(e.data.single(part)["image"]).cpu() for part in index.split(CHUNK)])
     yield "judge_accuracy", (real == label)[label >= 0].double().mean().item()
@@ -84,7 +85,7 @@ def numbers(e: Context) -> Iterator[tuple[str, float]]:
 
 
 def another(N: int) -> Tensor:
-    """For each of N images one of the others, each of them once, by torch's global generator."""
+    """A random permutation of N images without fixed points, from torch's global generator."""
     order = torch.randperm(N)
     other = torch.empty_like(order)
     other[order] = order.roll(1)
@@ -97,7 +98,7 @@ def mean_colour(images: Tensor) -> Tensor:
 
 
 def decoded(model: LatentVariableModel, codes: Codes) -> Iterator[Tensor]:
-    """Images of codes [N, D], in parts."""
+    """Decodes codes [N, D] in chunks."""
     count = len(next(iter(codes.values())))
     for rows in torch.arange(count).split(CHUNK):
         yield model.decode({name: code[rows] for name, code in codes.items()})
@@ -108,8 +109,8 @@ def decoded(model: LatentVariableModel, codes: Codes) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def pictures(model: LatentVariableModel, batch) -> dict[str, np.ndarray]:
-    """The shuffled images and what is made of both; draws of one code while the other stays that of an image. Style transfer
-    is among the swaps of vae_zoo.evaluation.pictures."""
+    """Images and shuffled images with their reconstructions; samples of one code with the other code fixed. The swaps of
+    vae_zoo.evaluation.pictures show style transfer."""
     assert isinstance(model, HasLocalView)
     x = batch["image"]
     codes, count = model.codes(batch), len(x)
@@ -127,6 +128,6 @@ def pictures(model: LatentVariableModel, batch) -> dict[str, np.ndarray]:
         mixed = {name: code.repeat_interleave(SHOWN, 0) for name, code in codes.items()}
         mixed[moved] = drawn[moved].repeat(count, 1)
         images = model.decode(mixed).unflatten(0, (count, SHOWN))
-        title = f"{kept} of the image at the left, {moved} drawn from its prior, one for each column"
+        title = f"{kept} from the image of the row, {moved} sampled from its prior, one sample per column"
         found[f"generation_{kept}"] = grid(to_numpy(torch.cat([x[:, None], images], 1)), title=title)
     return found

@@ -1,17 +1,17 @@
-"""Are the objects found? Of a model with `detect` on data with boxes; on unseen grounds too, where the data have them.
+"""Suite `objects`: detection of objects, for models with `detect` and data with boxes; also on unseen backgrounds.
 
-Codes are means and a presence is 0 or 1; boxes are those of z_where, true boxes tight around what is visible of an object;
-names begin with test/ or test_unseen/.
+Codes are posterior means and presence is 0 or 1. Predicted boxes come from z_where; true boxes are tight around the visible
+pixels of an object. Names begin with test/ or test_unseen/.
 
-count_accuracy, _mae, _bias    of the number of objects: exactly right, mean distance, mean of found - true
-count_accuracy_constant        of the one number that is most often right, whatever the image
+count_accuracy, _mae, _bias    number of objects: share of correct counts, mean absolute error, mean of predicted - true
+count_accuracy_constant        baseline: the constant count with the highest accuracy
 ap50, map                      average precision of boxes, ranked by their probability of presence (above 0.05)
-ap50_shuffled                  of each image's boxes on the next image: the score of positions alone
-recall30, recall50, recall75   true boxes that a present object's box meets with this IoU, one for one
-ari_fg                         adjusted Rand index of the pixels of objects, whose part of the image each is taken for
+ap50_shuffled                  baseline: boxes of each image scored on the next image
+recall30, recall50, recall75   share of true boxes matched one-to-one by a present box with this IoU
+ari_fg                         adjusted Rand index of the object pixels, assigned to the object with the largest share
 duplicates                     share of the images in which two present boxes have IoU > 1/2
-mse                            of the reconstruction, mean over pixels and channels
-count_accuracy_components, ap50_components   of connected pixels that differ from the commonest colour: no learning at all
+mse                            squared error of the reconstruction, mean over pixels and channels
+count_accuracy_components, ap50_components   baseline: connected pixels that differ from the most common colour
 """
 
 from typing import cast
@@ -29,9 +29,9 @@ from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.spatial import have_duplicates
 
-CHUNK = 256  # images at once
-SHOWN = 8  # images in a picture
-PRESENT = 0.5  # probability from which on an object counts
+CHUNK = 256  # images per batch
+SHOWN = 8  # images in a figure
+PRESENT = 0.5  # minimum probability of presence for an object to count
 TRUE, FOUND = "#2fd05f", "#ffffff"  # colours of the boxes
 IOUS = (0.3, 0.5, 0.75)
 
@@ -50,7 +50,7 @@ class Objects(Suite):
 
 
 class UnseenObjects(Objects):
-    name, split = "objects on unseen grounds", "test_unseen"
+    name, split = "objects on unseen backgrounds", "test_unseen"
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def of_counts(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
 
 
 def of_components(parts: list[np.ndarray], boxes: list[torch.Tensor]) -> dict[str, float]:
-    """All boxes of connected components are as certain as each other."""
+    """Scores of connected components; all boxes have the same confidence."""
     found = [
         {"boxes": torch.from_numpy(b), "scores": torch.ones(len(b)), "labels": torch.zeros(len(b), dtype=torch.long)}
         for b in parts
@@ -100,7 +100,7 @@ def of_components(parts: list[np.ndarray], boxes: list[torch.Tensor]) -> dict[st
 
 
 def instance_map(share: torch.Tensor) -> torch.Tensor:
-    """What each pixel is mostly of, [B, H, W]: 0 the ground, i + 1 object i, from the objects' shares [B, N, H, W]."""
+    """Assigns each pixel to its largest share, [B, H, W]: 0 the background, i + 1 object i; shares are [B, N, H, W]."""
     return torch.cat([1 - share.sum(1, keepdim=True), share], dim=1).argmax(1)
 
 
@@ -108,7 +108,7 @@ def instance_map(share: torch.Tensor) -> torch.Tensor:
 
 
 def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
-    """Boxes over images and reconstructions, what each cell holds, scenes with their surest object taken away or moved."""
+    """Boxes on images and reconstructions, content of each cell, scenes with the most probable object removed or moved."""
     finder = cast(FindsObjects, model)
     codes = model.codes(batch)
     scene = finder.render(codes)
@@ -117,19 +117,19 @@ def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
     found = [one["boxes"][one["scores"] > PRESENT].cpu().numpy() for one in finder.detect(batch)]
     columns = [with_boxes(image, true, TRUE), with_boxes(image, found, FOUND), with_boxes(drawn, found, FOUND)]
     columns.append(with_boxes(ground, [np.empty((0, 4))] * len(ground), FOUND))
-    heads = ["image, true", "found", "drawn", "background"]
-    sprite = scene.alpha * scene.sprite + (1 - scene.alpha) / 2  # on grey; absent objects are faint
+    heads = ["image, true boxes", "image, found boxes", "reconstruction", "background"]
+    sprite = scene.alpha * scene.sprite + (1 - scene.alpha) / 2  # on grey; absent objects are pale
     sprite = 0.5 + (sprite - 0.5) * (0.15 + 0.85 * scene.presence[..., None, None, None])
     edited = [image, drawn, *(to_numpy(model.decode(c)) for c in edits(model, codes, batch))]
     return {
         "boxes": grid(np.stack(columns, 1), column_labels=heads),
-        "glimpses": grid(to_numpy(sprite), title="what each cell holds; faint: not present"),
-        "edits": grid(np.stack(edited, 1), column_labels=["image", "drawn", "one gone", "one moved"]),
+        "glimpses": grid(to_numpy(sprite), title="object in each cell; pale: not present"),
+        "edits": grid(np.stack(edited, 1), column_labels=["image", "reconstruction", "object removed", "object moved"]),
     }
 
 
 def edits(model: LatentVariableModel, codes: Codes, batch: Batch) -> tuple[Codes, Codes]:
-    """The codes without the object whose presence is surest, and with it on the other side of its cell."""
+    """The codes without the object with the highest presence, and with this object on the other side of its cell."""
     finder = cast(FindsObjects, model)
     surest = finder.presence_log_odds(batch).argmax(1)
     return finder.without_object(codes, surest), finder.with_object_moved(codes, surest)

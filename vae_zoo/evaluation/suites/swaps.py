@@ -1,4 +1,4 @@
-"""Whose value of a factor is seen when blocks of two images are exchanged?"""
+"""Suite `swaps`: which block determines a factor when blocks of two images are swapped?"""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from vae_zoo.metrics import judge
 
 
 class Swaps(Suite):
-    """What a judge of real training images sees in reconstructions, and which block's donor it sees in swaps."""
+    """Accuracy of classifiers of real images on reconstructions, and how often they name the value of a block's donor."""
 
     name, level = "swaps", "full"
 
@@ -26,4 +26,4 @@ class Swaps(Suite):
         shares = np.array([[seen[name][block] for name in seen] for block in blocks])
         for block, row in zip(blocks, shares):
             numbers |= {f"swap/{block}/{name}": share for name, share in zip(seen, row)}
-        return Result(numbers, {"swaps": ("share of swaps that show the block donor's value", shares, blocks, list(seen))})
+        return Result(numbers, {"swaps": ("share of swaps with the value of the block's donor", shares, blocks, list(seen))})
