@@ -1,4 +1,4 @@
-"""What the unlabelled images add: accuracy of c beside the same encoder trained on the same labels alone.
+"""Benefit of unlabelled images: accuracy of c compared with the same encoder trained on the same labels alone.
 
     python benchmarks/labels.py experiment=parted_vae/mnist10k data.root=<folder> [seeds=0,1,2] [budgets=256,100] [alone=1]
 

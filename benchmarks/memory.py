@@ -1,6 +1,7 @@
-"""What a data set costs in memory over the imports: python benchmarks/memory.py [data=dsprites]. Last line: one JSON object.
+"""Memory of a data set without the imports: python benchmarks/memory.py [data=dsprites]. Last line: one JSON object.
 
-Proportional set size counts the pages of the mapped cache, too, and shared pages once; the peak covers drawing and reading.
+The proportional set size includes the pages of the mapped cache and counts shared pages once; the peak includes drawing and
+reading.
 """
 
 import json

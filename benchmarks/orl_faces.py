@@ -1,11 +1,11 @@
 """ML-VAE against a plain VAE of the same size on people that neither has seen: six folds of the ORL faces.
 
-    python benchmarks/orl_faces.py <folder with a folder of pictures a person> [seeds=3] [folds=6] [jobs=2]
+    python benchmarks/orl_faces.py <folder with one folder of images per person> [seeds=3] [folds=6] [jobs=2]
 
-Each of the two trains the same network on the same grouped batches (experiment=ml_vae/orl), the VAE without the groups.
-Verification: two disjoint sets of k images, of one unseen person or of two? (vae_zoo.evaluation.suites.grouped). Every
-person is tested in one fold. Printed: AUC of each, mean over folds, mean and deviation over seeds; the paired difference
-with its 95 % bootstrap interval over the seed means and how many of the folds x seeds favour ML-VAE.
+Both models train the same network on the same grouped batches (experiment=ml_vae/orl); the VAE ignores the groups.
+Verification: do two disjoint sets of k images show one unseen person or two? (vae_zoo.evaluation.suites.grouped). Every
+person is tested in one fold. Output: AUC of both models, mean over folds, mean and deviation over seeds; the paired
+difference with its 95 % bootstrap interval over the seed means; and the number of folds x seeds in which ML-VAE is better.
 Last line: one JSON object.
 """
 

@@ -1,10 +1,10 @@
-"""Two jobs side by side against one: python benchmarks/parallel.py [model=... data=...] [rounds=3]. Last line: JSON.
+"""Speed of two parallel jobs over one: python benchmarks/parallel.py [model=... data=...] [rounds=3]. Last line: JSON.
 
 one    python train.py -m seed=0, one thread
 two    python train.py -m seed=0,1 launcher=joblib sweep.jobs=2, a thread each: needs two idle cores and vae_zoo[sweep]
 
-training: images a second of both jobs together over those of the one. command: twice the seconds of the one over those of
-the two, imports, evaluation and report included. Medians over the rounds, which alternate.
+training: images per second of both jobs together, divided by those of one job. command: twice the seconds of one job,
+divided by the seconds of both, including imports, evaluation and report. Medians over alternating rounds.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""How soon a mistake and --help are answered, as a ratio to `import lightning`: python benchmarks/startup.py
+"""Time until an error message or --help, relative to `import lightning`: python benchmarks/startup.py
 
-Minima of several processes each, interleaved. Last line: one JSON object; both ratios are to stay below 0.25.
+Minima over several interleaved processes. Last line: one JSON object; both ratios should be below 0.25.
 """
 
 import json

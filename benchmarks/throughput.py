@@ -4,11 +4,11 @@ bare   a uint8 tensor of up to 50,000 images, x = data[perm[i:i+B]].float().div_
        Adam, and the same clipping of gradients where trainer.gradient_clip_val says so
 ours   what `python train.py` runs, default callbacks and csv on, timed from step 50
 
-Both run in this process, interleaved, with one thread unless OMP_NUM_THREADS says otherwise; medians over the rounds. Extra
-words: rounds=5, steps=<timed steps a round; by default some 4 s of the bare loop>. The bare loss is written out for vae
-and beta_vae; other models lend their `objective`. Models that learn from labels get a second batch, read in the same way,
-and where they have a step of its own, that; images a second count the main batch. The groups of models that need them are
-made once. Last line: one JSON object.
+Both run in this process, interleaved, with one thread unless OMP_NUM_THREADS is set; medians over the rounds. Further
+arguments: rounds=5, steps=<timed steps per round; by default about 4 s of the bare loop>. The bare loss is written out for
+vae and beta_vae; for other models it is their `objective`. Models that learn from labels get a second batch, read in the
+same way, with a separate step if they have one; images per second count the main batch. Groups are computed once. Last
+line: one JSON object.
 """
 
 import copy

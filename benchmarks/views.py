@@ -1,7 +1,7 @@
 """Speed of a view (SPLIT's shuffle) as a multiple of the training rate: python benchmarks/views.py [model=split_vae ...]
 
-Words are those of train.py. view: the transform alone, on batches of the run's size that are there already; training: the
-bare loop of benchmarks/throughput.py, its view included. One thread unless OMP_NUM_THREADS says otherwise. Last line: JSON.
+Arguments are those of train.py. view: the transform alone, on prepared batches of the same size; training: the bare loop of
+benchmarks/throughput.py, including its view. One thread unless OMP_NUM_THREADS is set. Last line: JSON.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Write the table of results of README.md: `make results`. With --check, exit 1 where it is stale.
+"""Writes the table of results of README.md: `make results`. With --check, exits with 1 if it is stale.
 
 It comes from results/split_vae-first_run.json, made by `python evaluate.py runs=<folder> export=results` from the runs of
 `python train.py seed=0`, 1 and 2; the file has their commands, commit and hardware.
@@ -19,15 +19,15 @@ def table() -> str:
     numbers = results["numbers"]
     factors = [name.rpartition("/")[2] for name in numbers if name.startswith("test/block/z_global/")]
     heads = " | ".join(factor.replace("_", " ") for factor in factors)
-    lines = [f"| read from | {heads} |", "| --- |" + " ---: |" * len(factors)]
+    lines = [f"| input of the classifier | {heads} |", "| --- |" + " ---: |" * len(factors)]
     for block, title in BLOCKS.items():
         cells = [shown(numbers[f"test/block/{block}/{factor}"]) for factor in factors]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     seeds = ", ".join(map(str, results["seeds"]))
     lines.append("")
     lines.append(
-        f"Mean ± sample deviation over the seeds {seeds} of `{results['command'][0]}` and so on, on test images; 0 is the "
-        f"most frequent value, 1 is perfect. Commit {results['commit'][0]}, {results['hardware'][0]}; "
+        f"Mean ± sample deviation on test images over the seeds {seeds} (`{results['command'][0]}` and so on). 0 is chance, "
+        f"the most frequent value; 1 is perfect. Commit {results['commit'][0]}, {results['hardware'][0]}; "
         f"[all numbers]({FILE.relative_to(ROOT)})."
     )
     return "\n".join(lines)

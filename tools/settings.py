@@ -1,7 +1,7 @@
-"""Writes vae_zoo/config/settings.json from the constructors: `make settings`, after an argument or its type has changed.
+"""Writes vae_zoo/config/settings.json from the constructors: run `make settings` after an argument or its type has changed.
 
-The file says of each target that a config may name which settings it has and of which type, so that a config is checked
-before torch is imported. A test holds the two equal.
+The file lists the settings and their types of each target that a config can name, so that configs are checked before torch
+is imported. A test compares it with the constructors.
 """
 
 import inspect
@@ -33,7 +33,7 @@ PLAIN = {int: "int", float: "float", str: "str", bool: "bool", type(None): "None
 
 
 def targets() -> Iterator[tuple[str, type]]:
-    """Every class that a config can name, but those of other libraries and the trainer, which passes on to Lightning's."""
+    """Every class that a config can name, except those of other libraries and the trainer, which forwards arguments."""
     for package in (vae_zoo.models, vae_zoo.data):
         for name in package.FILES:
             cls = getattr(package, name)
@@ -52,7 +52,7 @@ def targets() -> Iterator[tuple[str, type]]:
 
 
 def settings() -> dict[str, Any]:
-    """What the file holds: {target: {"types": {setting: type}, "required": [...], and what else a check must know}}."""
+    """The content of the file: {target: {"types": {setting: type}, "required": [...], and further data for checks}}."""
     return {target: about(cls) for target, cls in sorted(targets())}
 
 
@@ -88,7 +88,7 @@ def arguments(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def expression(hint: Any) -> str:
-    """A type in the words of vae_zoo/config/types.py. Raises TypeError for a range that has no name there."""
+    """A type as an expression of names in vae_zoo/config/types.py. Raises TypeError for a range without a name there."""
     for name, known in NAMES.items():
         if hint == known:
             return name

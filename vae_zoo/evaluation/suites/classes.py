@@ -35,7 +35,7 @@ class Classes(Suite):
 
 
 def accuracy(e: Context) -> Numbers:
-    """Accuracy, class-mean accuracy and calibration of q(c | x) on all images of the split; none of them was used for training."""
+    """Accuracy, class-mean accuracy and calibration of q(c | x) on all images of the split, without training images."""
     names = class_blocks(e.model)
     index = e.data.indices[e.split].numpy()
     codes, found = e.codes.blocks(index), {}
