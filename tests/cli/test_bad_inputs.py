@@ -204,7 +204,7 @@ network=MLP | ladder | model/network=fc_vlae
 $ train model=vae model/network=fc_vlae
 ladder network | model/network=conv or mlp
 $ train model=mfcvae model/network=conv_vlae data=digits data.size=16
-16 pixels | too small | 28 pixels | model/network=fc_vlae
+28 pixels or more | got 16 | larger images | model/network=fc_vlae
 $ train model=mfcvae model.facet_dims=[5,5,5]
 facet_dims=[5, 5, 5] | 3 facets | the network has 2 | the same number
 $ train model=mfcvae model.schedule.stages=[10,20,30]
@@ -523,7 +523,7 @@ def test_one_sentence_exit_code_2_and_nothing_left(typed, tmp_path, copy_of_run)
 @pytest.mark.parametrize(
     "line, sentence",
     [
-        ("train model=betavae", "model=betavae is not known; did you mean beta_vae?"),
+        ("train model=betavae", "model=betavae is not a choice of this group; did you mean beta_vae?"),
         pytest.param(  # after all imports
             f"train {TINY} data=image_folder data.path=nowhere",
             "data.path=nowhere is not a folder; name a folder of",
@@ -612,10 +612,10 @@ def test_load_model_says_what_is_wrong(make, sentence, tmp_path, copy_of_run):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_a_device_that_is_not_there_is_named(tmp_path, copy_of_run):
-    with pytest.raises(UserError, match="device=cuda, but torch finds none on this machine; use device=cpu"):
+    with pytest.raises(UserError, match="device=cuda, but torch finds no such device on this machine; use device=cpu"):
         load_model(copy_of_run(), device="cuda")
     answer = call(tmp_path, "train trainer=gpu")
-    assert answer.code == 2 and "trainer.accelerator=gpu, but torch finds none" in answer.err
+    assert answer.code == 2 and "trainer.accelerator=gpu, but torch finds no such device" in answer.err
 
 
 @pytest.mark.parametrize("launcher, plugin", [("ray", "hydra-ray-launcher"), ("joblib", "hydra-joblib-launcher")])
