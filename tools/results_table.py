@@ -26,8 +26,8 @@ def table() -> str:
     seeds = ", ".join(map(str, results["seeds"]))
     lines.append("")
     lines.append(
-        f"Mean ± sample deviation on test images over the seeds {seeds} (`{results['command'][0]}` and so on). 0 is chance, "
-        f"the most frequent value; 1 is perfect. Commit {results['commit'][0]}, {results['hardware'][0]}; "
+        f"Mean ± sample deviation on test images over the seeds {seeds} (`{results['command'][0]}` and so on). 0 is "
+        f"chance, the most frequent value; 1 is perfect. Commit {results['commit'][0]}, {results['hardware'][0]}; "
         f"[all numbers]({FILE.relative_to(ROOT)})."
     )
     return "\n".join(lines)

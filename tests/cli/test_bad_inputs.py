@@ -526,7 +526,7 @@ def test_one_sentence_exit_code_2_and_nothing_left(typed, tmp_path, copy_of_run)
         ("train model=betavae", "model=betavae is not a choice of this group; did you mean beta_vae?"),
         pytest.param(  # after all imports
             f"train {TINY} data=image_folder data.path=nowhere",
-            "data.path=nowhere is not a folder; name a folder of",
+            "data.path=nowhere is not a folder; give a folder of",
             marks=pytest.mark.slow,
         ),
         ("evaluate run=nowhere", f"nowhere {NO_RUN}"),

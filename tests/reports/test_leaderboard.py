@@ -189,7 +189,7 @@ def test_a_row_with_an_unused_block_wins_nothing_but_bounds_and_says_so(tmp_path
     assert "| beta_vae (z unused) | beta=1000 |" in text and "do not change with one of their blocks" in page.text
     assert page.text.count("z unused") >= 2
     told = {pair.metric: leaderboard.verdict(pair) for pair in table.pairs}
-    assert told["test/separation"] == "beta_vae beta=1000 leads, but has z unused"
+    assert told["test/separation"] == "beta_vae beta=1000 is ahead, but has z unused"
     assert told["test/elbo"] == "beta_vae beta=1000 is better" and told["test/worth"] == "beta_vae beta=1 is better"
 
 

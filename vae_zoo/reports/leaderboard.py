@@ -184,8 +184,8 @@ def verdict(pair: Paired) -> str:
     if pair.better is None:
         return "equal" if pair.low == pair.high else "no clear difference"
     if not pair.better.may_be_best(pair.metric):
-        return f"{pair.better.name} leads, but has {unused(pair.better)}"
-    return f"{pair.better.name} {'is better' if pair.seeds >= CLEAR else 'leads, too few seeds'}"
+        return f"{pair.better.name} is ahead, but has {unused(pair.better)}"
+    return f"{pair.better.name} {'is better' if pair.seeds >= CLEAR else 'is ahead, too few seeds'}"
 
 
 def pair_texts(table: Table, pair: Paired) -> tuple[str, str]:
