@@ -141,8 +141,8 @@ def test_its_network_can_be_chosen(project):
         ("model.pol=4", "model.pol is not a key of the config; did you mean model.pool?"),
         ("+model.pol=4", "model.pol is not an argument of coarse_fine.CoarseFine; did you mean model.pool?"),
         ("+data.num_image=4", "data.num_image is not an argument of squares.Squares; did you mean data.num_images?"),
-        ("~model.beta", "model.beta is missing, which coarse_fine.CoarseFine needs; add it to the YAML file"),
-        ("data.group_by=gray", "data.group_by=gray is not a grouping of these data; choose one of *"),
+        ("~model.beta", "model.beta is missing, but coarse_fine.CoarseFine needs it; add it to the YAML file"),
+        ("data.group_by=gray", "data.group_by=gray is not a grouping of this data set; choose one of *"),
     ],
 )
 def test_mistakes_are_told_as_for_the_package_s_own(project, words, sentence):
@@ -211,4 +211,4 @@ def test_what_a_method_does_not_give_is_left_out_and_said(tmp_path, caplog):
     assert answer.code == 0, answer.err
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert {"test/active_units_z", "train/seconds"} <= metrics.keys() and "test/elbo" not in metrics
-    assert "no test/elbo: Minimal does not write log_weights" in caplog.text
+    assert "no test/elbo: Minimal does not define log_weights" in caplog.text

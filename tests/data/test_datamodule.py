@@ -485,7 +485,7 @@ def test_validation_is_cut_by_identity_from_what_an_official_split_leaves():
 def test_an_identity_in_two_official_splits_is_refused():
     split = np.where(PEOPLE < 110, 2, 0)
     split[np.flatnonzero(PEOPLE == 105)[0]] = 1
-    with pytest.raises(UserError, match="identity 105 of these data lies in both val and test of their official split"):
+    with pytest.raises(UserError, match="official split has identity 105 in both val and test"):
         people(arrays={"groups": {"identity": PEOPLE}, "split": split})
 
 

@@ -256,7 +256,7 @@ def test_two_boxes_on_one_object_are_seen():
     [
         (
             {"presence_warmup_steps": 4},
-            "depth and presence learn nothing in this run, which ends within model.presence_warmup_steps=4",
+            "depth and presence get no gradient in this run, since model.presence_warmup_steps=4 is not below",
         ),
         ({"presence_bias": -9.0}, "no object is found in 100 %"),
         ({"presence_bias": -9.0, "presence_warmup_steps": 3}, None),  # presence has not begun to learn

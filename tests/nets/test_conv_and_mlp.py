@@ -89,7 +89,7 @@ def test_mlp_has_mirrored_layers():
 def test_images_too_small_for_the_convolutions_are_refused(shape):
     side = min(shape[1:])
     for build in (lambda: Conv().encoder(shape, 20), lambda: Conv().decoder(10, shape)):
-        with pytest.raises(ValueError, match=f"4 halvings need images of 16 pixels a side or more, got {side}"):
+        with pytest.raises(ValueError, match=f"4 convolutions of stride 2 need images of 16 pixels or more, got {side}"):
             build()
     assert Conv(channels=(8,)).encoder((1, 15, 15), 20)(torch.rand(2, 1, 15, 15)).shape == (2, 20)
 

@@ -221,7 +221,7 @@ def test_runs_done_before_without_the_metric_are_told_and_are_no_success(tmp_pat
     assert call(tmp_path, words).code == 0
     answer = call(tmp_path, f"{words} sweep.metric=val/mig sweep.name=second")
     assert answer.code == 1 and "| no value | finished, but without val/mig |" in answer.out
-    assert "1 of this command's trials have no val/mig" in answer.err and "sweep.rerun=true" in answer.err
+    assert "1 trials of this command have no val/mig" in answer.err and "sweep.rerun=true" in answer.err
     answer = call(tmp_path, f"{words} sweep.metric=val/mig sweep.name=second")
     assert answer.code == 0, "what an earlier command has told is over"
 

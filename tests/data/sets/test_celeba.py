@@ -114,7 +114,7 @@ def test_split_by_identity_is_drawn_from_the_people(root):
 def test_an_official_split_that_shows_a_person_twice_is_refused(root, tmp_path):
     folder = write(tmp_path)
     (folder / "identity_CelebA.txt").write_text(text("identity_CelebA.txt", np.full((30, 1), 7)))
-    with pytest.raises(UserError, match="identity 7 of these data lies in both train and val .* data.split=identity"):
+    with pytest.raises(UserError, match="official split has identity 7 in both train and val; .* data.split=identity"):
         read(tmp_path)
 
 
@@ -194,7 +194,7 @@ def test_a_download_brings_what_is_missing_and_keeps_what_is_there(tmp_path, mon
 def test_a_damaged_list_is_named_with_the_remedy(tmp_path, file, damage):
     folder = write(tmp_path)
     (folder / file).write_text(damage(text(file)))
-    with pytest.raises(UserError, match=f"{file} (is damaged|and list_eval).*fetch (it|both) again") as error:
+    with pytest.raises(UserError, match=f"{file} (is damaged|and list_eval).*download (it|both) again") as error:
         read(tmp_path)
     assert "\n" not in str(error.value)
 

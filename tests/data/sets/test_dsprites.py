@@ -171,5 +171,5 @@ def test_a_damaged_published_file_is_named_with_the_remedy(tmp_path, damage):
 
 
 def test_a_missing_published_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="nothing.npz as dSprites .No such file"):
+    with pytest.raises(UserError, match="nothing.npz cannot be read as dSprites .No such file"):
         DSprites(path=str(tmp_path / "nothing.npz")).setup()

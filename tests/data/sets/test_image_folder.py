@@ -203,12 +203,12 @@ def test_files_beside_folders_are_refused(tmp_path):
 def test_folders_inside_a_class_are_refused(tmp_path):
     save(tmp_path / "cat" / "0.png", RED)
     save(tmp_path / "cat" / "black" / "0.png", RED)
-    with pytest.raises(UserError, match=r"cat is one class of data.path but holds a folder \(black\)"):
+    with pytest.raises(UserError, match=r"cat, a class of data.path, contains a folder \(black\)"):
         read(tmp_path)
 
 
 def test_an_empty_class_is_refused(tmp_path):
     save(tmp_path / "cat" / "0.png", RED)
     (tmp_path / "dog").mkdir()
-    with pytest.raises(UserError, match="dog is one class of data.path but holds no images"):
+    with pytest.raises(UserError, match="dog, a class of data.path, contains no images"):
         read(tmp_path)

@@ -101,7 +101,7 @@ def test_missing_files_are_named_with_their_place_when_download_is_off(tmp_path,
     with pytest.raises(UserError) as error:
         read(tmp_path, kind)
     assert str(error.value) == (
-        f"{raw} lacks train-labels-idx1-ubyte.gz (or unpacked); put them there or set data.download=true"
+        f"train-labels-idx1-ubyte.gz (gzipped or unpacked) not found in {raw}; put them there or set data.download=true"
     )
 
 

@@ -140,7 +140,7 @@ def test_what_is_not_offered_is_refused(drawn, cache_dir):
         Shapes3D(size=48)
     with pytest.raises(UserError, match="data.group_by=floor_hue is not a grouping of these data"):
         drawn(factors={"floor_hue": [0]}, group_by="floor_hue")
-    with pytest.raises(UserError, match="data.num_classes=4, but these data have 2 classes"):
+    with pytest.raises(UserError, match="data.num_classes=4, but the data set has 2 classes"):
         drawn(factors={"shape": [0, 1]}, num_classes=4)
 
 

@@ -120,7 +120,7 @@ def test_download_brings_what_is_missing_and_keeps_what_is_there(tmp_path, monke
     [
         ({"X": part("train")[0][..., :-1]}, "X is uint8 (32, 32, 3, 59) for 60 labels"),
         ({"X": part("train")[0].astype(np.float64)}, "X is float64"),
-        ({"y": np.zeros((60, 1), np.uint8)}, "y reaches from 0 to 0, not from 1 to 10"),
+        ({"y": np.zeros((60, 1), np.uint8)}, "y must be in 1..10, got 0..0"),
     ],
 )
 def test_files_of_other_content_are_refused(tmp_path, changes, told):

@@ -84,7 +84,7 @@ def test_what_reads_all_columns_reads_the_probabilities(few):
 def test_a_class_and_nothing_else_is_one_column():
     e, _ = context((3, 4, 5), True)
     e.codes.names = ["shape"]
-    with pytest.raises(DoesNotApply, match="two code dimensions, this model has 1"):
+    with pytest.raises(DoesNotApply, match="at least two code dimensions are needed, the model has 1"):
         Disentanglement().run(e)
 
 

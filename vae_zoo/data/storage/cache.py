@@ -63,7 +63,7 @@ def _kept(path: Path, shape: Shape, dtype: DTypeLike) -> Array | None:
             raise ValueError("the file does not match its checksum")
         return _checked(np.load(path, mmap_mode="c"), shape, dtype)
     except (OSError, ValueError) as error:
-        log.warning("the cache file %s is damaged and is computed again: %s", path, error)
+        log.warning("the cache file %s cannot be used and is computed again: %s", path, error)
         return None
 
 
