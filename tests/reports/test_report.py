@@ -121,8 +121,8 @@ def test_the_headline_of_two_blocks_is_the_pair_and_an_unused_block_is_told_on_t
     assert names == ["test/separation", "test/worth", "test/elbo"]
     assert html.count('<div class="card flawed">') == 2 * is_unused
     text = " ".join(Page(html).text.split())
-    assert ("unused: the image does not change when it comes from another image (worth 0.0004)" in text) == is_unused
-    assert ("taken from another image it changes the image by 1.25 times the reconstruction error" in text) != is_unused
+    assert ("unused: the decoder ignores it (worth 0.0004)" in text) == is_unused
+    assert ("swapping it changes the decoded image by 1.25 times the reconstruction error" in text) != is_unused
     assert ("unused: content" in closing_lines(run)) == is_unused
 
 

@@ -126,7 +126,7 @@ class Context:
         return self._judges[target]
 
     def pixel_clusters(self, num_clusters: int) -> tuple[np.ndarray, np.ndarray]:
-        """k-means on the pixels of the images of `train`: the clusters of these, and of all images of the split."""
+        """Clusters of the images of `train` and of all images of the split, by k-means on the pixels of `train`."""
         if num_clusters not in self._by_pixels:
             images = pixels(self.data, self.train)
             assign = clustering.k_means(images, num_clusters, seed=self.seed)
@@ -136,7 +136,7 @@ class Context:
         return self._by_pixels[num_clusters]
 
     def follows(self, target: str) -> dict[str, float]:
-        """{block: share of swaps in which the judge of `target` sees the value of this block's donor}."""
+        """{block: share of swaps in which the classifier of `target` names the value of the block's donor}."""
         if target not in self._follows:
             one = self.judge_of(target)
             shares = judge.swap_consistency(self.model, self.scored_batches(), one, seed=self.seed)

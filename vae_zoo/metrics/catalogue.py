@@ -41,7 +41,7 @@ METRICS = (
     Entry("mig", 1, compared=True, card="test"),
     Entry("dci_.*|sap(_.*)?|beta_vae|modularity|explicitness(_.*)?|irs|udr(_.*)?", 1),
     Entry("accuracy|cluster_accuracy_hungarian|ami|count_accuracy", 1, compared=True, card="test"),
-    Entry("cluster_accuracy_majority", 1),  # grows with the number of clusters alone, which stands beside it
+    Entry("cluster_accuracy_majority", 1),  # grows with the number of clusters, which is shown next to it
     Entry("clusters", 0),
     Entry(r"swap_accuracy(_k\d+)?", 1, compared=True),
     Entry(r"(.*_)?(accuracy|purity)(_.*)?|nmi|ari|seed_ari_.*|(.*_)?(auc|iou|f1)(_k\d+)?", 1),
@@ -52,9 +52,9 @@ METRICS = (
     Entry("images_per_second", 0, card="train"),
 )
 GAUSSIAN, PIXELS, WORTH = "/gaussian", "_pixels", ("worth", "worth_rec")
-PAIR = "test/separation", "test/worth"  # the headline of a model of several blocks; either alone can be won by a useless one
-UNUSED = 0.01  # worth of a block below which it is called unused, a share of the reconstruction error
-CURVES = ("loss", "elbo", "rec", "kl")  # of a run's report, those whose names begin so come first
+PAIR = "test/separation", "test/worth"  # headline of models with several blocks; one alone can be high for a useless model
+UNUSED = 0.01  # a block with a worth below this share of the reconstruction error is unused
+CURVES = ("loss", "elbo", "rec", "kl")  # curves with these prefixes come first in the report
 FIGURES = {  # captions, by the beginning of the name
     "reconstructions": "images, each above its reconstruction",
     "samples": "samples from the prior, decoded",
@@ -66,14 +66,14 @@ FIGURES = {  # captions, by the beginning of the name
 
 
 def split(metric: str) -> tuple[str, str]:
-    """What stands before it, and the part of a name that is looked up."""
+    """The prefix of a name, and the part that is looked up."""
     prefix, _, name = metric.removesuffix(GAUSSIAN).removesuffix(PIXELS).rpartition("/")
     before, _, last = prefix.rpartition("/")
     return (before, last) if last in WORTH else (prefix, name)
 
 
 def unused(numbers: Mapping[str, float]) -> list[str]:
-    """The blocks whose worth says that the decoder does not look at them."""
+    """The blocks that the decoder ignores, by their worth."""
     found = {
         metric.removeprefix("test/worth/"): value for metric, value in numbers.items() if metric.startswith("test/worth/")
     }
@@ -81,7 +81,7 @@ def unused(numbers: Mapping[str, float]) -> list[str]:
 
 
 def rank(metric: str) -> int:
-    """The place in METRICS; its length for a name that is not known."""
+    """The position in METRICS; its length for an unknown name."""
     name = split(metric)[1]
     return next((i for i, known in enumerate(METRICS) if re.fullmatch(known.pattern, name)), len(METRICS))
 
@@ -103,19 +103,19 @@ def direction(metric: str) -> int:
 
 
 def under_likelihood(metric: str) -> bool:
-    """Whether it does not compare between models of two likelihoods."""
+    """Whether the metric is not comparable between models with different likelihoods."""
     return any(known.density and re.fullmatch(known.pattern, split(metric)[1]) for known in METRICS)
 
 
 def metric_order(metric: str) -> tuple:
-    """test, test_unseen, the rest; in each by METRICS, and what has a prefix of its own, such as a facet, last."""
+    """Sorting key: test, test_unseen, the rest; within each the order of METRICS, names with a further prefix last."""
     prefix, name = split(metric)
     place = {"test": 0, "test_unseen": 1}.get(prefix.partition("/")[0], 2)
     return place, natural(prefix) if "/" in prefix else [], rank(metric) or len(METRICS), natural(name), natural(metric)
 
 
 def cards(metrics: Iterable[str]) -> list[str]:
-    """Those to see first: the PAIR where both are there, what has a unit by METRICS, then the others."""
+    """The metrics for the cards of the report: the PAIR if both exist, those with a unit, then the others."""
     shown = [metric for metric in metrics if metric.rpartition("/")[0] == entry(metric).card != ""]
     pair = PAIR if {*PAIR} <= {*shown} else ()
     others = (metric for metric in shown if metric not in pair)

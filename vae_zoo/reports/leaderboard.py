@@ -176,7 +176,7 @@ def heading(metric: str) -> str:
 
 
 def unused(group: Group) -> str:
-    """`z unused` of a group with such a block, else nothing."""
+    """`z unused` for a setting with an unused block z, else an empty text."""
     return f"{', '.join(group.unused)} unused" if group.unused else ""
 
 

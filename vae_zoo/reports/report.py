@@ -140,14 +140,14 @@ def headline(numbers: dict[str, float]) -> list[str]:
 
 
 def _flaw(metric: str, numbers: dict[str, float]) -> str:
-    """What forbids to take this headline for a success."""
+    """The reason why a headline number is not a success, if any."""
     blocks = catalogue.unused(numbers)
     return f"{', '.join(blocks)} unused" if blocks and metric in catalogue.PAIR else ""
 
 
 def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]], numbers: dict[str, float]) -> list[dict[str, Any]]:
-    """Name, size and purpose of each block; `read`: the factors that a probe reads from it as well as from any other; its
-    worth where it is known, and whether it is unused."""
+    """Name, size and purpose of each block; `read`: the factors that a probe predicts from it about as well as from the best
+    block; its worth if known, and whether it is unused."""
     blocks = [block for block in blocks or () if isinstance(block, dict)]
     rows = [probes[block["name"]] for block in blocks if block.get("name") in probes]  # without pixels and untrained
     best = {factor: max(row[factor] or 0 for row in rows) for row in rows[:1] for factor in row}

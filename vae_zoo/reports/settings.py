@@ -234,13 +234,13 @@ class Group:
 
     @cached_property
     def unused(self) -> list[str]:
-        """Its blocks to which the decoder does not look, by the means over seeds."""
+        """The blocks that the decoder ignores, by the means over seeds."""
         metrics = dict.fromkeys(metric for run in self.runs for metric in run.metrics)
         means = ((metric, self.mean(metric)) for metric in metrics)
         return catalogue.unused({metric: mean for metric, mean in means if mean is not None})
 
     def may_be_best(self, metric: str) -> bool:
-        """A model with a block that carries nothing easily wins what is said of the others; bounds see that themselves."""
+        """Whether it may be marked as best. An unused block makes other scores easy to win, except likelihood bounds."""
         return not self.unused or catalogue.under_likelihood(metric)
 
     def deviation(self, metric: str) -> float | None:
@@ -292,8 +292,8 @@ class Table:
         return [(best, group) for group in self.groups if group is not best]
 
     def best(self, metric: str) -> float | None:
-        """The best mean; None where there is nothing to choose: no direction, all equal, different likelihoods, or no group
-        that uses all of its blocks."""
+        """The best mean; None if there is no direction, all means are equal, the likelihoods differ, or no setting uses all
+        of its blocks."""
         sign = catalogue.direction(metric)
         means = {mean for group in self.groups if (mean := group.mean(metric)) is not None}
         if not sign or len(means) < 2 or (catalogue.under_likelihood(metric) and len(self.likelihoods) > 1):

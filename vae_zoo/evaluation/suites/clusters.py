@@ -15,9 +15,9 @@ MEMBERS = 7  # images shown per value
 
 
 class Clusters(Suite):
-    """Each categorical block's arg max: how many values there are and are used, and the agreement with labels where they are
-    known; maps fitted on train, applied to the split. <score>_pixels: of as many clusters that k-means finds in the pixels
-    of the same images, at the end of training. Facets have a suite of their own, whose numbers have these names.
+    """Clusters are the arg max of a categorical block: number of values, number of used values, agreement with the labels
+    if known. Maps from clusters to labels are fitted on training images. <score>_pixels: baseline, k-means with as many
+    clusters on the pixels of the same images, at the end of training. Facets have their own suite, with the same names.
     """
 
     name = "clusters"
@@ -44,7 +44,7 @@ class Clusters(Suite):
 
 
 def by_pixels(e: Context, num_clusters: int, labels: np.ndarray, labels_train: np.ndarray) -> dict[str, float]:
-    """The scores of k-means on pixels with as many clusters, on the same images; while training they would not change."""
+    """Baseline: scores of k-means on pixels with as many clusters, on the same images; only at the end of training."""
     if e.split != "test":
         return {}
     train, scored = e.pixel_clusters(num_clusters)

@@ -4,16 +4,16 @@ Uses the capability HasFacets: `facets`, names of Gaussian blocks; `clusters(q)`
 `priors[facet]`, a mixture with `log_weights()` [K] and `sample(c, temperature)`. The cluster of an image is the arg max of
 q(c | x); facet<j> is the j-th facet. Labels are those of the data set, and each known factor with few values.
 
-facet<j>/<label>/...     clusters of facet j as names of the label: cluster_accuracy_majority, _hungarian and
-                         cluster_balanced_accuracy, clusters named on training images; cluster_purity, named on the scored
-                         images themselves as in the papers, beside cluster_purity_chance; nmi, ami, ari; and each of them as
-                         <score>_pixels, of as many clusters that k-means finds in the pixels of the same images
-facet<j>/...             clusters: how many there are; clusters_used: those with 0.5 % of the images; clusters_present: any;
-                         clusters_effective: exp of the entropy of the mean q(c | x); confidence: mean q of an image's
-                         cluster; kl: the model's, nats
+facet<j>/<label>/...     agreement of the clusters of facet j with the label: cluster_accuracy_majority, _hungarian and
+                         cluster_balanced_accuracy, with clusters named on training images; cluster_purity, with clusters
+                         named on the scored images as in the papers, and cluster_purity_chance; nmi, ami, ari; and for each
+                         of them <score>_pixels: baseline, k-means with as many clusters on the pixels of the same images
+facet<j>/...             clusters: their number; clusters_used: those with 0.5 % of the images; clusters_present: those with
+                         any image; clusters_effective: exp of the entropy of the mean q(c | x); confidence: mean q of an
+                         image's cluster; kl: KL of the facet, nats
 facet<i>/facet<j>/...    mutual_information (nats, biased upwards) and ami between the clusters of two facets
-cluster_accuracy_...     and the other scores, clusters and clusters_used too: the first label's, of the facet whose clusters
-                         have the highest ami with it on VALIDATION images; cluster_facet: its j
+cluster_accuracy_...     and the other scores, clusters and clusters_used: for the first label and the facet whose clusters
+                         have the highest ami with it on VALIDATION images; cluster_facet: the j of this facet
 
 Source of the scores and pictures: Falck et al. (2021), utils.py and train.py of FabianFalck/mfcvae.
 """
@@ -149,7 +149,7 @@ def against_labels(e: Context, scored: Clustered, known: dict[str, np.ndarray]) 
         (
             "facets",
             "cluster_accuracy_hungarian",
-            "accuracy of the clusters of each facet as names of each label, one for one",
+            "accuracy of each label when predicted from the clusters of each facet, one-to-one",
         ),
         ("facets_ami", "ami", "adjusted mutual information of the clusters of each facet with each label"),
     ):

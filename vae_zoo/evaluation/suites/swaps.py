@@ -22,7 +22,7 @@ class Swaps(Suite):
             numbers[f"judge_rec/{name}"] = judge.reconstruction_accuracy(e.model, batches, one)
             seen[name] = e.follows(name)
         if not seen:
-            raise DoesNotApply("the data have neither categorical factors nor labels that a judge can learn")
+            raise DoesNotApply("the data set has neither categorical factors nor labels for a classifier")
         shares = np.array([[seen[name][block] for name in seen] for block in blocks])
         for block, row in zip(blocks, shares):
             numbers |= {f"swap/{block}/{name}": share for name, share in zip(seen, row)}

@@ -1,24 +1,24 @@
-"""Are all blocks used, and is one thing in one of them? Of any model: its blocks are exchanged between images and decoded.
+"""Suite `worth of blocks`: is every block used, and does only one block hold the class? Blocks are swapped between images.
 
-worth/<block>       how much the decoded image changes when this block comes from another image, over the reconstruction
-                    error: E |x' - r|^2 / E |x - r|^2 of image x, reconstruction r and x' with the other block, squares
-                    summed over pixels. 0: the decoder does not look at the block; no upper bound
-worth_rec/<block>   how much the reconstruction error rises by that: E |x - x'|^2 / E |x - r|^2 - 1. It equals worth/<block>
-                    where r is the mean of the images of its codes, and is less where the block moves the image without
-                    describing it
-worth               the least of all these: a model is worth what its least useful block is
-separation          share of swaps in which a judge sees the class of a block's donor, the best block's less the second
-                    best's: 1, one block alone decides the class, 0, two decide alike
+worth/<block>       effect of the block: change of the decoded image if this block comes from another image, divided by the
+                    reconstruction error: E |x' - r|^2 / E |x - r|^2 for image x, reconstruction r and image x' with the
+                    other block, squares summed over pixels. 0: the decoder ignores the block; no upper bound
+worth_rec/<block>   relative increase of the reconstruction error by this swap: E |x - x'|^2 / E |x - r|^2 - 1. It equals
+                    worth/<block> if r is the mean of the images of its codes, and is smaller if the block changes the image
+                    without describing it
+worth               the minimum of worth/<block> over the blocks
+separation          share of swaps in which a classifier names the class of the block's donor, best block minus second best:
+                    1: one block alone determines the class, 0: two blocks determine it equally
 
-separation alone is won by a model whose other block carries nothing, and worth alone by one whose blocks all carry the same:
-only the pair says that a model has divided its code. Below UNUSED a block is called unused, and a warning says so.
+A model with an unused block gets a high separation, and a model whose blocks hold the same information gets a high worth.
+Only both together show that the information is divided. A block with worth below UNUSED is called unused, with a warning.
 
-The other image. Of a block that is there for what varies within a class or group (`own_block`, `free_of_class` and
-`local_block` of the contract): one of the same class or group, so that a style that only repeats the class is worth nothing;
-any image where none are known or all images are alone in theirs. Of every other block: any other image, since a block that
-holds the class and nothing else is the same within it. A categorical block of a model with classes changes by `with_class`,
-with all that hangs on the class. Codes are those of reconstructions (`model.codes`), images up to IMAGES of the split, pairs
-drawn by the seed.
+Choice of the other image: for a block of the variation within a class or group (`own_block`, `free_of_class` and
+`local_block` of the contract), an image of the same class or group, so that a style block that only repeats the class has no
+effect; any image if classes are unknown or have one image each. For every other block: any other image, since a block that
+holds only the class is constant within a class. A categorical block of a model with classes is changed by `with_class`,
+together with the codes that depend on the class. Codes are those of reconstructions (`model.codes`). At most IMAGES images
+of the split are used; pairs are sampled by the seed.
 """
 
 import logging
@@ -37,8 +37,8 @@ from vae_zoo.models.base import LatentVariableModel
 
 log = logging.getLogger(__name__)
 
-IMAGES = 1000  # whose blocks are exchanged
-CHUNK = 250  # decoded at once
+IMAGES = 1000  # number of images whose blocks are swapped
+CHUNK = 250  # images per batch
 
 
 class Worth(Suite):
@@ -53,8 +53,8 @@ class Worth(Suite):
             for name in e.model.blocks:
                 if (value := numbers[f"worth/{name}"]) < UNUSED:
                     log.warning(
-                        "block %s is unused: when it comes from another image, the decoded image changes by %.2g of the "
-                        "reconstruction error; give it less KL weight or more capacity, or leave it out",
+                        "block %s is unused: if it comes from another image, the decoded image changes by only %.2g of the "
+                        "reconstruction error; lower its KL weight, increase its capacity, or remove it",
                         name,
                         value,
                     )
@@ -85,7 +85,7 @@ def worth(e: Context) -> dict[str, float]:
 
 
 def judges_swaps(e: Context) -> bool:
-    """Whether a judge of labels is asked: where another suite of the model asks it anyway, and at level full of all."""
+    """Whether to use a classifier of the labels: if another suite uses it anyway, and for all models at level full."""
     asked = isinstance(e.model, HasClasses | SharesGroupCode | HasLocalView) or e.is_at_least("full")
     if len(e.model.blocks) < 2 or not asked or not e.has_known_labels:
         return False
@@ -95,14 +95,14 @@ def judges_swaps(e: Context) -> bool:
 
 
 def varies_within(model: LatentVariableModel) -> set[str]:
-    """The blocks that are there for what varies within a class or group."""
+    """The blocks meant to hold the variation within a class or group."""
     names = set(model.free_of_class) if isinstance(model, HasClasses) else set()
     names |= {model.own_block} if isinstance(model, SharesGroupCode) else set()
     return names | ({model.local_block} if isinstance(model, HasLocalView) else set())
 
 
 def pools(e: Context) -> dict[str, tuple[Tensor, Tensor]]:
-    """{kind: (images that may stand in [N], what they must share [N] int64, -1: nothing is known)}."""
+    """{kind: (candidate images [N], class or group that must be equal [N] int64, -1: unknown)}."""
     images = e.data.indices[e.split]
     anything = torch.zeros(len(images), dtype=torch.int64)
     shared = anything
@@ -115,12 +115,12 @@ def pools(e: Context) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def other_images(scored: Tensor, images: Tensor, shared: Tensor, seed: int) -> Tensor:
-    """For each scored image another of the images that shares the same, uniform over these [M]; -1 where there is none."""
+    """For each scored image a uniformly random other image with the same class or group [M]; -1 if there is none."""
     order = shared.argsort(stable=True)
     of_image = {image: place for place, image in enumerate(images[order].tolist())}
     place = torch.tensor([of_image[image] for image in scored.tolist()])
     values, counts = shared[order].unique_consecutive(return_counts=True)
-    first = (counts.cumsum(0) - counts).repeat_interleave(counts)[place]  # where those that share the same begin
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)[place]  # start of each class or group
     count = counts.repeat_interleave(counts)[place]
     step = 1 + (torch.rand(len(place), generator=torch.Generator().manual_seed(seed)) * (count - 1)).long()
     other = images[order][first + (place - first + step) % count]
@@ -129,7 +129,7 @@ def other_images(scored: Tensor, images: Tensor, shared: Tensor, seed: int) -> T
 
 
 def swapped(model: LatentVariableModel, own: Codes, other: Codes, block: str) -> Codes:
-    """The own codes with this block of the other images; of a class, with all that hangs on it."""
+    """The codes with this block from the other images; for a class block, with all codes that depend on the class."""
     if not isinstance(model, HasClasses) or model.blocks[block].kind != "categorical":
         return own | {block: other[block]}
     classes = [(other if name == block else own)[name].argmax(1) for name in class_blocks(model)]
@@ -137,12 +137,12 @@ def swapped(model: LatentVariableModel, own: Codes, other: Codes, block: str) ->
 
 
 def _encoded(e: Context, index: Tensor) -> tuple[Tensor, Codes]:
-    """The images at these places, and their codes."""
+    """The images at these indices, and their codes."""
     batch = e.data.single(index, e.model.device)
     with noise.per_image(batch["index"], e.seed):
         return batch["image"], e.model.codes(batch)
 
 
 def _over(value: float, error: float) -> float:
-    """To six decimals. Without an error, where all images are drawn exactly, no effect is worth 0 all the same."""
-    return round(value / error, 6) + 0.0 if error else (inf if value else 0.0)  # beyond lies the rounding of the sums; no -0
+    """The ratio, rounded to six decimals; infinite for perfect reconstructions, but 0 if the block has no effect."""
+    return round(value / error, 6) + 0.0 if error else (inf if value else 0.0)  # the rest is rounding of sums; no -0
