@@ -788,7 +788,7 @@ def test_the_position_is_in_the_checkpoint_and_the_same_data_take_it_back():
 def test_other_data_refuse_the_checkpoint(settings):
     data = toy()
     data.trainer = trainer()
-    with pytest.raises(UserError, match="the checkpoint was made with .* restore the data"):
+    with pytest.raises(UserError, match="the checkpoint has .* restore the data"):
         toy(**settings).load_state_dict(data.state_dict())
 
 

@@ -134,7 +134,7 @@ def test_resize_conv_has_the_parameters_of_the_official_code(side, encoder, deco
 
 
 def test_resize_conv_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="multiples of 8 for 3 halvings, got 28x32"):
+    with pytest.raises(ValueError, match="image sides must be multiples of 8, got 28x32"):
         ResizeConv().encoder((1, 28, 32), 4)
     with pytest.raises(ValueError, match="decoder_kernels needs 3 entries for 2 channels, got 4"):
         ResizeConv((8, 8), (4, 4), "relu", (8, 8))

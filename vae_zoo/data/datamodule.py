@@ -346,7 +346,7 @@ class DataModule(L.LightningDataModule):
         for name, value in self._fingerprint().items():
             if (was := state.get(name)) != value:
                 raise UserError(
-                    f"the checkpoint was made with {name}={was}, these data have {value}; restore the data or train anew"
+                    f"the checkpoint has {name}={was}, but the data set has {value}; restore the data or train again"
                 )
 
     def _fingerprint(self) -> dict:

@@ -135,7 +135,7 @@ class PartedVAE(DiscreteLatentModel):
         if not supervision.supervised and weights.entropy_weight > weights.prior_weight:
             raise ValueError(
                 f"entropy_weight must be at most prior_weight={weights.prior_weight} without labels, got "
-                f"{weights.entropy_weight}; otherwise all images get one class"
+                f"{weights.entropy_weight}; otherwise all images get the same class"
             )
         self.weights, self.gate, self.supervision = weights, gate, supervision
         self.temperature, self.u_kl, self.detach_c = temperature, u_kl, detach_c

@@ -153,7 +153,7 @@ class Presence:
         s = self.count_prior
         ends = [s] if not callable(s) else [getattr(s, name) for name in ("value", "start", "end") if hasattr(s, name)]
         if any(value <= 0 for value in ends):  # a user's own schedule is not looked into
-            raise ValueError(f"count_prior must be > 0 at every step, got {s}; give a small number such as 0.001 for 0")
+            raise ValueError(f"count_prior must be > 0 at every step, got {s}; use a small number such as 0.001, not 0")
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class ResizeConv:
         factor = 2 ** len(self.channels)
         if any(side % factor for side in image_shape[1:]):
             height, width = image_shape[1:]
-            raise ValueError(f"sides must be multiples of {factor} for {len(self.channels)} halvings, got {height}x{width}")
+            raise ValueError(f"image sides must be multiples of {factor}, got {height}x{width}")
         return image_shape[1] // factor, image_shape[2] // factor
 
 

@@ -31,7 +31,7 @@ class Disentanglement(Suite):
 
     def run(self, e: Context) -> Result:
         if not all(e.data.factor_sizes):
-            raise DoesNotApply("a factor is continuous")
+            raise DoesNotApply("these scores need discrete factors, but a factor is continuous")
         names = e.codes.names
         gaussian = [name for name in names if e.model.blocks[name].kind == "gaussian"]
         if (width := _columns(e, names, e.scored[:1], hard=True).shape[1]) < 2:
