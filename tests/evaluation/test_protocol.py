@@ -236,7 +236,7 @@ def test_a_suite_that_does_not_apply_is_not_asked_and_the_log_says_why(halves, m
 def test_a_suite_may_find_out_by_itself_that_it_does_not_apply(halves, caplog):
     with caplog.at_level(logging.INFO):
         found = protocol.evaluate(*halves)
-    assert "clusters (the model has no categorical blocks, or facets)" in caplog.text and not found.failed
+    assert "clusters (the model has no categorical blocks, or its clusters are facets)" in caplog.text and not found.failed
 
 
 @pytest.mark.parametrize("broken", [Broken(), Broken(needs=frozenset({"labelz"})), Asked(run=lambda context: None)])

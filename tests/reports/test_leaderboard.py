@@ -549,7 +549,7 @@ def test_folders_without_runs_are_refused(sweep, tmp_path):
     with pytest.raises(UserError, match="is a single run; use run="):
         write_leaderboard(run)
     answer = call(tmp_path, "evaluate runs=empty")
-    assert answer.code == 2 and answer.err.startswith("error: runs=empty holds no runs")
+    assert answer.code == 2 and answer.err.startswith("error: runs=empty has no runs")
     assert not list((tmp_path / "empty").iterdir())
 
 

@@ -151,7 +151,7 @@ def test_a_missing_file_is_named_with_its_place_and_the_nearest_set(tmp_path, fi
     with pytest.raises(UserError) as error:
         read(tmp_path)
     sentence = str(error.value)
-    assert sentence.startswith(f"{folder} lacks {file}") and f"into {folder} by hand" in sentence
+    assert sentence.startswith(file) and f" not found in {folder}; " in sentence and f"into {folder} by hand" in sentence
     assert "data.download=true" in sentence and "data=faces" in sentence and "\n" not in sentence
 
 

@@ -178,7 +178,7 @@ def test_too_large_a_picture_is_named(tmp_path, monkeypatch):
 
 
 def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="none is not a folder; name a folder of images"):
+    with pytest.raises(UserError, match="none is not a folder; give a folder of images"):
         read(tmp_path / "none")
     (tmp_path / "file.png").write_bytes(b"")
     with pytest.raises(UserError, match="file.png is not a folder"):
@@ -189,7 +189,7 @@ def test_missing_folder_is_named(tmp_path):
 def test_a_folder_with_too_few_images_is_refused(tmp_path, number):
     for i in range(number):
         save(tmp_path / f"{i}.png", RED)
-    with pytest.raises(UserError, match=f"holds {number} images; give at least 3"):
+    with pytest.raises(UserError, match=f"has {number} images; give at least 3"):
         read(tmp_path)
 
 

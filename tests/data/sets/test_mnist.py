@@ -168,7 +168,7 @@ def test_unwritable_root_is_told_as_a_failed_download(tmp_path):
     [
         (lambda data: data[:-1], "its header says"),
         (lambda data: data + b"\0", "its header says"),
-        (lambda data: data[:10], "begins with|promises"),
+        (lambda data: data[:10], "begins with|header says"),
         (lambda data: b"", "begins with nothing"),
         (lambda data: b"<html>not found</html>", "begins with 3c68746d"),
         (lambda data: b"\0\0\x0d" + data[3:], "begins with 00000d"),
@@ -194,5 +194,5 @@ def test_damaged_gzip_is_named(tmp_path):
 def test_images_and_labels_of_different_number_are_refused(tmp_path):
     raw = write(tmp_path)
     (raw / FILES[1]).write_bytes(idx(np.arange(TRAIN - 1) % 10))
-    with pytest.raises(UserError, match="80 images and 79 labels"):
+    with pytest.raises(UserError, match="80 images but 79 labels"):
         read(tmp_path)

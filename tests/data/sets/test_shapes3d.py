@@ -138,7 +138,7 @@ def test_what_is_not_offered_is_refused(drawn, cache_dir):
         Shapes3D(factors={"flor_hue": [0]})
     with pytest.raises(UserError, match="image sides must be 32 or 64, got 48x48"):
         Shapes3D(size=48)
-    with pytest.raises(UserError, match="data.group_by=floor_hue is not a grouping of these data"):
+    with pytest.raises(UserError, match="data.group_by=floor_hue is not a grouping of this data set"):
         drawn(factors={"floor_hue": [0]}, group_by="floor_hue")
     with pytest.raises(UserError, match="data.num_classes=4, but the data set has 2 classes"):
         drawn(factors={"shape": [0, 1]}, num_classes=4)

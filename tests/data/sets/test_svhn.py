@@ -78,7 +78,7 @@ def test_missing_files_are_named_with_their_place_when_download_is_off(tmp_path)
     with pytest.raises(UserError) as error:
         read(tmp_path, extra=True)
     assert str(error.value) == (
-        f"{tmp_path} lacks train_32x32.mat, extra_32x32.mat; put them there or set data.download=true"
+        f"train_32x32.mat, extra_32x32.mat not found in {tmp_path}; put them there or set data.download=true"
     )
 
 
