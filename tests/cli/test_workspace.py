@@ -57,7 +57,7 @@ def test_dashboards_are_whole_after_a_kill_and_a_resume(tmp_path):
         assert Image.open(live / "files" / picture["path"]).size == (picture["width"], picture["height"])
     blocks = table(live, written, "tables/blocks")
     assert [row[:2] for row in blocks["data"] if row[0] == "z"] == [["z", numbers[f"test/block/z/{blocks['columns'][1]}"]]]
-    assert written["summary"]["figures/blocks"]["caption"] == "what a probe reads of each factor from each block, step 600"
+    assert written["summary"]["figures/blocks"]["caption"] == "score of a probe for each factor from each block, step 600"
     assert dict(table(live, written, "tables/test")["data"]) == {k: v for k, v in numbers.items() if k.startswith("test")}
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     assert {step.step for step in events.Scalars("train/loss")} == set(losses)

@@ -764,7 +764,7 @@ def test_a_mistake_is_told_in_one_sentence_at_setup(needs, settings, sentence):
 def test_check_size_names_the_sides_on_offer():
     check_size((3, 32, 32), (32, 64))
     for shape in ((3, 48, 48), (3, 32, 64)):
-        with pytest.raises(UserError, match="choose a side of 32 or 64"):
+        with pytest.raises(UserError, match="image sides must be 32 or 64"):
             check_size(shape, (32, 64))
 
 

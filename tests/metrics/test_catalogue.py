@@ -103,7 +103,7 @@ def test_a_block_is_unused_below_a_share_of_the_reconstruction_error():
 
 
 def test_captions_name_the_block():
-    assert caption("swap_z") == "block z taken from the image of the row, all else from that of the column"
+    assert caption("swap_z") == "block z from the image of the row, all other blocks from the image of the column"
     assert caption("something_else") == "something else"
 
 

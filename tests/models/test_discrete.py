@@ -310,7 +310,7 @@ def test_loss_falls_and_validation_does_not_shift_training(name):
 
 
 @pytest.mark.parametrize("name", ["parted_vae", "ss_vae"])
-@pytest.mark.parametrize("num_classes, sentence", [(3, "set model.num_classes=10"), ([10, 2], "the labels of these data 1")])
+@pytest.mark.parametrize("num_classes, sentence", [(3, "set model.num_classes=10"), ([10, 2], "the data set has 1 label")])
 def test_variables_that_do_not_fit_the_labels_are_refused(name, num_classes, sentence):
     with pytest.raises(UserError, match=sentence):
         fit(build(name, num_classes, image_shape=(1, 8, 8)), 1)

@@ -548,7 +548,7 @@ def test_weights_of_clusters_can_be_fixed_for_each_facet():
     for wrong, message in (
         ({"weights": ["fixed"]}, "fixed or learned for each of the 2 facets"),
         ({"num_clusters": [3]}, "a number for each of the 2 facets"),
-        ({"network": LadderMLP(hidden=[[8]])}, "has 2 facets, the network 1"),
+        ({"network": LadderMLP(hidden=[[8]])}, "has 2 facets, but the network has 1"),
         ({"schedule": progressive(stages=(1, 1, 1))}, "a number for each of the 2 facets, got 3"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -227,7 +227,7 @@ def test_bound_belongs_to_its_image_and_draw_and_is_that_of_the_terms():
 
 @pytest.mark.parametrize("prior", [0.0, -0.1, Linear(1.0, 0.0, 10), Cyclic(0.0, 1.0, 10), Constant(0.0)])
 def test_a_count_prior_of_zero_is_refused(prior):
-    with pytest.raises(ValueError, match="count_prior must be > 0 at every step, got .*; give a small number"):
+    with pytest.raises(ValueError, match="count_prior must be > 0 at every step, got .*; use a small number"):
         spair(count_prior=prior)
 
 

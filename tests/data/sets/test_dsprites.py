@@ -91,7 +91,7 @@ def test_training_batches_of_a_whole_epoch_are_one_small_order(drawn):
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (1, 32, 128), (1, 128, 128)])
 def test_other_sizes_are_refused_before_anything_is_drawn(shape):
-    with pytest.raises(UserError, match="choose a side of 64"):
+    with pytest.raises(UserError, match="image sides must be 64"):
         DSprites(image_shape=shape)
 
 
