@@ -146,7 +146,7 @@ def test_calibrated_norms_evaluate_as_they_train():
 
 
 def test_what_cannot_be_built_is_told():
-    with pytest.raises(ValueError, match="images of 27 pixels are too small"):
+    with pytest.raises(ValueError, match="images of 28 pixels or more, got 27"):
         LadderConv().encoder((1, 27, 40), [2, 2])
     with pytest.raises(ValueError, match="a list for each of the 2 facets, got 1"):
         LadderMLP(decoder_hidden=[[500]])
