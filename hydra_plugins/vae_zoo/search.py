@@ -18,7 +18,7 @@ from vae_zoo.sweeps.jobs import Job
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.text import quoted
 
-TRIES = 2  # of a trial whose job comes to no end, in one command
+TRIES = 2  # attempts per trial and command, if its job does not end
 TEST = ("test/", "test_")  # how the names of numbers of test images begin
 NO_VALUE = "no value"
 

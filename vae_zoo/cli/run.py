@@ -18,7 +18,7 @@ from vae_zoo.utils import launch
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.signals import exit_code, handled, stopping
 
-FOLLOW_SECONDS = 120  # that a rank waits for rank 0, whose imports may be slow
+FOLLOW_SECONDS = 120  # seconds a rank waits for rank 0, whose imports may be slow
 RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "trainer.patience", "logger", "data.root", "trust")
 
 
@@ -68,7 +68,7 @@ def resume(cfg: DictConfig, command: str) -> int:
     plain["trust"] = sorted({*plain.get("trust", []), *given["trust"]})
     check.check_train(OmegaConf.create(plain))
     if not (folder / "checkpoints" / "last.ckpt").is_file():
-        raise UserError(f"{folder} has no checkpoints/last.ckpt to resume from; train it anew")
+        raise UserError(f"{folder} has no checkpoints/last.ckpt to resume from; start the run again")
     launch.check_launch(plain["trainer"])
     if (done := runs.nothing_left(folder, plain)) is not None:
         print(done)
@@ -105,8 +105,8 @@ def _follow(folder: Path, cfg: dict[str, Any], how: str, command: str) -> int:
 
 
 def _start(folder: Path, cfg: dict[str, Any], how: str, command: str, lock: IO[str] | None = None) -> int:
-    """Here, unless the run has ranks, which replay the command that began the process and so must be given the composed
-    config instead of overrides (hydra issue 2070). lock: of the folder, but for ranks that follow. Returns the exit code."""
+    """Runs in this process, unless the run has ranks: these repeat the command of the process, so they need the composed
+    config instead of overrides (hydra issue 2070). lock: of the folder, not for ranks > 0. Returns the exit code."""
     if launch.has_ranks(cfg["trainer"]):
         return start_process(folder, how, command, lock, environment=launch.environment(cfg["trainer"]))[0]
     from vae_zoo.runs.train import main
@@ -129,7 +129,7 @@ def start_process(
 
     def note(signum: int, frame: Any) -> None:
         received.append(signum)
-        if signum != signal.SIGINT and process is not None:  # Ctrl-C the terminal has sent to the job too
+        if signum != signal.SIGINT and process is not None:  # the terminal sends Ctrl-C to the job too
             process.send_signal(signum)
 
     words = [sys.executable, "-m", "vae_zoo.runs.train", str(folder), how, "--command", command]
@@ -141,6 +141,6 @@ def start_process(
         for signum in {*received} - {signal.SIGINT}:
             process.send_signal(signum)
         code = process.wait()
-    if -code in signals:  # before it could handle them
+    if -code in signals:  # the job died before it could handle them
         code = exit_code(-code)
     return code if code >= 0 else 1, received[0] if received else None

@@ -124,7 +124,7 @@ def read_run(folder: Path) -> Run | None:
     later, later_flaw = read_dict(folder / "evaluation" / "metrics.json")
     state, note = _state(folder, config, status, metrics, status_flaw or flaw)
     if runs.is_over(state) and later_flaw:
-        note = "evaluation/metrics.json is damaged and left out"
+        note = "evaluation/metrics.json is damaged and is ignored"
     model, data = _names(folder, config, str(status.get("command")))
     return Run(folder, state, note, config, _finite(metrics) | _finite(later), model, data, str(status.get("started")))
 
@@ -132,7 +132,7 @@ def read_run(folder: Path) -> Run | None:
 def _state(
     folder: Path, config: dict[str, Any], status: dict[str, Any], metrics: dict[str, Any], flaw: str
 ) -> tuple[str, str]:
-    """State and note. A finished run stays so while it is evaluated; any other whose lock is held is being trained."""
+    """State and note. A run whose lock is held is being trained, unless it is finished and being evaluated."""
     state = status.get("state")
     if not runs.is_over(state) and runs.is_held(folder / ".lock"):
         return "running", "still being trained"
@@ -140,7 +140,7 @@ def _state(
         return "damaged", flaw
     if runs.is_over(state):
         if not _finite(metrics):
-            return "unfinished", "it has no numbers in metrics.json"
+            return "unfinished", "metrics.json has no numbers"
         limit = status.get("limit")
         return state, clean(runs.stop_sentence(folder, limit, config)) if isinstance(limit, dict) else ""
     resume = f"continue with: python train.py {override('resume', folder)}"

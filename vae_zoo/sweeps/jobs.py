@@ -27,16 +27,16 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.runs.record import Job, read_record
 from vae_zoo.utils.files import write_atomic
 
-RECORDS = "sweeps"  # folder beside the runs
-WORKERS = ".workers"  # folder of the commands in that of their sweep
-TAKEN = {"LocalLauncher": "CUDA_VISIBLE_DEVICES", "RayLauncher": "OMP_NUM_THREADS"}  # from the user, for every job
+RECORDS = "sweeps"  # folder next to the runs
+WORKERS = ".workers"  # subfolder of a sweep with one folder per command
+TAKEN = {"LocalLauncher": "CUDA_VISIBLE_DEVICES", "RayLauncher": "OMP_NUM_THREADS"}  # set by the user, for every job
 GOOD = (
     "finished",
     "done before",
     "pruned",
     "running",
 )  # elsewhere, then; beside these what a limit such as patience stopped
-# What does not make another sweep: where and how it is run, and what is shown of it.
+# Overrides that do not change the name of a sweep: where and how it runs, and what is shown.
 INCIDENTAL = ("sweep.", "launcher", "logger", "paths.", "hydra")
 
 

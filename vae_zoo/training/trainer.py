@@ -93,7 +93,7 @@ class Trainer(RunTrainer):
         super().__init__(
             callbacks=callbacks,
             logger=logger,
-            devices=1 if devices == "auto" else devices,  # more only when asked for
+            devices=1 if devices == "auto" else devices,  # one device by default
             max_steps=max_steps,
             val_check_interval=min(val_check_interval, max_steps),  # a short run is validated too
             max_epochs=-1,  # one endless epoch; the data module counts the epochs

@@ -12,7 +12,7 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
-        ".*treespec, LeafSpec.*",  # Lightning calls what torch deprecates
+        ".*treespec, LeafSpec.*",  # Lightning calls a deprecated function of torch
         "The `srun` command is available",  # one process needs none, and several are told in check_launch
         ".*callbacks used to create the checkpoint need to be provided",  # a limit was taken away beside resume=
     ):

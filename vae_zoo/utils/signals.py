@@ -32,7 +32,7 @@ def exit_code(signum: int) -> int:
 
 @contextmanager
 def handled(handler: Callable[[int, Any], None], *signums: int) -> Iterator[None]:
-    """Calls `handler` for these signals, and puts back the earlier handlers at the end."""
+    """Calls `handler` for these signals, and restores the earlier handlers at the end."""
     _ours.append(handler)
     earlier = {signum: signal.signal(signum, handler) for signum in signums}
     try:
