@@ -126,7 +126,7 @@ def test_time_limit_stops_saves_says_so_and_goes_on_with_more_time(folder, whole
     assert "stopped: max_time" in (run / "report.html").read_text()
 
     again = call(folder, "train resume=run trust=[kick]")
-    assert (again.code, again.out) == (0, f"nothing is left to do: {sentence}\n")
+    assert (again.code, again.out) == (0, f"nothing to do: {sentence}\n")
     more = call(folder, "train resume=run trust=[kick] trainer.max_time=01:00:00:00")
     assert more.code == 0, more.err
     assert runs.read_status(run)["state"] == "finished" and read_run(run).state == "finished"
@@ -142,7 +142,7 @@ def test_patience_that_ends_is_told_and_more_of_it_goes_on(folder):
     run = folder / "run"
     assert "stopped by trainer.patience=2 at step 12 of 24" in answer.out
     assert checkpoint(run)["global_step"] == 12 and runs.read_status(run)["state"] == "stopped: patience"
-    assert call(folder, "train resume=run").out.startswith("nothing is left to do: stopped by trainer.patience=2")
+    assert call(folder, "train resume=run").out.startswith("nothing to do: stopped by trainer.patience=2")
 
     more = call(folder, "train resume=run trainer.patience=4")
     assert more.code == 0 and "stopped by trainer.patience=4 at step 20 of 24" in more.out, more.err

@@ -127,11 +127,11 @@ def nothing_left(folder: Path, cfg: dict[str, Any]) -> str | None:
         return None
     if limit := status.get("limit"):
         same = limit["name"] in own["trainer"] and own["trainer"][limit["name"]] == cfg["trainer"][limit["name"]]
-        return f"nothing is left to do: {stop_sentence(folder, limit, own)}" if same else None
+        return f"nothing to do: {stop_sentence(folder, limit, own)}" if same else None
     steps = own["trainer"]["max_steps"]
     if cfg["trainer"]["max_steps"] != steps:
         return None
-    return f"nothing is left to do: all {steps} steps are trained and evaluated, see {folder}/report.html"
+    return f"nothing to do: all {steps} steps are trained and evaluated, see {folder}/report.html"
 
 
 def can_go_on(folder: Path, cfg: dict[str, Any]) -> bool:
