@@ -63,7 +63,7 @@ def test_the_table_goes_where_out_says(folder):
     [
         ("nowhere", "predict=nowhere is not a folder; give a folder of images"),
         ("empty", "predict=empty has no images; give a folder of PNG or JPEG files"),
-        ("text", "notes.txt cannot be read as an image of 8 or 16 bits; remove it"),
+        ("text", "notes.txt cannot be read as an image of 8 or 16 bits ("),
         ("pictures/part 0/0, a.png", "is not a folder"),
     ],
 )

@@ -209,8 +209,8 @@ def notes(table: Table) -> list[str]:
         found.append("Mean ± sample deviation over seeds; the best mean of a column is bold.")
     if rows := [f"{group.name}: {unused(group)}" for group in table.groups if group.unused]:
         found.append(
-            f"Images of these rows do not change with one of their blocks ({'; '.join(rows)}), so separation and all else "
-            f"that is said of the others is no success: they are the best of no column but of bounds."
+            f"These rows have blocks that the decoder ignores ({'; '.join(rows)}), so good scores of their other blocks are "
+            f"not a success: they are never marked as best, except for likelihood bounds."
         )
     for group in table.groups:
         if limits := sorted({run.state.partition(": ")[2] for run in group.runs} - {""}):
