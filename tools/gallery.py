@@ -1,0 +1,98 @@
+"""Make the gallery of README.md and one picture for the page of each method: `make gallery`.
+
+Trains the experiments below with seed 0 where outputs/gallery/ does not hold them yet (under an hour on two cores, nothing to
+download), takes a figure of each run and writes docs/figures/gallery.png and docs/figures/<method>.png. The same run folders
+give the same files.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from vae_zoo.figures import theme  # noqa: E402  (the package need not be installed)
+
+RUNS, PICTURES = ROOT / "outputs" / "gallery", ROOT / "docs" / "figures"
+WIDTH, HEIGHT, GAP, HEAD = 560, 600, 24, 64  # pixels: of a panel, of what is shown of its figure, between panels, of its title
+COLUMNS = 3
+
+
+class Panel(NamedTuple):
+    name: str  # of the picture
+    experiment: str
+    figure: str  # as the run folder names it, without the step
+    method: str
+    caption: str
+
+
+PANELS = (
+    Panel("split_vae", "split_vae/first_run", "swap_z_local", "SPLIT-VAE", "colours of the row, digit of the column"),
+    Panel("ml_vae", "ml_vae/faces", "swap_style", "ML-VAE", "people unseen in training: who, and how they look"),
+    Panel("parted_vae", "parted_vae/digits", "class_traversals_c", "PartedVAE", "what varies within each class"),
+    Panel("mfcvae", "mfcvae/digits", "members_facet1", "MFCVAE", "clusters found without labels"),
+    Panel("spair", "spair/scenes_small", "boxes_test", "SPAIR", "objects found without labels"),
+    Panel("blocks", "split_vae/first_run", "blocks", "Every method", "what each block holds of each factor"),
+)
+
+
+def folder(experiment: str) -> Path:
+    """The finished run of an experiment, trained or resumed where needed."""
+    run = RUNS / experiment
+    if not (run / "metrics.json").exists():
+        known = [f"resume={run}"] if (run / "checkpoints").exists() else [f"experiment={experiment}", f"hydra.run.dir={run}"]
+        subprocess.run([sys.executable, "train.py", *known], cwd=ROOT, check=True)
+    return run
+
+
+def figure(panel: Panel) -> Image.Image:
+    """The figure of a panel at its last step, WIDTH wide, cut at HEIGHT."""
+    found = sorted(folder(panel.experiment).glob(f"figures/{panel.figure}_[0-9]*.png"), key=lambda p: int(p.stem.split("_")[-1]))
+    if not found:
+        sys.exit(f"{folder(panel.experiment)} has no figure {panel.figure}; delete the folder and run `make gallery` again")
+    image = Image.open(found[-1]).convert("RGB")
+    image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+    return cut(image, HEIGHT)
+
+
+def cut(image: Image.Image, height: int) -> Image.Image:
+    """The upper part of a grid, at most `height` pixels, ending between two rows of it."""
+    if image.height <= height:
+        return image
+    plain = np.abs(np.asarray(image, float) - theme.rgb(theme.PAPER)).max((1, 2)) < 40  # [H], True between rows
+    return image.crop((0, 0, image.width, max(np.flatnonzero(plain[:height]), default=height)))
+
+
+def gallery(figures: dict[str, Image.Image]) -> Image.Image:
+    """All panels, each under its method and caption."""
+    rows = -(-len(PANELS) // COLUMNS)
+    width, height = COLUMNS * (WIDTH + GAP) + GAP, rows * (HEAD + HEIGHT + GAP) + GAP
+    page = Image.new("RGB", (width, height), theme.PAPER)
+    draw = ImageDraw.Draw(page)
+    for place, panel in enumerate(PANELS):
+        row, column = divmod(place, COLUMNS)
+        left, top = GAP + column * (WIDTH + GAP), GAP + row * (HEAD + HEIGHT + GAP)
+        draw.text((left + 12, top), panel.method, theme.INK, ImageFont.load_default(28))
+        draw.text((left + 12, top + 34), panel.caption, theme.MUTED, ImageFont.load_default(20))
+        page.paste(figures[panel.name], (left, top + HEAD))
+    return page
+
+
+def save(image: Image.Image, name: str) -> None:
+    image.quantize(256, dither=Image.Dither.NONE).save(PICTURES / f"{name}.png", optimize=True)
+
+
+def main() -> None:
+    figures = {panel.name: figure(panel) for panel in PANELS}
+    for name, image in figures.items():
+        save(image, name)
+    save(gallery(figures), "gallery")
+
+
+if __name__ == "__main__":
+    main()
