@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p; done))
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint settings results docs docs-serve
+.PHONY: train test test-slow lint settings results gallery docs docs-serve
 train: .venv/installed
 	$(BIN)/python train.py
 
@@ -26,9 +26,13 @@ lint: .venv/installed
 settings: .venv/installed
 	$(BIN)/python tools/settings.py
 
-# the table of results in README.md, from results/
+# the tables of results in README.md and docs/, from results/
 results: .venv/installed
-	$(BIN)/python tools/results_table.py
+	$(BIN)/python tools/results_tables.py
+
+# the pictures of README.md and of the pages of the methods, from runs in outputs/gallery/ that are trained where missing
+gallery: .venv/installed
+	$(BIN)/python tools/gallery.py
 
 # the documentation, to site/index.html; warnings are errors
 docs: .venv/docs

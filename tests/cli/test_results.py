@@ -8,7 +8,7 @@ from tests.commands import REPOSITORY
 
 
 def test_the_table_of_the_readme_is_not_stale():
-    words = [sys.executable, REPOSITORY / "tools" / "results_table.py", "--check"]
+    words = [sys.executable, REPOSITORY / "tools" / "results_tables.py", "--check"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads((REPOSITORY / "results" / "split_vae-first_run.json").read_text())
