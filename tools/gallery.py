@@ -34,7 +34,7 @@ class Panel(NamedTuple):
 PANELS = (
     Panel("split_vae", "split_vae/first_run", "swap_z_local", "SPLIT-VAE", "colours of the row, digit of the column"),
     Panel("ml_vae", "ml_vae/faces", "swap_style", "ML-VAE", "people unseen in training: who, and how they look"),
-    Panel("parted_vae", "parted_vae/digits", "class_traversals_c", "PartedVAE", "what varies within each class"),
+    Panel("parted_vae", "parted_vae/digits", "class_swap_c", "PartedVAE", "the class is changed, all else is kept"),
     Panel("mfcvae", "mfcvae/digits", "members_facet1", "MFCVAE", "clusters found without labels"),
     Panel("spair", "spair/scenes_small", "boxes_test", "SPAIR", "objects found without labels"),
     Panel("blocks", "split_vae/first_run", "blocks", "Every method", "what each block holds of each factor"),
