@@ -1,8 +1,8 @@
 """Make the gallery of README.md and one picture for the page of each method: `make gallery`.
 
-Trains the experiments below with seed 0 where outputs/gallery/ does not hold them yet (under an hour on two cores, nothing to
-download), takes a figure of each run and writes docs/figures/gallery.png and docs/figures/<method>.png. The same run folders
-give the same files.
+Trains the experiments below with seed 0 unless outputs/gallery/ holds them (under an hour on two cores, no download),
+takes a figure of each run and writes docs/figures/gallery.png and docs/figures/<method>.png. The same run folders give the
+same files.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from vae_zoo.figures import theme  # noqa: E402  (the package need not be installed)
 
 RUNS, PICTURES = ROOT / "outputs" / "gallery", ROOT / "docs" / "figures"
-WIDTH, HEIGHT, GAP, HEAD = 560, 600, 24, 64  # pixels: of a panel, of what is shown of its figure, between panels, of its title
+WIDTH, HEIGHT, GAP, HEAD = 560, 600, 24, 64  # pixels: of a panel, its figure, between panels, of its title
 COLUMNS = 3
 
 
@@ -52,7 +52,9 @@ def folder(experiment: str) -> Path:
 
 def figure(panel: Panel) -> Image.Image:
     """The figure of a panel at its last step, WIDTH wide, cut at HEIGHT."""
-    found = sorted(folder(panel.experiment).glob(f"figures/{panel.figure}_[0-9]*.png"), key=lambda p: int(p.stem.split("_")[-1]))
+    found = sorted(
+        folder(panel.experiment).glob(f"figures/{panel.figure}_[0-9]*.png"), key=lambda p: int(p.stem.split("_")[-1])
+    )
     if not found:
         sys.exit(f"{folder(panel.experiment)} has no figure {panel.figure}; delete the folder and run `make gallery` again")
     image = Image.open(found[-1]).convert("RGB")

@@ -70,7 +70,11 @@ def first_run(page: Path) -> list[str]:
     lines = table(["input of the classifier", *(factor.replace("_", " ") for factor in factors)])
     for reader, title in READERS.items():
         lines.append(row([title, *(shown(numbers[f"test/block/{reader}/{factor}"]) for factor in factors)]))
-    return [*lines, "", f"On test images; 0 is chance, the most frequent value; 1 is perfect. {source(page, 'split_vae-first_run')}"]
+    return [
+        *lines,
+        "",
+        f"On test images; 0 is chance, the most frequent value; 1 is perfect. {source(page, 'split_vae-first_run')}",
+    ]
 
 
 def parity(page: Path) -> list[str]:
@@ -124,7 +128,9 @@ def with_tables(page: Path) -> str:
 def main() -> None:
     stale = {page: text for page in PAGES if (text := with_tables(page)) != page.read_text()}
     if "--check" in sys.argv:
-        sys.exit(f"{', '.join(str(p.relative_to(ROOT)) for p in stale)}: results are stale; run make results" if stale else 0)
+        sys.exit(
+            f"{', '.join(str(p.relative_to(ROOT)) for p in stale)}: results are stale; run make results" if stale else 0
+        )
     for page, text in stale.items():
         page.write_text(text)
 

@@ -1,6 +1,6 @@
 """The commands of README, Start and How to run as they are typed, but for two steps of training (slow).
 
-What a page assumes is made first: a folder of pictures, a table of labels, finished runs. Left out, with the reason: LEFT_OUT.
+What a page assumes is made first: a folder of pictures, a table of labels, finished runs. LEFT_OUT has what is not run.
 """
 
 import csv
