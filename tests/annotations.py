@@ -3,6 +3,7 @@
 jaxtyping's import hook decorates the functions of these packages; processes that tests start are not hooked.
 """
 
+import inspect
 from contextlib import contextmanager
 
 from beartype import BeartypeConf, beartype
@@ -26,3 +27,9 @@ def unchecked():
         yield
     finally:
         config.update("jaxtyping_disable", False)
+
+
+def set_defaults(monkeypatch, function, values: dict) -> None:
+    """Other defaults of keyword arguments, also of a function that is checked."""
+    function = inspect.unwrap(function)
+    monkeypatch.setattr(function, "__kwdefaults__", function.__kwdefaults__ | values)

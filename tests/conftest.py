@@ -117,8 +117,7 @@ def small_evaluation(monkeypatch):
     from vae_zoo.figures import charts
     from vae_zoo.metrics import judge, probes
 
-    few = judge.train_judge.__kwdefaults__ | {"steps": 8, "max_images": 200}
-    monkeypatch.setattr(judge.train_judge, "__kwdefaults__", few)
+    annotations.set_defaults(monkeypatch, judge.train_judge, {"steps": 8, "max_images": 200})
     monkeypatch.setattr(factors, "NUM_TRAIN", 200)
     monkeypatch.setattr(charts, "_pixels", lambda figure: np.zeros((8, 8, 3), np.uint8))
     for name in ("MLPClassifier", "MLPRegressor"):

@@ -105,6 +105,7 @@ class TrainingData:
         return self  # a copy of a model, such as that of its average weights, must not copy the data set
 
 
+@runtime_checkable
 class Network(Protocol):
     """A family of encoders and decoders, which know shapes and no objective."""
 
@@ -127,6 +128,7 @@ class Network(Protocol):
         ...
 
 
+@runtime_checkable
 class LadderNetwork(Protocol):
     """A family of encoders and decoders that give and take one code for each facet, the shallowest first."""
 
@@ -156,6 +158,7 @@ class LadderNetwork(Protocol):
         ...
 
 
+@runtime_checkable
 class Model(Protocol):
     """What shared code may call of every model; all models are LightningModules.
 
@@ -211,7 +214,7 @@ class Model(Protocol):
         ...
 
     def codes(self, batch: Batch | Float[Tensor, "B C H W"]) -> Codes:
-        """Infers the code of each block, a mean or a mode."""
+        """Infers the codes that stand for images where these are decoded again."""
         ...
 
     def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import annotations
 from tests.training.test_trainer import SMALL, train
 from vae_zoo.contract import Block, HasClasses
 from vae_zoo.data.arrays import Factor
@@ -118,7 +119,7 @@ def test_a_grid_is_scored_on_draws_from_the_whole_of_it(sprites, small_evaluatio
 
 def test_full_adds_swaps_aggregates_and_distances(halves, monkeypatch):
     model, data = halves
-    monkeypatch.setattr(judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | {"steps": 200})
+    annotations.set_defaults(monkeypatch, judge.train_judge, {"steps": 200})
     results = protocol.evaluate(model, data, "full")
     numbers = results.numbers
     assert 0.8 < numbers["test/judge/label"] <= 1 and 0 <= numbers["test/judge_rec/label"] <= 1
@@ -141,7 +142,7 @@ def test_full_adds_swaps_aggregates_and_distances(halves, monkeypatch):
 
 def test_full_of_a_model_of_one_block_has_distances_and_no_swaps(digits, monkeypatch):
     model, data = digits
-    monkeypatch.setattr(judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | {"steps": 20})
+    annotations.set_defaults(monkeypatch, judge.train_judge, {"steps": 20})
     results = protocol.evaluate(model, data, "full")
     assert {"test/kid_judge", "test/aggregate/z/kl"} <= set(results.numbers)
     assert not [name for name in results.numbers if "swap" in name]

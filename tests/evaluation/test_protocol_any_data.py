@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from tests import annotations
 from tests.config.test_schemas import choices, composed
 from vae_zoo import UserError
 from vae_zoo.data.arrays import Arrays
@@ -72,7 +73,7 @@ def model(name):
 def quick(monkeypatch):
     """What judges and probes learn and how charts look is tested elsewhere."""
     few = {"steps": 2, "checks": 1}
-    monkeypatch.setattr(judge.train_judge, "__kwdefaults__", judge.train_judge.__kwdefaults__ | few)
+    annotations.set_defaults(monkeypatch, judge.train_judge, few)
     monkeypatch.setattr(probes, "MLPClassifier", lambda **options: LogisticRegression(max_iter=5))
     monkeypatch.setattr(grouped, "COUNTS", (1, 2))
     monkeypatch.setattr(charts, "_pixels", lambda figure: np.zeros((1, 1, 3), np.uint8))

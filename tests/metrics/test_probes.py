@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
+from tests.annotations import unchecked
 from vae_zoo.metrics import probes
 from vae_zoo.metrics.probes import block_factor_matrix, period_of, probe
 
@@ -216,6 +217,7 @@ def test_wide_codes_are_reduced_by_components_of_the_training_rows():
     assert wide[0, 2] > 0.95
 
 
+@unchecked()
 def test_refusals():
     x, y = noise(), draw()
     with pytest.raises(ValueError, match="period"):

@@ -1,4 +1,4 @@
-"""What every metric does to its inputs."""
+"""Conversion of the inputs of metrics."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def to_numpy(x: Any) -> np.ndarray:
-    """An array from anything array-like; torch tensors come from any device and graph, and torch is not imported."""
+    """Makes an array of anything array-like; torch tensors come from any device and graph, and torch is not imported."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         x = x.float() if x.is_floating_point() and x.element_size() < 4 else x  # numpy has no bfloat16

@@ -1,17 +1,32 @@
-"""Is a classifier as often right as it says? numpy, no torch."""
+"""Calibration of classifiers; numpy, no torch."""
+
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from vae_zoo.metrics.arrays import to_numpy
 
 Array = np.ndarray
 
 
-def ece(probs: Array, labels: Array, *, bins: int = 15) -> float:
-    """Expected calibration error of probs [N, K] against labels [N]: 0..1, best 0.
+def ece(probs: Float[Any, "N K"], labels: Shaped[Any, " N"], *, bins: int = 15) -> float:
+    """Expected calibration error: the sum over bins of confidence of share * |accuracy - mean confidence|.
 
-    sum over bins of confidence, (i - 1) / bins < max_k p <= i / bins, of share * |accuracy - mean confidence|. Images of
-    unknown label (-1) are left out; NaN when none is known. Source: Guo et al. (2017), equation 3, with its 15 bins.
+    Bin i of b holds confidences (i - 1) / b < max_k p <= i / b.
+
+    Args:
+        probs: Probabilities of the classes.
+        labels: Classes; -1 (unknown) is left out.
+        bins: Number of bins, >= 1.
+
+    Returns:
+        0..1, best 0; NaN when no label is known.
+
+    Raises:
+        ValueError: The shapes do not fit.
+
+    Source: Guo et al. (2017), equation 3, with its 15 bins.
 
     >>> ece(np.array([[0.75, 0.25]] * 4), np.array([0, 0, 0, 1]))
     0.0

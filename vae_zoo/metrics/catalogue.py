@@ -13,14 +13,23 @@ from vae_zoo.utils.text import natural
 
 
 class Entry(NamedTuple):
-    """Properties of the metrics whose last part fully matches `pattern`."""
+    """Properties of the metrics whose last part fully matches `pattern`.
+
+    Attributes:
+        pattern: Regular expression.
+        direction: 1: higher is better, -1: lower is better, 0: neither.
+        unit: Such as nats.
+        density: Whether it is not comparable between models with different likelihoods.
+        compared: Whether settings of a leaderboard are compared in pairs.
+        card: Prefix of the metric that is shown at the top of the report.
+    """
 
     pattern: str
-    direction: int  # 1: higher is better, -1: lower is better, 0: neither
+    direction: int
     unit: str = ""
-    density: bool = False  # not comparable between models with different likelihoods
-    compared: bool = False  # settings of a leaderboard are compared in pairs
-    card: str = ""  # prefix of the metric that is shown at the top of the report
+    density: bool = False
+    compared: bool = False
+    card: str = ""
 
 
 # The first match applies. Columns have this order; metrics of the first entry and unknown names come last.

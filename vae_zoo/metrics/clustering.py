@@ -1,10 +1,9 @@
-"""Clustering metrics: functions on cluster numbers [N] and class labels [N]; numpy, scipy and scikit-learn, no torch.
+"""Clustering metrics: functions on cluster numbers and class labels; numpy, scipy and scikit-learn, no torch.
 
 Any integers serve as numbers and there may be more or fewer clusters than classes. Images whose label is -1 (unknown)
-are left out; ValueError if none is left. Lead with Hungarian accuracy and AMI, which do not grow with the number of clusters
-alone. Majority accuracy does (k-means on pixels of digits: 0.84 with 10 clusters, 0.94 with 15), so it means nothing without
-that number and without what k-means on pixels has with as many (`k_means`). The SPLIT and MFCVAE papers' "accuracy" is the
-majority vote on the scored images themselves (`purity`), the VaDE line of papers has the Hungarian one.
+are left out; ValueError if none is left. Report Hungarian and majority accuracy, NMI and ARI together, with the number
+of clusters: the SPLIT and MFCVAE papers' "accuracy" is the majority vote on the scored images themselves (`purity`),
+the VaDE line of papers has the Hungarian one.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float, Int, Shaped
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import entropy
 from sklearn.cluster import KMeans
@@ -25,18 +25,33 @@ from vae_zoo.metrics.probes import COMPONENTS, WIDE
 
 Array = np.ndarray
 Mapping = Literal["hungarian", "majority"]
-Pair = tuple[Array, Array]  # clusters [N], labels [N]
+Numbers = Shaped[Any, " N"] | Sequence[int]  # a cluster or a class for each image
+Pair = tuple[Shaped[Any, " M"] | Sequence[int], Shaped[Any, " M"] | Sequence[int]]  # clusters and labels of the same images
 
 
-def cluster_accuracy(clusters: Array, labels: Array, *, mapping: Mapping = "hungarian", fit: Pair | None = None) -> float:
-    """Accuracy after naming clusters by classes. Range 0..1, best 1.
+def cluster_accuracy(
+    clusters: Numbers, labels: Numbers, *, mapping: Mapping = "hungarian", fit: Pair | None = None
+) -> float:
+    """Accuracy after naming clusters by classes.
 
     `hungarian`: the one-to-one naming with most images right; clusters beyond the number of classes are errors.
     `majority`: each cluster takes its most frequent class (ties: the lower label); never below Hungarian, grows with
     the number of clusters, is 1 for one image per cluster, and its floor is the share of the largest class: print it
     beside.
-    `fit=(clusters, labels)`: the naming is found there (the training set) and only applied here; a cluster that does
-    not occur there counts as an error. Without it the naming is found on the scored images, as the papers do.
+
+    Args:
+        clusters: Number of the cluster of each image.
+        labels: Class of each image, -1 = unknown.
+        mapping: How clusters are named.
+        fit: (clusters, labels) of other images, the training set, on which the naming is found; a cluster that does not
+            occur there counts as an error. None: the naming is found on the scored images, as the papers do.
+
+    Returns:
+        0..1, best 1.
+
+    Raises:
+        ValueError: Shapes do not fit, or no label is known.
+
     Source: Kuhn, 1955 (scipy's assignment); SPLIT vae/trainer.py and MFCVAE utils.py for the majority vote.
 
     >>> clusters, labels = [0, 0, 1, 1, 2, 2], [1, 1, 0, 0, 0, 1]
@@ -49,8 +64,19 @@ def cluster_accuracy(clusters: Array, labels: Array, *, mapping: Mapping = "hung
     return float(np.mean(_named(clusters, fit or (clusters, labels), mapping) == labels))
 
 
-def balanced_accuracy(clusters: Array, labels: Array, *, mapping: Mapping = "majority", fit: Pair | None = None) -> float:
-    """Mean over classes of the share of their images that `cluster_accuracy` counts as right. Range 0..1, best 1.
+def balanced_accuracy(
+    clusters: Numbers, labels: Numbers, *, mapping: Mapping = "majority", fit: Pair | None = None
+) -> float:
+    """Mean over classes of the share of their images that `cluster_accuracy` counts as right.
+
+    Args:
+        clusters: Number of the cluster of each image.
+        labels: Class of each image, -1 = unknown.
+        mapping: As in `cluster_accuracy`.
+        fit: As in `cluster_accuracy`.
+
+    Returns:
+        0..1, best 1.
 
     Source: MFCVAE utils.py, class-weighted accuracy after the majority map.
 
@@ -62,8 +88,15 @@ def balanced_accuracy(clusters: Array, labels: Array, *, mapping: Mapping = "maj
     return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
 
 
-def purity(clusters: Array, labels: Array) -> float:
+def purity(clusters: Numbers, labels: Numbers) -> float:
     """Share of images in the largest class of their cluster: majority accuracy, fitted on the scored images.
+
+    Args:
+        clusters: Number of the cluster of each image.
+        labels: Class of each image, -1 = unknown.
+
+    Returns:
+        0..1, best 1.
 
     >>> purity([0, 0, 0, 1], [5, 5, 7, 7])
     0.75
@@ -71,10 +104,19 @@ def purity(clusters: Array, labels: Array) -> float:
     return cluster_accuracy(clusters, labels, mapping="majority")
 
 
-def purity_chance(clusters: Array, labels: Array, *, repeats: int = 20, seed: int = 0) -> float:
+def purity_chance(clusters: Numbers, labels: Numbers, *, repeats: int = 20, seed: int = 0) -> float:
     """Purity of clusters of these sizes that know nothing of the labels: mean over `repeats` shuffles of them.
 
     At least the share of the largest class, and 1 for one image per cluster.
+
+    Args:
+        clusters: Number of the cluster of each image.
+        labels: Class of each image, -1 = unknown.
+        repeats: Number of shuffles, >= 1.
+        seed: Of the shuffles.
+
+    Returns:
+        0..1.
 
     >>> purity_chance([0, 1, 2, 3], [5, 5, 7, 7]), purity_chance([0, 0, 0, 0], [5, 5, 5, 7])
     (1.0, 0.75)
@@ -88,8 +130,14 @@ def purity_chance(clusters: Array, labels: Array, *, repeats: int = 20, seed: in
     return float(right / (repeats * len(labels)))
 
 
-def scores(clusters: Array, labels: Array, fit: Pair) -> dict[str, float]:
-    """Every score by the name that a run has it under. fit: where clusters are named, but for `cluster_purity`."""
+def scores(clusters: Numbers, labels: Numbers, fit: Pair) -> dict[str, float]:
+    """Computes every score by the name that a run has it under.
+
+    Args:
+        clusters: Number of the cluster of each image.
+        labels: Class of each image, -1 = unknown.
+        fit: (clusters, labels) on which clusters are named, but for `cluster_purity`.
+    """
     return {
         "cluster_accuracy_majority": cluster_accuracy(clusters, labels, mapping="majority", fit=fit),
         "cluster_accuracy_hungarian": cluster_accuracy(clusters, labels, mapping="hungarian", fit=fit),
@@ -102,16 +150,16 @@ def scores(clusters: Array, labels: Array, fit: Pair) -> dict[str, float]:
     }
 
 
-def k_means(vectors: Array, num_clusters: int, *, seed: int = 0) -> Callable[[Array], Array]:
-    """Clusters of vectors [N, D], fitted on these and to be had of any others: what clusters of a model must beat on pixels.
+def k_means(vectors: Shaped[np.ndarray, "N D"], num_clusters: int, *, seed: int = 0) -> Callable[[Array], Array]:
+    """Fits k-means: clusters of vectors, to be had of any others, which clusters of a model must beat on pixels.
 
-    The best of 10 starts by k-means++; vectors of more than 256 dimensions by their 64 leading principal components, as in
-    `block_factor_matrix`. The same for the same vectors and seed; at most N clusters.
+    Args:
+        vectors: The rows that it is fitted on.
+        num_clusters: K.
+        seed: Of the start.
 
-    >>> assign = k_means(np.array([[0.0], [0.1], [5.0], [5.2]]), 2)
-    >>> clusters = assign(np.array([[0.2], [4.0], [6.0]]))
-    >>> bool(clusters[0] != clusters[1]), bool(clusters[1] == clusters[2])
-    (True, True)
+    Returns:
+        A function from vectors [M, D] to their clusters [M].
     """
     vectors = to_numpy(vectors).astype(np.float32)
     fitted: Any = KMeans(min(num_clusters, len(vectors)), n_init=10, random_state=seed)
@@ -122,7 +170,7 @@ def k_means(vectors: Array, num_clusters: int, *, seed: int = 0) -> Callable[[Ar
     return lambda others: fitted.predict(to_numpy(others).astype(np.float32))
 
 
-def nmi(clusters: Array, labels: Array) -> float:
+def nmi(clusters: Numbers, labels: Numbers) -> float:
     """Normalised mutual information, by the arithmetic mean of the entropies (older papers: geometric). 0..1, best 1.
 
     >>> round(nmi([0, 0, 1, 1], [7, 7, 3, 3]), 3)
@@ -132,7 +180,7 @@ def nmi(clusters: Array, labels: Array) -> float:
     return float(normalized_mutual_info_score(labels, clusters, average_method="arithmetic"))
 
 
-def ami(clusters: Array, labels: Array) -> float:
+def ami(clusters: Numbers, labels: Numbers) -> float:
     """Mutual information adjusted for chance (arithmetic mean): 0 for random clusters of any number, best 1.
 
     >>> round(ami([0, 1, 2, 3], [7, 7, 3, 3]), 3)
@@ -142,7 +190,7 @@ def ami(clusters: Array, labels: Array) -> float:
     return float(adjusted_mutual_info_score(labels, clusters, average_method="arithmetic"))
 
 
-def ari(clusters: Array, labels: Array) -> float:
+def ari(clusters: Numbers, labels: Numbers) -> float:
     """Rand index (agreement on pairs of images) adjusted for chance: 0 for random clusters, best 1, least -0.5.
 
     >>> round(ari([0, 0, 1, 2], [7, 7, 3, 3]), 3)
@@ -152,8 +200,8 @@ def ari(clusters: Array, labels: Array) -> float:
     return float(adjusted_rand_score(labels, clusters))
 
 
-def pairwise_ari(clusterings: Sequence[Array]) -> Array:
-    """ARI of every two of M clusterings [N] of the same images, [M, M]: do runs of other seeds find the same clusters?
+def pairwise_ari(clusterings: Sequence[Numbers]) -> Float[np.ndarray, "M M"]:
+    """ARI of every two of M clusterings of the same images: do runs of other seeds find the same clusters?
 
     >>> pairwise_ari([np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2])])
     array([[1., 1.],
@@ -165,10 +213,14 @@ def pairwise_ari(clusterings: Sequence[Array]) -> Array:
     return table
 
 
-def contingency(clusters: Array, labels: Array) -> Array:
-    """Number of images [K, C] in each cluster that occurs, of each class that occurs, both in increasing order.
+def contingency(clusters: Numbers, labels: Numbers) -> Int[np.ndarray, "_ _"]:
+    """Number of images in each cluster that occurs (rows), of each class that occurs (columns), both in increasing order.
 
-    The confusion matrix of a clustering, and what every score here is a function of.
+    It is the confusion matrix of a clustering, and every score here is a function of it.
+
+    Args:
+        clusters: Number of the cluster of each image.
+        labels: Class of each image, -1 = unknown.
 
     >>> contingency([4, 4, 9], [0, 1, 1])
     array([[1, 1],
@@ -177,9 +229,18 @@ def contingency(clusters: Array, labels: Array) -> Array:
     return _table(*_checked(clusters, labels))[0]
 
 
-def confusion(clusters: Array, labels: Array, *, mapping: Mapping = "majority", fit: Pair | None = None) -> Array:
-    """Number of images [C, C] whose cluster is named by class r (rows) and whose label is class c (columns), the classes of
-    labels and fit in increasing order. Images of a cluster without a name are in no row. mapping, fit: `cluster_accuracy`.
+def confusion(
+    clusters: Numbers, labels: Numbers, *, mapping: Mapping = "majority", fit: Pair | None = None
+) -> Int[np.ndarray, "_ _"]:
+    """Number of images whose cluster is named by the class of the row and whose label is the class of the column.
+
+    The classes of labels and fit come in increasing order. Images of a cluster without a name are in no row.
+
+    Args:
+        clusters: Number of the cluster of each image.
+        labels: Class of each image, -1 = unknown.
+        mapping: As in `cluster_accuracy`.
+        fit: As in `cluster_accuracy`.
 
     Source: MFCVAE utils.py.
 
@@ -196,9 +257,10 @@ def confusion(clusters: Array, labels: Array, *, mapping: Mapping = "majority", 
     return table
 
 
-def mutual_information(clusters: Array, others: Array) -> float:
-    """Between two clusterings of the same images, nats; 0 when they are independent, but for a plug-in bias of about
-    (K - 1) (K' - 1) / (2 N): `ami` has none.
+def mutual_information(clusters: Numbers, others: Numbers) -> float:
+    """Mutual information of two clusterings of the same images, nats.
+
+    It is 0 when they are independent, but for a plug-in bias of about (K - 1) (K' - 1) / (2 N): `ami` has none.
 
     >>> round(mutual_information([0, 0, 1, 1], [7, 7, 3, 3]), 3)  # log 2
     0.693
@@ -206,8 +268,12 @@ def mutual_information(clusters: Array, others: Array) -> float:
     return float(mutual_info_score(clusters, others))
 
 
-def used(clusters: Array, share: float = 0.005) -> int:
+def used(clusters: Numbers, share: float = 0.005) -> int:
     """Number of clusters that hold at least this share of the images.
+
+    Args:
+        clusters: Number of the cluster of each image.
+        share: In [0, 1].
 
     >>> used([0, 0, 0, 1, 7], share=0.4)
     1
@@ -215,8 +281,14 @@ def used(clusters: Array, share: float = 0.005) -> int:
     return int((np.unique(clusters, return_counts=True)[1] >= share * len(clusters)).sum())
 
 
-def effective_number(probs: Array) -> float:
-    """exp of the entropy of the mean of probabilities [N, K]: K when all clusters are equally large, 1 when one has all.
+def effective_number(probs: Float[np.ndarray, "N K"]) -> float:
+    """Effective number of clusters, exp of the entropy of the mean of probabilities.
+
+    Args:
+        probs: q(c | x) of each image.
+
+    Returns:
+        K when all clusters are equally large, 1 when one has all.
 
     >>> round(effective_number(np.array([[1.0, 0], [0, 1]])), 6)
     2.0
@@ -224,12 +296,21 @@ def effective_number(probs: Array) -> float:
     return float(np.exp(entropy(probs.mean(0, dtype=np.float64))))
 
 
-def most_confident(probs: Array, count: int) -> tuple[Array, Array]:
-    """(clusters [R], members [R, count]): which images the clusters are surest of, of probabilities [N, K].
+def most_confident(probs: Float[np.ndarray, "N K"], count: int) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, "R _"]]:
+    """Finds the images that the clusters are surest of.
 
     An image belongs to its likeliest cluster, with that probability as confidence. Clusters without members are left out,
     the others come by the mean confidence of their members, members by their own, the highest first (ties: the lower number
-    first); -1 where a cluster has fewer than `count` members. Source: MFCVAE train.py.
+    first).
+
+    Args:
+        probs: q(c | x) of each image.
+        count: Members of each cluster.
+
+    Returns:
+        R clusters, and their members [R, count], -1 where a cluster has fewer.
+
+    Source: MFCVAE train.py.
 
     >>> most_confident(np.array([[0.6, 0.4, 0], [0.1, 0.9, 0], [0.9, 0.1, 0]]), count=3)
     (array([1, 0]), array([[ 1, -1, -1],
@@ -267,7 +348,7 @@ def _named(clusters: Array, fit: Pair, mapping: Mapping) -> Array:
     return np.array([name.get(k, -1) for k in clusters.tolist()])
 
 
-def _checked(clusters: Any, labels: Any) -> Pair:
+def _checked(clusters: Any, labels: Any) -> tuple[Array, Array]:
     clusters, labels = to_numpy(clusters), to_numpy(labels)
     if clusters.ndim != 1 or clusters.shape != labels.shape:
         raise ValueError(f"need clusters [N] and labels [N] of equal N, got {clusters.shape} and {labels.shape}")

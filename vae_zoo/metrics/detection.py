@@ -1,4 +1,4 @@
-"""How well boxes, numbers and masks of objects are found. Boxes are x0, y0, x1, y1 in pixels, one list an image."""
+"""Metrics of detected boxes, counts and masks of objects. Boxes are x0, y0, x1, y1 in pixels, one tensor for each image."""
 
 import logging
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Shaped
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -17,11 +18,17 @@ MOST = 100  # detections of an image that count
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # else it writes a table for each average precision
 
 
-def average_precision(found: Sequence[dict[str, Tensor]], boxes: Sequence[Tensor]) -> dict[str, float]:
-    """{"ap50", "map"}: average precision at IoU 0.5, and its mean over IoU 0.5, 0.55, ..., 0.95; torchmetrics' (COCO's).
+def average_precision(found: Sequence[dict[str, Tensor]], boxes: Sequence[Shaped[Tensor, "_ 4"]]) -> dict[str, float]:
+    """Average precision at IoU 0.5, and its mean over IoU 0.5, 0.55, ..., 0.95, as computed by torchmetrics (COCO's).
 
-    found: of each image `boxes` [n, 4], `scores` [n], `labels` [n]; boxes: of each image the true ones [K, 4]. In [0, 1],
-    NaN where no image has an object. COCO takes 101 recalls and IoU >= threshold, SPAIR and SPACE 11 and IoU > threshold.
+    COCO takes 101 recalls and IoU >= threshold, SPAIR and SPACE 11 and IoU > threshold.
+
+    Args:
+        found: Of each image `boxes` [n, 4], `scores` [n], `labels` [n].
+        boxes: Of each image the true ones.
+
+    Returns:
+        {"ap50", "map"}, in [0, 1], NaN where no image has an object.
     """
     metric = MeanAveragePrecision(box_format="xyxy", backend="faster_coco_eval", max_detection_thresholds=[1, 10, MOST])
     metric.update([*found], [{"boxes": b, "labels": torch.zeros(len(b), dtype=torch.long, device=b.device)} for b in boxes])
@@ -29,8 +36,19 @@ def average_precision(found: Sequence[dict[str, Tensor]], boxes: Sequence[Tensor
     return {name: float(values[key]) if values[key] >= 0 else np.nan for name, key in (("ap50", "map_50"), ("map", "map"))}
 
 
-def recall(found: Sequence[Tensor], boxes: Sequence[Tensor], least: Sequence[float]) -> list[float]:
-    """Share of the true boxes that have a found one of their own with at least this IoU, for each of `least`."""
+def recall(
+    found: Sequence[Shaped[Tensor, "_ 4"]], boxes: Sequence[Shaped[Tensor, "_ 4"]], least: Sequence[float]
+) -> list[float]:
+    """Share of the true boxes that have a found one of their own with at least a certain IoU.
+
+    Args:
+        found: Of each image.
+        boxes: Of each image the true ones.
+        least: IoUs, in [0, 1].
+
+    Returns:
+        For each of `least`, in [0, 1], NaN where there is no true box.
+    """
     met, total = np.zeros(len(least)), sum(map(len, boxes))
     for one, truth in zip(found, boxes):
         iou = box_iou(one, truth).cpu().numpy()
@@ -40,11 +58,20 @@ def recall(found: Sequence[Tensor], boxes: Sequence[Tensor], least: Sequence[flo
     return [float(n / total) if total else np.nan for n in met]
 
 
-def adjusted_rand(found: Tensor, truth: Tensor, foreground: bool = True) -> np.ndarray:
-    """Adjusted Rand index of maps of whole numbers [N, H, W], for each image [N]: 1 the same parts, 0 as by chance.
+def adjusted_rand(
+    found: Int[Tensor, "N H W"], truth: Int[Tensor, "N H W"], foreground: bool = True
+) -> Float[np.ndarray, " N"]:
+    """Adjusted Rand index of maps of whole numbers: 1 the same parts, 0 as by chance.
 
-    foreground: only pixels whose true number is not 0 are looked at; NaN for images without any. 1 where all pixels are of
-    one part in both. Source: Hubert and Arabie (1985), as in Greff et al. (2019).
+    Args:
+        found: Number of the part that each pixel is of, >= 0.
+        truth: The true numbers, 0 = the ground.
+        foreground: Looks only at pixels whose true number is not 0.
+
+    Returns:
+        Of each image, at most 1; NaN where no pixel is looked at, 1 where all are of one part in both.
+
+    Source: Hubert and Arabie (1985), as in Greff et al. (2019).
     """
     N, rows, columns = len(truth), int(found.max()) + 1, int(truth.max()) + 1
     cell = (torch.arange(N)[:, None] * rows + found.cpu().flatten(1)) * columns + truth.cpu().flatten(1)
@@ -62,11 +89,20 @@ def adjusted_rand(found: Tensor, truth: Tensor, foreground: bool = True) -> np.n
     return np.where(total > 0, value, np.nan)
 
 
-def connected_components(images: np.ndarray, least: float = 0.1, pixels: int = 4) -> list[np.ndarray]:
-    """What can be found without learning: boxes [n, 4] of connected pixels that differ from the commonest colour.
+def connected_components(
+    images: Float[np.ndarray, "N C H W"], least: float = 0.1, pixels: int = 4
+) -> list[Float[np.ndarray, "_ 4"]]:
+    """Finds boxes without learning: connected pixels that differ from the commonest colour.
 
-    images: float [N, C, H, W]; least: difference of some channel from which on a pixel is of an object; pixels: fewer are no
-    object. Source: the baseline ConnComp of Crawford and Pineau (2019).
+    Args:
+        images: In [0, 1].
+        least: Difference of some channel from which on a pixel is of an object.
+        pixels: Least number of pixels of an object.
+
+    Returns:
+        Boxes of each image, pixels.
+
+    Source: the baseline ConnComp of Crawford and Pineau (2019).
     """
     found = []
     for image in images:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -27,13 +28,29 @@ PER_FEATURE = 10  # images that FID needs for each feature, so that its covarian
 
 
 def generation_scores(
-    real: Tensor, fake: Tensor, judge: nn.Module | None = None, *, inception_weights: str | Path | None = None, seed: int = 0
+    real: Shaped[Tensor, "N C H W"],
+    fake: Shaped[Tensor, "N C H W"],
+    judge: nn.Module | None = None,
+    *,
+    inception_weights: str | Path | None = None,
+    seed: int = 0,
 ) -> dict[str, float]:
-    """{"fid_judge", "kid_judge"}, or {"fid_inception", "kid_inception"} where `inception_weights` names their file.
+    """FID and KID of generated images against real ones.
 
-    real, fake: [N, C, H, W], float in [0, 1] or uint8, of one N (both distances have a bias that N decides). judge: of
-    vae_zoo.metrics.judge, or any module with `features(images) -> [N, d]`. With fewer than 10 d images FID is left out
-    and the log says so.
+    With fewer than 10 d images of d features FID is left out and the log says so.
+
+    Args:
+        real: Float in [0, 1] or uint8.
+        fake: As many as real ones: both distances have a bias that N decides.
+        judge: Of vae_zoo.metrics.judge, or any module with `features(images) -> [N, d]`.
+        inception_weights: File of the Inception weights, in place of a judge.
+        seed: Of KID's subsets.
+
+    Returns:
+        {"fid_judge", "kid_judge"}, or {"fid_inception", "kid_inception"}.
+
+    Raises:
+        ValueError: Both or none of judge and inception_weights are given.
     """
     if (judge is None) == (inception_weights is None):
         raise ValueError("give either a judge or inception_weights")
@@ -56,11 +73,22 @@ class TooFewImages(ValueError):
     """A covariance of d features cannot be estimated from so few images."""
 
 
-def fid(real: Tensor, fake: Tensor) -> float:
-    """Frechet distance of two Gaussians fitted to features [N, d]: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+def fid(real: Float[Tensor, "N d"], fake: Float[Tensor, "N d"]) -> float:
+    """Frechet distance of two Gaussians fitted to features: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 
-    Computed by torchmetrics in float64. 0 is best; biased upwards by about 1 / N, so compare equal N only.
-    Raises: TooFewImages below N = 10 d. Source: Heusel et al. (2017), equation 6.
+    Computed by torchmetrics in float64. Biased upwards by about 1 / N, so compare equal N only.
+
+    Args:
+        real: Features of real images.
+        fake: Features of generated images.
+
+    Returns:
+        >= 0, best 0.
+
+    Raises:
+        TooFewImages: N < 10 d.
+
+    Source: Heusel et al. (2017), equation 6.
     """
     _check(real, fake)
     n, d = real.shape
@@ -72,11 +100,22 @@ def fid(real: Tensor, fake: Tensor) -> float:
     return float(metric.compute())
 
 
-def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> float:
-    """Squared maximum mean discrepancy of features [N, d] under the kernel (x y / d + 1)^3, mean over random subsets.
+def kid(
+    real: Float[Tensor, "N d"], fake: Float[Tensor, "N d"], *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+) -> float:
+    """Squared maximum mean discrepancy of features under the kernel (x y / d + 1)^3, mean over random subsets.
 
     Computed by torchmetrics. Unbiased, so about 0 (and as often below it) for equal distributions, whatever N; with
-    fewer than `subset_size` images, one subset of all of them. Source: Binkowski et al. (2018), section 4.
+    fewer than `subset_size` images, one subset of all of them.
+
+    Args:
+        real: Features of real images.
+        fake: Features of generated images.
+        subsets: Number of subsets.
+        subset_size: Images of each.
+        seed: Of the subsets.
+
+    Source: Binkowski et al. (2018), section 4.
     """
     _check(real, fake)
     if len(real) <= subset_size:
@@ -93,15 +132,16 @@ def kid(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 10
 class Inception(nn.Module):
     """The 2,048 features of the TensorFlow Inception-v3 of 2015; needs the package torch-fidelity.
 
-    weights: its file pt_inception-2015-12-05-6726825d.pth, a pickle, so from a source that you trust.
+    Args:
+        weights: Its file pt_inception-2015-12-05-6726825d.pth, a pickle, so from a source that you trust.
     """
 
     def __init__(self, weights: str | Path):
         super().__init__()
         self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, 2048] of images [B, 1 or 3, H, W]; they are enlarged to 299x299."""
+    def forward(self, images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B E"]:
+        """Computes the features of images of 1 or 3 channels; they are enlarged to 299x299."""
         pixels = (images * 255).round().byte() if images.is_floating_point() else images
         return self.network(pixels.expand(-1, 3, -1, -1))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from vae_zoo.contract import Batch, Model
@@ -21,10 +22,18 @@ CHUNK = 512  # images at a time, outside training
 
 
 class Judge(nn.Module):
-    """Three convolutions of kernel 5 and stride 2, one hidden layer of `num_features`; for images of any shape.
+    """Three convolutions of kernel 5 and stride 2 and one hidden layer, for images of any shape.
 
-    column: of the batch's factors, of which it is a judge; None: of the label, the first where there are several.
-    accuracy: on the test images; chance: share of the largest class there.
+    Args:
+        image_shape: [C, H, W].
+        num_classes: K.
+        width: Channels of the first convolution.
+        num_features: Units of the hidden layer.
+        column: Of the batch's factors, of which it is a judge; None: of the label, the first where there are several.
+
+    Attributes:
+        accuracy: On the test images.
+        chance: Share of the largest class there.
     """
 
     accuracy = chance = float("nan")
@@ -40,19 +49,19 @@ class Judge(nn.Module):
         self.trunk = nn.Sequential(*layers, *hidden)
         self.head = nn.Linear(num_features, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, classes] of images [B, C, H, W] in [0, 1]."""
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        """Computes the logits of images in [0, 1]."""
         return self.head(self.trunk(x))
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        """[N, num_features] of images [N, C, H, W]: float in [0, 1], or uint8."""
+    def features(self, images: Shaped[Tensor, "N C H W"]) -> Float[Tensor, "N E"]:
+        """Computes the features of images, float in [0, 1] or uint8."""
         device = self.head.weight.device
         return torch.cat([self.trunk(_to_float(chunk.to(device))) for chunk in images.split(CHUNK)])
 
     @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """The class of each image, [N] int64."""
+    def predict(self, images: Shaped[Tensor, "N C H W"]) -> Int[Tensor, " N"]:
+        """Classifies images, float in [0, 1] or uint8."""
         return self.head(self.features(images)).argmax(1)
 
 
@@ -70,13 +79,30 @@ def train_judge(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Judge:
-    """A judge of `target`, in eval mode, with its `accuracy` and `chance`.
+    """Trains a judge.
 
-    data: a DataModule that is set up; target: `label`, or one of its factors. Or {"train": (images [N, C, H, W], labels
-    [N]), "val": ..., "test": ...}. Images are float in [0, 1] or uint8; labels are 0, 1, ..., and -1 (unknown) is left
-    out. All training labels are used, whatever data.labelled allows the model. max_images: of each split, evenly spaced.
-    Adam on the cross-entropy, its rate falling to 0 over `steps` batches; of the `checks` states on the way the best on
-    val is kept, and `patience` checks without a better one end the training.
+    All training labels are used, whatever data.labelled allows the model. Adam on the cross-entropy, its rate falling to 0
+    over `steps` batches; of the `checks` states on the way the best on val is kept.
+
+    Args:
+        data: A DataModule that is set up, or {"train": (images [N, C, H, W], labels [N]), "val": ..., "test": ...}. Images
+            are float in [0, 1] or uint8; labels are 0, 1, ..., and -1 (unknown) is left out.
+        target: `label`, or one of the factors.
+        max_images: Most images of each split, evenly spaced.
+        steps: Batches.
+        checks: Times that val is looked at.
+        patience: Checks without a better one that end the training.
+        batch_size: Images.
+        lr: First learning rate.
+        width: As in Judge.
+        seed: Of weights and order.
+        device: Where it is trained.
+
+    Returns:
+        The judge in eval mode, with its `accuracy` and `chance`.
+
+    Raises:
+        ValueError: A split has no known label.
     """
     column = None
     if not isinstance(data, Mapping):
@@ -112,14 +138,14 @@ def train_judge(
     return judge.requires_grad_(False)
 
 
-def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
-    """Share of images [N, C, H, W] that the judge gives their label [N]."""
+def accuracy(judge: Judge, images: Shaped[Tensor, "N C H W"], labels: Int[Tensor, " N"]) -> float:
+    """Share of images that the judge gives their label, 0..1."""
     return (judge.predict(images).cpu() == labels.cpu()).double().mean().item()
 
 
 @torch.no_grad()
 def reconstruction_accuracy(model: Model, batches: Iterable[Batch], judge: Judge) -> float:
-    """Share of images whose reconstruction (posterior means) the judge gives the image's own label; unknown left out."""
+    """Share of images, 0..1, whose reconstruction (posterior means) the judge gives their label; unknown ones left out."""
     right = count = 0
     for batch in batches:
         labels = _labels(batch, judge.column)
@@ -129,8 +155,17 @@ def reconstruction_accuracy(model: Model, batches: Iterable[Batch], judge: Judge
     return right / count
 
 
-def images_and_labels(data: Any, split: str, column: int | None, max_images: int) -> tuple[Tensor, Tensor]:
-    """uint8 images [N, C, H, W] and labels [N] of a split of a DataModule; evenly spaced where it has more."""
+def images_and_labels(
+    data: Any, split: str, column: int | None, max_images: int
+) -> tuple[UInt8[Tensor, "N C H W"], Int[Tensor, " N"]]:
+    """Images and labels of a split of a DataModule.
+
+    Args:
+        data: That is set up.
+        split: Name of the split.
+        column: Of the factors; None: the label.
+        max_images: Most images, evenly spaced.
+    """
     index = data.indices[split]
     index = index[torch.linspace(0, len(index) - 1, min(max_images, len(index))).long()]
     batches = [data.batch(part) for part in index.split(CHUNK)]
@@ -140,15 +175,25 @@ def images_and_labels(data: Any, split: str, column: int | None, max_images: int
 
 @torch.no_grad()
 def swap_consistency(model: Model, batches: Iterable[Batch], judge: Judge, *, seed: int = 0) -> dict[str, float]:
-    """Which block carries what the judge judges? {"follows_<block>": share of swaps in which the label came with it}.
+    """Which block carries what the judge judges: the share of swaps in which the label came with a block.
 
     A swap decodes this block of an image and all others of an image with another label (`model.codes`), and counts
     when the judge names the first image's label. Every image of `batches` gives the block once; the other image is
-    drawn from all of them by `seed`, so the numbers do not depend on the batch size. Range 0..1. A block that holds the
+    drawn from all of them by `seed`, so the numbers do not depend on the batch size. A block that holds the
     label alone has nearly the judge's accuracy on reconstructions, and the others together nearly 0; what the shares
     lack to 1 (of two blocks) is images in which the judge sees neither label. Images of unknown label are left out.
 
-    Raises: ValueError for a model of one block, and when all images have one label.
+    Args:
+        model: In eval mode.
+        batches: Of the images.
+        judge: Of the label.
+        seed: Of the partners.
+
+    Returns:
+        {"follows_<block>": 0..1}.
+
+    Raises:
+        ValueError: The model has one block, or all images have one label.
     """
     if len(model.blocks) < 2:
         raise ValueError(f"a swap needs two blocks or more, this model has {[*model.blocks]}")
@@ -171,8 +216,16 @@ def swap_consistency(model: Model, batches: Iterable[Batch], judge: Judge, *, se
     return shares
 
 
-def partners(labels: Tensor, seed: int) -> Tensor:
-    """For each row, a row of another label, [N]: uniform over them all."""
+def partners(labels: Int[Tensor, " N"], seed: int) -> Int[Tensor, " N"]:
+    """Draws for each row a row of another label, uniform over them all.
+
+    Args:
+        labels: Of the rows.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: All labels are the same.
+    """
     classes, label, counts = labels.unique(return_inverse=True, return_counts=True)
     if len(classes) < 2:
         raise ValueError("a swap needs images of two labels or more")

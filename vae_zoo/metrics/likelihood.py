@@ -1,5 +1,7 @@
-"""Likelihood bounds and aggregate posterior. Nats per image, also where a model's terms and
-`log_weights` have a row for each group of images: these are summed and divided by the images. Call in eval mode.
+"""Likelihood bounds and aggregate posterior.
+
+Nats per image, also where a model's terms and `log_weights` have a row for each group of images: these are summed and
+divided by the images. Call in eval mode.
 
 Noise belongs to (seed, image, draw): numbers do not depend on the batch size, on the chunk, or on what was computed
 before, up to rounding, and the first draws of a large k are those of a small one. float64, on the CPU.
@@ -11,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vae_zoo.contract import Batch, HasBound, Model
@@ -22,11 +25,24 @@ UNIT = 8  # draws that share one key of the noise, and one pass through the enco
 
 @torch.no_grad()
 def importance_weighted(model: HasBound, batches: Iterable[Batch], k: int, chunk: int = UNIT, *, seed: int = 0) -> float:
-    """Estimate of -log p(x) with k draws an image, mean over the images: the test/nll_iw<k> of the tables.
+    """Estimates -log p(x) with k draws for each image, mean over the images: test/nll_iw<k> of the tables.
 
     -log p(x) <= E[-log 1/k sum_i p(x, z_i) / q(z_i | x)],  z_i ~ q(z | x):  k = 1 is the negative ELBO, and the bound
     falls to -log p(x) as k grows, so a number means nothing without its k (100 to watch, 5,000 for tables).
-    chunk: draws decoded at once, in whole units of 8; memory is that of chunk x batch size images.
+
+    Args:
+        model: In eval mode.
+        batches: Of the images, with `index`.
+        k: Draws for each image, >= 1.
+        chunk: Draws decoded at once, >= 1, in whole units of 8; memory is that of chunk x batch size images.
+        seed: Of the noise.
+
+    Returns:
+        Nats per image.
+
+    Raises:
+        ValueError: k or chunk is below 1.
+
     Source: Burda et al. (2016), equation 8.
     """
     if k < 1 or chunk < 1:
@@ -38,19 +54,29 @@ def importance_weighted(model: HasBound, batches: Iterable[Batch], k: int, chunk
     return -total / count
 
 
-def has_bound(model: Model) -> bool:
-    """Whether the model writes `log_weights`; without it there is neither test/elbo nor test/nll_iw<K>."""
+def has_bound(model: Any) -> bool:
+    """Tells whether the model writes `log_weights`; without it there is neither test/elbo nor test/nll_iw<K>."""
     return isinstance(model, HasBound)
 
 
 @torch.no_grad()
-def bounds(model: Model, batches: Iterable[Batch], *, seed: int = 0) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """({"elbo", "rec", "rate", "kl_<block>" ...}, KL of each dimension {block: [D]}): one draw z an image, weights 1.
+def bounds(
+    model: Model, batches: Iterable[Batch], *, seed: int = 0
+) -> tuple[dict[str, float], dict[str, Float[np.ndarray, " D"]]]:
+    """Bound, its parts and the KL of each dimension, with one draw z for each image and weights of 1.
 
     elbo = -(rec + rate), whatever weights the model was trained with. rec: the distortion -log p(x | z), the model's term
     of that name; rate: what is left, -elbo - rec. Of Gaussian blocks alone it is log q(z | x) - log p(z) of the same z,
     whose mean is the sum of the KL terms. Discrete variables are summed out of elbo, while rec is of the likeliest value or
     an average over values, so there rate is no KL. kl_<block>: the model's terms. What the model lacks is left out.
+
+    Args:
+        model: In eval mode.
+        batches: Of the images, with `index`.
+        seed: Of the noise.
+
+    Returns:
+        {"elbo", "rec", "rate", "kl_<block>" ...}, nats per image, and the KL of each dimension {block: [D]}, nats.
     """
     sums: dict[str, float] = {}
     kl: dict[str, Tensor] = {}
@@ -74,7 +100,11 @@ def bounds(model: Model, batches: Iterable[Batch], *, seed: int = 0) -> tuple[di
 
 
 def bits_per_dim(nats: float, image_shape: Iterable[int]) -> float:
-    """Nats per image of `image_shape` = [C, H, W] as bits per pixel and channel, for display.
+    """Converts nats per image to bits per pixel and channel, for display.
+
+    Args:
+        nats: Of an image.
+        image_shape: [C, H, W].
 
     >>> bits_per_dim(64 * log(2), [1, 8, 8])
     1.0
@@ -82,8 +112,12 @@ def bits_per_dim(nats: float, image_shape: Iterable[int]) -> float:
     return nats / (log(2) * torch.Size(image_shape).numel())
 
 
-def active_units(mu: Tensor, threshold: float = 0.01) -> int:
-    """Dimensions of the posterior means mu [N, D] whose variance over the images exceeds `threshold`.
+def active_units(mu: Float[Tensor, "N D"], threshold: float = 0.01) -> int:
+    """Number of dimensions whose posterior means vary over the images.
+
+    Args:
+        mu: Posterior means.
+        threshold: Variance that must be exceeded.
 
     Source: Burda et al. (2016), section 5.
     """
@@ -92,17 +126,29 @@ def active_units(mu: Tensor, threshold: float = 0.01) -> int:
 
 @torch.no_grad()
 def aggregate_posterior(
-    mu: Tensor, logvar: Tensor, *, num_samples: int = 2000, seed: int = 0, chunk: int = 64
+    mu: Float[Tensor, "N D"], logvar: Float[Tensor, "N D"], *, num_samples: int = 2000, seed: int = 0, chunk: int = 64
 ) -> dict[str, float]:
-    """What N Gaussian posteriors are together, q(z) = 1/N sum_n N(z; mu_n, exp(logvar_n)); mu, logvar [N, D]. Nats:
+    """Information in the aggregate posterior q(z) = 1/N sum_n N(z; mu_n, exp(logvar_n)) of N images.
 
     kl                  KL(q(z) || N(0, I)) = total_correlation + dimension_wise_kl: would samples of the prior do?
     total_correlation   KL(q(z) || prod_d q(z_d)): are the dimensions independent?
     dimension_wise_kl   sum_d KL(q(z_d) || N(0, 1))
     mutual_information  between z and the number n, at most log N; the rate is mutual_information + kl
+
     Estimator: q(z) is the exact mixture over the N images given, no minibatch weighting; the outer expectation is a
     mean over `num_samples` draws of it, spread evenly over the images. Exact for these N: as a statement on all images
-    it has q(z) too narrow, total_correlation above all. chunk: draws at once.
+    it has q(z) too narrow, total_correlation above all.
+
+    Args:
+        mu: Posterior means.
+        logvar: Posterior log-variances.
+        num_samples: Draws, >= 1.
+        seed: Of the draws.
+        chunk: Draws at once.
+
+    Returns:
+        The four, nats.
+
     Source: Chen et al. (2018), equation 2.
     """
     q = Normal(mu.cpu().double(), logvar.cpu().double())

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -33,7 +34,6 @@ class _Rows(Metric):
     def __init_subclass__(cls, of: Callable, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         cls.function = staticmethod(of)
-        cls.__doc__ = cls.__doc__ or f"{str(of.__doc__).splitlines()[0]}\n\nSettings and result: `{of.__name__}`."
 
     def __init__(self, **settings: Any):
         super().__init__()
@@ -41,13 +41,29 @@ class _Rows(Metric):
         for state in ("x", "y", "test_x", "test_y", "fit_x", "fit_y"):
             self.add_state(state, [], dist_reduce_fx="cat")
 
-    def update(self, x: Tensor, y: Tensor | None = None, *, test: bool = False, fit: bool = False) -> None:
+    def update(
+        self,
+        x: Shaped[Any, "B ..."] | Sequence,
+        y: Shaped[Any, "B ..."] | Sequence | None = None,
+        *,
+        test: bool = False,
+        fit: bool = False,
+    ) -> None:
+        """Adds rows.
+
+        Args:
+            x: Codes, or numbers of clusters.
+            y: Factors or labels of the same rows.
+            test: Whether these are rows that a fitted estimator is scored on.
+            fit: Whether these are rows on which clusters are named.
+        """
         prefix = "test_" if test else "fit_" if fit else ""
         for name, rows in {"x": x, "y": y}.items():
             if rows is not None:
                 getattr(self, prefix + name).append(torch.as_tensor(rows).detach())
 
     def compute(self) -> Tensor | dict[str, Tensor]:
+        """Computes the metric of all rows, with the settings of the constructor."""
         others = {name: self._all(f"{name}_x", f"{name}_y") for name in ("test", "fit")}
         value = self._score(*self._all("x", "y"), **self.settings, **{name: pair for name, pair in others.items() if pair})
         return {k: _tensor(v) for k, v in value.items()} if isinstance(value, dict) else _tensor(value)
@@ -63,26 +79,38 @@ def _tensor(value: Any) -> Tensor:
     return torch.as_tensor(np.asarray(value))
 
 
-class MIG(_Rows, of=d.mig): ...
+class MIG(_Rows, of=d.mig):
+    """Torchmetrics form of `mig`."""
 
 
-class Modularity(_Rows, of=d.modularity): ...
+class Modularity(_Rows, of=d.modularity):
+    """Torchmetrics form of `modularity`."""
 
 
-class IRS(_Rows, of=d.irs): ...
+class IRS(_Rows, of=d.irs):
+    """Torchmetrics form of `irs`."""
 
 
-class SAP(_Rows, of=d.sap): ...
+class SAP(_Rows, of=d.sap):
+    """Torchmetrics form of `sap`."""
 
 
-class Explicitness(_Rows, of=d.explicitness): ...
+class Explicitness(_Rows, of=d.explicitness):
+    """Torchmetrics form of `explicitness`."""
 
 
-class DCI(_Rows, of=d.dci): ...
+class DCI(_Rows, of=d.dci):
+    """Torchmetrics form of `dci`."""
 
 
 class FactorVAEScore(_Rows, of=d.factor_vae_score):
-    """Of a whole factor grid: `update` with the codes and factor values of every image, in any order and batches.
+    """Torchmetrics form of `factor_vae_score`, of a whole factor grid.
+
+    `update` takes the codes and factor values of every image, in any order and batches.
+
+    Args:
+        factor_sizes: Number of values of each factor.
+        **settings: Of the function.
 
     >>> metric = FactorVAEScore([4, 5], num_train=100, num_eval=100)
     >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(5))
@@ -91,7 +119,7 @@ class FactorVAEScore(_Rows, of=d.factor_vae_score):
     1.0
     """
 
-    def __init__(self, factor_sizes: Sequence[int], **settings: Any):
+    def __init__(self, factor_sizes: Sequence[int] | Int[np.ndarray, " F"], **settings: Any):
         super().__init__(**settings)
         self.grid = d.GridIndex(factor_sizes)
 
@@ -103,35 +131,46 @@ class FactorVAEScore(_Rows, of=d.factor_vae_score):
 
 
 class BetaVAEScore(FactorVAEScore, of=d.beta_vae_score):
-    """Of a whole factor grid, as `FactorVAEScore`."""
+    """Torchmetrics form of `beta_vae_score`, of a whole factor grid, as `FactorVAEScore`."""
 
 
-class UnsupervisedScores(_Rows, of=d.unsupervised_scores): ...
+class UnsupervisedScores(_Rows, of=d.unsupervised_scores):
+    """Torchmetrics form of `unsupervised_scores`."""
 
 
 class UDR(_Rows, of=d.udr):
-    """`update` with codes [B, M, D] of M runs on the same images, and the KL [B, M, D] of each image and dimension."""
+    """Torchmetrics form of `udr`.
+
+    `update` takes codes [B, M, D] of M runs on the same images, and the KL [B, M, D] of each image and dimension.
+    """
 
     def _score(self, codes: Tensor, kl: Tensor, **settings: Any) -> np.ndarray:
         return self.function(codes.unbind(1), kl.mean(0), **settings)
 
 
-class ClusterAccuracy(_Rows, of=c.cluster_accuracy): ...
+class ClusterAccuracy(_Rows, of=c.cluster_accuracy):
+    """Torchmetrics form of `cluster_accuracy`."""
 
 
-class BalancedAccuracy(_Rows, of=c.balanced_accuracy): ...
+class BalancedAccuracy(_Rows, of=c.balanced_accuracy):
+    """Torchmetrics form of `balanced_accuracy`."""
 
 
-class Purity(_Rows, of=c.purity): ...
+class Purity(_Rows, of=c.purity):
+    """Torchmetrics form of `purity`."""
 
 
-class NMI(_Rows, of=c.nmi): ...
+class NMI(_Rows, of=c.nmi):
+    """Torchmetrics form of `nmi`."""
 
 
-class AMI(_Rows, of=c.ami): ...
+class AMI(_Rows, of=c.ami):
+    """Torchmetrics form of `ami`."""
 
 
-class ARI(_Rows, of=c.ari): ...
+class ARI(_Rows, of=c.ari):
+    """Torchmetrics form of `ari`."""
 
 
-class Contingency(_Rows, of=c.contingency): ...
+class Contingency(_Rows, of=c.contingency):
+    """Torchmetrics form of `contingency`."""

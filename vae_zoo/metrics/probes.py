@@ -18,9 +18,10 @@ nothing, and a collapsed dimension that still moves in the sixth decimal is read
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from joblib import Parallel, delayed
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -38,25 +39,52 @@ Kind = Literal["categorical", "ordered", "continuous", "circular"]
 WIDE, COMPONENTS = 256, 64  # codes of more dimensions than the first are reduced to so many principal components
 
 
+@runtime_checkable
 class FactorLike(Protocol):
     """A column of factors. Of a circular one a `period` may be given too, if it is not the default (`period_of`)."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the factor."""
+        ...
 
     @property
-    def size(self) -> int: ...  # number of values, 0 when continuous
+    def size(self) -> int:
+        """Number of values, 0 when continuous."""
+        ...
 
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> Kind:
+        """Kind of the factor."""
+        ...
 
 
 def probe(
-    train: Rows, test: Rows, *, kind: Kind, period: float | None = None, hidden: int | None = 128, seed: int = 0
+    train: tuple[Shaped[Any, "N ..."], Shaped[Any, " N"]],
+    test: tuple[Shaped[Any, "M ..."], Shaped[Any, " M"]],
+    *,
+    kind: Kind,
+    period: float | None = None,
+    hidden: int | None = 128,
+    seed: int = 0,
 ) -> float:
-    """What a probe fitted on `train` = (codes [N, D], targets [N]) reads on `test`: 0..1, best 1, or NaN (see above).
+    """Score of a probe that is fitted on training rows, on test rows.
 
-    period: of a circular target, in its own unit. The protocol has 10,000 training and 5,000 test rows, posterior means.
+    The protocol has 10,000 training and 5,000 test rows, posterior means.
+
+    Args:
+        train: Codes [N, D] and targets [N].
+        test: The same of the rows that are scored.
+        kind: Of the target.
+        period: Of a circular target, in its own unit.
+        hidden: Units of the hidden layer; None: a linear probe.
+        seed: Of the network.
+
+    Returns:
+        0..1, best 1, or NaN (see above).
+
+    Raises:
+        ValueError: Shapes do not fit, codes are not finite, or a circular target has no period.
 
     >>> rng = np.random.RandomState(0)
     >>> codes, classes = rng.randn(1000, 2), rng.randint(3, size=1000)
@@ -84,23 +112,38 @@ def probe(
 
 
 def block_factor_matrix(
-    train_codes: Mapping[str, Array],
-    train_factors: Array,
-    test_codes: Mapping[str, Array],
-    test_factors: Array,
+    train_codes: Mapping[str, Shaped[Any, "N ..."]],
+    train_factors: Shaped[Any, "N F"],
+    test_codes: Mapping[str, Shaped[Any, "M ..."]],
+    test_factors: Shaped[Any, "M F"],
     factors: Sequence[FactorLike],
     *,
     hidden: int | None = 128,
     seed: int = 0,
     jobs: int = 1,
-) -> Array:
-    """Which block holds which factor: `probe` of every block (rows) for every factor (columns), [blocks, F].
+) -> Float[np.ndarray, "_ F"]:
+    """Which block holds which factor: `probe` of every block (rows) for every factor (columns).
 
-    Codes {block: [N, ...]}, factors [N, F] described by `factors`. Rows to compare with are blocks too: the codes of an
-    untrained encoder, and the images themselves. What has more than 256 dimensions is first reduced to its 64 leading
-    principal components, fitted on the training rows (randomised solver): with 4,096 pixels and 10,000 images a probe
-    would learn the rows by heart, so the pixel row is what a small probe reads from 64 components, not a ceiling.
-    Results do not depend on the other blocks and factors nor on `jobs`, the number of processes.
+    Rows to compare with are blocks too: the codes of an untrained encoder, and the images themselves. What has more than 256
+    dimensions is first reduced to its 64 leading principal components, fitted on the training rows (randomised solver): with
+    4,096 pixels and 10,000 images a probe would learn the rows by heart, so the pixel row is what a small probe reads from
+    64 components, not a ceiling. Results do not depend on the other blocks and factors nor on `jobs`.
+
+    Args:
+        train_codes: {block: [N, ...]}.
+        train_factors: Of the same rows.
+        test_codes: {block: [M, ...]} of the rows that are scored.
+        test_factors: Of the same rows.
+        factors: Descriptions of the columns.
+        hidden: As in `probe`.
+        seed: As in `probe`.
+        jobs: Number of processes.
+
+    Returns:
+        Scores, 0..1 or NaN.
+
+    Raises:
+        ValueError: Blocks or shapes do not fit.
     """
     train_factors, test_factors = to_numpy(train_factors), to_numpy(test_factors)
     if set(train_codes) != set(test_codes):
@@ -119,12 +162,11 @@ def block_factor_matrix(
 
 
 def period_of(factor: FactorLike) -> float | None:
-    """Of a circular factor: its `period` if it states one, else its `size`, or 2 pi (radians) when it is continuous.
+    """Period of a circular factor, None for others.
 
-    With `size` values around the circle the next one is the first again, so the period is `size`. dSprites has its 40
-    orientations at k 2 pi / 39 instead, k = 0 and 39 being one picture: its period is 39. With 40, that picture has two
-    targets 9 degrees apart and the best possible score falls by 0.0003 only; a period of 39 for values that all differ
-    would be worse, since it calls two of them equal, and for a factor of 2 values all of them.
+    It is the `period` that the factor states, else its `size`, or 2 pi (radians) when it is continuous. With `size` values
+    around the circle the next one is the first again, so the period is `size`. dSprites has its 40 orientations at
+    k 2 pi / 39 instead, k = 0 and 39 being one picture: its period is 39.
     """
     if factor.kind != "circular":
         return None
@@ -132,7 +174,7 @@ def period_of(factor: FactorLike) -> float | None:
 
 
 def linear_classifier() -> Pipeline:
-    """Logistic regression of standardised codes, not fitted; its accuracy is a plain one, unlike a `probe`'s."""
+    """Makes a logistic regression of standardised codes, not fitted; its accuracy is a plain one, unlike a `probe`'s."""
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 
 

@@ -1,11 +1,13 @@
 """A code's score does not depend on how a class is written down, and what is chosen on validation saw no test image."""
 
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from tests import annotations
 from vae_zoo.contract import Block
 from vae_zoo.data.arrays import Factor
 from vae_zoo.evaluation.suite import DoesNotApply
@@ -35,11 +37,11 @@ def few(monkeypatch):
     """Estimators that see few images; what they say is tested elsewhere."""
     monkeypatch.setattr(factors, "NUM_TRAIN", 300)
     monkeypatch.setattr(factors, "NUM_TEST", 200)
-    monkeypatch.setattr(disentanglement.dci, "__kwdefaults__", disentanglement.dci.__kwdefaults__ | {"jobs": 1})
+    annotations.set_defaults(monkeypatch, disentanglement.dci, {"jobs": 1})
     for score in (disentanglement.beta_vae_score, disentanglement.factor_vae_score):
         few = {"num_train": 200, "num_eval": 200, "num_variance": 200}
-        few = {name: count for name, count in few.items() if name in score.__kwdefaults__}
-        monkeypatch.setattr(score, "__kwdefaults__", score.__kwdefaults__ | few)
+        names = inspect.signature(score).parameters
+        annotations.set_defaults(monkeypatch, score, {name: count for name, count in few.items() if name in names})
 
 
 def context(sizes, categorical, split="test", level="basic"):
