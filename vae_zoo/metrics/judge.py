@@ -19,6 +19,7 @@ from vae_zoo.distributions import noise
 
 SPLITS = ("train", "val", "test")
 CHUNK = 512  # images at a time, outside training
+Pair = tuple[Tensor, Tensor]  # images and labels
 
 
 class Judge(nn.Module):
@@ -112,13 +113,25 @@ def train_judge(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         judge = Judge(x.shape[1:], int(y.max()) + 1, width, column=column).to(device)
-    optimizer = torch.optim.Adam(judge.parameters(), lr)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, steps)
     generator = torch.Generator().manual_seed(seed)
     epochs = ceil(steps * batch_size / len(x))
     order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(epochs)])
+    stretches = order[: steps * batch_size].split(batch_size * ceil(steps / checks))
+    _fit(judge, (x, y), val, stretches, batch_size, lr, patience)
+    judge.accuracy = accuracy(judge, *test)
+    judge.chance = test[1].bincount().max().item() / len(test[1])
+    return judge.requires_grad_(False)
+
+
+def _fit(
+    judge: Judge, train: Pair, val: Pair, stretches: Sequence[Tensor], batch_size: int, lr: float, patience: int
+) -> None:
+    """Trains on the rows of each stretch in turn; keeps the best of the states after them on val."""
+    (x, y), device = train, judge.head.weight.device
+    optimizer = torch.optim.Adam(judge.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, sum(ceil(len(s) / batch_size) for s in stretches))
     best, kept, waited = -1.0, {}, 0
-    for stretch in order[: steps * batch_size].split(batch_size * ceil(steps / checks)):
+    for stretch in stretches:
         judge.train()
         for rows in stretch.split(batch_size):
             with torch.enable_grad():  # evaluations run without
@@ -133,9 +146,6 @@ def train_judge(
         elif (waited := waited + 1) == patience:
             break
     judge.load_state_dict(kept)
-    judge.accuracy = accuracy(judge, *test)
-    judge.chance = test[1].bincount().max().item() / len(test[1])
-    return judge.requires_grad_(False)
 
 
 def accuracy(judge: Judge, images: Shaped[Tensor, "N C H W"], labels: Int[Tensor, " N"]) -> float:
