@@ -270,7 +270,7 @@ data.num_groups must be a multiple of 2 | processes | got 9 | trainer.devices
 $ train data=image_folder
 data.path | no value | data.path=<value>
 $ train data=image_folder data.path=nowhere
-data.path=nowhere | not a folder | give a folder of images
+data.path=/ | /nowhere is not a folder | give a folder of images
 $ train data=image_folder data.path={pictures_and_text}
 notes.txt | cannot be read as an image | remove it
 $ train data=dsprites data.path=missing.npz
@@ -278,27 +278,27 @@ missing.npz | No such file | it must contain imgs | download it again | remove d
 $ train data=dsprites data.path={damaged_npz}
 damaged.npz | download it again | remove data.path
 $ train data=mnist data.root=nowhere data.download=false
-not found in nowhere/MNIST/raw | put them there | set data.
+/nowhere/MNIST/raw | put them there | set data.
 $ train data=mnist data.root={truncated_mnist} data.download=false
 train-images | damaged | delete it
 $ train data=shapes3d data.path=missing.h5
 missing.h5 | No such file | it must contain images | download 3dshapes.h5 again | remove data.path
 $ train data=svhn
-SVHN | could not be downloaded | train_32x32.mat, test_32x32.mat | into data | by hand
+SVHN | could not be downloaded | train_32x32.mat, test_32x32.mat | /data by hand | by hand
 $ train data=svhn data.root=nowhere data.download=false data.extra=true
-train_32x32.mat, extra_32x32.mat, test_32x32.mat not found in nowhere | data.download=true
+train_32x32.mat, extra_32x32.mat, test_32x32.mat not found in / | /nowhere; put | data.download=true
 $ train data=celeba
-CelebA | could not be downloaded | img_align_celeba/ | into data/celeba | data=faces
+CelebA | could not be downloaded | img_align_celeba/ | /data/celeba by hand | data=faces
 $ train data=celeba data.root=nowhere data.download=false
-img_align_celeba/ | .zip | not found in nowhere/celeba | into nowhere/celeba | data=faces
+img_align_celeba/ | .zip | not found in / | /nowhere/celeba by hand | data=faces
 $ train data=celeba data.root={damaged_celeba}
 identity_CelebA.txt | damaged | delete it and download it again
 $ train data=faces data.source=olivetti data.download=false
 olivetti_py3.pkz not found in | data.download=true | data.source=cartoon
 $ train data=faces data.source=lfw
-lfw | could not be downloaded | lfw_home/lfw_funneled, | into data | data.source=cartoon
+lfw | could not be downloaded | lfw_home/lfw_funneled, | /data by hand | data.source=cartoon
 $ train data=faces data.source=celeba data.download=false
-not found in data/celeba | put
+not found in / | /data/celeba; put
 $ train data=faces data.source=folder
 data.source=folder needs data.path | one subfolder of images per person | set it
 $ train data=faces data.source=folder data.path={pictures}
@@ -333,9 +333,9 @@ $ train resume={run_with_damaged_config}
 {run_with_damaged_config}/config.yaml | damaged | line | restore it
 $ train resume={run_with_wrong_config}
 /config.yaml | model.latentdim | did you mean
-$ train resume={run_with_truncated_checkpoint}
+$ train resume={run_with_truncated_checkpoint} trainer.max_steps=9
 /last.ckpt | damaged | restore it
-$ train resume={run_of_another_model}
+$ train resume={run_of_another_model} trainer.max_steps=9
 checkpoint of another model | model._target_
 $ train resume={run} model.beta=3
 model.beta cannot be changed | remove it | trainer.max_steps
@@ -526,7 +526,7 @@ def test_one_sentence_exit_code_2_and_nothing_left(typed, tmp_path, copy_of_run)
         ("train model=betavae", "model=betavae is not a choice of this group; did you mean beta_vae?"),
         pytest.param(  # after all imports
             f"train {TINY} data=image_folder data.path=nowhere",
-            "data.path=nowhere is not a folder; give a folder of",
+            "data.path=/",
             marks=pytest.mark.slow,
         ),
         ("evaluate run=nowhere", f"nowhere {NO_RUN}"),

@@ -32,8 +32,8 @@ def evaluate() -> int:
 
 
 def _train(words: list[str]) -> int:
-    if any(word.startswith("resume=") for word in words):  # the run's data may have a root that the defaults do not have
-        words = [f"++{word}" if word.startswith("data.root=") else word for word in words]
+    if any(word.startswith("resume=") for word in words):
+        words = _forced(words)
     cfg, command = compose("train", words), runs.command_line()
     if cfg is None:
         return 0
@@ -43,11 +43,18 @@ def _train(words: list[str]) -> int:
         return sweep(cfg, partial(run_job, command=command, given=sweeps.given()))
     if cfg.resume is not None:
         return resume(cfg, command)
-    return begin(check.check_train(settings(cfg)), Path(cfg.hydra.run.dir).absolute(), command)
+    plain = check.check_train(settings(cfg))
+    plain["data"] = runs.with_absolute_places(plain["data"], Path.cwd())
+    return begin(plain, Path(cfg.hydra.run.dir).absolute(), command)
+
+
+def _forced(words: list[str]) -> list[str]:
+    """Settings of a run's data, which the defaults need not have."""
+    return [f"++{word}" if word.startswith("data.") else word for word in words]
 
 
 def _evaluate(words: list[str]) -> int:
-    cfg = compose("evaluate", words)
+    cfg = compose("evaluate", _forced(words))
     if cfg is None:
         return 0
     if cfg.hydra.mode == RunMode.MULTIRUN:

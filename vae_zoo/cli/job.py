@@ -37,6 +37,7 @@ def run_job(cfg: DictConfig, command: str, given: dict[str, str]) -> None:
     code, received = 2, None
     try:
         plain = check.check_train(cfg)
+        plain["data"] = runs.with_absolute_places(plain["data"], Path(hydra.runtime.cwd))
         jobs = jobs_here(launcher, plain["sweep"]["jobs"])
         with sweeps.acquire_slot(record, jobs, plain["trainer"], launcher) as (environment, place):
             if sweeps.stop_code(worker) is not None:

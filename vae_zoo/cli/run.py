@@ -19,7 +19,10 @@ from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.signals import exit_code, handled, stopping
 
 FOLLOW_SECONDS = 120  # seconds a rank waits for rank 0, whose imports may be slow
-RESUMABLE = ("resume", "trainer.max_steps", "trainer.max_time", "trainer.patience", "logger", "data.root", "trust")
+RESUMABLE = (
+    *("resume", "trainer.max_steps", "trainer.max_time", "trainer.patience"),
+    *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes", "logger", "trust"),
+)
 
 
 def begin(cfg: dict[str, Any], folder: Path, command: str) -> int:
@@ -47,8 +50,8 @@ def resume(cfg: DictConfig, command: str) -> int:
     """Resumes the run `cfg.resume` with its own config; only settings in RESUMABLE can change. Returns the exit code."""
     overrides = [word.lstrip("+~").partition("=")[0] for word in cfg.hydra.overrides.task]
     for key in overrides:
-        if key not in RESUMABLE and not key.startswith("logger."):
-            allowed = ", ".join(RESUMABLE[1:])
+        if key not in RESUMABLE and not key.startswith(("logger.", "data.")):
+            allowed = ", ".join((*RESUMABLE[1:], "data.path and other paths of the data"))
             raise UserError(f"{key} cannot be changed when resuming; remove it (only {allowed} can be given with resume=)")
     given = check.resolved(settings(cfg))
     folder = Path(str(given["resume"])).expanduser()
@@ -64,7 +67,9 @@ def resume(cfg: DictConfig, command: str) -> int:
         if group == "logger":
             plain["logger"] = given["logger"]
         elif name:
-            runs.change(plain, group, name, given[group][name])
+            value = given[group][name]
+            is_path = group == "data" and isinstance(value, str)
+            runs.change(plain, group, name, os.path.abspath(os.path.expanduser(value)) if is_path else value)
     plain["trust"] = sorted({*plain.get("trust", []), *given["trust"]})
     check.check_train(OmegaConf.create(plain))
     if not (folder / "checkpoints" / "last.ckpt").is_file():

@@ -108,7 +108,11 @@ class Train(Schema):
     paths: Paths
 
 
-class EvaluateData(Schema):
+class EvaluateData(BaseModel):
+    """Paths of a run's data: which there are depends on the run."""
+
+    model_config = ConfigDict(extra="allow")
+
     root: str | None
 
 

@@ -62,9 +62,10 @@ class Run:
     @cached_property
     def setup(self) -> dict[str, dict[str, Any]]:
         """Model, data and trainer without seeds and paths; equal for the runs of a setting."""
-        parts = ("model", "data", "trainer") if self.config else ()
-        skip = {part: ("seed", *runs.ELSEWHERE.get(part, ())) for part in parts}
-        return {part: {k: v for k, v in self.config[part].items() if k not in skip[part]} for part in parts}
+        if not self.config:
+            return {}
+        parts = {part: self.config[part] for part in ("model", "trainer")} | {"data": runs.placeless(self.config["data"])}
+        return {part: {k: v for k, v in parts[part].items() if k != "seed"} for part in ("model", "data", "trainer")}
 
     @cached_property
     def key(self) -> str:

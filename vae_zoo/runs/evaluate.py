@@ -48,8 +48,9 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     config = runs.read_config(run)
     check_trust(config, cfg["trust"])
     model = load_model(run, cfg["device"], trust=cfg["trust"])
-    if cfg["data"]["root"] is not None:
-        runs.change(config, "data", "root", cfg["data"]["root"])
+    for key, value in cfg["data"].items():
+        if value is not None:
+            runs.change(config, "data", key, value)
     data = build(config["data"])
     data.serve(model)
     out = Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation"

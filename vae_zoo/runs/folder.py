@@ -14,8 +14,8 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, cast
@@ -27,7 +27,8 @@ from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import read_dict, write_atomic, write_json
 from vae_zoo.utils.text import override
 
-ELSEWHERE = {"data": ("root", "cache", "download")}  # locations do not change the run
+PLACES = ("root", "path", "cache", "labels_from")  # settings of the data that contain a path
+NO_CONTENT = ("root", "cache", "download")  # settings that say nothing about the data themselves
 CONTENTS = (
     "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard "
     "wandb wandb_id"
@@ -39,13 +40,39 @@ class Busy(UserError):
 
 
 def config_hash(cfg: dict[str, Any]) -> str:
-    """8 hexadecimal digits that identify model, data, trainer and seed, without paths, logger and launcher."""
-    parts = {
-        name: {k: v for k, v in cfg[name].items() if k not in ELSEWHERE.get(name, ())}
-        for name in ("model", "data", "trainer")
-    }
+    """8 hexadecimal digits that identify model, data, trainer and seed, not logger, launcher or location of the data."""
+    parts = {"model": cfg["model"], "data": placeless(cfg["data"], _contents), "trainer": cfg["trainer"]}
     text = json.dumps(as_equal({**parts, "seed": cfg["seed"]}), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def places(data: dict[str, Any]) -> list[str]:
+    """Returns the settings that contain a path: PLACES, and any other path, such as a folder of sprites."""
+    texts = [key for key, value in data.items() if isinstance(value, str) and key != "_target_"]
+    return [key for key in texts if key in PLACES or _is_path(data[key])]
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", "~", "./", "../")) or ("/" in text and os.path.exists(text))
+
+
+def with_absolute_places(data: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Makes the paths in the config of the data absolute. base: the folder in which the command was typed."""
+    return data | {key: os.path.abspath(base / os.path.expanduser(data[key])) for key in places(data)}
+
+
+def placeless(data: dict[str, Any], name: Callable[[str], Any] = os.path.basename) -> dict[str, Any]:
+    """Returns the config of the data without their location: `name` replaces each path by a name of its contents."""
+    held = {key: name(os.path.normpath(os.path.expanduser(data[key]))) for key in places(data)}
+    return {key: value for key, value in (data | held).items() if key not in NO_CONTENT}
+
+
+def _contents(path: str) -> list[Any]:
+    """Identifies what a path contains: its last name, with the names in the folder or the size of the file."""
+    inside: Any = None
+    with suppress(OSError):
+        inside = sorted(os.listdir(path)) if os.path.isdir(path) else os.path.getsize(path)
+    return [os.path.basename(path), inside]
 
 
 def as_equal(value: Any) -> Any:
@@ -86,9 +113,13 @@ def write_config(folder: Path, cfg: dict[str, Any]) -> None:
 
 
 def change(cfg: dict[str, Any], group: str, key: str, value: Any) -> None:
-    """Changes a key of a run's config. Raises UserError if the run has no such key."""
+    """Changes a setting of a run's config. Raises UserError if the run lacks it, or if it changes the data."""
     if key not in cfg[group]:
         raise UserError(f"{group}.{key} is not a setting of this run, whose {group} has no {key}; remove it")
+    allowed = places(cfg["data"])
+    if group == "data" and (key not in allowed or not isinstance(value, str)):
+        options = ", ".join(f"data.{name}=<path>" for name in allowed) or "nothing"
+        raise UserError(f"data.{key} cannot be changed, since the data would differ; only {options} can be given")
     cfg[group][key] = value
 
 
@@ -140,7 +171,9 @@ def can_go_on(folder: Path, cfg: dict[str, Any]) -> bool:
     if not cut_short or not (folder / "checkpoints" / "last.ckpt").is_file():
         return False
     try:
-        return config_hash(read_config(folder)) == config_hash(cfg)
+        own = read_config(folder)
+        same_place = {key: cfg["data"].get(key) for key in places(own["data"])}  # they may have been moved
+        return config_hash(own | {"data": own["data"] | same_place}) == config_hash(cfg)
     except (UserError, KeyError):  # damaged
         return False
 
