@@ -138,7 +138,7 @@ class LadderMLP:
         """J."""
         return len(self.hidden)
 
-    def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int]) -> LadderEncoder:
+    def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int] | int) -> LadderEncoder:
         """Makes the encoder of images [B, C, H, W] to [B, num_outputs[j]] of each facet.
 
         Args:
@@ -148,7 +148,7 @@ class LadderMLP:
         Raises:
             ValueError: num_outputs is one number, as for a plain network.
         """
-        _check_facets(num_outputs)
+        num_outputs = _per_facet(num_outputs)
         inputs = [prod(image_shape), *(widths[-1] for widths in self.hidden)]
         backbones = [self._dense([width, *widths]) for width, widths in zip(inputs, self.hidden)]
         backbones[0].insert(0, nn.Flatten())
@@ -198,7 +198,7 @@ class LadderConv:
         """J."""
         return len(self.channels)
 
-    def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int]) -> LadderEncoder:
+    def encoder(self, image_shape: Sequence[int], num_outputs: Sequence[int] | int) -> LadderEncoder:
         """Makes the encoder of images [B, C, H, W] to [B, num_outputs[j]] of each facet.
 
         Args:
@@ -208,7 +208,7 @@ class LadderConv:
         Raises:
             ValueError: num_outputs is one number, as for a plain network, or the images are too small.
         """
-        _check_facets(num_outputs)
+        num_outputs = _per_facet(num_outputs)
         sizes, widths = self._sizes(image_shape), [image_shape[0], *self.channels]
         backbones, rungs, heads = [], [], []
         for j, n in enumerate(num_outputs):
@@ -271,9 +271,11 @@ class LadderConv:
         return sizes
 
 
-def _check_facets(sizes: Sequence[int]) -> None:
+def _per_facet(sizes: Sequence[int] | int) -> Sequence[int]:
+    """The sizes of all facets; one number is the request of a model that needs a plain network."""
     if isinstance(sizes, int):
         raise ValueError("this model needs a plain network, got a ladder network; choose model/network=conv or mlp")
+    return sizes
 
 
 def dense_block(inputs: int, outputs: int, activation: Activation, batch_norm: bool) -> list[nn.Module]:
