@@ -26,7 +26,6 @@ from vae_zoo.runs.load import build
 
 NEEDED = {  # by a choice that does not go alone
     "image_folder": ["data.path=somewhere"],
-    "parted_vae/celeba": ["data.labels_from=labels.csv"],
     "fc_vlae": ["model=mfcvae"],
     "conv_vlae": ["model=mfcvae"],
     "vade": ["model=vade"],

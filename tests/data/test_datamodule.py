@@ -529,9 +529,37 @@ def test_balanced_labels_differ_by_at_most_one_a_class(labelled):
     assert counts.sum() == labelled and counts.max() - counts.min() <= 1
 
 
-def test_first_n_labels_are_the_first_training_images():
-    data = toy(labelled=22, label_pick="first_n")
-    assert torch.equal(data.labelled_indices, data.indices["train"][:22])
+@pytest.mark.parametrize("settings", [{}, {"subset": 30}, {"val_size": 0.8}, {"split_seed": 3}])
+def test_first_n_labels_are_the_first_images_of_the_set_whatever_is_cut_from_it(settings):
+    data = toy(labelled=22, label_pick="first_n", **settings)
+    assert torch.equal(data.labelled_indices, torch.arange(22))
+    assert len(torch.cat([*data.indices.values()]).unique()) == (N if "subset" not in settings else 130)
+
+
+def test_first_n_labels_leave_every_image_to_some_fold():
+    tested = [toy(labelled=22, label_pick="first_n", folds=5, fold=fold) for fold in range(5)]
+    assert len(torch.cat([data.indices["test"] for data in tested]).unique()) == N
+    assert all({*data.labelled_indices.tolist()} <= {*data.indices["train"].tolist()} for data in tested)
+
+
+def test_cells_are_labelled_in_turn_the_first_factor_the_fastest():
+    """Of 12 values the halves count: 2 x 3 cells, and 3 rounds of them with 18 labels."""
+    places = np.stack(np.meshgrid(range(3), range(12), range(10), indexing="ij"), -1).reshape(-1, 3)[:, :2]
+    info = [Factor("a", 3, "categorical"), Factor("b", 12, "ordered")]
+    arrays = {"factors": places.astype(np.uint8), "factor_info": info, "label": places[:, 0], "num_classes": 3}
+    n = len(places)
+    arrays |= {"images": np.zeros((n, 1, 4, 4), np.uint8)}
+    cell = places[:, 0] + 3 * (places[:, 1] >= 6)
+    for count in (18, 20):
+        data = toy(n=n, arrays=arrays, labelled=count, label_pick="cells")
+        seen = np.bincount(cell[data.labelled_indices.numpy()], minlength=6)
+        assert seen.tolist() == [count // 6 + (k < count % 6) for k in range(6)]
+
+
+def test_cells_of_continuous_factors_are_refused():
+    info = [Factor("a", 0, "continuous"), Factor("b", 5, "ordered")]
+    with pytest.raises(UserError, match="label_pick=cells needs factors with a number of values; choose balanced or random"):
+        toy(arrays={"factor_info": info}, labelled=10, label_pick="cells")
 
 
 @pytest.mark.parametrize("pick", ["balanced", "random"])

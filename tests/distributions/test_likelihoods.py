@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch.autograd import gradcheck
 
-from vae_zoo.distributions import Bernoulli, DiscretisedLogistic, Gaussian, Laplace, PixelwiseLogistic
+from vae_zoo.distributions import Bernoulli, DiscretisedLogistic, Gaussian, Laplace, PixelwiseGaussian, PixelwiseLogistic
 from vae_zoo.distributions.likelihoods import discretised_logistic
 
 LIKELIHOODS = [Bernoulli(), Gaussian(0.3), Gaussian(0.3, learn=True), DiscretisedLogistic(0.05), Laplace(0.2)]
@@ -279,3 +281,24 @@ def test_a_scale_below_its_bound_is_refused():
     with pytest.raises(ValueError, match="0.000912, got 0.0001"):
         DiscretisedLogistic(1e-4)
     assert DiscretisedLogistic(1e-4, min_log_scale=-12).log_scale.item() == pytest.approx(np.log(1e-4))
+
+
+# ---- a Gaussian with a variance for each pixel ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", [1.0, 3.0])
+def test_pixelwise_gaussian_is_the_density_with_the_bounded_variance(bound):
+    x, params = torch.rand(5, 3, 2, 2), 4 * torch.randn(5, 6, 2, 2)
+    mu, raw = params[:, :3], params[:, 3:]
+    density = torch.distributions.Normal(mu, (0.5 * bound * raw.tanh()).exp()).log_prob(x).sum((1, 2, 3))
+    likelihood = PixelwiseGaussian(bound)
+    assert torch.allclose(likelihood.log_prob(x, params), density, rtol=1e-5)
+    assert torch.equal(likelihood.mean(params), mu.clamp(0, 1)) and likelihood.param_shape((3, 2, 2)) == (6, 2, 2)
+
+
+def test_pixelwise_gaussian_is_surest_at_its_bound_where_the_mean_is_right():
+    x = torch.full((1, 1, 1, 1), 0.5)
+    sure = PixelwiseGaussian().log_prob(x, torch.tensor([0.5, -50.0]).view(1, 2, 1, 1))
+    assert sure.item() == pytest.approx(0.5 - 0.5 * math.log(2 * math.pi), abs=1e-6)  # variance exp(-1), no smaller
+    with pytest.raises(ValueError, match="bound must be > 0, got 0"):
+        PixelwiseGaussian(0.0)

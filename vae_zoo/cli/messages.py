@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from vae_zoo.config import config_dir
 from vae_zoo.config.check import OPTIONAL_GROUPS, choose, moved, one_line, settings_of
-from vae_zoo.config.renamed import MOVED_SETTINGS
+from vae_zoo.config.renamed import MOVED_CHOICES, MOVED_SETTINGS
 from vae_zoo.utils.errors import UserError
 
 HELP = "`python train.py --help` lists what there is"
@@ -70,7 +70,9 @@ def _missing_choice(name: str) -> str:
     typed = (word.lstrip("+").partition("=")[::2] for word in sys.argv[1:])
     group = next((key for key, value in typed if f"{key}/{value}" == name), name.rpartition("/")[0])
     choice = name.removeprefix(f"{group}/")
-    pattern = "**/*.yaml" if group == "experiment" else "*.yaml"  # in other groups a subfolder is a group
+    if name in MOVED_CHOICES:
+        return f"{group}={choice} is now {MOVED_CHOICES[name]}; docs/methods/papers.md lists the settings of the papers"
+    pattern = "**/*.yaml" if group in ("experiment", "sweep") else "*.yaml"  # in other groups a subfolder is a group
     if group == "hydra/launcher" and (plugin := LAUNCHER_PLUGINS.get(choice)):
         return f"launcher={choice} needs a plugin that is not installed; install {plugin} with pip (docs/how_to/clusters.md)"
     options = sorted(

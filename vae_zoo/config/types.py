@@ -81,6 +81,10 @@ NumClasses = Annotated[
 WeightsOfClusters = Literal["fixed", "learned"] | Annotated[Sequence[Literal["fixed", "learned"]], Field(min_length=1)]
 Estimators = Literal["sample", "analytic"] | Annotated[Sequence[Literal["sample", "analytic"]], Field(min_length=1)]
 
+ClassesOfAttributes = Annotated[
+    dict[str, Annotated[list[str], Field(min_length=2)]],
+    Field(min_length=1, description="the attributes of each variable's classes, such as {gender: [not Male, Male]}"),
+]
 Range = Annotated[Sequence[Count], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
 GroupSize = Annotated[Count | Range, Field(description="a whole number >= 1, or a range of them such as [1, 8]")]
 NumObjects = Annotated[

@@ -37,9 +37,10 @@ class DataModule(L.LightningDataModule):
     image_shape: [C, H, W] of the images served. batch_size: images a step, over all ranks. seed: order of the training
     images. val_size, test_size: images, or when below 1 a share of the images that the set itself puts in no split;
     split_seed cuts them. subset: only so many training images. labelled: how many labels training may see, groups by label
-    included, picked by `label_pick`; None: all. labels_from: a CSV file whose labels stand in for the
-    set's own (vae_zoo.data.storage.labels). num_classes: of the label, for models that are built before the data are
-    read. The rest: of Grouping.
+    included; None: all. label_pick: which, as many of each class, random ones, the first of the set's own training images,
+    which then stay in training whatever is cut from them, or one of each of the factors' `cells` in turn. labels_from: a
+    CSV file whose labels stand in for the set's own (vae_zoo.data.storage.labels). num_classes: of the label, for models
+    that are built before the data are read. The rest: of Grouping.
 
     folds, fold: cross-validation; test is part `fold` of `folds` equal ones, whatever test_size says.
 
@@ -66,7 +67,7 @@ class DataModule(L.LightningDataModule):
         fold: Index = 0,
         subset: Count | None = None,
         labelled: Count | None = None,
-        label_pick: Literal["balanced", "random", "first_n"] = "balanced",
+        label_pick: Literal["balanced", "random", "first_n", "cells"] = "balanced",
         labels_from: str | None = None,
         num_classes: Count | None = None,
         **groups,
@@ -164,8 +165,16 @@ class DataModule(L.LightningDataModule):
 
     def _split(self, arrays: Arrays) -> dict[str, Tensor]:
         sizes = {"test": self.test_size, "val": self.val_size}
-        parts = cut(arrays, sizes, self.split_seed, self.folds, self.fold, self.subset)
+        parts = cut(arrays, sizes, self.split_seed, self.folds, self.fold, self.subset, self._first_labelled(arrays))
         return {name: torch.from_numpy(part) for name, part in parts.items()}
+
+    def _first_labelled(self, arrays: Arrays) -> np.ndarray | None:
+        """Places of the labelled images that label_pick=first_n chooses; None: it does not."""
+        if self.label_pick != "first_n" or self.labelled is None or self.label is None:
+            return None
+        own = np.ones(len(self.label), dtype=bool) if arrays.split is None else arrays.split == 0
+        known = (self.label.view(len(self.label), -1) >= 0).any(1).numpy()
+        return np.flatnonzero(own & known)[: self.labelled]
 
     def _hide_labels(self) -> Tensor | None:
         """Labels as training sees them: -1 wherever `labelled` does not allow one."""
@@ -189,11 +198,12 @@ class DataModule(L.LightningDataModule):
         order = np.random.default_rng(self.split_seed).permutation(len(known))
         if self.label_pick == "first_n":
             order = np.arange(len(known))
-        elif self.label_pick == "balanced":  # every class in turn, its images in the random order
-            label = self.first_label[known].numpy()
-            order = order[label[order].argsort(kind="stable")]
-            turn = np.arange(len(order)) - np.searchsorted(label[order], label[order])  # place within the class
-            order = order[turn.argsort(kind="stable")]
+        elif self.label_pick == "balanced":
+            order = in_turn(order, self.first_label[known].numpy())
+        elif self.label_pick == "cells":
+            if self.factors is None or not all(self.factor_sizes):
+                raise UserError("data.label_pick=cells needs factors with a number of values; choose balanced or random")
+            order = in_turn(order, cells(self.factors[known].numpy(), self.factor_sizes))
         self.labelled_indices = known[torch.from_numpy(np.sort(order[: self.labelled]))]
         assert self.label is not None
         hidden = torch.full_like(self.label, -1)
@@ -394,6 +404,21 @@ class EvalBatches:
                 yield cast(Batch, batch)
             else:
                 yield self.data.single(units, self.device)
+
+
+def in_turn(order: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """One image of every kind, then a second, ..., the kinds by their numbers, the images of one in the given order [N]."""
+    order = order[kind[order].argsort(kind="stable")]
+    turn = np.arange(len(order)) - np.searchsorted(kind[order], kind[order])  # place within the kind
+    return order[turn.argsort(kind="stable")]
+
+
+def cells(factors: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """The cell of each image [N] of a coarse grid: of factors of more than 8 values their halves, of the others the values;
+    the first factor is the fastest. factors: [N, F]."""
+    coarse = [f >= -(-n // 2) if n > 8 else f for f, n in zip(factors.T, sizes)]
+    shape = [2 if n > 8 else n for n in sizes]
+    return np.ravel_multi_index(tuple(part.astype(np.int64) for part in coarse[::-1]), tuple(shape[::-1]))
 
 
 def share(

@@ -10,16 +10,24 @@ from vae_zoo.utils.errors import UserError
 
 
 def cut(
-    arrays: Arrays, sizes: Mapping[str, float], seed: int, folds: int | None, fold: int, subset: int | None
+    arrays: Arrays,
+    sizes: Mapping[str, float],
+    seed: int,
+    folds: int | None,
+    fold: int,
+    subset: int | None,
+    kept: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Places of the disjoint train, val, test, by `seed` alone; what the set itself fixes stays as it is.
 
-    sizes: of test and val; folds, fold, subset: as in DataModule. Raises UserError where they cannot be had.
+    sizes: of test and val; folds, fold, subset: as in DataModule; kept: images that stay in training where they are not in
+    another split of the set's own, and not in the tested fold. Raises UserError where they cannot be had.
     """
     official = np.zeros(len(arrays.images), dtype=np.int64) if arrays.split is None else arrays.split
     rng = np.random.default_rng(seed)
     names = (*SPLITS, *arrays.extra_splits)
     parts = {name: np.flatnonzero(official == code) for code, name in enumerate(names)}
+    kept = np.empty(0, dtype=np.int64) if kept is None else kept
     unit, kind = np.arange(len(official)), "images"  # what a split is made of
     if "identity" in arrays.groups:
         unit, kind = alone_where_unknown(arrays.groups["identity"]), "identities"
@@ -30,6 +38,8 @@ def cut(
     for name, size in sizes.items():
         if len(parts[name]) == 0:
             units = np.unique(unit[parts["train"]])
+            if name != "test" or folds is None:
+                units = np.setdiff1d(units, unit[kept])
             left = len(units)
             first, end = 0, round(size * total) if size < 1 else int(size)
             if name == "test" and folds is not None:
@@ -45,7 +55,8 @@ def cut(
         if subset > len(parts["train"]):
             number = len(parts["train"])
             raise UserError(f"data.subset must be at most {number}, the number of training images, got {subset}")
-        parts["train"] = np.sort(rng.permutation(parts["train"])[:subset])
+        order = rng.permutation(parts["train"])
+        parts["train"] = np.sort(order[np.argsort(~np.isin(order, kept), kind="stable")][:subset])
     return parts
 
 

@@ -7,6 +7,7 @@ from vae_zoo.distributions.likelihoods import (
     Gaussian,
     Laplace,
     Likelihood,
+    PixelwiseGaussian,
     PixelwiseLogistic,
 )
 from vae_zoo.distributions.mixture import ComponentTable, MixturePrior, bhattacharyya, kl_normal, kl_normal_per_dim
@@ -24,6 +25,7 @@ __all__ = [
     "Likelihood",
     "MixturePrior",
     "Normal",
+    "PixelwiseGaussian",
     "PixelwiseLogistic",
     "bhattacharyya",
     "kl_normal",

@@ -213,3 +213,20 @@ def test_a_damaged_picture_is_named_and_nothing_is_cached(tmp_path, damage):
     with pytest.raises(UserError, match="000007.jpg cannot be read .*; unpack img_align_celeba.zip again"):
         read(tmp_path)
     assert not (tmp_path / "cache").exists()
+
+
+def test_classes_are_made_of_attributes_the_first_that_holds(root):
+    classes = {"three": [f"{TITLES[3]} and not {TITLES[5]}", TITLES[5], f"not {TITLES[3]}"], "two": [TITLES[0], TITLES[1]]}
+    data = read(root, classes=classes)
+    a = np.array(ATTRIBUTES) > 0
+    three = np.select([a[:, 3] & ~a[:, 5], a[:, 5], ~a[:, 3]], [0, 1, 2], -1)
+    two = np.select([a[:, 0], a[:, 1]], [0, 1], -1)
+    assert np.array_equal(data.label, np.stack([three, two], 1)) and (two == -1).any()
+    assert data.label_names == ("three", "two") and data.num_classes == 3
+
+
+def test_a_class_of_an_unknown_attribute_is_refused_with_the_nearest(root):
+    with pytest.raises(
+        UserError, match=rf"data\.classes\.hat={TITLES[0]}x names no attribute .* did you mean {TITLES[0]}\?"
+    ):
+        read(root, classes={"hat": [f"{TITLES[0]}x", f"not {TITLES[0]}"]})

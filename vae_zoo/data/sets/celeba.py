@@ -5,6 +5,7 @@ so that they can be put there by hand, only those that are needed, and so that a
 """
 
 import zlib
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,8 @@ import numpy as np
 import torchvision
 from PIL import Image
 
-from vae_zoo.config.types import CelebACrop, Shape, Side
+from vae_zoo.config.check import choose
+from vae_zoo.config.types import CelebACrop, ClassesOfAttributes, Shape, Side
 from vae_zoo.data.arrays import Arrays
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.sets.image_folder import decoded
@@ -33,8 +35,11 @@ class CelebA(DataModule):
     """root: folder that holds `celeba/`; download: fetch missing files. crop: side of the square that is cut from the
     middle, or None: the whole picture, which is then resized to image_shape, or [3, size, size] (bilinear, antialiased).
     split: the official one, or by identity with val_size and test_size. cache: folder for the decoded pictures.
+    classes: variables in place of the attributes, and of each the attributes of its classes, joined by `and`, such as
+    {hair: [Black_Hair, Bald]} or {hat: [not Wearing_Hat, Wearing_Hat]}; of classes that hold the first counts, and where
+    none does the label is unknown.
 
-    Label: the 40 attributes as variables of 0 and 1, named by `label_names`.
+    Label: the 40 attributes as variables of 0 and 1, named by `label_names`, or `classes`.
     """
 
     default_label = "attributes"
@@ -48,13 +53,14 @@ class CelebA(DataModule):
         crop: CelebACrop | None = 148,
         size: Side = 64,
         split: Literal["official", "identity"] = "official",
+        classes: ClassesOfAttributes | None = None,
         cache: str = "~/.cache/vae_zoo",
         image_shape: Shape | None = None,
         **common,
     ):
         super().__init__(image_shape or (3, size, size), **common)
         self.folder, self.download = Path(root).expanduser() / "celeba", download
-        self.crop, self.split, self.cache = crop, split, Path(cache).expanduser()
+        self.crop, self.split, self.cache, self.classes = crop, split, Path(cache).expanduser(), classes
 
     def load(self) -> Arrays:
         self._fetch()
@@ -65,8 +71,13 @@ class CelebA(DataModule):
                 raise UserError(f"{self.folder / file} and {SPLIT} do not list the same images; download both again")
         label = tables[ATTRIBUTES] > 0  # [N, 40]
         label_names = (self.folder / ATTRIBUTES).read_text().splitlines()[1].split()
+        num_classes = 2
+        if self.classes is not None:
+            label, num_classes = classified(label, label_names, self.classes), max(map(len, self.classes.values()))
+            label_names = [*self.classes]
         groups, split = {"identity": tables[IDENTITIES][:, 0]}, split[:, 0] if self.split == "official" else None
-        return Arrays(self._images(names), label, 2, groups=groups, split=split, label_names=label_names, names=names)
+        images, described = self._images(names), {"label_names": label_names, "names": names}
+        return Arrays(images, label, num_classes, groups=groups, split=split, **described)
 
     def _fetch(self) -> None:
         missing = [file for file in FILES if not (self.folder / file).exists()]
@@ -105,3 +116,22 @@ class CelebA(DataModule):
                 left, top = (round((side - self.crop) / 2) for side in image.size)
                 image = image.crop((left, top, left + self.crop, top + self.crop))
             return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+
+def classified(attributes: np.ndarray, names: Sequence[str], classes: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """The class of each image in each variable, int64 [N, V], -1 where no class holds; attributes: [N, 40] bool.
+
+    Raises UserError for an attribute that there is not.
+    """
+    column, found = {name: i for i, name in enumerate(names)}, []
+    for variable, members in classes.items():
+        holds = []  # of each class [N]
+        for words in members:
+            parts = [part.split() for part in words.split(" and ")]  # [name], or [not, name]
+            for *negation, name in parts:
+                if name not in column or negation not in ([], ["not"]):
+                    raise UserError(f"data.classes.{variable}={words} names no attribute of CelebA; {choose(name, names)}")
+            holds.append(np.all([attributes[:, column[name]] != bool(no) for *no, name in parts], axis=0))
+        table = np.array(holds)  # [K, N]
+        found.append(np.where(table.any(0), table.argmax(0), -1))
+    return np.stack(found, axis=1)
