@@ -69,8 +69,8 @@ class Choice:
         keys: Tuples (dotted key, default, comment).
     """
 
-    def __init__(self, path: Path):
-        self.name = path.stem
+    def __init__(self, path: Path, name: str | None = None):
+        self.name = name or path.stem
         lines = path.read_text(encoding="utf-8").splitlines()
         self.text = "\n".join(lines)
         comments = []
@@ -131,7 +131,7 @@ def table(choice: Choice, prefix: str = "") -> list[str]:
 
 def section(choice: Choice, chosen: str, prefix: str) -> list[str]:
     """One choice: what it is, its class, its parents, its keys."""
-    lines = [f"## {choice.name} {{ #{choice.name} }}", ""]
+    lines = [f"## {choice.name} {{ #{choice.name.replace('/', '-')} }}", ""]
     if choice.about:
         lines += [escape(choice.about[0].upper() + choice.about[1:]) + ".", ""]
     facts = []
@@ -146,14 +146,21 @@ def section(choice: Choice, chosen: str, prefix: str) -> list[str]:
     return lines + table(choice, prefix)
 
 
+def files(folder: str) -> dict[str, Path]:
+    """The choices of a group; sub-folders of most are groups of their own."""
+    pattern = "**/*.yaml" if folder in ("experiment", "sweep") else "*.yaml"
+    paths = sorted((CONF / folder).glob(pattern))
+    return {path.relative_to(CONF / folder).with_suffix("").as_posix(): path for path in paths}
+
+
 def group_page(name: str) -> str:
     """The page of one config group."""
     folder, chosen, sentence = GROUPS[name]
     prefix = "" if name in ("launcher", "sweep", "debug") else f"{folder.replace('/', '.')}."
-    choices = [Choice(path) for path in sorted((CONF / folder).glob("*.yaml"))]
+    choices = [Choice(path, choice) for choice, path in files(folder).items()]
     lines = [f"# {chosen}", "", sentence, ""]
     public = [choice.name for choice in choices if not choice.name.startswith("_")]
-    lines += ["Choices: " + ", ".join(f"[{name}](#{name})" for name in public) + ".", ""]
+    lines += ["Choices: " + ", ".join(f"[{name}](#{name.replace('/', '-')})" for name in public) + ".", ""]
     for choice in choices:
         lines += section(choice, chosen, prefix)
     return "\n".join(lines)
@@ -161,9 +168,7 @@ def group_page(name: str) -> str:
 
 def experiment_page() -> str:
     """All experiments: a table, then each with its comment, its command and its settings."""
-    choices = {}
-    for path in sorted((CONF / "experiment").rglob("*.yaml")):
-        choices[str(path.relative_to(CONF / "experiment").with_suffix(""))] = Choice(path)
+    choices = {name: Choice(path) for name, path in files("experiment").items()}
     lines = ["# experiment", "", "A method on a data set with all its settings: `python train.py experiment=<name>`.", ""]
     lines += ["| experiment | defaults |", "| --- | --- |"]
     for name, choice in choices.items():
@@ -191,7 +196,7 @@ def index_page() -> str:
         "| --- | --- |",
     ]
     for name, (folder, chosen, _) in GROUPS.items():
-        public = [path.stem for path in sorted((CONF / folder).glob("*.yaml")) if not path.stem.startswith("_")]
+        public = [choice for choice in files(folder) if not choice.startswith("_")]
         lines.append(f"| [`{chosen}=`]({name}.md) | {' '.join(f'`{choice}`' for choice in public)} |")
     lines += ["| [`experiment=`](experiment.md) | a method on a data set with all its settings |", ""]
     for file, command in (("train", "python train.py"), ("evaluate", "python evaluate.py")):
