@@ -25,6 +25,7 @@ import yaml
 from vae_zoo.config.renamed import as_today
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import read_dict, write_atomic, write_json
+from vae_zoo.utils.launch import noted
 from vae_zoo.utils.text import override
 
 PLACES = ("root", "path", "cache", "labels_from")  # settings of the data that contain a path
@@ -298,5 +299,6 @@ def environment() -> dict[str, Any]:
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions,
         "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.system()}",
+        "variables": noted(),
         **({"commit": commit.stdout.strip()} if commit.returncode == 0 else {}),
     }

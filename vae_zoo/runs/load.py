@@ -1,5 +1,6 @@
 """Loading: from a run folder or a checkpoint back to the model."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,4 +114,6 @@ def check_device(name: str, key: str) -> None:
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     there = {"cuda": cuda, "mps": mps, "gpu": cuda or mps}
     if not there.get(name.split(":")[0], True):
-        raise UserError(f"{key}={name}, but torch finds no such device on this machine; use {key}=cpu")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible!r}"
+        raise UserError(f"{key}={name}, but torch finds no such device on this machine{hidden}; use {key}=cpu")

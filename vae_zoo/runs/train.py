@@ -21,6 +21,8 @@ from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.signals import Interrupted, Signals, exit_code, handled, stopping
 from vae_zoo.utils.text import override
 
+THREADS = "OMP_NUM_THREADS"  # sums of other shares of the work differ in their last digits
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Trains, evaluates and writes the report; the outcome is in run.json and in the exit code."""
@@ -40,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
             if options.resume:
                 last = folder / "checkpoints" / "last.ckpt"
                 step = check_checkpoint(last, cfg)
+                earlier, now = before.get("variables", about["variables"]).get(THREADS), about["variables"].get(THREADS)
+                if is_writer and earlier != now:
+                    print(f"{THREADS} was {earlier} and is {now}: the weights will not be those of an uninterrupted run")
             ready = prepare(folder, cfg)
             if is_writer:
                 runs.write_status(folder, state="running", error=None, limit=None, **about)

@@ -153,7 +153,7 @@ def share(place: int, jobs: int, trainer: dict[str, Any]) -> dict[str, str]:
     """Environment of the job in slot `place` of `jobs`. trainer: from its config."""
     threads = max(1, num_cores() // (jobs * num_ranks(trainer)))
     given = os.environ.get("OMP_NUM_THREADS", "")
-    environment = {"OMP_NUM_THREADS": str(min(threads, int(given)) if given.isdigit() else threads)}
+    environment = {"OMP_NUM_THREADS": str(max(1, min(threads, int(given))) if given.isdigit() else threads)}
     own = gpus()
     if len(own) > 1 and trainer.get("devices") in ("auto", 1) and trainer.get("accelerator") in ("auto", "gpu", "cuda"):
         environment["CUDA_VISIBLE_DEVICES"] = own[place % len(own)]

@@ -19,6 +19,7 @@ from vae_zoo.metrics.catalogue import caption
 from vae_zoo.runs.folder import block_scores, pictures, read_rows
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic
+from vae_zoo.utils.launch import OFFLINE
 
 
 class MetricsCSV(Logger):
@@ -102,6 +103,11 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_image(f"figures/{name}", image, step, dataformats="HWC")
 
 
+def is_offline() -> bool:
+    """Returns whether the environment keeps W&B offline; wandb would obey it without telling this logger."""
+    return os.environ.get("WANDB_MODE") in OFFLINE
+
+
 class WandB(WandbLogger):
     """Logs a run to W&B under one id, which is created at random and stored as `wandb_id` in the run folder.
 
@@ -120,7 +126,7 @@ class WandB(WandbLogger):
         job_type: str = "train",
         offline: bool = False,
     ):
-        folder = Path(folder)
+        folder, offline = Path(folder), offline or is_offline()
         resumed = rank_zero_only.rank == 0 and (folder / "wandb_id").is_file()  # other ranks start after the file exists
         self._history = folder / "metrics.csv" if offline and resumed else None
         if self._history is not None:

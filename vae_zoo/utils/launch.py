@@ -7,6 +7,11 @@ from typing import Any
 from vae_zoo.utils.errors import UserError
 
 OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+OFFLINE = ("offline", "dryrun")  # values of WANDB_MODE
+NOTED = (  # variables that change numbers or devices, or say where a run was made
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE"),
+    *("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_NTASKS", "WANDB_MODE"),
+)
 INTERACTIVE = ("bash", "interactive")  # names of SLURM's jobs in which nothing was started by srun
 
 
@@ -42,6 +47,11 @@ def environment(trainer: Mapping[str, Any]) -> dict[str, str]:
     """The environment for a run, without what another launcher left in it where the run starts its own ranks."""
     own = not (by_torchrun() or by_srun() or "LOCAL_RANK" in os.environ) and trainer.get("num_nodes", 1) == 1
     return {name: value for name, value in os.environ.items() if not (own and name in OF_A_LAUNCHER)}
+
+
+def noted() -> dict[str, str]:
+    """The variables of NOTED that are set; run.json contains them."""
+    return {name: os.environ[name] for name in NOTED if name in os.environ}
 
 
 def check_launch(trainer: Mapping[str, Any]) -> None:
