@@ -48,6 +48,9 @@ class Search(Grid):
         fixed = [f"{key}={override.get_value_element_as_str()}" for key, override in latest.items() if key not in space]
         if not space:
             raise UserError("the search space is empty; give one, such as 'model.beta=tag(log,interval(1,16))'")
+        for name, value in (("trials", self.trials), ("max_batch_size", self.max_batch_size)):
+            if not (isinstance(value, int) and value >= 1) and (name == "trials" or value is not None):
+                raise UserError(f"hydra.sweeper.{name} must be a whole number >= 1, got {value}")
         record, metric = self._record(given).absolute(), self.config.sweep.metric
         if metric.startswith(TEST):
             raise UserError(
@@ -55,6 +58,7 @@ class Search(Grid):
                 f"metric, such as val/{metric.partition('/')[2]} or val/loss"
             )
         study = search.open_study(record, self.sampler, self.pruner, metric, self._direction(metric), self.config.seed)
+        search.check_space(study, record, space)
         self._begin(record, [])
         before = sweeps.finished(sweeps.read_record(record))
         with runs.locked(sweeps.worker(record)):

@@ -102,6 +102,87 @@ def test_a_trial_whose_run_outlives_its_command_is_given_out_again_once_that_is_
         assert not search.waits_for_runs(study, record), "this command has it"
 
 
+@pytest.mark.parametrize(
+    "space, sentence",
+    [
+        ({"x": CategoricalDistribution(["1", "2", "3"])}, r"has x as choice\(1,2\), this command as choice\(1,2,3\)"),
+        ({"x": FloatDistribution(0.0, 1.0)}, r"x as choice\(1,2\), this command as numbers from 0.0 to 1.0"),
+        (
+            {"x": CategoricalDistribution(["1", "2"]), "y": IntDistribution(1, 3)},
+            "y as no such setting, this command as whole",
+        ),
+        ({"y": IntDistribution(1, 3)}, "this command as no such setting"),
+    ],
+)
+def test_a_study_is_not_continued_in_another_space_and_stays_as_it_is(tmp_path, space, sentence):
+    study = open_study(tmp_path)
+    (trial,) = search.ask(study, tmp_path, {"x": CategoricalDistribution(["1", "2"])}, most=1, trials=9)
+    before = (tmp_path / search.STUDY).read_bytes()
+    with pytest.raises(UserError, match=f"{sentence}.*choose another sweep.name"):
+        search.ask(study, tmp_path, space, most=1, trials=9)
+    assert (tmp_path / search.STUDY).read_bytes() == before and len(study.get_trials()) == 1
+
+
+def test_bounds_of_a_study_may_widen(tmp_path):
+    study = open_study(tmp_path)
+    for high in (1.0, 2.0):
+        (trial,) = search.ask(study, tmp_path, {"x": FloatDistribution(0.0, high)}, most=1, trials=9)
+        tell(study, tmp_path, trial, "finished", 1.0)
+    assert len(study.get_trials()) == 2
+
+
+def test_a_trial_without_its_settings_is_never_run(tmp_path):
+    """Its command was killed between the trial and its settings, or the space was refused by Optuna alone."""
+    study = open_study(tmp_path)
+    study.ask()
+    trials = search.ask(study, tmp_path, {"x": FloatDistribution(0, 1)}, most=5, trials=2)
+    assert [t.number for t in trials] == [1, 2] and all("x" in t.params for t in trials), "nor counted"
+    assert study.get_trials()[0].state == TrialState.FAIL
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
+def test_a_study_whose_last_line_is_cut_goes_on(tmp_path, when):
+    study, space, file = open_study(tmp_path), {"x": FloatDistribution(0, 1)}, tmp_path / search.STUDY
+    (first,) = search.ask(study, tmp_path, space, most=1, trials=1)
+    tell(study, tmp_path, first, "finished", 0.5)
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"op_code":4,"worker_id":"a')
+    study = open_study(tmp_path) if when.startswith("before") else study
+    (second,) = search.ask(study, tmp_path, space, most=1, trials=2)
+    tell(study, tmp_path, second, "finished", 0.25)
+    assert [t.value for t in open_study(tmp_path).get_trials()] == [0.5, 0.25]
+    assert file.read_bytes().startswith(whole) and b'"a{' not in file.read_bytes()
+
+
+def test_a_study_that_is_damaged_elsewhere_is_told_with_its_line(tmp_path):
+    open_study(tmp_path)
+    file = tmp_path / search.STUDY
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([lines[0], b"{half\n", *lines[1:]]))
+    with pytest.raises(UserError, match=r"line 2 of .*study.log is damaged; remove it, or choose another sweep.name"):
+        open_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "word", ["x=interval(16,1)", "x=tag(log,interval(0,1))", "x=range(5,5)", "x=interval(0,inf)", "x=range(9,1)"]
+)
+def test_bounds_that_are_no_range_are_told(word):
+    (override,) = OverridesParser.create().parse_overrides([word])
+    with pytest.raises(UserError, match="is no range to search; give two finite bounds, the lower first"):
+        search.distribution(override)
+
+
+def test_range_that_falls_is_a_range():
+    (override,) = OverridesParser.create().parse_overrides(["x=range(9,0,-3)"])
+    assert search.distribution(override) == IntDistribution(3, 9, step=3)
+
+
+@pytest.mark.parametrize("word", ["trials=0", "trials=many", "max_batch_size=-1"])
+def test_counts_of_a_search_are_checked(tmp_path, word):
+    answer = call(tmp_path, f"train {TINY} model=vae sweep=random hydra.sweeper.{word}")
+    assert answer.code == 2 and f"hydra.sweeper.{word.partition('=')[0]} must be a whole number >= 1, got" in answer.err
+
+
 def test_a_trial_that_a_limit_stopped_has_its_value(tmp_path):
     study, space = open_study(tmp_path), {"x": FloatDistribution(0, 1)}
     first, second = search.ask(study, tmp_path, space, most=2, trials=2)

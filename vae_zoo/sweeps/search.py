@@ -9,6 +9,7 @@ Source: Akiba et al. (2019), arXiv:1907.10902, and https://optuna.readthedocs.io
 """
 
 import io
+import json
 import math
 import os
 import warnings
@@ -18,9 +19,15 @@ from typing import Any, Literal
 
 import optuna
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from vae_zoo.runs import folder as runs
@@ -80,20 +87,104 @@ def open_trial(study: Path, number: int) -> Trial | None:
     return None if frozen.state in OVER else Trial(loaded, frozen._trial_id)
 
 
+class Journal(JournalFileBackend):
+    """A journal whose last line may be unfinished, since its writer was killed or the disk was full; that line is removed.
+
+    Raises UserError where another line is damaged.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(str(path))
+        self.path = path
+        self._remove_unfinished()
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                json.loads(line)
+            except ValueError:
+                raise UserError(
+                    f"line {number} of {path} is damaged; remove it, or choose another sweep.name for a new search"
+                ) from None
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self._remove_unfinished()
+        super().append_logs(logs)
+
+    def _remove_unfinished(self) -> None:
+        if self._is_finished():
+            return
+        lock = JournalFileSymlinkLock(str(self.path))  # the one that Optuna writes under
+        lock.acquire()
+        try:
+            if not self._is_finished():
+                content = self.path.read_bytes()
+                os.truncate(self.path, content.rfind(b"\n") + 1)
+        finally:
+            lock.release()
+
+    def _is_finished(self) -> bool:
+        with self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return True
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+
 def _storage(path: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(path)))
+    return JournalStorage(Journal(path))
+
+
+def check_space(study: optuna.Study, record: Path, space: Mapping[str, BaseDistribution]) -> None:
+    """Raises UserError if the study searches another space; bounds may change, but neither settings nor choices.
+
+    Called before anything is asked: Optuna would create the trial first, without its settings.
+    """
+    theirs: dict[str, BaseDistribution] = {}
+    for trial in study.get_trials(deepcopy=False):
+        theirs |= trial.distributions
+    for key in {**theirs, **(space if theirs else {})}:
+        try:
+            check_distribution_compatibility(theirs[key], space[key])
+        except (KeyError, ValueError):
+            was, now = (_in_words(part[key]) if key in part else "no such setting" for part in (theirs, space))
+            raise UserError(
+                f"the study in {record} has {key} as {was}, this command as {now}; choose another sweep.name for a new "
+                f"search, or give the space of the study"
+            ) from None
+
+
+def _in_words(one: BaseDistribution) -> str:
+    if isinstance(one, CategoricalDistribution):
+        return f"choice({','.join(map(str, one.choices))})"
+    assert isinstance(one, FloatDistribution | IntDistribution)
+    log, step = "tag(log)" if one.log else "", f" in steps of {one.step}" if one.step not in (None, 1) else ""
+    kind = "whole numbers" if isinstance(one, IntDistribution) else "numbers"
+    return f"{kind} from {one.low} to {one.high}{step} {log}".strip()
 
 
 def distribution(override: Override) -> BaseDistribution:
     """Optuna's distribution of a Hydra override: `interval(1,16)`, `range(4,33)`, `choice(a,b)`, `a,b`, `tag(log, ...)`."""
-    sweep = override.value()
+    sweep, word = override.value(), override.input_line
+    try:
+        found = _distribution(override, sweep)
+    except (ValueError, IndexError):
+        found = None
+    bounds = (getattr(found, "low", 0), getattr(found, "high", 0))
+    if found is None or not all(map(math.isfinite, bounds)):
+        raise UserError(
+            f"{word} is no range to search; give two finite bounds, the lower first, both above 0 for tag(log,...), such as "
+            f"'{override.get_key_element()}=tag(log,interval(0.1,10))'"
+        )
+    return found
+
+
+def _distribution(override: Override, sweep: Any) -> BaseDistribution:
     if isinstance(sweep, IntervalSweep):
         kind: Any = IntDistribution if isinstance(sweep.start, int) else FloatDistribution  # int(interval(1,16))
         return kind(sweep.start, sweep.end, log="log" in sweep.tags)
     if isinstance(sweep, RangeSweep):
         values = list(sweep.range())
         kind: Any = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
-        return kind(values[0], values[-1], step=sweep.step)
+        return kind(min(values), max(values), step=abs(sweep.step or 1))
     return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
@@ -108,7 +199,11 @@ def ask(
     """Up to `most` trials to run now, of `trials` in total: first unlocked trials without result, except the numbers in
     `leave`, then new trials."""
     with sweeps.exclusive(record / ".ask"):
-        known = study.get_trials(deepcopy=False)
+        check_space(study, record, space)
+        for trial in study.get_trials(deepcopy=False):  # of a command that was killed while it drew the settings
+            if trial.state == TrialState.RUNNING and trial.params.keys() != space.keys():
+                study.tell(trial.number, state=TrialState.FAIL)
+        known = [t for t in study.get_trials(deepcopy=False) if t.params]
         left = [t.number for t in known if t.state == TrialState.RUNNING and not _is_held(t, record)]
         numbers = [number for number in left if number not in leave][:most]
         for _ in range(min(most - len(numbers), trials - len(known))):
