@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import cos, pi
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from vae_zoo.config.types import Count, Finite, Index, NonNegative, Positive, Pretrain, Probability, Rise, Stages
+from vae_zoo.config.types import Count, Finite, Index, NonNegative, Positive, Pretrain, Probability, Rise, Share, Stages
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,36 @@ class Staircase:
     def __call__(self, step: int) -> float:
         """The weight at a step >= 0."""
         return self.factor ** (step // self.every)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Rule that lowers a learning rate when the mean of a loss over `every` steps stops falling.
+
+    Unlike the other schedules it has a state, that of torch's ReduceLROnPlateau, which checkpoints contain.
+
+    Args:
+        every: Steps over which the loss is averaged, >= 1.
+        factor: Factor on the learning rate, in (0, 1).
+        patience: Means without a fall that are tolerated.
+        threshold: Least fall, as a share of the best mean.
+        cooldown: Means after a change that are not counted.
+        least_change: Smaller changes of the learning rate are left out.
+    """
+
+    every: Count
+    factor: Share = 0.5
+    patience: Index = 2
+    threshold: NonNegative = 0.01
+    cooldown: Index = 4
+    least_change: NonNegative = 1e-7
+
+    def __call__(self, optimizer: Any) -> Any:
+        """The rule for one optimiser: `step(mean)` of the result applies it."""
+        from torch.optim.lr_scheduler import ReduceLROnPlateau  # configs are checked before torch is imported
+
+        options = {"factor": self.factor, "patience": self.patience, "threshold": self.threshold}
+        return ReduceLROnPlateau(optimizer, cooldown=self.cooldown, eps=self.least_change, **options)
 
 
 class FacetWeights(NamedTuple):

@@ -95,7 +95,7 @@ def test_every_schema_belongs_to_a_file_or_is_written_in_by_hand():
         "vae_zoo.sweeps.pruning.Pruning",  # the search gives it to its jobs
         "vae_zoo.nets.RandomAffine",
         *(f"vae_zoo.nets.{name}" for name in ("Identity", "MixedPatchShuffle", "GaussianBlur", "HighLowPass")),
-        *(f"vae_zoo.schedules.{name}" for name in ("Constant", "Linear", "Cosine", "Cyclic", "Staircase")),
+        *(f"vae_zoo.schedules.{name}" for name in ("Constant", "Linear", "Cosine", "Cyclic", "Staircase", "Plateau")),
     }
     assert {*targets()} - used <= by_hand
 

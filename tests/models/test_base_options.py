@@ -17,7 +17,7 @@ from vae_zoo.config.settings import group_of, known
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Gaussian, noise
 from vae_zoo.nets import MLP, LadderMLP, PatchShuffle, RandomAffine
-from vae_zoo.schedules import Cosine, Progressive
+from vae_zoo.schedules import Cosine, Plateau, Progressive
 
 SIDE, K, B = 16, 10, 4
 STEP = 900  # past the warm-up of presence
@@ -45,6 +45,8 @@ OTHER = {  # the second value, where its type does not say it
     "lr_schedule": Cosine(0.5, 0.1, 10),
     "discriminator_optimizer": partial(torch.optim.SGD, lr=1e-4),
     "supervised_optimizer": partial(torch.optim.SGD, lr=1e-4),
+    "plateau": Plateau(1, patience=0, threshold=1.0, cooldown=0),
+    "supervised_plateau": Plateau(1, patience=0, threshold=1.0, cooldown=0),
     "discriminator_hidden": (6,),
     "class_hidden": (8, 5),
     "channels": (8, 8, 6),
@@ -70,7 +72,16 @@ BESIDE = {
     "prior_init_at": FADING,
     "calibrate_norm": {"network": LadderMLP([[8], [6]], batch_norm=True)},
 }
-TRAINED = {"optimizer", "lr_schedule", "discriminator_optimizer", "supervised_optimizer", "prior_lr", "data_init"}
+TRAINED = {
+    "plateau",
+    "supervised_plateau",
+    "optimizer",
+    "lr_schedule",
+    "discriminator_optimizer",
+    "supervised_optimizer",
+    "prior_lr",
+    "data_init",
+}
 TRAINED |= {"prior_init", "prior_init_at", "init_images", "calibrate_norm", "supervised"}  # their effect is that of training
 FIRST_WEIGHTS = {"init", "variance"}  # others are switched at the same weights, where these have one shape
 

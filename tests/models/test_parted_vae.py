@@ -15,7 +15,7 @@ from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Normal, bhattacharyya, kl_normal, noise
 from vae_zoo.models.parted_vae import PartedVAE
 from vae_zoo.nets import MLP, Conv, RandomAffine
-from vae_zoo.schedules import Linear
+from vae_zoo.schedules import Linear, Plateau
 
 CONV32 = Conv(channels=[32, 64, 64], hidden=[], decoder_channels=[64, 32, 32], decoder_hidden=[256], leak=0.1)
 CONV64 = Conv(channels=[32, 32, 64, 64], hidden=[], decoder_hidden=[256], leak=0.1)
@@ -488,9 +488,56 @@ def test_priors_can_learn_at_a_rate_of_their_own(options):
     start = model.u_prior.mu.clone()
     fit(model, 1, data=digits(50))
     assert torch.equal(model.u_prior.mu, start) == (options.get("prior_lr") == 0)
-    groups = model.configure_optimizers()[0].param_groups
+    groups = model.configure_optimizers()[0][0].param_groups
     assert [len(group["params"]) for group in groups][1] == 2
     assert groups[1]["lr"] == options.get("prior_lr", groups[0]["lr"])
+
+
+def test_learning_rates_fall_on_a_plateau_of_their_own_loss(monkeypatch):
+    """The loss falls by 1 a step, the cross-entropy stays: of means over 2 steps one is tolerated, the next lowers it."""
+    rule = Plateau(2, patience=1, threshold=0.01, cooldown=0)
+    adam = partial(torch.optim.Adam, lr=0.1)
+    model = parted(
+        10, image_shape=(1, 8, 8), plateau=rule, supervised_plateau=rule, supervised_optimizer=adam, optimizer=adam
+    )
+    lower, seen = PartedVAE.lower_rates, []
+
+    def scripted(self, values):
+        lower(self, {"loss": torch.tensor(100.0 - self.step), "ce": torch.tensor(3.0)})
+        seen.append([group["lr"] for optimizer in self.trainer.optimizers for group in optimizer.param_groups])
+
+    monkeypatch.setattr(PartedVAE, "lower_rates", scripted)
+    fit(model, 10, data=digits(50))
+    assert [rates[:-1] for rates in seen] == [[0.1, 0.1]] * 10, "main weights and components"
+    assert [rates[-1] for rates in seen] == [0.1] * 5 + [0.05] * 4 + [0.025]
+
+
+def test_a_mean_of_a_plateau_is_over_all_its_steps():
+    rule = Plateau(3)
+    model = parted(10, image_shape=(1, 8, 8), plateau=rule)
+    losses, means = [], []
+    keep, step = model.keep, torch.optim.lr_scheduler.ReduceLROnPlateau.step
+    model.keep = lambda loss, terms: (losses.append(loss.item()), keep(loss, terms))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch.optim.lr_scheduler.ReduceLROnPlateau, "step", lambda s, mean: (means.append(mean), step(s, mean))
+        )
+        fit(model, 7, data=digits(50))
+    assert means == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:6]) / 3], rel=1e-6)
+    assert model.since_mean.tolist() == pytest.approx([losses[6]], rel=1e-6), "a checkpoint has what is not averaged yet"
+    assert not any(name == "since_mean" for name in parted().state_dict()), "checkpoints without a plateau stay as they are"
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"supervised": False, "entropy_weight": 1.0, "supervised_plateau": Plateau(5)}, "supervised_plateau has no effect"),
+        ({"lr_schedule": Linear(1.0, 0.0, 10), "plateau": Plateau(5)}, "lr_schedule and a plateau both set"),
+    ],
+)
+def test_a_plateau_that_cannot_act_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        parted(**options)
 
 
 def test_small_layers_start_at_the_scale_of_the_masked_ones_or_at_their_own():

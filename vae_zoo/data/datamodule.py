@@ -170,10 +170,10 @@ class DataModule(L.LightningDataModule):
 
     def _first_labelled(self, arrays: Arrays) -> np.ndarray | None:
         """Places of the labelled images that label_pick=first_n chooses; None: it does not."""
-        if self.label_pick != "first_n" or self.labelled is None or self.label is None:
+        if self.label_pick != "first_n" or self.labelled is None or arrays.label is None:
             return None
-        own = np.ones(len(self.label), dtype=bool) if arrays.split is None else arrays.split == 0
-        known = (self.label.view(len(self.label), -1) >= 0).any(1).numpy()
+        own = np.ones(len(arrays.label), dtype=bool) if arrays.split is None else arrays.split == 0
+        known = (arrays.label.reshape(len(arrays.label), -1) >= 0).any(1)
         return np.flatnonzero(own & known)[: self.labelled]
 
     def _hide_labels(self) -> Tensor | None:

@@ -16,9 +16,9 @@ c is drawn from the Gumbel-softmax in training and is the arg max in evaluation;
 The body of the paper could not be read: equations and defaults are those of sinahmr/parted-vae at 261f065.
 Deviations: the several variables have small layers of their own instead of masked large ones (`init="official"` keeps the
 scale of their first weights); the slope follows the step in evaluation too, where the official code always has 8
-(`eval_slope`); no plateau schedule of the learning rate. Ours alone: `u_kl="exact"` takes each component's own posterior,
-`augment` and `consistency_weight` (the class of an image is kept by its distorted copy where it is sure; Sohn et al.,
-2020), `c_momentum` averages q(c) over past batches, `prior_lr`, `gate=False`, `supervised=False`.
+(`eval_slope`), and the learning rate is constant (`plateau`). Ours alone: `u_kl="exact"` takes each component's own
+posterior, `augment` and `consistency_weight` (the class of an image is kept by its distorted copy where it is sure; Sohn
+et al., 2020), `c_momentum` averages q(c) over past batches, `prior_lr`, `gate=False`, `supervised=False`.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ from vae_zoo.distributions import (
     log_standard_normal,
 )
 from vae_zoo.models.discrete import LEAK, DiscreteLatentModel
-from vae_zoo.schedules import Schedule, as_schedule
+from vae_zoo.schedules import Plateau, Schedule, as_schedule
 from vae_zoo.utils.parts import take
 
 
@@ -79,10 +79,12 @@ class Gate:
 @dataclass(frozen=True)
 class Supervision:
     """The step on a labelled batch. augment: distorts its images [B, C, H, W], and where consistency_weight > 0 those of the
-    main batch too, whose class counts where its probability is consistency_threshold or more."""
+    main batch too, whose class counts where its probability is consistency_threshold or more; supervised_plateau: of the
+    learning rate of this step, by its cross-entropy."""
 
     supervised: bool = True
     supervised_optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
+    supervised_plateau: Plateau | None = None
     augment: Callable[[Tensor], Tensor] | None = None
     consistency_weight: NonNegative = 0.0
     consistency_threshold: Probability = 0.95
@@ -93,6 +95,8 @@ class Supervision:
                 f"augment and consistency_weight={self.consistency_weight:g} have no effect with supervised=false; set "
                 f"augment=null and consistency_weight=0, or supervised=true"
             )
+        if not self.supervised and self.supervised_plateau is not None:
+            raise ValueError("supervised_plateau has no effect with supervised=false; set it to null, or supervised=true")
         if self.consistency_weight and self.augment is None:
             raise ValueError("consistency_weight > 0 needs augment, such as vae_zoo.nets.RandomAffine; set it")
         if not self.consistency_weight and self.consistency_threshold != type(self).consistency_threshold:
@@ -106,7 +110,7 @@ class PartedVAE(DiscreteLatentModel):
     """z_dim, u_dim: dimensions of z and of the u of each variable; feature_dim: of h; temperature: of the Gumbel-softmax.
 
     u_kl, c_momentum: see above; detach_c: kl_u moves no q(c | x); prior_lr: learning rate of p(u | c), 0: it stays as it
-    starts, None: that of all.
+    starts, None: that of all; plateau: of the learning rate, by the loss.
     The rest: those of Weights, Gate and Supervision.
     """
 
@@ -128,6 +132,7 @@ class PartedVAE(DiscreteLatentModel):
         detach_c: bool = False,
         c_momentum: Momentum = 0.0,
         prior_lr: NonNegative | None = None,
+        plateau: Plateau | None = None,
         **settings,
     ):
         weights, gate, supervision = take(Weights, settings), take(Gate, settings), take(Supervision, settings)
@@ -140,6 +145,12 @@ class PartedVAE(DiscreteLatentModel):
         self.weights, self.gate, self.supervision = weights, gate, supervision
         self.temperature, self.u_kl, self.detach_c = temperature, u_kl, detach_c
         self.c_momentum, self.prior_lr = c_momentum, prior_lr
+        rules = {"loss": plateau, "ce": supervision.supervised_plateau}
+        self.plateaus = {name: rule for name, rule in rules.items() if rule is not None}
+        if self.plateaus:
+            if self.lr_schedule is not None:
+                raise ValueError("lr_schedule and a plateau both set the learning rate; set one of them to null")
+            self.since_mean = nn.Buffer(torch.zeros(len(self.plateaus), dtype=torch.float64))  # sums of what is averaged
         self.automatic_optimization = False
         self.needs = type(self).needs if supervision.supervised else frozenset()
         J, S = len(self.classes.sizes), self.classes.num_values
@@ -339,7 +350,10 @@ class PartedVAE(DiscreteLatentModel):
             [{"params": others}, {"params": prior} | ({} if self.prior_lr is None else {"lr": self.prior_lr})]
         )
         wanted = self.supervision
-        return (main, wanted.supervised_optimizer(self.class_parameters())) if wanted.supervised else main
+        optimizers = {"loss": main}
+        if wanted.supervised:
+            optimizers["ce"] = wanted.supervised_optimizer(self.class_parameters())
+        return [*optimizers.values()], [rule(optimizers[name]) for name, rule in self.plateaus.items()]
 
     def class_parameters(self) -> list[nn.Parameter]:
         return [*self.encoder.parameters(), *self.c_head.parameters()]
@@ -356,6 +370,19 @@ class PartedVAE(DiscreteLatentModel):
         self.manual_backward(loss)
         self.configure_gradient_clipping(optimizer)
         optimizer.step()
+        if self.plateaus:
+            self.lower_rates({"loss": loss.detach()} | {name: term.value.detach() for name, term in supervised.items()})
+
+    def lower_rates(self, values: dict[str, Tensor]) -> None:
+        """Adds the values of this step to their sums, and at the end of a stretch applies the rule to the mean."""
+        schedulers: Any = self.lr_schedulers()
+        schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+        self.since_mean += torch.stack([values[name] for name in self.plateaus]).double()
+        for place, (rule, scheduler) in enumerate(zip(self.plateaus.values(), schedulers, strict=True)):
+            if self.step % rule.every == 0:
+                mean = self.trainer.strategy.reduce(self.since_mean[place].clone(), reduce_op="mean") / rule.every
+                scheduler.step(mean.item())
+                self.since_mean[place] = 0
 
     def supervised_step(self, batch: Batch, optimizer) -> Terms:
         """Gradients by hand: ddp expects one backward pass in a step, and this is the second."""
