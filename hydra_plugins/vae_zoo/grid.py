@@ -19,6 +19,7 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.sweeps.jobs import Job
 from vae_zoo.utils.signals import handled, stopping
+from vae_zoo.utils.text import override
 
 
 class Grid(BasicSweeper):
@@ -44,7 +45,7 @@ class Grid(BasicSweeper):
                 self._launch(batch, sum(map(len, batches[:i])))
         finally:
             code = self._end(record, jobs, before)
-        print(f"leaderboard: python evaluate.py runs={record}", flush=True)
+        print(f"leaderboard: python evaluate.py {override('runs', record)}", flush=True)
         return code
 
     def _parsed(self, words: Sequence[str]) -> list[Override]:

@@ -347,3 +347,12 @@ def test_sweep_preset_composes_and_sweeps_without_a_flag(choice):
     with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
         cfg = compose("train", overrides=[f"sweep={choice}", "model=beta_vae"], return_hydra_config=True)
     assert cfg.hydra.mode.name == "MULTIRUN" and len(cfg.hydra.sweeper.params) > 0
+
+
+def test_paths_are_those_of_the_command_where_jobs_change_their_folder(tmp_path, jobs_in_this_process):
+    """And so are the locks and refusals of the sweep."""
+    answer = call(
+        tmp_path, f"train -m {TINY} data=image_folder data.path=nowhere model=vae hydra.job.chdir=true sweep.jobs=2"
+    )
+    assert answer.code == 1 and f"data.path={tmp_path / 'nowhere'} is not a folder" in answer.out + answer.err
+    assert [p.parent.parent for p in tmp_path.rglob(".slots")] == [tmp_path / "outputs" / "sweeps"]

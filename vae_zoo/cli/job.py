@@ -27,8 +27,9 @@ def run_job(cfg: DictConfig, command: str, given: dict[str, str]) -> None:
     command: the command line of the user. given: environment of the sweep before the launcher changed it.
     """
     hydra = HydraConfig.get()
-    folder, launcher = Path(hydra.runtime.output_dir), hydra.launcher._target_
-    record = Path(hydra.sweep.dir) / sweeps.RECORDS / cfg.sweep.name
+    typed = Path(hydra.runtime.cwd)  # where paths are relative to, also with hydra.job.chdir
+    folder, launcher = typed / hydra.runtime.output_dir, hydra.launcher._target_
+    record = typed / hydra.sweep.dir / sweeps.RECORDS / cfg.sweep.name
     worker = record / sweeps.WORKERS / cfg.sweep.worker
     in_worker = worker != sweeps.worker(record)
     sweeps.restore(given, launcher)
@@ -37,7 +38,7 @@ def run_job(cfg: DictConfig, command: str, given: dict[str, str]) -> None:
     code, received = 2, None
     try:
         plain = check.check_train(cfg)
-        plain["data"] = runs.with_absolute_places(plain["data"], Path(hydra.runtime.cwd))
+        plain["data"] = runs.with_absolute_places(plain["data"], typed)
         jobs = jobs_here(launcher, plain["sweep"]["jobs"])
         with sweeps.acquire_slot(record, jobs, plain["trainer"], launcher) as (environment, place):
             if sweeps.stop_code(worker) is not None:

@@ -17,7 +17,9 @@ from vae_zoo.config import config_dir
 from vae_zoo.config.check import OPTIONAL_GROUPS, choose, moved, one_line, settings_of
 from vae_zoo.config.renamed import MOVED_CHOICES, MOVED_SETTINGS
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.text import override
 
+QUOTES = "\"'"
 HELP = "`python train.py --help` lists what there is"
 LAUNCHER_PLUGINS = {  # by Hydra's own name of the launcher, which is a choice only where the plugin is installed
     "joblib": "hydra-joblib-launcher",
@@ -45,10 +47,7 @@ def explain(error: BaseException, elsewhere: str) -> str | None:
                 return sentence(*found.groups())
     for link in chain:
         if isinstance(link, OverrideParseException):
-            return (
-                f"{link.override!r} is not a valid override; write key=value, and lists in quotes, such as "
-                f"'model.network.channels=[32,64]'"
-            )
+            return _unreadable(str(link.override))
         if isinstance(link, YAMLError):
             return _damaged_yaml(link)
     if isinstance(error, HydraException | OmegaConfBaseException) and not isinstance(error, InstantiationException):
@@ -57,6 +56,30 @@ def explain(error: BaseException, elsewhere: str) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be written ({error.strerror}); choose another folder with {elsewhere}"
     return None
+
+
+def _unreadable(word: str) -> str:
+    """A word that Hydra's grammar cannot read; one with a text in it is shown as it would be read."""
+    key, equals, value = word.partition("=")
+    if equals and re.fullmatch(r"[+~]*[A-Za-z_][\w./@-]*", key) and value[:1] not in ("[", "{"):
+        return f"{word!r} is not a valid override; quote the value: {override(key, value.strip(QUOTES))}"
+    return (
+        f"{word!r} is not a valid override; write key=value, and lists in quotes, such as 'model.network.channels=[32,64]'"
+    )
+
+
+def _several_values(word: str) -> str:
+    key, _, value = word.partition("=")
+    return (
+        f"{word} has several values; add -m to train one run per value, put them in brackets for a list, or quote one text: "
+        f"{override(key, value)}"
+    )
+
+
+def _nothing_to_remove(key: str) -> str:
+    hint = _nearest_key(key)
+    hint = f"; {hint}" if hint.startswith("did you mean") else ""
+    return f"{key} is not in the config, so ~{key} has nothing to remove{hint or '; drop it'}"
 
 
 def config_dirs() -> list[Path]:
@@ -146,13 +169,17 @@ def _damaged_yaml(error: YAMLError) -> str:
 SENTENCES = {  # what Hydra says: what we say with the names in it
     r"Could not (?:find|load) '([^']+)'": _missing_choice,
     r"Could not override '([^']+)'": _unknown_key,
-    r"Could not delete from config\. '([^']+)' does not exist": _unknown_key,
+    r"Could not delete from config\. '([^']+)' does not exist": _nothing_to_remove,
+    r"Could not delete from config\. The value of '([^']+)' is (.+) and not (.+?)\.?$": lambda key, value, given: (
+        f"{key} is {value}, not {given}, so ~{key}={given} removes nothing; write ~{key}"
+    ),
+    r"Could not delete '([^'=]+)=?([^']*)'\. No match in the defaults list": lambda group, choice: (
+        f"{group}={choice} is not chosen, so ~{group}={choice} removes nothing; drop it"
+    ),
     r"Could not append to config\. An item is already at '([^']+)'": lambda key: (
         f"{key} is already in the config; write it without +"
     ),
-    r"Ambiguous value for argument '([^']+)'": lambda word: (
-        f"{word} has several values; add -m to train one run per value, or put them in brackets for a list"
-    ),
+    r"Ambiguous value for argument '([^']+)'": _several_values,
     r"Multiple values for ([^ .]+)": lambda group: (
         f"{group} is chosen more than once; name one choice, and in a YAML file write `- override /{group}: <choice>`"
     ),

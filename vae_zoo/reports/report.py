@@ -25,7 +25,7 @@ from vae_zoo.figures.charts import curves
 from vae_zoo.metrics import catalogue
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.files import read_dict, write_atomic
-from vae_zoo.utils.text import natural
+from vae_zoo.utils.text import natural, override
 
 CARDS = 3  # headline numbers on the first screen
 HOLDS, NEAR = 0.3, 0.1  # minimum score of a factor that a block is said to hold, and largest gap to the best block
@@ -91,7 +91,7 @@ def closing_lines(run_folder: Path) -> str:
         (
             f"report   {place}/report.html",
             f"numbers  {', '.join(shown) or 'none, see the log'} (all of them: {place}/metrics.json)",
-            f"next     python evaluate.py run={place} evaluation.level=full, or python train.py --help",
+            f"next     python evaluate.py {override('run', place)} evaluation.level=full, or python train.py --help",
         )
     )
 

@@ -183,7 +183,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file; [] if it does not exist."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils import launch
-from vae_zoo.utils.console import quiet
+from vae_zoo.utils.console import allow_any_name, quiet
 from vae_zoo.utils.errors import Pruned, UserError
 from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.signals import Interrupted, Signals, exit_code, handled, stopping
-from vae_zoo.utils.text import override
+from vae_zoo.utils.text import override, readable
 
 THREADS = "OMP_NUM_THREADS"  # sums of other shares of the work differ in their last digits
 
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     with handled(signals, *stopping()):
         about, before = runs.environment() | {"command": options.command}, runs.read_status(folder)
         try:
+            allow_any_name()
             quiet()
             cfg, step, last = runs.read_config(folder), 0, None
             is_writer = launch.rank(cfg["trainer"]) == 0
@@ -98,7 +99,7 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
             blocks = [{"name": n, "size": b.size, "kind": b.kind, "holds": b.holds} for n, b in model.blocks.items()]
             runs.write_status(folder, blocks=blocks)
             for logger in dashboards:
-                logger.log_hyperparams(cfg)
+                logger.log_hyperparams(readable(cfg))
             for logger in wandb_loggers:
                 logger.rewrite_history(step)
         trainer.checkpoint_callback.signals = signals

@@ -219,7 +219,7 @@ def states(jobs: Iterable[Job], before: set[Path], worker: Path | None = None) -
     for job in jobs:
         run = _run(job.folder)
         if worker is not None and (refusal := _refusal(worker, job.folder)).is_file():
-            found.append(("failed", refusal.read_text()))
+            found.append(("failed", refusal.read_text(errors="surrogateescape")))
         elif run is None:
             found.append(("not started", ""))
         elif run.state == "finished" and job.folder in before:

@@ -60,7 +60,7 @@ class MetricsCSV(Logger):
             rows, self.columns = self.rows() + rows, self.columns + sorted(new)
             write_atomic(self.path, _text(rows, self.columns, header=True))
             return
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", errors="surrogateescape") as file:
             file.write(_text(rows, self.columns, header=False))
 
     @rank_zero_only

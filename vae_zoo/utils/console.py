@@ -1,6 +1,7 @@
 """Console output of other libraries."""
 
 import logging
+import sys
 import warnings
 
 
@@ -17,3 +18,10 @@ def quiet() -> None:
         ".*callbacks used to create the checkpoint need to be provided",  # a limit was taken away beside resume=
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def allow_any_name() -> None:
+    """Prints file names whose bytes are not UTF-8 as they are, which would raise UnicodeEncodeError."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")

@@ -30,10 +30,15 @@ def atomic(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
         raise
 
 
+def encoded(text: str) -> bytes:
+    """UTF-8; bytes of file names that are not UTF-8, which Python keeps as surrogates, come out as they were."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def write_atomic(path: Path, content: str | bytes) -> Path:
     path = Path(path)
     with atomic(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(encoded(content) if isinstance(content, str) else content)
     return path
 
 

@@ -25,4 +25,15 @@ def quoted(text: object) -> str:
 def override(key: str, value: object) -> str:
     """The word of a command line that gives this value, quoted for Hydra and the shell where they need it."""
     text = str(value)
-    return shlex.quote(f"{key}={text if re.fullmatch(r'[A-Za-z0-9_/.%@+:-]+', text) else quoted(text)}")
+    is_plain = re.fullmatch(r"[A-Za-z0-9_/.%@+:-]*[A-Za-z_/][A-Za-z0-9_/.%@+:-]*", text)
+    is_word = text.lower() in ("null", "true", "false", "nan", "inf")  # which Hydra would not read as text
+    return shlex.quote(f"{key}={text if is_plain and not is_word else quoted(text)}")
+
+
+def readable(node: Any) -> Any:
+    """A config for dashboards, which take only UTF-8: other bytes of file names become question marks."""
+    if isinstance(node, dict):
+        return {readable(key): readable(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [readable(value) for value in node]
+    return node.encode("utf-8", "replace").decode() if isinstance(node, str) else node

@@ -18,7 +18,10 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None =
     ..., and nothing where unknown. Raises: UserError for what is not so.
     """
     path = Path(path).expanduser()
-    with blaming(f"data.labels_from={path} cannot be read (...); give a CSV file"), path.open(newline="") as file:
+    with (
+        blaming(f"data.labels_from={path} cannot be read (...); give a CSV file"),
+        path.open(newline="", errors="surrogateescape") as file,
+    ):
         header, *lines = list(csv.reader(file))
     if len(header) < 2 or header[0].strip() != "image":
         raise UserError(f"{path} begins with {','.join(header)!r}; its first line must be image,<label>,<label>,...")
