@@ -113,12 +113,13 @@ def small_evaluation(monkeypatch):
     """Judges and probes see few images a few times, charts are black: what they say and show is tested elsewhere."""
     import numpy as np
 
-    from vae_zoo.evaluation.suites import factors
+    from vae_zoo.evaluation.suites import factors, samples
     from vae_zoo.figures import charts
     from vae_zoo.metrics import judge, probes
 
     annotations.set_defaults(monkeypatch, judge.train_judge, {"steps": 8, "max_images": 200})
     monkeypatch.setattr(factors, "NUM_TRAIN", 200)
+    monkeypatch.setattr(samples, "EPOCHS", 2)
     monkeypatch.setattr(charts, "_pixels", lambda figure: np.zeros((8, 8, 3), np.uint8))
     for name in ("MLPClassifier", "MLPRegressor"):
         monkeypatch.setattr(probes, name, partial(_two_epochs, getattr(probes, name)))

@@ -2,6 +2,12 @@
 
 from vae_zoo.utils.lazy import importer
 
-FILES = {"BlockFactors": "suites.factors"}  # public name: the file that defines it
-__all__ = ["BlockFactors"]
+FILES = {  # public name: the file that defines it
+    "BlockFactors": "suites.factors",
+    "BlockProbe": "suites.samples",
+    "EvidenceClassifier": "suites.samples",
+    "SampledCodes": "suites.local_global",
+    "WholeSet": "suites.factors",
+}
+__all__ = [*FILES]
 __getattr__ = importer(__name__, FILES)

@@ -48,7 +48,8 @@ METRICS = (
     Entry("(kl|rate)(_.*)?", 0, unit="nats"),  # lowest for a collapsed posterior, so neither good nor bad
     Entry("dci_disentanglement|factor_vae", 1, compared=True),
     Entry("mig", 1, compared=True, card="test"),
-    Entry("dci_.*|sap(_.*)?|beta_vae|modularity|explicitness(_.*)?|irs|udr(_.*)?", 1),
+    Entry("conditional_entropy_.*", -1, unit="nats"),
+    Entry("dci_.*|factor_votes|sap(_.*)?|beta_(vae|pairs.*)|modularity|explicitness(_.*)?|irs|udr(_.*)?", 1),
     Entry("accuracy|cluster_accuracy_hungarian|ami|count_accuracy", 1, compared=True, card="test"),
     Entry("cluster_accuracy_majority", 1),  # grows with the number of clusters, which is shown next to it
     Entry("clusters", 0),

@@ -10,7 +10,7 @@ from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import Gaussian, Normal
 from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suites.clusters import Clusters
-from vae_zoo.evaluation.suites.local_global import LocalGlobal, another, numbers
+from vae_zoo.evaluation.suites.local_global import LocalGlobal, SampledCodes, another, numbers
 from vae_zoo.metrics import judge
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.models.gmvae import GMVAE
@@ -95,6 +95,20 @@ def test_a_model_that_splits_scores_one_and_its_colours_follow(data, one):
     for name in ("rec", "resample_local", "swap_local"):
         assert got[f"accuracy_{name}"] > 0.98, name
     assert got["accuracy_resample_global"] < 0.4 and got["accuracy_swap_global"] < 0.4 and got["colour_transfer_ratio"] < 0.1
+
+
+def test_sampled_codes_score_all_test_images_and_the_official_range_fewer(data, one):
+    model, e = Oracle().eval(), found(Oracle(), data, one)[1]
+    got = SampledCodes().run(e).numbers
+    values = {name.removeprefix("sampled_codes/"): value for name, value in got.items()}
+    counts = [value * len(data.indices["test"]) for value in values.values()]
+    assert counts == pytest.approx([round(count) for count in counts], abs=1e-6), "each is a share of all test images"
+    assert values["judge_accuracy"] > 0.99 and values["accuracy_resample_global"] < 0.4
+    assert {name for name in values if name.endswith("_official")} == {
+        f"accuracy_resample_{block}_official" for block in ("local", "global")
+    }
+    assert values["accuracy_resample_local_official"] != values["accuracy_resample_local"]
+    assert got == SampledCodes().run(e).numbers, f"samples of {type(model).__name__} belong to the images"
 
 
 def test_an_ignored_local_code_passes_the_accuracies_and_fails_the_ratio(data, one):

@@ -9,7 +9,7 @@ import numpy as np
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.evaluation.context import NUM_TEST, NUM_TRAIN, Codes, Context, pixels, targets
 from vae_zoo.evaluation.suite import DoesNotApply, Level, Result, Suite
-from vae_zoo.metrics import disentanglement, probes
+from vae_zoo.metrics import disentanglement, probes, whole_set
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,27 @@ def _columns(e: Context, names: Sequence[str], index: np.ndarray, hard: bool = F
     as_number = {name: hard and kinds[name].kind == "categorical" for name in names}
     parts = [blocks[name].argmax(1)[:, None] if as_number[name] else blocks[name] for name in names]
     return np.hstack([part.astype(np.float32) for part in parts]) if parts else np.empty((len(index), 0), np.float32)
+
+
+class WholeSet(Suite):
+    """Scores of vae_zoo.metrics.whole_set for the Gaussian blocks together, over all images of the set, which some papers do
+    not split: whole_set/factor_votes, beta_pairs, beta_pairs_train, sap_classes. Chosen by `evaluation.suites`."""
+
+    name, needs = "scores of the whole set", frozenset({"factors"})
+
+    def run(self, e: Context) -> Result:
+        names = [name for name in e.codes.names if e.model.blocks[name].kind == "gaussian"]
+        if e.split != "test" or not names or not all(e.data.factor_sizes):
+            raise DoesNotApply("it needs test images, Gaussian blocks and factors with a number of values")
+        assert e.data.factors is not None
+        index = np.random.default_rng(e.seed).permutation(len(e.data.images))
+        codes, factors = _columns(e, names, index), e.data.factors.numpy()[index].astype(np.int64)
+        found = {"factor_votes": whole_set.factor_votes(codes, factors)}
+        if (pairs := whole_set.beta_pairs(codes, factors, e.seed)) is not None:
+            found |= dict(zip(("beta_pairs_train", "beta_pairs"), pairs))
+        if codes.shape[1] > 1:
+            found["sap_classes"] = whole_set.sap_classes(codes, factors, e.seed)
+        return Result({f"whole_set/{name}": value for name, value in found.items()})
 
 
 class BlockFactors(Suite):

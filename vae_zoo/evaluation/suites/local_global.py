@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from vae_zoo.contract import Codes, HasClasses, HasLocalView
+from vae_zoo.distributions import Normal, noise
 from vae_zoo.evaluation.context import Context
-from vae_zoo.evaluation.suite import Result, Suite
+from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
 from vae_zoo.evaluation.suites.classes import class_blocks
 from vae_zoo.figures import grid
 from vae_zoo.metrics.arrays import to_numpy
@@ -44,6 +45,40 @@ class LocalGlobal(Suite):
     def run(self, e: Context) -> Result:
         shown = pictures(e.model, e.data.single(e.to_show(SHOWN), e.model.device)) if e.keeps_pictures else {}
         return Result(dict(numbers(e)), pictures=shown)
+
+
+class SampledCodes(Suite):
+    """Classes of images decoded from samples of the codes, of ALL test images: sampled_codes/accuracy_rec,
+    accuracy_resample_local, accuracy_resample_global. <name>_official: as 51616/split-vae shows the images of the last two
+    to the classifier, in the upper half of its range, (1 + x) / 2. Chosen by `evaluation.suites`."""
+
+    name, capability, needs = "sampled codes", HasLocalView, frozenset({"labels"})
+
+    @torch.no_grad()
+    def run(self, e: Context) -> Result:
+        if e.split != "test" or not e.has_known_labels:
+            raise DoesNotApply("it needs test images with labels")
+        split, judge, right = cast(HasLocalView, e.model), e.judge_of("label"), dict[str, list[Tensor]]()
+        with torch.random.fork_rng():
+            torch.manual_seed(e.seed)
+            for index in e.data.indices["test"].split(CHUNK):
+                batch = e.data.single(index, e.model.device)
+                with noise.per_image(index, e.seed):
+                    codes = {
+                        name: q.rsample() if isinstance(q, Normal) else q.mean for name, q in e.model.encode(batch).items()
+                    }
+                prior, label = e.model.sample_prior(len(index)), e.data.first_label[index]
+                for name, block in {
+                    "rec": None,
+                    "resample_local": split.local_block,
+                    "resample_global": split.global_block,
+                }.items():
+                    images = e.model.decode(codes if block is None else codes | {block: prior[block]})
+                    shown = {name: images} | ({} if block is None else {f"{name}_official": (1 + images) / 2})
+                    for key, part in shown.items():
+                        right.setdefault(key, []).append((judge.predict(part).cpu() == label)[label >= 0])
+        numbers = {f"sampled_codes/accuracy_{key}": torch.cat(parts).double().mean().item() for key, parts in right.items()}
+        return Result(numbers | {"sampled_codes/judge_accuracy": judge.accuracy})
 
 
 @torch.no_grad()

@@ -1,0 +1,136 @@
+"""Suites that papers use and no run needs: classifiers of SAMPLES of the codes, chosen by `evaluation.suites`.
+
+block_probe/<block>/<label>/accuracy   test accuracy of a classifier of one hidden layer of 100 units, trained on a sample of
+                                       each Gaussian block; block `all`: of all of them side by side. Mean over 3 classifiers
+                                       and samples, accuracy_std: their deviation
+evidence_classifier/<block>/...        a classifier with two hidden layers of 256 units names the group, trained on samples
+                                       of the code that K images share: accuracy_k<k> and conditional_entropy_k<k> (mean
+                                       cross-entropy, nats) from k <= K images of evidence. Block `code`: the Gaussian blocks
+                                       of a model that shares none, pooled by the product of densities
+
+Pooling by group tells the group by itself: an untrained network has high accuracy at k = 10, so begin with k = 1.
+Sources: Falck et al. (2021), Table 1, as an unofficial repetition has it; Bouchacourt et al. (2018), section 5. Settings of
+the classifiers beyond their layers could not be read: scikit-learn's defaults.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss
+from sklearn.neural_network import MLPClassifier
+from torch import Tensor
+
+from vae_zoo.contract import SharesGroupCode
+from vae_zoo.distributions import Normal, noise
+from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
+from vae_zoo.evaluation.suites.facets import labels
+from vae_zoo.evaluation.suites.grouped import Evidence, gaussian_blocks, whole_groups
+from vae_zoo.metrics.arrays import to_numpy
+
+RUNS = 3  # classifiers, each of other samples
+EPOCHS = 200  # at most, scikit-learn's default
+CHUNK = 256
+LEAST = 10  # images of an unseen group that is used, half of which train the classifier
+
+
+def classifier(hidden: tuple[int, ...], x: np.ndarray, y: np.ndarray, seed: int) -> MLPClassifier:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the default number of epochs is the definition
+        return MLPClassifier(hidden, max_iter=EPOCHS, random_state=seed).fit(x, y)
+
+
+class BlockProbe(Suite):
+    """What a classifier reads of each label from a sample of each block, of all training and all test images."""
+
+    name = "probe of samples"
+
+    def run(self, e: Context) -> Result:
+        names, known = gaussian_blocks(e.model), labels(e)
+        if e.split != "test" or not known or not names:
+            raise DoesNotApply("it needs test images, a label with several values and a Gaussian block")
+        train, test = (e.data.indices[split] for split in ("train", e.split))
+        found: dict[str, list[float]] = {}
+        for seed in range(RUNS):
+            codes = [self.samples(e, names, index, seed) for index in (train, test)]
+            for label, values in known.items():
+                rows = [values[index.numpy()] for index in (train, test)]
+                for block in codes[0]:
+                    pairs = [(part[block][y >= 0], y[y >= 0]) for part, y in zip(codes, rows)]
+                    score = classifier((100,), *pairs[0], seed).score(*pairs[1])
+                    found.setdefault(f"block_probe/{block}/{label}/accuracy", []).append(float(score))
+        numbers = {name: float(np.mean(values)) for name, values in found.items()}
+        return Result(numbers | {f"{name}_std": float(np.std(values, ddof=1)) for name, values in found.items()})
+
+    @staticmethod
+    @torch.no_grad()
+    def samples(e: Context, names: list[str], index: Tensor, seed: int) -> dict[str, np.ndarray]:
+        parts = []
+        for rows in index.split(CHUNK):
+            with noise.per_image(rows, seed):
+                q = e.model.encode(e.data.single(rows, e.model.device))
+                parts.append([to_numpy(q[name].rsample()) for name in names])
+        blocks = [np.concatenate(part) for part in zip(*parts)]
+        return dict(zip(names, blocks)) | ({"all": np.hstack(blocks)} if len(blocks) > 1 else {})
+
+
+class EvidenceClassifier(Suite):
+    """How well k images of a group tell which group it is. Groups of the test images that training has are learned from
+    training images; where test groups are unseen, from half of the test images of those that have 10."""
+
+    name, needs = "classifier of evidence", frozenset({"groups"})
+
+    def run(self, e: Context) -> Result:
+        if e.split != "test":
+            raise DoesNotApply("it needs test images")
+        train, test = (Evidence(e.model, e.data, index, e.seed) for index in self.images(e))
+        counts = [k for k in train.counts() if k in test.counts()]
+        shares = isinstance(e.model, SharesGroupCode)
+        block = e.model.shared_block if shares else "code"
+        fitted, numbers = self.fit(self.sample(train, max(counts), e.seed), train, e.seed), dict[str, float]()
+        for k in counts:
+            numbers |= self.scores(f"{block}/{{}}_k{k}", fitted, self.sample(test, k, e.seed), test)
+        if isinstance(e.model, SharesGroupCode):
+            own = self.fit(train.style_samples(), train, e.seed)
+            numbers |= self.scores(f"{e.model.own_block}/{{}}_k1", own, test.style_samples(), test)
+        return Result({f"evidence_classifier/{name}": value for name, value in numbers.items()})
+
+    @staticmethod
+    def images(e: Context) -> tuple[np.ndarray, np.ndarray]:
+        """Images that train the classifier, and those that it is tested on; the same groups in both."""
+        group = e.data.group_of(torch.arange(len(e.data.images))).numpy()
+        train, test = (e.data.indices[split].numpy() for split in ("train", "test"))
+        if np.isin(group[test], group[train]).all():
+            return whole_groups(e.data, "train", e.seed), whole_groups(e.data, "test", e.seed)
+        index = np.random.default_rng(e.seed).permutation(test)
+        number, size = np.unique(group[index], return_inverse=True, return_counts=True)[1:]
+        index = index[size[number] >= LEAST]
+        if not len(index):
+            raise DoesNotApply(f"no group of the test images has {LEAST} of them")
+        order = index[np.argsort(group[index], kind="stable")]
+        place = np.arange(len(order)) - np.searchsorted(group[order], group[order])
+        return order[place % 2 == 0], order[place % 2 == 1]
+
+    @staticmethod
+    def sample(evidence: Evidence, k: int, seed: int) -> Tensor:
+        """Of what k images share, a sample for each image: itself and k - 1 others of its group."""
+        pooled: Normal = evidence.pooled(evidence.of(k))
+        with noise.per_image(evidence.index, seed):
+            return pooled.rsample()
+
+    @staticmethod
+    def fit(samples: Tensor, evidence: Evidence, seed: int) -> MLPClassifier:
+        return classifier((256, 256), to_numpy(samples), evidence.group.numpy(), seed)
+
+    @staticmethod
+    def scores(name: str, fitted: MLPClassifier, samples: Tensor, evidence: Evidence) -> dict[str, float]:
+        probs: Any = fitted.predict_proba(to_numpy(samples))
+        truth = evidence.group.numpy()
+        entropy = log_loss(truth, probs, labels=np.arange(probs.shape[1]))
+        return {
+            name.format("accuracy"): float((probs.argmax(1) == truth).mean()),
+            name.format("conditional_entropy"): entropy,
+        }

@@ -1,0 +1,96 @@
+"""Scores of a whole data set as its images come, in place of factors that are drawn: variants of FactorVAE, BetaVAE and SAP.
+
+Chunks are of consecutive rows with one value of one factor, so the rows must be in random order. A perfect code of dSprites
+has a sap of about 0.25, since the classes of 40 orientations and 32 positions cannot be told by a linear rule on one number.
+Source: sinahmr/parted-vae, utils/metrics.py, where votes of a factor train and test the same majority.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+
+CHUNK = 100  # rows of a vote, and pairs of a feature
+COLLAPSED = 0.1  # deviation below which the votes of a dimension are lost
+SAP_ROWS = 25_000
+
+
+def factor_votes(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"]) -> float:
+    """Share of votes for the dimension that varies least in a chunk of 100, which go to its most frequent factor.
+
+    Args:
+        codes: One row for each image, in random order.
+        factors: Class numbers.
+
+    Returns:
+        0 to 1, or NaN where no value has 100 rows or all dimensions are collapsed. A constant dimension gets no vote; the
+        official code is NaN then.
+    """
+    sigma = codes.std(0)
+    scaled = codes / np.where(sigma > 0, sigma, 1)
+    votes = np.zeros((factors.shape[1], codes.shape[1]))
+    for k, rows in _chunks(factors, CHUNK):
+        spread = np.where(sigma > 0, scaled[rows].var(axis=1), np.inf)  # [chunks, D]
+        votes[k] += np.bincount(spread.argmin(1), minlength=codes.shape[1])
+    votes[:, sigma < COLLAPSED] = 0
+    return float(votes.max(0).sum() / votes.sum()) if votes.sum() else float("nan")
+
+
+def beta_pairs(
+    codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"], seed: int = 0
+) -> tuple[float, float] | None:
+    """Accuracy of a logistic regression that names the factor which 100 pairs of rows share, from their mean distance.
+
+    Args:
+        codes: One row for each image, in random order.
+        factors: Class numbers.
+        seed: Of the cut into 80 % training and 20 % test rows.
+
+    Returns:
+        Training and test accuracy; None where a part has too few rows for two factors.
+    """
+    order, parts = np.random.default_rng(seed).permutation(len(codes)), []
+    for rows in np.split(order, [int(0.8 * len(order))]):
+        x, y = [], []
+        for k, chunk in _chunks(factors[rows], 2 * CHUNK):
+            r = codes[rows][chunk]  # [chunks, 2 CHUNK, D]
+            x.append(np.abs(r[:, :CHUNK] - r[:, CHUNK:]).mean(1))
+            y.append(np.full(len(r), k))
+        parts.append((np.concatenate(x), np.concatenate(y)) if x else (np.empty((0, codes.shape[1])), np.empty(0)))
+    if min(len(np.unique(y)) for _, y in parts) < 2:
+        return None
+    fitted = LogisticRegression().fit(*parts[0])
+    return float(fitted.score(*parts[0])), float(fitted.score(*parts[1]))
+
+
+def sap_classes(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"], seed: int = 0) -> float:
+    """Mean over factors of the gap between the two best dimensions, by the accuracy of a linear classifier of each.
+
+    Args:
+        codes: At least two dimensions.
+        factors: Class numbers.
+        seed: Of the 25,000 rows (or all), a fifth of which are for test.
+
+    Returns:
+        0 to 1.
+    """
+    rows = np.random.default_rng(seed).permutation(len(codes))[:SAP_ROWS]
+    train, test = np.split(rows, [int(0.8 * len(rows))])
+    accuracy = np.empty((codes.shape[1], factors.shape[1]))
+    for i, x in enumerate(codes.T[:, :, None]):
+        for k, y in enumerate(factors.T):
+            fitted = LinearSVC(C=0.01, class_weight="balanced", dual=False).fit(x[train], y[train])
+            accuracy[i, k] = fitted.score(x[test], y[test])
+    best = np.sort(accuracy, axis=0)
+    return float((best[-1] - best[-2]).mean())
+
+
+def _chunks(factors: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(factor, rows [chunks, size]) of every value of every factor that has so many rows, in their order."""
+    for k, column in enumerate(factors.T):
+        for value in np.unique(column):
+            rows = np.flatnonzero(column == value)
+            if len(rows) >= size:
+                yield k, rows[: len(rows) // size * size].reshape(-1, size)
