@@ -1,5 +1,6 @@
 """Console output of other libraries."""
 
+import io
 import logging
 import sys
 import warnings
@@ -23,5 +24,5 @@ def quiet() -> None:
 def allow_any_name() -> None:
     """Prints file names whose bytes are not UTF-8 as they are, which would raise UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")
