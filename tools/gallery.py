@@ -5,6 +5,7 @@ takes a figure of each run and writes docs/figures/gallery.png and docs/figures/
 same files.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,40 +26,49 @@ COLUMNS = 3
 
 class Panel(NamedTuple):
     name: str  # of the picture
-    experiment: str
+    words: str  # after `python train.py seed=0`
     figure: str  # as the run folder names it, without the step
     method: str
     caption: str
 
 
 PANELS = (
-    Panel("split_vae", "split_vae/first_run", "swap_z_local", "SPLIT-VAE", "colours of the row, digit of the column"),
-    Panel("ml_vae", "ml_vae/faces", "swap_style", "ML-VAE", "people unseen in training: who, and how they look"),
-    Panel("parted_vae", "parted_vae/digits", "class_swap_c", "PartedVAE", "the class is changed, all else is kept"),
-    Panel("mfcvae", "mfcvae/digits", "members_facet1", "MFCVAE", "clusters found without labels"),
-    Panel("spair", "spair/scenes_small", "boxes_test", "SPAIR", "objects found without labels"),
-    Panel("blocks", "split_vae/first_run", "blocks", "Every method", "what each block holds of each factor"),
+    Panel(
+        "split_vae", "experiment=split_vae/first_run", "swap_z_local", "SPLIT-VAE", "colours of the row, digit of the column"
+    ),
+    Panel(
+        "ml_vae",
+        "experiment=ml_vae/faces trainer.max_steps=1500",
+        "swap_style",
+        "ML-VAE",
+        "person of the column, scene of the row",
+    ),
+    Panel(
+        "parted_vae", "experiment=parted_vae/digits", "class_swap_c", "PartedVAE", "the class is changed, all else is kept"
+    ),
+    Panel("mfcvae", "experiment=mfcvae/digits", "members_facet1", "MFCVAE", "clusters found without labels"),
+    Panel("spair", "experiment=spair/scenes_small", "boxes_test", "SPAIR", "objects found without labels"),
+    Panel("blocks", "experiment=split_vae/first_run", "blocks", "Every method", "what each block holds of each factor"),
 )
 
 
-def folder(experiment: str) -> Path:
-    """The finished run of an experiment, trained or resumed where needed."""
-    run = RUNS / experiment
+def folder(words: str) -> Path:
+    """The finished run of these words, trained or resumed where needed."""
+    run = RUNS / re.sub(r"\W+", "-", words.partition("=")[2])
     if not (run / "metrics.json").exists():
-        known = [f"resume={run}"] if (run / "checkpoints").exists() else [f"experiment={experiment}", f"hydra.run.dir={run}"]
-        subprocess.run([sys.executable, "train.py", *known], cwd=ROOT, check=True)
+        given = [f"resume={run}"] if (run / "checkpoints").exists() else [*words.split(), "seed=0", f"hydra.run.dir={run}"]
+        subprocess.run([sys.executable, "train.py", *given], cwd=ROOT, check=True)
     return run
 
 
 def figure(panel: Panel) -> Image.Image:
-    """The figure of a panel at its last step, WIDTH wide, cut at HEIGHT."""
-    found = sorted(
-        folder(panel.experiment).glob(f"figures/{panel.figure}_[0-9]*.png"), key=lambda p: int(p.stem.split("_")[-1])
-    )
+    """The figure of a panel at its last step, at most WIDTH wide, cut at HEIGHT."""
+    found = sorted(folder(panel.words).glob(f"figures/{panel.figure}_[0-9]*.png"), key=lambda p: int(p.stem.split("_")[-1]))
     if not found:
-        sys.exit(f"{folder(panel.experiment)} has no figure {panel.figure}; delete the folder and run `make gallery` again")
+        sys.exit(f"{folder(panel.words)} has no figure {panel.figure}; delete the folder and run `make gallery` again")
     image = Image.open(found[-1]).convert("RGB")
-    image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+    if image.width > WIDTH:
+        image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
     return cut(image, HEIGHT)
 
 

@@ -418,7 +418,7 @@ def cells(factors: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     the first factor is the fastest. factors: [N, F]."""
     coarse = [f >= -(-n // 2) if n > 8 else f for f, n in zip(factors.T, sizes)]
     shape = [2 if n > 8 else n for n in sizes]
-    return np.ravel_multi_index(tuple(part.astype(np.int64) for part in coarse[::-1]), tuple(shape[::-1]))
+    return np.asarray(np.ravel_multi_index(tuple(part.astype(np.int64) for part in coarse[::-1]), tuple(shape[::-1])))
 
 
 def share(

@@ -8,7 +8,7 @@ the VaDE line of papers has the Hungarian one.
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -162,7 +162,7 @@ def k_means(vectors: Shaped[np.ndarray, "N D"], num_clusters: int, *, seed: int 
         A function from vectors [M, D] to their clusters [M].
     """
     vectors = to_numpy(vectors).astype(np.float32)
-    fitted: Any = KMeans(min(num_clusters, len(vectors)), n_init=10, random_state=seed)
+    fitted: Any = KMeans(min(num_clusters, len(vectors)), n_init=cast(Any, 10), random_state=seed)
     if vectors.shape[1] > WIDE:
         reduced = PCA(min(COMPONENTS, len(vectors)), svd_solver="randomized", random_state=seed)
         fitted = make_pipeline(reduced, fitted)

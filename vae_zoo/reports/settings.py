@@ -134,7 +134,7 @@ def _state(
     folder: Path, config: dict[str, Any], status: dict[str, Any], metrics: dict[str, Any], flaw: str
 ) -> tuple[str, str]:
     """State and note. A run whose lock is held is being trained, unless it is finished and being evaluated."""
-    state = status.get("state")
+    state = status.get("state") or ""
     if not runs.is_over(state) and runs.is_held(folder / ".lock"):
         return "running", "still being trained"
     if flaw:
@@ -151,7 +151,7 @@ def _state(
         return state, resume
     if state == "failed" or (folder / "error.txt").exists():
         return "failed", clean(status.get("error") or _last_line(folder / "error.txt"))
-    return "unfinished", "not started" if state is None else f"its state is {clean(state)}"
+    return "unfinished", "not started" if not state else f"its state is {clean(state)}"
 
 
 def _last_line(path: Path) -> str:

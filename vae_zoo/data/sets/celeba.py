@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torchvision
@@ -76,8 +76,8 @@ class CelebA(DataModule):
             label, num_classes = classified(label, label_names, self.classes), max(map(len, self.classes.values()))
             label_names = [*self.classes]
         groups, split = {"identity": tables[IDENTITIES][:, 0]}, split[:, 0] if self.split == "official" else None
-        images, described = self._images(names), {"label_names": label_names, "names": names}
-        return Arrays(images, label, num_classes, groups=groups, split=split, **described)
+        options: dict[str, Any] = {"groups": groups, "split": split, "label_names": label_names, "names": names}
+        return Arrays(self._images(names), label, num_classes, **options)
 
     def _fetch(self) -> None:
         missing = [file for file in FILES if not (self.folder / file).exists()]
