@@ -347,3 +347,23 @@ def test_models_have_the_parameters_of_the_official_code(side, plain, split):
     local = {"local_dim": 128, "local_network": ResizeConv(), "view": PatchShuffle(4)}
     for name, count, options in (("gmvae", plain, {}), ("split_gmvae", split, local)):
         assert sum(p.numel() for p in model_class(name)(**common, **options).parameters()) == count
+
+
+@every_model
+def test_exact_sum_over_clusters_is_their_average_by_q(name, monkeypatch):
+    """Against one pass for each cluster, with z at its mean, so that nothing is drawn."""
+    model, batch = rough(build(name, class_sum="exact", dropout=0.0)), images()
+    monkeypatch.setattr(type(model.encode(batch)[model.z_name]), "rsample", lambda self, shape=(): self.mu)
+    torch.manual_seed(1)  # of the view
+    exact = costs(model, batch)
+    probs, each = model.class_log_probs(batch["image"]).exp(), []
+    model.class_sum = "sampled"
+    for k in range(K):
+        one_hot = F.one_hot(torch.full((len(probs),), k), K).float()
+        monkeypatch.setattr(model, "draw_class", lambda log_c, c=one_hot: c)
+        torch.manual_seed(1)
+        each.append(costs(model, batch))
+    for term in ("rec", f"kl_{model.z_name}"):
+        wanted = sum(probs[:, k] * each[k][term] for k in range(K))
+        torch.testing.assert_close(exact[term], wanted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(each[0]["rec"], each[1]["rec"])

@@ -339,11 +339,7 @@ class DataModule(L.LightningDataModule):
 
     def _placement(self) -> dict:
         trainer = self._attached()
-        return {
-            "rank": trainer.global_rank,
-            "world_size": trainer.world_size,
-            "device": trainer.strategy.root_device,
-        }
+        return {"rank": trainer.global_rank, "world_size": trainer.world_size, "device": trainer.strategy.root_device}
 
     def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
         return batch  # made there

@@ -4,7 +4,8 @@ Generative story:  c ~ Cat(1 / K)    z | c ~ N(m(c), diag s(c)^2), m and s learn
 Inference:         q(c | x) = softmax(logits(x))    q(z | x, c) = N(mu(x, c), diag std(x, c)^2)
 Minimised, in nats per image:  loss = rec + beta * kl_z + alpha * kl_c,  rec = -log p(x | z) at one draw
     kl_z = KL(q(z | x, c) || p(z | c)),  kl_c = KL(q(c | x) || Cat(1 / K)) = log K - H(q(c | x))
-In training c is a draw of the Gumbel-softmax, the same in q and p; in evaluation it is the arg max.
+In training c is a draw of the Gumbel-softmax, the same in q and p; in evaluation it is the arg max. With
+`class_sum="exact"` both terms are sums over all K clusters instead, weighted by q(c | x): K times the work of the decoder.
 
 With a soft c this is the bound of a relaxed model only; `log_weights` sums c out of both mixtures, so its bound is one on
 log p(x). kl_c is of each image, not of all together: a large alpha makes every image unsure of its cluster. Clusters that
@@ -12,6 +13,8 @@ die are the known failure of this model; `val/classes_used` tells.
 
 Equations and networks are those of 51616/split-vae at 58b6efa; docs/methods/split.md has the deviations.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +34,7 @@ class GMVAE(DiscreteLatentModel):
 
     class_hidden: units of the layers before the logits; z_hidden: of the layer before q(z | x, c); the encoder gives the
     first of class_hidden and z_hidden together. dropout: of both. temperature: of the Gumbel-softmax; beta, alpha: see
-    above; each of the three a number or a schedule of the step.
+    above; each of the three a number or a schedule of the step. class_sum: sampled, or exact, see above.
     """
 
     z_name = "z"
@@ -51,6 +54,7 @@ class GMVAE(DiscreteLatentModel):
         temperature: Positive | Schedule = 0.4,
         beta: NonNegative | Schedule = 1.0,
         alpha: NonNegative | Schedule = 1.0,
+        class_sum: Literal["sampled", "exact"] = "sampled",
         **training,
     ):
         super().__init__(image_shape, num_classes, class_probs, **training)
@@ -70,6 +74,7 @@ class GMVAE(DiscreteLatentModel):
         self.decoder = network.decoder(z_dim, likelihood.param_shape(self.image_shape))
         self.likelihood, self.sizes = likelihood, (class_hidden[0], z_hidden)
         self.temperature, self.beta, self.alpha = map(as_schedule, (temperature, beta, alpha))
+        self.class_sum = class_sum
 
     # ---- p and q --------------------------------------------------------------------------------------------------
 
@@ -119,12 +124,25 @@ class GMVAE(DiscreteLatentModel):
 
     def objective(self, batch: Batch) -> Terms:
         x, (log_c, h) = batch["image"], self.infer(batch["image"])
-        c = self.draw_class(log_c)
-        q_z = self.posterior_z(h, c)
-        rec = -self.likelihood.log_prob(x, self.decoder(q_z.rsample()))  # [B]
-        kl_z, kl_c = kl_normal(q_z, self.prior_z(c)), self.classes.kl(log_c).sum(1)
+        (rec, kl_z), kl_c = self.expected(x, log_c, h), self.classes.kl(log_c).sum(1)
         beta, alpha = self.beta(self.step), self.alpha(self.step)
         return {"rec": Term(rec, 1.0), "kl_z": Term(kl_z, beta), "kl_c": Term(kl_c, alpha)}
+
+    def expected(self, x: Tensor, log_c: Tensor, h: Tensor, *others: Normal) -> tuple[Tensor, Tensor, *tuple[Tensor, ...]]:
+        """rec and kl_z, [B] each, expected under q(c | x), and draws of `others`, [B, D], which the decoder reads too."""
+        if self.class_sum == "sampled":
+            c = self.draw_class(log_c)
+            q_z = self.posterior_z(h, c)
+            z, *more = q_z.rsample(), *(q.rsample() for q in others)
+            rec = -self.likelihood.log_prob(x, self.decoder(torch.cat([z, *more], dim=1)))
+            return rec, kl_normal(q_z, self.prior_z(c)), *more
+        one_hot, probs = torch.eye(self.classes.num_values, device=x.device), log_c.exp()
+        q_z = self.posterior_z(h[:, None], one_hot)  # [B, K, D]
+        z, *more = q_z.rsample(), *(q.rsample() for q in others)
+        z = torch.cat([z, *(code[:, None].expand(-1, len(one_hot), -1) for code in more)], dim=2)
+        log_px = self.likelihood.log_prob(x.repeat_interleave(len(one_hot), 0), self.decoder(z.flatten(0, 1)))
+        rec = -(probs * log_px.view_as(probs)).sum(1)
+        return rec, (probs * kl_normal(q_z, self.prior_z(one_hot))).sum(1), *more
 
     def kl_per_dim(self, posterior: dict) -> dict[str, Tensor]:
         """To the prior of the likeliest cluster."""

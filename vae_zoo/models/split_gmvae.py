@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vae_zoo.config.types import Classes, Count, NonNegative, Shape
 from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
-from vae_zoo.distributions import Likelihood, kl_normal, kl_standard, kl_standard_per_dim, log_standard_normal
+from vae_zoo.distributions import Likelihood, kl_standard, kl_standard_per_dim, log_standard_normal
 from vae_zoo.models.gmvae import GMVAE
 from vae_zoo.models.local_branch import HOLDS, LocalBranch, LocalView
 from vae_zoo.schedules import Schedule, as_schedule
@@ -59,15 +59,13 @@ class SplitGMVAE(LocalView, GMVAE):
     def objective(self, batch: Batch) -> Terms:
         x, (log_c, h) = batch["image"], self.infer(batch["image"])
         x_aux = self.local.view(x) if self.training else self.local.fixed_view(x)
-        c = self.draw_class(log_c)
-        q_global, q_local = self.posterior_z(h, c), self.local.posterior(x_aux)
-        z_global, z_local = q_global.rsample(), q_local.rsample()
-        rec = -self.likelihood.log_prob(x, self.decoder(torch.cat([z_global, z_local], dim=1)))  # [B]
+        q_local = self.local.posterior(x_aux)
+        rec, kl_z_global, z_local = self.expected(x, log_c, h, q_local)
         rec_aux = self.local.rec(x_aux, z_local)
         return {
             "rec": Term(rec, 1.0),
             "rec_aux": Term(rec_aux, self.aux_weight),
-            "kl_z_global": Term(kl_normal(q_global, self.prior_z(c)), self.beta(self.step)),
+            "kl_z_global": Term(kl_z_global, self.beta(self.step)),
             "kl_z_local": Term(kl_standard(q_local), self.beta_local(self.step)),
             "kl_c": Term(self.classes.kl(log_c).sum(1), self.alpha(self.step)),
         }

@@ -94,7 +94,7 @@ class Unseen:
 def test_samples_are_of_the_posterior_and_repeat(data):
     e = Context(Oracle(), data)
     index = data.indices["test"]
-    first, again, other = (BlockProbe.samples(e, ["content"], index, seed)["content"] for seed in (0, 0, 1))
+    first, again, other = (samples.sampled(e, index, seed)["content"].numpy() for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     q: Normal = e.model.encode(data.single(index))["content"]
     assert np.std(first - q.mu.numpy()) == pytest.approx(np.exp(-1), rel=0.05)

@@ -14,6 +14,7 @@ the classifiers beyond their layers could not be read: scikit-learn's defaults.
 """
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
-from vae_zoo.contract import SharesGroupCode
+from vae_zoo.contract import Codes, SharesGroupCode
 from vae_zoo.distributions import Normal, noise
 from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
@@ -43,38 +44,38 @@ def classifier(hidden: tuple[int, ...], x: np.ndarray, y: np.ndarray, seed: int)
         return MLPClassifier(hidden, max_iter=EPOCHS, random_state=seed).fit(x, y)
 
 
+@torch.no_grad()
+def sampled(e: Context, index: Tensor, seed: int) -> Codes:
+    """A sample of each Gaussian block, and the mean of any other, of these images {block: [N, D]}."""
+    parts = []
+    for rows in index.split(CHUNK):
+        with noise.per_image(rows, seed):
+            q = e.model.encode(e.data.single(rows, e.model.device))
+            parts.append({name: (p.rsample() if isinstance(p, Normal) else p.mean).cpu() for name, p in q.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 class BlockProbe(Suite):
     """What a classifier reads of each label from a sample of each block, of all training and all test images."""
 
     name = "probe of samples"
 
     def run(self, e: Context) -> Result:
-        names, known = gaussian_blocks(e.model), labels(e)
+        names, known, found = gaussian_blocks(e.model), labels(e), dict[str, list[float]]()
         if e.split != "test" or not known or not names:
             raise DoesNotApply("it needs test images, a label with several values and a Gaussian block")
-        train, test = (e.data.indices[split] for split in ("train", e.split))
-        found: dict[str, list[float]] = {}
+        splits = [e.data.indices[split] for split in ("train", "test")]
         for seed in range(RUNS):
-            codes = [self.samples(e, names, index, seed) for index in (train, test)]
-            for label, values in known.items():
-                rows = [values[index.numpy()] for index in (train, test)]
-                for block in codes[0]:
-                    pairs = [(part[block][y >= 0], y[y >= 0]) for part, y in zip(codes, rows)]
-                    score = classifier((100,), *pairs[0], seed).score(*pairs[1])
-                    found.setdefault(f"block_probe/{block}/{label}/accuracy", []).append(float(score))
+            codes = [{name: to_numpy(code) for name, code in sampled(e, index, seed).items()} for index in splits]
+            for block in {tuple(names), *((name,) for name in names)}:
+                for label, values in known.items():
+                    x, y = [np.hstack([part[name] for name in block]) for part in codes], [values[i.numpy()] for i in splits]
+                    pairs = [(a[b >= 0], b[b >= 0]) for a, b in zip(x, y)]
+                    score = float(classifier((100,), *pairs[0], seed).score(*pairs[1]))
+                    key = f"block_probe/{block[0] if len(block) == 1 else 'all'}/{label}/accuracy"
+                    found.setdefault(key, []).append(score)
         numbers = {name: float(np.mean(values)) for name, values in found.items()}
         return Result(numbers | {f"{name}_std": float(np.std(values, ddof=1)) for name, values in found.items()})
-
-    @staticmethod
-    @torch.no_grad()
-    def samples(e: Context, names: list[str], index: Tensor, seed: int) -> dict[str, np.ndarray]:
-        parts = []
-        for rows in index.split(CHUNK):
-            with noise.per_image(rows, seed):
-                q = e.model.encode(e.data.single(rows, e.model.device))
-                parts.append([to_numpy(q[name].rsample()) for name in names])
-        blocks = [np.concatenate(part) for part in zip(*parts)]
-        return dict(zip(names, blocks)) | ({"all": np.hstack(blocks)} if len(blocks) > 1 else {})
 
 
 class EvidenceClassifier(Suite):
@@ -88,15 +89,20 @@ class EvidenceClassifier(Suite):
             raise DoesNotApply("it needs test images")
         train, test = (Evidence(e.model, e.data, index, e.seed) for index in self.images(e))
         counts = [k for k in train.counts() if k in test.counts()]
-        shares = isinstance(e.model, SharesGroupCode)
-        block = e.model.shared_block if shares else "code"
-        fitted, numbers = self.fit(self.sample(train, max(counts), e.seed), train, e.seed), dict[str, float]()
-        for k in counts:
-            numbers |= self.scores(f"{block}/{{}}_k{k}", fitted, self.sample(test, k, e.seed), test)
-        if isinstance(e.model, SharesGroupCode):
-            own = self.fit(train.style_samples(), train, e.seed)
-            numbers |= self.scores(f"{e.model.own_block}/{{}}_k1", own, test.style_samples(), test)
-        return Result({f"evidence_classifier/{name}": value for name, value in numbers.items()})
+
+        def scores(block: str, learned: Tensor, tested: dict[int, Tensor]) -> Iterator[tuple[str, float]]:
+            fitted, truth = classifier((256, 256), to_numpy(learned), train.group.numpy(), e.seed), test.group.numpy()
+            for k, samples in tested.items():
+                probs: Any = fitted.predict_proba(to_numpy(samples))
+                yield f"evidence_classifier/{block}/accuracy_k{k}", float((probs.argmax(1) == truth).mean())
+                entropy = log_loss(truth, probs, labels=np.arange(probs.shape[1]))
+                yield f"evidence_classifier/{block}/conditional_entropy_k{k}", entropy
+
+        pooled = self.sample(train, max(counts), e.seed), {k: self.sample(test, k, e.seed) for k in counts}
+        if not isinstance(e.model, SharesGroupCode):
+            return Result(dict(scores("code", *pooled)))
+        own = scores(e.model.own_block, train.style_samples(), {1: test.style_samples()})
+        return Result(dict(scores(e.model.shared_block, *pooled)) | dict(own))
 
     @staticmethod
     def images(e: Context) -> tuple[np.ndarray, np.ndarray]:
@@ -120,17 +126,3 @@ class EvidenceClassifier(Suite):
         pooled: Normal = evidence.pooled(evidence.of(k))
         with noise.per_image(evidence.index, seed):
             return pooled.rsample()
-
-    @staticmethod
-    def fit(samples: Tensor, evidence: Evidence, seed: int) -> MLPClassifier:
-        return classifier((256, 256), to_numpy(samples), evidence.group.numpy(), seed)
-
-    @staticmethod
-    def scores(name: str, fitted: MLPClassifier, samples: Tensor, evidence: Evidence) -> dict[str, float]:
-        probs: Any = fitted.predict_proba(to_numpy(samples))
-        truth = evidence.group.numpy()
-        entropy = log_loss(truth, probs, labels=np.arange(probs.shape[1]))
-        return {
-            name.format("accuracy"): float((probs.argmax(1) == truth).mean()),
-            name.format("conditional_entropy"): entropy,
-        }
