@@ -143,8 +143,8 @@ class Plateau:
         """The rule for one optimiser: `step(mean)` of the result applies it."""
         from torch.optim.lr_scheduler import ReduceLROnPlateau  # configs are checked before torch is imported
 
-        options = {"factor": self.factor, "patience": self.patience, "threshold": self.threshold}
-        return ReduceLROnPlateau(optimizer, cooldown=self.cooldown, eps=self.least_change, **options)
+        options = {"threshold": self.threshold, "cooldown": self.cooldown, "eps": self.least_change}
+        return ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience, **options)
 
 
 class FacetWeights(NamedTuple):

@@ -31,22 +31,14 @@ RENAMED = {
     "vae_zoo.trainer.Trainer": "vae_zoo.training.Trainer",
 }
 RENAMED_ARGUMENTS = {"wheels_steps": "presence_warmup_steps"}
-MOVED_CHOICES = {  # <group>/<choice>, which users may have typed
-    "experiment/gmvae/svhn": "experiment=paper/gmvae_table2",
-    "experiment/mfcvae/shapes3d_1": "experiment=paper/mfcvae_shapes3d_1",
-    "experiment/mfcvae/shapes3d_2": "experiment=paper/mfcvae_shapes3d_2",
-    "experiment/mfcvae/svhn": "experiment=paper/mfcvae_svhn",
-    "experiment/ml_vae/mnist_paper": "experiment=paper/ml_vae_mnist",
-    "experiment/parted_vae/celeba": "experiment=paper/parted_vae_celeba",
-    "experiment/parted_vae/dsprites": "experiment=paper/parted_vae_dsprites",
-    "experiment/split_gmvae/celeba": "experiment=paper/split_gmvae_fig6_celeba",
-    "experiment/split_gmvae/svhn": "experiment=paper/split_gmvae_table2",
-    "experiment/split_vae/celeba": "experiment=paper/split_vae_fig5_celeba",
-    "experiment/split_vae/svhn": "experiment=paper/split_vae_table1",
-    "sweep/paper_mfcvae": "sweep=paper/mfcvae",
-    "sweep/paper_ml_vae": "sweep=paper/ml_vae",
-    "sweep/paper_parted_vae": "sweep=paper/parted_vae",
-}
+_PAPERS = (  # experiments that users may have typed, each before its present name in paper/
+    "gmvae/svhn gmvae_table2 mfcvae/shapes3d_1 mfcvae_shapes3d_1 mfcvae/shapes3d_2 mfcvae_shapes3d_2 mfcvae/svhn "
+    "mfcvae_svhn ml_vae/mnist_paper ml_vae_mnist parted_vae/celeba parted_vae_celeba parted_vae/dsprites "
+    "parted_vae_dsprites split_gmvae/celeba split_gmvae_fig6_celeba split_gmvae/svhn split_gmvae_table2 "
+    "split_vae/celeba split_vae_fig5_celeba split_vae/svhn split_vae_table1 "
+).split()
+MOVED_CHOICES = {f"experiment/{old}": f"experiment=paper/{new}" for old, new in zip(_PAPERS[::2], _PAPERS[1::2])}
+MOVED_CHOICES |= {f"sweep/paper_{name}": f"sweep=paper/{name}" for name in ("mfcvae", "ml_vae", "parted_vae")}
 MOVED_SETTINGS = {
     "metrics": "evaluation.level",
     "callbacks.metrics.level": "evaluation.level",

@@ -168,10 +168,10 @@ class DataModule(L.LightningDataModule):
         parts = cut(arrays, sizes, self.split_seed, self.folds, self.fold, self.subset, self._first_labelled(arrays))
         return {name: torch.from_numpy(part) for name, part in parts.items()}
 
-    def _first_labelled(self, arrays: Arrays) -> np.ndarray | None:
-        """Places of the labelled images that label_pick=first_n chooses; None: it does not."""
+    def _first_labelled(self, arrays: Arrays) -> np.ndarray:
+        """Places of the labelled images that label_pick=first_n chooses."""
         if self.label_pick != "first_n" or self.labelled is None or arrays.label is None:
-            return None
+            return np.empty(0, dtype=np.int64)
         own = np.ones(len(arrays.label), dtype=bool) if arrays.split is None else arrays.split == 0
         known = (arrays.label.reshape(len(arrays.label), -1) >= 0).any(1)
         return np.flatnonzero(own & known)[: self.labelled]

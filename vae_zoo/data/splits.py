@@ -10,13 +10,7 @@ from vae_zoo.utils.errors import UserError
 
 
 def cut(
-    arrays: Arrays,
-    sizes: Mapping[str, float],
-    seed: int,
-    folds: int | None,
-    fold: int,
-    subset: int | None,
-    kept: np.ndarray | None = None,
+    arrays: Arrays, sizes: Mapping[str, float], seed: int, folds: int | None, fold: int, subset: int | None, kept: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Places of the disjoint train, val, test, by `seed` alone; what the set itself fixes stays as it is.
 
@@ -27,7 +21,6 @@ def cut(
     rng = np.random.default_rng(seed)
     names = (*SPLITS, *arrays.extra_splits)
     parts = {name: np.flatnonzero(official == code) for code, name in enumerate(names)}
-    kept = np.empty(0, dtype=np.int64) if kept is None else kept
     unit, kind = np.arange(len(official)), "images"  # what a split is made of
     if "identity" in arrays.groups:
         unit, kind = alone_where_unknown(arrays.groups["identity"]), "identities"

@@ -2,12 +2,8 @@
 
 from vae_zoo.utils.lazy import importer
 
-FILES = {  # public name: the file that defines it
-    "BlockFactors": "suites.factors",
-    "BlockProbe": "suites.samples",
-    "EvidenceClassifier": "suites.samples",
-    "SampledCodes": "suites.local_global",
-    "WholeSet": "suites.factors",
-}
+# public name: the file that defines it
+FILES = {"BlockFactors": "suites.factors", "WholeSet": "suites.factors", "SampledCodes": "suites.local_global"}
+FILES |= {"BlockProbe": "suites.samples", "EvidenceClassifier": "suites.samples"}
 __all__ = [*FILES]
 __getattr__ = importer(__name__, FILES)

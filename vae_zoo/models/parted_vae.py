@@ -375,8 +375,7 @@ class PartedVAE(DiscreteLatentModel):
 
     def lower_rates(self, values: dict[str, Tensor]) -> None:
         """Adds the values of this step to their sums, and at the end of a stretch applies the rule to the mean."""
-        schedulers: Any = self.lr_schedulers()
-        schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+        schedulers: list[Any] = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         self.since_mean += torch.stack([values[name] for name in self.plateaus]).double()
         for place, (rule, scheduler) in enumerate(zip(self.plateaus.values(), schedulers, strict=True)):
             if self.step % rule.every == 0:
