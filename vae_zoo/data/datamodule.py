@@ -172,9 +172,8 @@ class DataModule(L.LightningDataModule):
         """Places of the labelled images that label_pick=first_n chooses."""
         if self.label_pick != "first_n" or self.labelled is None or arrays.label is None:
             return np.empty(0, dtype=np.int64)
-        own = np.ones(len(arrays.label), dtype=bool) if arrays.split is None else arrays.split == 0
         known = (arrays.label.reshape(len(arrays.label), -1) >= 0).any(1)
-        return np.flatnonzero(own & known)[: self.labelled]
+        return np.flatnonzero(known & (True if arrays.split is None else arrays.split == 0))[: self.labelled]
 
     def _hide_labels(self) -> Tensor | None:
         """Labels as training sees them: -1 wherever `labelled` does not allow one."""

@@ -38,20 +38,17 @@ def factor_votes(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"
     return float(votes.max(0).sum() / votes.sum()) if votes.sum() else float("nan")
 
 
-def beta_pairs(
-    codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"], seed: int = 0
-) -> tuple[float, float] | None:
+def beta_pairs(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"]) -> tuple[float, float]:
     """Accuracy of a logistic regression that names the factor which 100 pairs of rows share, from their mean distance.
 
     Args:
         codes: One row for each image, in random order.
         factors: Class numbers.
-        seed: Of the cut into 80 % training and 20 % test rows.
 
     Returns:
-        Training and test accuracy; None where a part has too few rows for two factors.
+        Accuracy on 80 % of the rows, which train, and on 20 %; NaN where a part has too few rows for two factors.
     """
-    order, parts = np.random.default_rng(seed).permutation(len(codes)), []
+    order, parts = np.random.default_rng(0).permutation(len(codes)), []
     for rows in np.split(order, [int(0.8 * len(order))]):
         x, y = [], []
         for k, chunk in _chunks(factors[rows], 2 * CHUNK):
@@ -60,31 +57,30 @@ def beta_pairs(
             y.append(np.full(len(r), k))
         parts.append((np.concatenate(x), np.concatenate(y)) if x else (np.empty((0, codes.shape[1])), np.empty(0)))
     if min(len(np.unique(y)) for _, y in parts) < 2:
-        return None
+        return float("nan"), float("nan")
     fitted = LogisticRegression().fit(*parts[0])
     return float(fitted.score(*parts[0])), float(fitted.score(*parts[1]))
 
 
-def sap_classes(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"], seed: int = 0) -> float:
+def sap_classes(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"]) -> float:
     """Mean over factors of the gap between the two best dimensions, by the accuracy of a linear classifier of each.
 
     Args:
-        codes: At least two dimensions.
+        codes: One row for each image; 25,000 of them count, a fifth for test.
         factors: Class numbers.
-        seed: Of the 25,000 rows (or all), a fifth of which are for test.
 
     Returns:
-        0 to 1.
+        0 to 1, or NaN where there is one dimension.
     """
-    rows = np.random.default_rng(seed).permutation(len(codes))[:SAP_ROWS]
+    rows = np.random.default_rng(0).permutation(len(codes))[:SAP_ROWS]
     train, test = np.split(rows, [int(0.8 * len(rows))])
     accuracy = np.empty((codes.shape[1], factors.shape[1]))
     for i, x in enumerate(codes.T[:, :, None]):
         for k, y in enumerate(factors.T):
-            fitted = LinearSVC(C=0.01, class_weight="balanced", dual=False).fit(x[train], y[train])
-            accuracy[i, k] = fitted.score(x[test], y[test])
+            machine = LinearSVC(C=0.01, class_weight="balanced", dual=False)  # pyright: ignore[reportArgumentType]
+            accuracy[i, k] = machine.fit(x[train], y[train]).score(x[test], y[test])
     best = np.sort(accuracy, axis=0)
-    return float((best[-1] - best[-2]).mean())
+    return float((best[-1] - best[-2]).mean()) if len(best) > 1 else float("nan")
 
 
 def _chunks(factors: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:

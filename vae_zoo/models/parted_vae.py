@@ -145,8 +145,7 @@ class PartedVAE(DiscreteLatentModel):
         self.weights, self.gate, self.supervision = weights, gate, supervision
         self.temperature, self.u_kl, self.detach_c = temperature, u_kl, detach_c
         self.c_momentum, self.prior_lr = c_momentum, prior_lr
-        rules = {"loss": plateau, "ce": supervision.supervised_plateau}
-        self.plateaus = {name: rule for name, rule in rules.items() if rule is not None}
+        self.plateaus = {k: rule for k, rule in (("loss", plateau), ("ce", supervision.supervised_plateau)) if rule}
         if self.plateaus:
             if self.lr_schedule is not None:
                 raise ValueError("lr_schedule and a plateau both set the learning rate; set one of them to null")

@@ -92,11 +92,11 @@ class WholeSet(Suite):
         assert e.data.factors is not None
         index = np.random.default_rng(e.seed).permutation(len(e.data.images))
         codes, factors = _columns(e, names, index), e.data.factors.numpy()[index].astype(np.int64)
-        found = {"factor_votes": whole_set.factor_votes(codes, factors)}
-        if (pairs := whole_set.beta_pairs(codes, factors, e.seed)) is not None:
-            found |= dict(zip(("beta_pairs_train", "beta_pairs"), pairs))
-        if codes.shape[1] > 1:
-            found["sap_classes"] = whole_set.sap_classes(codes, factors, e.seed)
+        found = dict(zip(("beta_pairs_train", "beta_pairs"), whole_set.beta_pairs(codes, factors)))
+        found |= {
+            "factor_votes": whole_set.factor_votes(codes, factors),
+            "sap_classes": whole_set.sap_classes(codes, factors),
+        }
         return Result({f"whole_set/{name}": value for name, value in found.items()})
 
 

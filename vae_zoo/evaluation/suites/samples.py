@@ -29,12 +29,11 @@ from vae_zoo.distributions import Normal, noise
 from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
 from vae_zoo.evaluation.suites.facets import labels
-from vae_zoo.evaluation.suites.grouped import Evidence, gaussian_blocks, whole_groups
+from vae_zoo.evaluation.suites.grouped import CHUNK, Evidence, gaussian_blocks, whole_groups
 from vae_zoo.metrics.arrays import to_numpy
 
 RUNS = 3  # classifiers, each of other samples
 EPOCHS = 200  # at most, scikit-learn's default
-CHUNK = 256
 LEAST = 10  # images of an unseen group that is used, half of which train the classifier
 
 
@@ -71,9 +70,8 @@ class BlockProbe(Suite):
                 for label, values in known.items():
                     x, y = [np.hstack([part[name] for name in block]) for part in codes], [values[i.numpy()] for i in splits]
                     pairs = [(a[b >= 0], b[b >= 0]) for a, b in zip(x, y)]
-                    score = float(classifier((100,), *pairs[0], seed).score(*pairs[1]))
                     key = f"block_probe/{block[0] if len(block) == 1 else 'all'}/{label}/accuracy"
-                    found.setdefault(key, []).append(score)
+                    found.setdefault(key, []).append(float(classifier((100,), *pairs[0], seed).score(*pairs[1])))
         numbers = {name: float(np.mean(values)) for name, values in found.items()}
         return Result(numbers | {f"{name}_std": float(np.std(values, ddof=1)) for name, values in found.items()})
 
