@@ -22,6 +22,7 @@ class Entry(NamedTuple):
         density: Whether it is not comparable between models with different likelihoods.
         compared: Whether settings of a leaderboard are compared in pairs.
         card: Prefix of the metric that is shown at the top of the report.
+        meaning: Phrase on that card.
     """
 
     pattern: str
@@ -30,24 +31,27 @@ class Entry(NamedTuple):
     density: bool = False
     compared: bool = False
     card: str = ""
+    meaning: str = ""
 
 
 # The first match applies. Columns have this order; metrics of the first entry and unknown names come last.
 METRICS = (
     Entry(r".*_(chance|floor|ceiling|baseline|std|used)|active_units.*|judge_accuracy", 0),
-    Entry("separation", 1, compared=True, card="test"),
-    Entry("worth", 1, compared=True, card="test"),
+    Entry("separation", 1, compared=True, card="test", meaning="0 to 1: one block alone determines the class"),
+    Entry("worth", 1, compared=True, card="test", meaning="effect of the least used block on the image; 0: unused"),
     Entry("worth_rec", 1),
-    Entry("elbo", 1, unit="nats", density=True, compared=True, card="test"),
-    Entry(r"nll_iw\d+", -1, unit="nats", density=True, compared=True, card="test"),
+    Entry("elbo", 1, "nats", density=True, compared=True, card="test", meaning="lower bound on log p(x), per image"),
+    Entry(
+        r"nll_iw\d+", -1, "nats", density=True, compared=True, card="test", meaning="-log p(x), importance-weighted bound"
+    ),
     Entry("nll.*", -1, unit="nats", density=True, compared=True),
     Entry("bits_per_dim.*|loss", -1, density=True),
     Entry("distortion", -1, unit="nats", density=True, compared=True),
-    Entry("rec", -1, unit="nats", density=True, compared=True, card="test"),
+    Entry("rec", -1, "nats", density=True, compared=True, card="test", meaning="reconstruction error, -log p(x | z)"),
     Entry("(rec|distortion)(_.*)?", -1, unit="nats", density=True),
     Entry("(kl|rate)(_.*)?", 0, unit="nats"),  # lowest for a collapsed posterior, so neither good nor bad
     Entry("dci_disentanglement|factor_vae", 1, compared=True),
-    Entry("mig", 1, compared=True, card="test"),
+    Entry("mig", 1, compared=True, card="test", meaning="0 to 1: each factor in one dimension"),
     Entry("conditional_entropy_.*", -1, unit="nats"),
     Entry("dci_.*|factor_votes|sap(_.*)?|beta_(vae|pairs.*)|modularity|explicitness(_.*)?|irs|udr(_.*)?", 1),
     Entry("accuracy|cluster_accuracy_hungarian|ami|count_accuracy", 1, compared=True, card="test"),

@@ -66,7 +66,7 @@ def write_report(
         blocks=_blocks(run.get("blocks"), probes, numbers),
         first=first,
         cards=[
-            (key.replace("_", " "), _number(numbers[key]), catalogue.entry(key).unit, _flaw(key, numbers))
+            (key.replace("_", " "), _number(numbers[key]), catalogue.entry(key), _flaw(key, numbers))
             for key in headline(numbers)
         ],
         facts=_facts(run, steps),
@@ -75,6 +75,7 @@ def write_report(
         charts=_charts(steps, columns),
         figures=[shown for shown in pictures if shown is not first],
         caption=catalogue.caption,
+        holds=HOLDS,
         config=config_text,
         theme=theme,
     )
