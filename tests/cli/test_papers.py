@@ -98,7 +98,7 @@ def write_celeba(root, rng):
         noise = Image.fromarray(rng.integers(0, 256, (11, 9, 3), dtype=np.uint8))
         noise.resize((178, 218)).save(folder / "img_align_celeba" / name)
     split = np.repeat([0, 1, 2], [80, 20, 20])
-    person = np.arange(count) // 5 + 1
+    person = np.arange(count) // 10 + 1
     signs = np.where(rng.random((count, 40)) < 0.5, 1, -1)
     rows = {"identity_CelebA.txt": person[:, None], "list_eval_partition.txt": split[:, None], "list_attr_celeba.txt": signs}
     for file, values in rows.items():
