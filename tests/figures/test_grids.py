@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vae_zoo.figures import grid, grids, reconstructions, samples, swap_grid, theme, traversal_animation, traversals
-from vae_zoo.figures.encode import to_gif, to_png, to_webp
+from vae_zoo.figures.encode import to_png, to_webp
 
 PAPER = np.array(theme.rgb(theme.PAPER))
 
@@ -140,14 +140,13 @@ def test_files_hold_the_picture(tmp_path):
     frames = traversal_animation(colours(2, 3)[0], ["a", "b"])
     (tmp_path / "a.png").write_bytes(to_png(picture))
     assert (np.asarray(Image.open(tmp_path / "a.png")) == picture).all()
-    for name, data in {"a.gif": to_gif(frames, fps=4), "a.webp": to_webp(frames, fps=4)}.items():
-        (tmp_path / name).write_bytes(data)
-        with Image.open(tmp_path / name) as image:
-            assert image.n_frames == 4 and image.info["loop"] == 0
-            for step in range(4):
-                image.seek(step)
-                assert np.abs(np.asarray(image.convert("RGB"), int) - frames[step]).mean() < 3
-            assert image.info["duration"] == 250
+    (tmp_path / "a.webp").write_bytes(to_webp(frames, fps=4))
+    with Image.open(tmp_path / "a.webp") as image:
+        assert image.n_frames == 4 and image.info["loop"] == 0
+        for step in range(4):
+            image.seek(step)
+            assert np.abs(np.asarray(image.convert("RGB"), int) - frames[step]).mean() < 3
+        assert image.info["duration"] == 250
 
 
 def test_grids_import_neither_matplotlib_nor_torch():

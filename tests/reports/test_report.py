@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_zoo.figures.encode import to_gif, to_png
+from vae_zoo.figures.encode import to_png
 from vae_zoo.reports.report import EARLIER, closing_lines, write_report
 
 EVIL = "</svg></style></pre><script src='http://evil.example/x.js'>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -37,7 +37,8 @@ def run(tmp_path):
     (folder / "metrics.json").write_text(json.dumps(scores))
     for step in (10, 20, 100):
         (folder / "figures" / f"swap_content_{step}.png").write_bytes(to_png(picture(step)))
-    (folder / "figures" / "moves_100.gif").write_bytes(to_gif(np.stack([picture(0), picture(255)])))
+    first, second = (Image.fromarray(picture(value)) for value in (0, 255))
+    first.save(folder / "figures" / "moves_100.gif", save_all=True, append_images=[second])
     (folder / "figures" / "note_100.txt").write_text("not a figure")
     facts = {
         "command": "python train.py model=ml_vae seed=3",
