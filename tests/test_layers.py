@@ -68,7 +68,7 @@ WHOLE = {  # what a file tests that is named by no module
     "cli": ("bad_inputs", "contributing", "ddp", "docs", "papers", "results", "scenes", "wheel"),  # commands and documents
     "models": ("ddp", "switches"),  # every model
     "notebooks": ("quickstart",),
-    "runs": ("moved", "stopped"),
+    "runs": ("environment", "moved", "stopped"),
 }
 
 
