@@ -61,6 +61,7 @@ def _tell(folder: Path, line: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every file and folder below, with its bytes; locks, which tell the last process, by name only."""
-    paths = sorted(folder.rglob("*"))
+    """Every file and folder below, with its bytes; locks, which tell the last process, by name only. Python's own bytecode
+    of the reader's modules is left out."""
+    paths = sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
     return {os.fspath(p.relative_to(folder)): p.read_bytes() if p.is_file() and p.name != ".lock" else None for p in paths}
