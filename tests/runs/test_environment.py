@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 import yaml
 
 from tests.cli.calls import TINY, call
@@ -59,10 +60,19 @@ def test_gpus_that_the_environment_hides_are_told(tmp_path, monkeypatch):
     assert answer.code == 2 and "no such device on this machine with CUDA_VISIBLE_DEVICES=''" in answer.err
 
 
-def test_other_number_of_threads_is_told_when_a_run_goes_on(copy_of_run, monkeypatch):
+def test_run_goes_on_with_the_threads_it_had(copy_of_run, monkeypatch):
     run = copy_of_run()
     status = json.loads((run / "run.json").read_text())
-    assert status["variables"]["OMP_NUM_THREADS"] == "1"
-    runs.write_status(run, variables=status["variables"] | {"OMP_NUM_THREADS": "4"})
+    assert status["threads"] == 1 and status["variables"]["OMP_NUM_THREADS"] == "1"
+    runs.write_status(run, threads=4)
     answer = call(run.parent, "train resume=run trainer.max_steps=6")
-    assert answer.code == 0 and "OMP_NUM_THREADS was 4 and is 1: the weights will not be" in answer.out, answer.err
+    assert answer.code == 0 and "threads were 4 and are 1: the weights will not be" in answer.out, answer.err
+    runs.write_status(run, threads=3)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    before = torch.get_num_threads()
+    try:
+        answer = call(run.parent, "train resume=run trainer.max_steps=7")
+    finally:
+        torch.set_num_threads(before)
+    assert answer.code == 0 and "threads: 3 of" in answer.out and "threads were" not in answer.out, answer.err
+    assert json.loads((run / "run.json").read_text())["threads"] == 3

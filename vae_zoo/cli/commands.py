@@ -20,6 +20,7 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.utils.console import allow_any_name
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.threads import wait_briefly
 
 
 def train() -> int:
@@ -80,6 +81,7 @@ def _evaluate(words: list[str]) -> int:
 def _exit_code(command: Callable[[list[str]], int], elsewhere: str) -> int:
     """Runs a command and returns its exit code. elsewhere: see `explain`."""
     allow_any_name()
+    wait_briefly()
     try:
         return command(sys.argv[1:])
     except KeyboardInterrupt:

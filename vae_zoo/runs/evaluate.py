@@ -22,6 +22,7 @@ from vae_zoo.training.callbacks.monitor import Monitor
 from vae_zoo.utils.console import quiet
 from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.memory import keep_freed_memory
+from vae_zoo.utils.threads import set_threads
 
 
 def evaluate_trained(trainer: RunTrainer, model: LatentVariableModel, data, folder: Path) -> protocol.Evaluation:
@@ -44,6 +45,7 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     """`python evaluate.py run=<folder>`: rewrites <run>/evaluation, or `out`."""
     quiet()
     keep_freed_memory()
+    set_threads()
     run = Path(cfg["run"]).expanduser()
     config = runs.read_config(run)
     check_trust(config, cfg["trust"])

@@ -14,14 +14,12 @@ from typing import Any
 
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
-from vae_zoo.utils import launch
+from vae_zoo.utils import launch, threads
 from vae_zoo.utils.console import allow_any_name, quiet
 from vae_zoo.utils.errors import Pruned, UserError
 from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.signals import Interrupted, Signals, exit_code, handled, stopping
 from vae_zoo.utils.text import override, readable
-
-THREADS = "OMP_NUM_THREADS"  # sums of other shares of the work differ in their last digits
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,11 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
             if options.resume:
                 last = folder / "checkpoints" / "last.ckpt"
                 step = check_checkpoint(last, cfg)
-                earlier, now = before.get("variables", about["variables"]).get(THREADS), about["variables"].get(THREADS)
-                if is_writer and earlier != now:
-                    print(f"{THREADS} was {earlier} and is {now}: the weights will not be those of an uninterrupted run")
             ready = prepare(folder, cfg)
             if is_writer:
+                about["threads"] = _threads(before.get("threads") if options.resume else None, cfg["trainer"])
                 runs.write_status(folder, state="running", error=None, limit=None, **about)
                 (folder / "error.txt").unlink(missing_ok=True)
             state, code = train(folder, cfg, step, last, *ready, signals), 0
@@ -81,6 +77,17 @@ def main(arguments: list[str] | None = None) -> int:
             if code == 0:
                 print(closing_lines(folder), flush=True)
     return code
+
+
+def _threads(before: int | None, trainer: dict[str, Any]) -> int:
+    """Sets the number of threads, `before` that of the run that is continued, and says it. Ranks are Lightning's to set."""
+    import torch
+
+    now, cores = torch.get_num_threads() if launch.has_ranks(trainer) else threads.set_threads(before), threads.num_cores()
+    print(f"threads: {now} of {cores} cores ({threads.THREADS} sets their number)", flush=True)
+    if before not in (None, now):  # sums over other shares of the work differ in their last digits
+        print(f"threads were {before} and are {now}: the weights will not be those of an uninterrupted run", flush=True)
+    return now
 
 
 def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: Signals) -> dict:

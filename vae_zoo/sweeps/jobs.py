@@ -26,6 +26,7 @@ import yaml
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.record import Job, read_record
 from vae_zoo.utils.files import write_atomic
+from vae_zoo.utils.threads import THREADS, num_cores
 
 RECORDS = "sweeps"  # folder next to the runs
 WORKERS = ".workers"  # subfolder of a sweep with one folder per command
@@ -152,8 +153,8 @@ def _free_slot(folder: Path, jobs: int) -> tuple[int, IO[str]] | None:
 def share(place: int, jobs: int, trainer: dict[str, Any]) -> dict[str, str]:
     """Environment of the job in slot `place` of `jobs`. trainer: from its config."""
     threads = max(1, num_cores() // (jobs * num_ranks(trainer)))
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    environment = {"OMP_NUM_THREADS": str(max(1, min(threads, int(given))) if given.isdigit() else threads)}
+    given = os.environ.get(THREADS, "")
+    environment = {THREADS: str(max(1, min(threads, int(given))) if given.isdigit() else threads)}
     own = gpus()
     if len(own) > 1 and trainer.get("devices") in ("auto", 1) and trainer.get("accelerator") in ("auto", "gpu", "cuda"):
         environment["CUDA_VISIBLE_DEVICES"] = own[place % len(own)]
@@ -168,11 +169,6 @@ def num_ranks(trainer: Mapping[str, Any]) -> int:
     if devices == -1:
         return max(1, len(gpus()))
     return devices if isinstance(devices, int) else len(devices)
-
-
-def num_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:

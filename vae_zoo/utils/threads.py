@@ -1,0 +1,31 @@
+"""How many threads a process computes with, and how they wait for each other. Imports neither torch nor lightning."""
+
+import os
+
+THREADS = "OMP_NUM_THREADS"
+# By default the threads of OpenMP (GNU's and Intel's) wait in a loop that keeps a core busy, which is slow as soon as
+# another process needs the core. Turns of the loop, and milliseconds, after which they sleep:
+WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+
+
+def wait_briefly() -> None:
+    """Lets threads that wait give their core away, in this process and those it starts. To be called before torch is
+    imported. What the user says about it in the environment is kept."""
+    if not {"OMP_WAIT_POLICY", *WAITING} & os.environ.keys():
+        os.environ.update(WAITING)
+
+
+def num_cores() -> int:
+    """Number of cores that this process may use by its affinity and by the quota of its control group (container)."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
+def set_threads(before: int | None = None) -> int:
+    """Sets and returns the threads of torch: OMP_NUM_THREADS, or as many as the run had `before`, or one a core."""
+    import torch
+
+    if not os.environ.get(THREADS, "").isdigit():
+        torch.set_num_threads(before or num_cores())
+    return torch.get_num_threads()
