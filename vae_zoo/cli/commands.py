@@ -1,4 +1,4 @@
-"""The commands train and evaluate: command line -> config -> checked config -> run. Torch is imported after the check."""
+"""The commands: command line -> config -> checked config -> run. Torch is imported after the check."""
 
 import os
 import sys
@@ -31,6 +31,11 @@ def train() -> int:
 def evaluate() -> int:
     """Runs `python evaluate.py`. Returns the exit code."""
     return _exit_code(_evaluate, "out=<folder>")
+
+
+def explore() -> int:
+    """Runs `python explore.py`. Returns the exit code."""
+    return _exit_code(_explore, "another port=<number>")
 
 
 def _train(words: list[str]) -> int:
@@ -75,6 +80,21 @@ def _evaluate(words: list[str]) -> int:
         else:
             from vae_zoo.runs.evaluate import evaluate_command as command
     command(plain)
+    return 0
+
+
+def _explore(words: list[str]) -> int:
+    cfg = compose("explore", _forced(words))
+    if cfg is None:
+        return 0
+    if cfg.hydra.mode == RunMode.MULTIRUN:
+        raise UserError("explore.py does not support -m; give run=[<folder>,<folder>] to compare runs")
+    plain = check.check_explore(settings(cfg))
+    for folder in [plain["run"]] if isinstance(plain["run"], str) else plain["run"]:
+        check.check_trust(runs.read_config(Path(folder).expanduser()), plain["trust"])  # before the imports
+    from vae_zoo.explorer.command import explore_command
+
+    explore_command(plain)
     return 0
 
 

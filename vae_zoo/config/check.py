@@ -50,6 +50,15 @@ def check_evaluate(cfg: DictConfig) -> dict[str, Any]:
     return plain
 
 
+def check_explore(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config of the explorer as plain containers. Raises UserError as `check_train` does."""
+    plain = resolved(cfg)
+    check(plain, schemas.Explore)
+    if plain["run"] is None:
+        raise UserError("explore.py needs run=<run folder>, or run=[<folder>,<folder>]; give it")
+    return plain
+
+
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """The config as plain containers. Raises UserError if a value is missing or refers to one that does not exist."""
     try:

@@ -12,6 +12,7 @@ from vae_zoo.config.types import Betas, Component, Count, Index, NonNegative, Po
 
 OPTIONAL: Any = Field(default=None)  # may be missing; then the default of the constructor applies
 
+Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:<number>")]
 Packages = Annotated[list[str], Field(description="a list of packages, such as [my_package]")]
 
 
@@ -116,6 +117,21 @@ class EvaluateData(BaseModel):
     root: str | None
 
 
+class Explore(Schema):
+    """The root of conf/explore.yaml."""
+
+    run: Annotated[
+        str | Annotated[list[str], Field(min_length=1)] | None,
+        Field(description="a run folder, or a list of them such as [<folder>,<folder>]"),
+    ]
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    share: bool
+    data: EvaluateData
+    device: Device
+    trust: Packages
+
+
 class Evaluate(Schema):
     """The root of conf/evaluate.yaml."""
 
@@ -128,5 +144,5 @@ class Evaluate(Schema):
     columns: Literal["headline", "all"]
     evaluation: Evaluation
     data: EvaluateData
-    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:<number>")]
+    device: Device
     trust: Packages

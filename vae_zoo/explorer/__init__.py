@@ -1,0 +1,1 @@
+"""The explorer: the latent space of runs in the browser."""
