@@ -28,7 +28,6 @@ from vae_zoo.sweeps.pruning import Pruning
 FILE = Path(vae_zoo.config.__file__).with_name("settings.json")
 BY_RUN = {"folder", "run_config", "level", "suites"}  # given to callbacks and loggers by the run, not by the config
 NAMES = {name: hint for name, hint in vars(named).items() if name[0].isupper() and get_origin(hint) is not None}
-SCHEDULES = get_args(vae_zoo.schedules.Schedule)
 PLAIN = {int: "int", float: "float", str: "str", bool: "bool", type(None): "None"}
 
 
@@ -94,7 +93,7 @@ def expression(hint: Any) -> str:
             return name
     if get_origin(hint) in (typing.Union, types.UnionType):
         arms = get_args(hint)
-        words = ["Schedule" if arm in SCHEDULES else expression(arm) for arm in arms]
+        words = ["Schedule" if arm == vae_zoo.schedules.Schedule else expression(arm) for arm in arms]
         return " | ".join(dict.fromkeys(words))
     if get_origin(hint) is Literal:
         return f"Literal[{', '.join(map(repr, get_args(hint)))}]"

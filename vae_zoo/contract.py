@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, Required, TypedDict, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 
@@ -412,7 +412,7 @@ class HasFacets(Protocol):
 class FindsObjects(Protocol):
     """Objects with boxes; enters the suite of the objects."""
 
-    def detect(self, batch: Batch | Float[Tensor, "B C H W"]) -> list[dict[str, Tensor]]:
+    def detect(self, batch: Batch | Float[Tensor, "B C H W"]) -> list[dict[str, Shaped[Tensor, "_ ..."]]]:
         """Finds the objects of images.
 
         Args:

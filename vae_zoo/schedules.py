@@ -267,10 +267,10 @@ class Progressive:
         return FacetWeights(_fraction(n, fade), *gammas)
 
 
-Schedule = Constant | Linear | Cosine | Cyclic
+Schedule = Callable[[int], float]  # as a constructor takes it: one of the above, or a function of the user
 
 
-def as_schedule(weight: float | Callable[[int], float]) -> Callable[[int], float]:
+def as_schedule(weight: float | Schedule) -> Schedule:
     """Makes a schedule of a number; anything callable with the step is taken as it is."""
     return weight if callable(weight) else Constant(float(weight))
 

@@ -78,7 +78,7 @@ def test_scores_of_rows(case, seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_explicitness(case, seed):
     codes, factors, *test = rows(case, seed)
-    both = {"train": (codes, factors), "test": test}
+    both = {"train": (codes, factors), "test": tuple(test)}
     scores = {f"explicitness_{name}": explicitness(codes, factors, test=rows) for name, rows in both.items()}
     agrees(case, seed, TOLERANCE["explicitness"], **scores)
 

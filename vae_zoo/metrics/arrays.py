@@ -3,9 +3,10 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 
-def to_numpy(x: Any) -> np.ndarray:
+def to_numpy(x: Any) -> Shaped[np.ndarray, "..."]:
     """Makes an array of anything array-like; torch tensors come from any device and graph, and torch is not imported."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()

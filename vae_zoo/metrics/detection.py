@@ -13,12 +13,13 @@ from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
+Boxes = Sequence[Shaped[Tensor, "_ 4"]]  # of each image
 MOST = 100  # detections of an image that count
 
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # else it writes a table for each average precision
 
 
-def average_precision(found: Sequence[dict[str, Tensor]], boxes: Sequence[Shaped[Tensor, "_ 4"]]) -> dict[str, float]:
+def average_precision(found: Sequence[dict[str, Shaped[Tensor, "_ ..."]]], boxes: Boxes) -> dict[str, float]:
     """Average precision at IoU 0.5, and its mean over IoU 0.5, 0.55, ..., 0.95, as computed by torchmetrics (COCO's).
 
     COCO takes 101 recalls and IoU >= threshold, SPAIR and SPACE 11 and IoU > threshold.
@@ -36,9 +37,7 @@ def average_precision(found: Sequence[dict[str, Tensor]], boxes: Sequence[Shaped
     return {name: float(values[key]) if values[key] >= 0 else np.nan for name, key in (("ap50", "map_50"), ("map", "map"))}
 
 
-def recall(
-    found: Sequence[Shaped[Tensor, "_ 4"]], boxes: Sequence[Shaped[Tensor, "_ 4"]], least: Sequence[float]
-) -> list[float]:
+def recall(found: Boxes, boxes: Boxes, least: Sequence[float]) -> list[float]:
     """Share of the true boxes that have a found one of their own with at least a certain IoU.
 
     Args:

@@ -517,7 +517,7 @@ def irs(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, quantile: flo
 
 
 def udr(
-    codes: Sequence[Shaped[Any, "N _"]],
+    codes: Sequence[Shaped[Any, "N _"]] | Shaped[Any, "M N D"],
     kl: Sequence[Shaped[Any, " _"] | Sequence[float]] | Shaped[Any, "M _"],
     *,
     correlation: str = "lasso",
