@@ -14,38 +14,71 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TABLE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- results: ([\w/-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 READERS = {"z_global": "`z_global`", "z_local": "`z_local`", "untrained": "untrained encoder", "pixels": "pixels"}
 
 
 class Row(NamedTuple):
-    """One number of a method beside the official code's and a baseline."""
+    """A number of an experiment and what a trivial model scores on the same images."""
 
-    method: str
     what: str
-    file: str  # in results/, without .json
     metric: str
-    baseline: str | None = None  # metric of the same file
-    baseline_name: str = ""
+    control: str | None = None  # metric of the same file
+    control_name: str = ""
 
 
-PARITY = (
+CLUSTERS = tuple(
+    Row(what, f"test/{metric}", f"test/{metric}_pixels", "k-means on pixels")
+    for what, metric in (("Hungarian accuracy", "cluster_accuracy_hungarian"), ("AMI", "ami"))
+)
+CONTENT = Row(
+    "digit read from `content` of one image",
+    "test/probe/content_k1",
+    "test/probe/untrained_content_k1",
+    "untrained encoder",
+)
+STYLE = Row(
+    "digit read from `style` (lower is better)", "test/probe/style", "test/probe/untrained_style", "untrained encoder"
+)
+ACCURACY = Row("accuracy of `c`", "test/accuracy", "test/cluster_accuracy_hungarian_pixels", "k-means on pixels, Hungarian")
+VERIFIED = [
+    Row(f"same person or not, AUC with {k}", f"test/verification_auc_k{n}", f"test/verification_auc_pixels_k{n}", "pixels")
+    for k, n in (("one image", 1), ("five images", 5))
+]
+COUNTS = [
     Row(
-        "ML-VAE",
-        "digit read from `content` of one image",
-        "ml_vae/mnist",
-        "test/probe/content_k1",
-        "test/probe/untrained_content_k1",
-        "untrained encoder",
-    ),
-    Row(
-        "ML-VAE",
-        "digit read from `style` (lower is better)",
-        "ml_vae/mnist",
-        "test/probe/style",
-        "test/probe/untrained_style",
-        "untrained encoder",
-    ),
+        f"count accuracy, {where}",
+        f"{split}/count_accuracy",
+        f"{split}/count_accuracy_components",
+        "connected components; the most frequent count has .26",
+    )
+    for where, split in (("backgrounds seen in training", "test"), ("unseen backgrounds", "test_unseen"))
+]
+# The tables `<!-- results: <file> -->` of an experiment; its rows on the worth of blocks are added to these.
+EXPERIMENTS = {
+    "split_vae-first_run": [
+        Row(
+            "digit told on reconstructions", "test/accuracy_rec", "test/judge_accuracy", "the same classifier on the images"
+        ),
+        Row("digit kept when `z_local` is that of another image", "test/accuracy_swap_local"),
+        Row("digit kept when `z_global` is that of another image (chance .10)", "test/accuracy_swap_global"),
+    ],
+    "ml_vae/mnist": [CONTENT, STYLE],
+    "ml_vae/faces": VERIFIED,
+    "parted_vae/digits": [ACCURACY],
+    "parted_vae/mnist10k": [ACCURACY],
+    "mfcvae/digits": list(CLUSTERS),
+    "mfcvae/mnist": [
+        *CLUSTERS,
+        Row("purity of the clusters", "test/cluster_purity", "test/cluster_purity_pixels", "k-means on pixels"),
+    ],
+    "spair/scenes_small": COUNTS,
+}
+PARITY = (  # beside the official codes: method, file, row
+    ("ML-VAE", "ml_vae/mnist", CONTENT),
+    ("ML-VAE", "ml_vae/mnist", STYLE),
+    ("PartedVAE", "parted_vae/mnist10k", ACCURACY),
+    ("MFCVAE", "mfcvae/mnist", EXPERIMENTS["mfcvae/mnist"][2]),
 )
 
 
@@ -71,15 +104,31 @@ def first_run(page: Path) -> list[str]:
 def parity(page: Path) -> list[str]:
     """Ours beside the official codes on the same images at equal updates."""
     official = read("official")
-    lines = table(["method", "on MNIST-10k", "ours", "official code", "baseline"])
-    for r in PARITY:
-        numbers = read(r.file)["numbers"]
-        theirs = official["numbers"][r.file].get(r.metric)
-        beside = f"{shown(numbers[r.baseline])} ({r.baseline_name})" if r.baseline else "–"
-        lines.append(row([r.method, r.what, shown(numbers[r.metric]), shown(theirs) if theirs else "–", beside]))
-    files = dict.fromkeys(r.file for r in PARITY)
+    lines = table(["method", "on MNIST-10k", "ours", "official code", "control"])
+    there = [(method, file, r) for method, file, r in PARITY if (RESULTS / f"{file}.json").exists()]
+    for method, file, r in there:
+        numbers, theirs = read(file)["numbers"], official["numbers"][file].get(r.metric)
+        lines.append(row([method, r.what, shown(numbers[r.metric]), shown(theirs) if theirs else "–", control(numbers, r)]))
+    files = dict.fromkeys(file for _, file, _ in there)
     codes = "; ".join(official["codes"][file] for file in files)
     return [*lines, "", *(source(page, file) for file in files), f"{official['note']}: {codes}."]
+
+
+def experiment(page: Path, name: str) -> list[str]:
+    """The numbers of an experiment beside those of a trivial model, and the worth of each block, 0 where it is unused."""
+    numbers = read(name)["numbers"]
+    lines = table(["", "mean ± deviation", "control"])
+    for r in EXPERIMENTS[name]:
+        lines.append(row([r.what, shown(numbers[r.metric]), control(numbers, r)]))
+    for metric in (metric for metric in numbers if metric.startswith("test/worth/")):
+        lines.append(
+            row([f"worth of `{metric.rpartition('/')[2]}`", shown(numbers[metric]), "0 (a block that is not used)"])
+        )
+    return [*lines, "", source(page, name)]
+
+
+def control(numbers: dict[str, Any], r: Row) -> str:
+    return f"{shown(numbers[r.control])} ({r.control_name})" if r.control else "–"
 
 
 def table(heads: list[str]) -> list[str]:
@@ -112,7 +161,8 @@ def with_tables(page: Path) -> str:
     """The page with the tables that its files give now."""
 
     def replaced(found: re.Match[str]) -> str:
-        return found[1] + "\n".join(TABLES[found[2]](page)) + "\n" + found[3]
+        lines = TABLES[found[2]](page) if found[2] in TABLES else experiment(page, found[2])
+        return found[1] + "\n".join(lines) + "\n" + found[3]
 
     return TABLE.sub(replaced, page.read_text())
 
