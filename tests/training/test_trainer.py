@@ -21,7 +21,7 @@ from vae_zoo.runs.train import prepare, quiet
 from vae_zoo.training.callbacks.figures import log_image
 from vae_zoo.training.callbacks.monitor import NotFinite
 from vae_zoo.training.loggers import MetricsCSV
-from vae_zoo.training.trainer import AtomicCheckpointIO
+from vae_zoo.training.trainer import AtomicCheckpointIO, precision_of
 
 DISCRETE = ("joint_vae", "parted_vae", "ss_vae")
 GROUPED = ("ml_vae", "group_vae")
@@ -216,6 +216,21 @@ def test_bf16_keeps_kl_and_likelihood_in_float32(tmp_path):
     with torch.autocast("cpu", torch.bfloat16):
         assert module.encoder(batch["image"]).dtype == torch.bfloat16
         assert all(value.dtype == torch.float32 for value in costs(module, batch).values())
+
+
+@pytest.mark.parametrize(
+    "able, accelerator, chosen",
+    [
+        ({"avx512_bf16": True}, "cpu", "bf16-mixed"),
+        ({"avx512_f": True, "avx512_bf16": False}, "cpu", "32-true"),
+        ({"avx512_bf16": True}, "mps", "32-true"),
+    ],
+)
+def test_fast_is_what_the_device_computes_in(monkeypatch, caplog, able, accelerator, chosen):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    with caplog.at_level("INFO"):
+        assert precision_of("fast", accelerator) == chosen
+    assert f"trainer.precision=fast: {chosen}" in caplog.text
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ class Trainer(Schema):
     ]
     num_nodes: Count
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
-    precision: Literal["32-true", "bf16-mixed", 32]
+    precision: Literal["32-true", "bf16-mixed", "fast", 32]
     max_steps: Count
     max_time: Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$", description="a time as DD:HH:MM:SS")] | None
     val_check_interval: Count

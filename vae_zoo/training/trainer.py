@@ -1,5 +1,6 @@
 """Lightning's Trainer with the conventions of vae_zoo: lengths are counted in steps, checkpoints are written atomically."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from vae_zoo.training.callbacks.monitor import Monitor
 from vae_zoo.utils import launch
 from vae_zoo.utils.files import atomic
 from vae_zoo.utils.memory import keep_freed_memory
+
+log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -58,6 +61,23 @@ def cluster_environment(trainer: dict[str, Any]) -> ClusterEnvironment:
     return LightningEnvironment()
 
 
+def precision_of(setting: Any, accelerator: str) -> Any:
+    """Lightning's precision. `fast` is bf16-mixed where the device computes in bfloat16, which others emulate slowly."""
+    if setting != "fast":
+        return setting
+    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version of torch: then not known
+        on_mps = accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available())
+        has_bf16 = not on_mps and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    chosen = "bf16-mixed" if has_bf16 else "32-true"
+    log.info(
+        "trainer.precision=fast: %s, as this device %s in bfloat16", chosen, "computes" if has_bf16 else "does not compute"
+    )
+    return chosen
+
+
 class Trainer(RunTrainer):
     """Trainer with the settings of conf/trainer; Lightning's other arguments are fixed.
 
@@ -79,6 +99,8 @@ class Trainer(RunTrainer):
         max_steps: int = 4000,
         val_check_interval: int = 500,
         logger: Any = False,
+        accelerator: str = "auto",
+        precision: Any = "32-true",
         **lightning,
     ):
         self.seed, self.clip_norm = seed, gradient_clip_val
@@ -92,6 +114,8 @@ class Trainer(RunTrainer):
             callbacks=callbacks,
             logger=logger,
             devices=1 if devices == "auto" else devices,  # one device by default
+            accelerator=accelerator,
+            precision=precision_of(precision, accelerator),
             max_steps=max_steps,
             val_check_interval=min(val_check_interval, max_steps),  # a short run is validated too
             max_epochs=-1,  # one endless epoch; the data module counts the epochs
