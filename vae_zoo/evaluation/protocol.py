@@ -28,7 +28,7 @@ from vae_zoo.evaluation.suites.factors import BlockFactors, Disentanglement
 from vae_zoo.evaluation.suites.generation import Generation
 from vae_zoo.evaluation.suites.grouped import Grouped
 from vae_zoo.evaluation.suites.likelihood import AggregatePosterior, ImportanceWeighted, Likelihood
-from vae_zoo.evaluation.suites.local_global import LocalGlobal
+from vae_zoo.evaluation.suites.local_global import LocalGlobal, LocalGlobalControls
 from vae_zoo.evaluation.suites.objects import Objects, UnseenObjects
 from vae_zoo.evaluation.suites.swaps import Swaps
 from vae_zoo.evaluation.suites.worth import Worth
@@ -44,6 +44,7 @@ SUITES: tuple[Suite, ...] = (
     Clusters(),
     Facets(),
     LocalGlobal(),
+    LocalGlobalControls(),
     Objects(),
     UnseenObjects(),
     Worth(),

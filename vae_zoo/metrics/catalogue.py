@@ -36,7 +36,10 @@ class Entry(NamedTuple):
 
 # The first match applies. Columns have this order; metrics of the first entry and unknown names come last.
 METRICS = (
-    Entry(r".*_(chance|floor|ceiling|baseline|std|used)|active_units.*|judge_accuracy", 0),
+    Entry(
+        r".*_(chance|floor|ceiling|baseline|constant|components|shuffled|nothing|tiles|std|used)|active_units.*|judge_accuracy",
+        0,
+    ),
     Entry("separation", 1, compared=True, card="test", meaning="0 to 1: one block alone determines the class"),
     Entry("worth", 1, compared=True, card="test", meaning="effect of the least used block on the image; 0: unused"),
     Entry("worth_rec", 1),
@@ -106,7 +109,7 @@ def entry(metric: str) -> Entry:
     A baseline has no better direction, and neither baselines nor scores of a part of the code are headline numbers.
     """
     found = (*METRICS, METRICS[0])[rank(metric)]
-    if metric.endswith(PIXELS):
+    if metric.endswith(PIXELS) or "/kmeans_" in metric:
         return found._replace(direction=0, compared=False, card="")
     return found._replace(compared=False, card="") if metric.endswith(GAUSSIAN) else found
 

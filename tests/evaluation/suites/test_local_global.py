@@ -10,7 +10,7 @@ from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import Gaussian, Normal
 from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suites.clusters import Clusters
-from vae_zoo.evaluation.suites.local_global import LocalGlobal, SampledCodes, another, numbers
+from vae_zoo.evaluation.suites.local_global import LocalGlobal, LocalGlobalControls, SampledCodes, another, numbers
 from vae_zoo.metrics import judge
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.models.gmvae import GMVAE
@@ -95,6 +95,29 @@ def test_a_model_that_splits_scores_one_and_its_colours_follow(data, one):
     for name in ("rec", "resample_local", "swap_local"):
         assert got[f"accuracy_{name}"] > 0.98, name
     assert got["accuracy_resample_global"] < 0.4 and got["accuracy_swap_global"] < 0.4 and got["colour_transfer_ratio"] < 0.1
+
+
+def test_a_cheat_whose_global_code_holds_all_but_one_colour_is_exposed(data, one):
+    """z_global has class and colours, z_local decides the colours alone: all numbers but the controls are perfect."""
+
+    class Cheat(Oracle):
+        def encode(self, batch):
+            q = super().encode(batch)
+            quadrant, colours = q["z_global"].mean[:, :4], q["z_local"].mean
+            mu = torch.cat([quadrant, colours], 1)
+            return {"z_global": Normal(mu, torch.zeros_like(mu)), "z_local": q["z_local"]}
+
+    controls = {}
+    for model in (Oracle(), Cheat()):
+        got, e = found(model, data, one)
+        assert got["accuracy_swap_local"] > 0.98 and got["colour_transfer_ratio"] < 0.1
+        controls[type(model)] = LocalGlobalControls().run(e).numbers
+    honest, cheat = controls[Oracle], controls[Cheat]
+    assert honest["colour_r2_z_global"] < 0.1 and cheat["colour_r2_z_global"] > 0.8
+    assert honest["colour_r2_z_local"] > 0.8
+    assert honest["class_z_global"] > 0.95 and honest["class_z_local"] < 0.2
+    assert honest["kmeans_z_global/cluster_accuracy_hungarian"] > 0.95 > honest["kmeans_z_local/cluster_accuracy_hungarian"]
+    assert honest["kmeans_pixels/ami"] == cheat["kmeans_pixels/ami"]
 
 
 def test_sampled_codes_are_scored_on_all_test_images_also_in_the_official_range(data, one, monkeypatch):

@@ -8,8 +8,9 @@ from tests.models.test_spair import spair
 from vae_zoo.data.sets.scenes import Scenes
 from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.context import Context
-from vae_zoo.evaluation.suites.objects import Objects, UnseenObjects, edits, instance_map, numbers, pictures
+from vae_zoo.evaluation.suites.objects import Objects, UnseenObjects, edits, instance_map, numbers, of_tiles, pictures
 from vae_zoo.figures.scenes import ZOOM, with_boxes
+from vae_zoo.metrics.detection import adjusted_rand
 from vae_zoo.models.spair import SPAIR, Scene
 
 
@@ -66,7 +67,22 @@ def test_a_model_that_knows_the_scenes_and_one_that_sees_nothing(data, split):
     found = numbers(Context(model, data), split)
     empty = np.mean([len(data.single(i[None])["boxes"][0]) == 0 for i in data.indices[split]])
     assert found["ap50"] == found["recall30"] == 0 and found["count_accuracy"] == empty and found["count_bias"] < -1
-    assert found["ari_fg"] < 0.7  # 0 where there are two objects or more; one part is one part
+    assert found["ari_fg"] == found["ari_fg_nothing"] < 0.7  # 0 where there are two objects or more; one part is one part
+
+
+def test_a_detector_that_tiles_the_image_scores_as_its_control(data):
+    """Squares of the mean side of the objects, wherever the objects are."""
+    batch = data.single(data.indices["test"])
+    masks, boxes = batch["mask"], torch.cat(batch["boxes"])
+    mean = round(float((boxes[:, 2:] - boxes[:, :2]).mean()))
+    scores = {}
+    for side in (mean, mean + 3):
+        tiles = np.kron(np.arange((24 // side + 1) ** 2).reshape(-1, 24 // side + 1), np.ones((side, side)))
+        tiling = torch.from_numpy(tiles[:24, :24]).long().expand_as(masks)
+        scores[side] = np.nanmean(adjusted_rand(tiling, masks))
+    control = of_tiles(masks, boxes)["ari_fg_tiles"]
+    assert scores[mean] == pytest.approx(control) and scores[mean + 3] != pytest.approx(control)
+    assert 0.1 < control, "what a detector without eyes is praised for"
 
 
 def test_numbers_and_pictures_of_the_protocol(data):

@@ -27,16 +27,20 @@ import torch
 from torch import Tensor
 
 from vae_zoo.contract import Codes, HasClasses, HasLocalView
+from vae_zoo.data.arrays import Factor
 from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
 from vae_zoo.evaluation.suites.classes import class_blocks
 from vae_zoo.evaluation.suites.samples import sampled
 from vae_zoo.figures import grid
+from vae_zoo.metrics import clustering, probes
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.metrics.judge import CHUNK
 from vae_zoo.models.base import LatentVariableModel
 
 SHOWN = 8  # rows and columns of the grids
+PROBED = 3000  # images that train a probe of the controls, and that score it
+SCORES = ("cluster_accuracy_majority", "cluster_accuracy_hungarian", "nmi", "ami")
 
 
 class LocalGlobal(Suite):
@@ -45,6 +49,63 @@ class LocalGlobal(Suite):
     def run(self, e: Context) -> Result:
         shown = pictures(e.model, e.data.single(e.to_show(SHOWN), e.model.device)) if e.keeps_pictures else {}
         return Result(dict(numbers(e)), pictures=shown)
+
+
+class LocalGlobalControls(Suite):
+    """What each code holds, beside what needs no split: a decoder that ignores a code still passes the other numbers.
+
+    colour_r2_<block>       R2 of an MLP probe for the colour of the ground (median of the border pixels, mean over channels)
+    class_<block>           score of an MLP probe for the label: 0 the most frequent class, 1 all labels
+    kmeans_<block>/<score>, kmeans_pixels/<score>   k-means on the codes, and on the pixels of the same images, with as many
+                            clusters as the model or, if it has none, as there are labels
+    """
+
+    name, capability = "controls of global and local code", HasLocalView
+
+    def run(self, e: Context) -> Result:
+        if e.split != "test":
+            raise DoesNotApply("controls are computed at the end of training")
+        split = cast(HasLocalView, e.model)
+        train, scored = e.train[:PROBED], e.scored[:PROBED]
+        blocks = split.global_block, split.local_block
+        codes = [{name: e.codes.blocks(rows)[name] for name in blocks} for rows in (train, scored)]
+        colours = [_border_colours(e, rows) for rows in (train, scored)]
+        channels = [Factor(f"channel {i}", 0, "continuous") for i in range(colours[0].shape[1])]
+        r2 = probes.block_factor_matrix(codes[0], colours[0], codes[1], colours[1], channels, seed=e.seed)
+        found = {f"colour_r2_{name}": float(np.nanmean(row)) for name, row in zip(blocks, r2) if not np.isnan(row).all()}
+        if e.has_known_labels:
+            labels = [e.data.first_label[torch.from_numpy(rows)].numpy() for rows in (train, scored)]
+            for name in blocks:
+                pairs = [(part[name], label) for part, label in zip(codes, labels)]
+                found[f"class_{name}"] = probes.probe(pairs[0], pairs[1], kind="categorical", seed=e.seed)
+            found |= dict(_clusters(e, blocks))
+        return Result(found)
+
+
+def _border_colours(e: Context, index: np.ndarray) -> np.ndarray:
+    """[N, C]: median of the pixels on the border, which is the ground's where that has one colour."""
+    parts = [e.data.single(part)["image"] for part in torch.from_numpy(index).split(CHUNK)]
+    return np.concatenate(
+        [
+            torch.cat([x[..., 0, :], x[..., -1, :], x[..., 1:-1, 0], x[..., 1:-1, -1]], -1).median(-1).values.numpy()
+            for x in parts
+        ]
+    )
+
+
+def _clusters(e: Context, blocks: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+    index = e.data.indices[e.split].numpy()
+    labels = [e.data.first_label[torch.from_numpy(rows)].numpy() for rows in (e.train, index)]
+    sizes = [block.size for block in e.model.blocks.values() if block.kind == "categorical"]
+    count = max(sizes, default=len(np.unique(labels[0][labels[0] >= 0])))
+    found = {"pixels": e.pixel_clusters(count)}
+    for name in blocks:
+        train = e.codes.blocks(e.train)[name]
+        assign = clustering.k_means(train, count, seed=e.seed)
+        found[name] = assign(train), assign(e.codes.blocks(index)[name])
+    for name, (train, scored) in found.items():
+        scores = clustering.scores(scored, labels[1], (train, labels[0]))
+        yield from ((f"kmeans_{name}/{score}", scores[score]) for score in SCORES)
 
 
 class SampledCodes(Suite):

@@ -9,6 +9,7 @@ ap50, map                      average precision of boxes, ranked by their proba
 ap50_shuffled                  baseline: boxes of each image scored on the next image
 recall30, recall50, recall75   share of true boxes matched one-to-one by a present box with this IoU
 ari_fg                         adjusted Rand index of the object pixels, assigned to the object with the largest share
+ari_fg_nothing, ari_fg_tiles   baselines: no object, and squares of the mean side of a true box, for every image the same
 duplicates                     share of the images in which two present boxes have IoU > 1/2
 mse                            squared error of the reconstruction, mean over pixels and channels
 count_accuracy_components, ap50_components   baseline: connected pixels that differ from the most common colour
@@ -56,12 +57,13 @@ class UnseenObjects(Objects):
 @torch.no_grad()
 def numbers(e: Context, split: str) -> dict[str, float]:
     finder = cast(FindsObjects, e.model)
-    found, boxes, ari, squares, twice, parts = [], [], [], [], [], []
+    found, boxes, masks, ari, squares, twice, parts = [], [], [], [], [], [], []
     for index in e.data.indices[split].split(CHUNK):
         batch = e.data.single(index, e.model.device)
         scene = finder.render(e.model.codes(batch))
         found += finder.detect(batch)
         boxes += batch["boxes"]
+        masks.append(batch["mask"].cpu())
         ari.append(detection.adjusted_rand(instance_map(scene.share), batch["mask"]))
         squares.append((scene.image - batch["image"]).square().flatten(1).mean(1).cpu())
         twice.append(have_duplicates(scene.box, scene.presence > 0.5).cpu())
@@ -73,6 +75,7 @@ def numbers(e: Context, split: str) -> dict[str, float]:
         "ap50_shuffled": detection.average_precision(found, boxes[1:] + boxes[:1])["ap50"],
         **{f"recall{round(100 * iou)}": value for iou, value in zip(IOUS, detection.recall(present, boxes, IOUS))},
         "ari_fg": float(np.nanmean(np.concatenate(ari))),
+        **of_tiles(torch.cat(masks), torch.cat(boxes).cpu()),
         "duplicates": float(torch.cat(twice).double().mean()),
         "mse": float(torch.cat(squares).double().mean()),
         **of_components(parts, boxes),
@@ -86,6 +89,15 @@ def of_counts(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
         "count_bias": float((found - true).mean()),
         "count_accuracy_constant": float(np.bincount(true).max() / len(true)),
     }
+
+
+def of_tiles(masks: torch.Tensor, boxes: torch.Tensor) -> dict[str, float]:
+    """ARI of the object pixels without any object, and of a fixed tiling. masks [N, H, W]; boxes of all images [M, 4]."""
+    side = max(1, round((boxes[:, 2:] - boxes[:, :2]).mean().item())) if len(boxes) else 1
+    rows, columns = (torch.arange(size) // side for size in masks.shape[1:])
+    tiles = rows[:, None] * (columns[-1] + 1) + columns
+    maps = {"nothing": torch.zeros_like(masks), "tiles": tiles.expand_as(masks)}
+    return {f"ari_fg_{name}": float(np.nanmean(detection.adjusted_rand(map_, masks))) for name, map_ in maps.items()}
 
 
 def of_components(parts: list[np.ndarray], boxes: list[torch.Tensor]) -> dict[str, float]:
