@@ -13,6 +13,11 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+from torch.optim import Optimizer
+
 import vae_zoo.data
 import vae_zoo.distributions
 import vae_zoo.models
@@ -20,14 +25,26 @@ import vae_zoo.nets
 import vae_zoo.schedules
 import vae_zoo.training
 from vae_zoo.config import types as named
+from vae_zoo.contract import LadderNetwork, Network
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions.likelihoods import Likelihood
 from vae_zoo.models.base import LatentVariableModel
+from vae_zoo.schedules import Plateau, Progressive, Schedule
 from vae_zoo.sweeps.pruning import Pruning
 
 FILE = Path(vae_zoo.config.__file__).with_name("settings.json")
 BY_RUN = {"folder", "run_config", "level", "suites"}  # given to callbacks and loggers by the run, not by the config
 NAMES = {name: hint for name, hint in vars(named).items() if name[0].isupper() and get_origin(hint) is not None}
+KINDS = {  # of components, by the type of the argument
+    **{Network: "Network", LadderNetwork: "Network", Likelihood: "Likelihood", Callable[..., Optimizer]: "Optimizer"},
+    **{Callable[[Tensor], Tensor]: "View", Schedule: "Schedule", Plateau: "Plateau", Progressive: "Progressive"},
+}
+NETS = [getattr(vae_zoo.nets, name) for name in vae_zoo.nets.__all__]
+GROUPS = {  # of targets: what they are for
+    **{Likelihood: "Likelihood", Callback: "callbacks", Logger: "logger", Plateau: "Plateau", Progressive: "Progressive"},
+    **{net: "Network" if hasattr(net, "encoder") else "View" for net in NETS},
+    object: "Schedule",
+}
 PLAIN = {int: "int", float: "float", str: "str", bool: "bool", type(None): "None"}
 
 
@@ -65,6 +82,8 @@ def about(cls: type) -> dict[str, Any]:
         entry |= {"group": "model", "needs": sorted(cls.needs)}
     elif issubclass(cls, DataModule):
         entry |= {"group": "data", "groupings": [*cls.groupings], "default_group": cls.default_group}
+    else:
+        entry |= {"group": next(group for base, group in GROUPS.items() if issubclass(cls, base))}
     return entry
 
 
@@ -92,9 +111,7 @@ def expression(hint: Any) -> str:
         if hint == known:
             return name
     if get_origin(hint) in (typing.Union, types.UnionType):
-        arms = get_args(hint)
-        words = ["Schedule" if arm == vae_zoo.schedules.Schedule else expression(arm) for arm in arms]
-        return " | ".join(dict.fromkeys(words))
+        return " | ".join(map(expression, get_args(hint)))
     if get_origin(hint) is Literal:
         return f"Literal[{', '.join(map(repr, get_args(hint)))}]"
     if get_origin(hint) is typing.Annotated:
@@ -106,7 +123,7 @@ def expression(hint: Any) -> str:
     if get_origin(hint) is list:
         return f"list[{expression(*get_args(hint))}]"
     if hint is inspect.Parameter.empty or inspect.isclass(hint) or get_origin(hint) is Callable or hint is Any:
-        return "Component"
+        return KINDS.get(hint, "Component")
     raise TypeError(f"{hint} is not a type of settings; see vae_zoo/config/types.py")
 
 

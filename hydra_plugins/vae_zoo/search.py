@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from hydra_plugins.vae_zoo.grid import Grid
 from vae_zoo.metrics.catalogue import direction
@@ -48,9 +48,6 @@ class Search(Grid):
         fixed = [f"{key}={override.get_value_element_as_str()}" for key, override in latest.items() if key not in space]
         if not space:
             raise UserError("the search space is empty; give one, such as 'model.beta=tag(log,interval(1,16))'")
-        for name, value in (("trials", self.trials), ("max_batch_size", self.max_batch_size)):
-            if not (isinstance(value, int) and value >= 1) and (name == "trials" or value is not None):
-                raise UserError(f"hydra.sweeper.{name} must be a whole number >= 1, got {value}")
         record, metric = self._record(given).absolute(), self.config.sweep.metric
         if metric.startswith(TEST):
             raise UserError(
@@ -144,6 +141,4 @@ class Search(Grid):
             raise UserError(
                 f"the direction of sweep.metric={metric} is unknown; add hydra.sweeper.direction=maximize or =minimize"
             )
-        if wanted not in ("maximize", "minimize"):
-            raise UserError(f"hydra.sweeper.direction must be maximize, minimize or null, got {self.direction}")
-        return wanted
+        return cast(Literal["minimize", "maximize"], wanted)

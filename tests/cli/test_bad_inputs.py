@@ -236,7 +236,7 @@ data.source=drawn | cartoon, folder, olivetti, lfw or celeba
 $ train data=faces data.confound=1.5
 data.confound=1.5 | a number >= 0 and <= 1
 $ train data=celeba data.size=[218,178]
-model.image_shape=[3, [218, 178], [218, 178]] | [channels, height, width]
+data.size=[218, 178] | a whole number >= 8
 $ train data=celeba data.crop=200
 data.crop=200 | a whole number >= 8 and <= 178, or null
 $ train data=shapes3d data.factors.flor_hue=[0]

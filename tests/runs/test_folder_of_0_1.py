@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from tests.cli.calls import call
 from vae_zoo import load_model
 from vae_zoo.config.check import check_train, locate
-from vae_zoo.config.renamed import RENAMED, as_today
+from vae_zoo.config.renamed import as_today, with_present_names
 from vae_zoo.models.vae import VAE
 from vae_zoo.runs.folder import read_config, write_config
 from vae_zoo.runs.load import read_checkpoint
@@ -33,7 +33,7 @@ def run(tmp_path):
 def test_the_folder_is_one_of_0_1():
     config = yaml.safe_load((FOLDER / "config.yaml").read_text())
     old = [config["model"], config["data"], config["trainer"], config["callbacks"]["checkpoint"]]
-    assert all(node["_target_"] in RENAMED for node in old)
+    assert all(with_present_names(node)["_target_"] != node["_target_"] for node in old)
     assert json.loads((FOLDER / "run.json").read_text())["versions"]["vae_zoo"] == "0.1.0"
 
 
@@ -79,9 +79,19 @@ def test_its_level_of_evaluation_is_kept(run, metrics, level):
     assert read_config(run) == found
 
 
-def test_every_new_name_is_one_of_a_class():
-    for target in set(RENAMED.values()):
-        assert isinstance(locate(target, "model"), type)
+@pytest.mark.parametrize(
+    "old",
+    [
+        *("models.beta_tc_vae.BetaTCVAE", "models.ss_vae.SSVAE", "data.mnist.FashionMNIST", "data.shapes3d.Shapes3D"),
+        *(f"callbacks.{name}" for name in ("Checkpoint", "Figures", "Metrics", "Monitor", "Progress", "Pruning")),
+        *("loggers.TensorBoard", "loggers.WandB", "trainer.Trainer"),
+    ],
+)
+def test_every_name_of_0_1_is_now_one_of_a_class(old):
+    (new,) = with_present_names({"_target_": f"vae_zoo.{old}"}).values()
+    assert locate(new, "model").__name__ == old.rpartition(".")[2] and with_present_names({"_target_": new}) == {
+        "_target_": new
+    }
 
 
 def test_arguments_that_were_renamed_are_read():

@@ -180,7 +180,7 @@ def test_range_that_falls_is_a_range():
 @pytest.mark.parametrize("word", ["trials=0", "trials=many", "max_batch_size=-1"])
 def test_counts_of_a_search_are_checked(tmp_path, word):
     answer = call(tmp_path, f"train {TINY} model=vae sweep=random hydra.sweeper.{word}")
-    assert answer.code == 2 and f"hydra.sweeper.{word.partition('=')[0]} must be a whole number >= 1, got" in answer.err
+    assert answer.code == 2 and f"hydra.sweeper.{word} is not allowed; give a whole number >= 1" in answer.err
 
 
 def test_a_trial_that_a_limit_stopped_has_its_value(tmp_path):
@@ -284,8 +284,8 @@ def test_figures_are_drawn_of_what_there_is(tmp_path):
 
 
 def test_a_wrong_search_is_told_in_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="hydra.sweeper.sampler must be one of tpe, random, got grid"):
-        open_study(tmp_path, sampler="grid")
+    answer = call(tmp_path, f"train {TINY} model=vae sweep=optuna hydra.sweeper.sampler=grid")
+    assert answer.code == 2 and "hydra.sweeper.sampler=grid is not allowed; give tpe or random" in answer.err
     answer = call(tmp_path, f"train {TINY} model=vae sweep=optuna sweep.metric=val/kl_z")
     assert answer.code == 2 and "the direction of sweep.metric=val/kl_z is unknown" in answer.err
     for metric in ("test/elbo", "test_unseen/map"):

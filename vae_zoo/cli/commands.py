@@ -47,6 +47,7 @@ def _train(words: list[str]) -> int:
     if cfg.hydra.mode == RunMode.MULTIRUN:
         if cfg.resume is not None:
             raise UserError("resume= continues one run and cannot be combined with -m; remove -m")
+        check.check_sweep(cfg)
         return sweep(cfg, partial(run_job, command=command, given=sweeps.given()))
     if cfg.resume is not None:
         return resume(cfg, command)

@@ -9,12 +9,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vae_zoo.config import config_dir
-from vae_zoo.config.check import OPTIONAL_GROUPS, choose, moved, one_line, settings_of
+from vae_zoo.config.check import OPTIONAL_GROUPS, choose, describe, moved, one_line, settings_of
 from vae_zoo.config.renamed import MOVED_CHOICES, MOVED_SETTINGS
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.text import override
@@ -117,9 +117,11 @@ def _unknown_key(key: str) -> str:
     """The sentence for a key that the composed config does not have."""
     if key in MOVED_SETTINGS:
         return moved(key)
+    value = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{key}=")), "")
     if key in OPTIONAL_GROUPS:
-        value = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{key}=")), "")
         return _missing_choice(f"{key}/{value}")
+    if value.startswith("{") and OmegaConf.select(_composed_without(key) or OmegaConf.create(), key) is not None:
+        return f"{key}={value} adds keys; write each as a setting of its own, such as +{key}.<key>=<value>"
     if key.startswith("hydra."):
         return f"{key} is not a key of Hydra's config; `python train.py --cfg hydra` lists them"
     return f"{key} is not a key of the config; {_nearest_key(key)}"
@@ -178,6 +180,9 @@ SENTENCES = {  # what Hydra says: what we say with the names in it
     ),
     r"Could not append to config\. An item is already at '([^']+)'": lambda key: (
         f"{key} is already in the config; write it without +"
+    ),
+    r"Error merging override ([^=]+=.*)[\s\S]*could not be converted to (\w+)": lambda word, kind: (
+        f"{word} is not allowed; give {describe({'Integer': int, 'Float': float, 'Boolean': bool}[kind])}"
     ),
     r"Ambiguous value for argument '([^']+)'": _several_values,
     r"Multiple values for ([^ .]+)": lambda group: (

@@ -18,6 +18,7 @@ from vae_zoo.config import config_dir, schemas
 from vae_zoo.config.renamed import MOVED_SETTINGS
 from vae_zoo.config.schemas import Schema
 from vae_zoo.config.settings import group_of, known, schema_of, targets
+from vae_zoo.config.types import COMPONENTS
 from vae_zoo.utils.errors import UserError
 
 OPTIONAL_GROUPS = ("experiment", "launcher", "sweep", "debug")  # null in train.yaml; Hydra finds their choices by file
@@ -28,13 +29,8 @@ def check_train(cfg: DictConfig) -> dict[str, Any]:
     """The resolved and checked config of a training run, as plain containers. Raises UserError if it is not valid."""
     plain = resolved(cfg)
     check(plain, schemas.Train)
-    for group in ("model", "data", "trainer"):
+    for group in ("trainer", "data", "model"):  # settings of the model follow from those of the others
         check_component(plain[group], group)
-        target = plain[group]["_target_"]
-        if schema_of(target) is not None and group_of(target) != group:
-            raise UserError(
-                f"{group}={target} is not a choice of the group {group}; choose one that `python train.py --help` lists"
-            )
     for group in ("logger", "callbacks"):
         check_components(plain[group], group)
     check_components(plain["evaluation"]["suites"], "evaluation.suites")
@@ -59,6 +55,14 @@ def check_explore(cfg: DictConfig) -> dict[str, Any]:
     return plain
 
 
+def check_sweep(cfg: DictConfig) -> None:
+    """Checks how the jobs of a sweep are made and started. Raises UserError as `check_train` does."""
+    check(resolved(cfg.sweep), schemas.Sweep, "sweep")
+    check(resolved(cfg.hydra.launcher), schemas.Launcher, "hydra.launcher")
+    if str(cfg.hydra.sweeper._target_).startswith("hydra_plugins.vae_zoo."):
+        check(resolved(cfg.hydra.sweeper), schemas.Sweeper, "hydra.sweeper")
+
+
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """The config as plain containers. Raises UserError if a value is missing or refers to one that does not exist."""
     try:
@@ -78,27 +82,31 @@ def check(node: dict[str, Any], schema: type[Schema], path: str = "") -> None:
         raise UserError(_sentence(error, node, schema, path)) from None
 
 
-def check_component(node: Any, path: str) -> None:
-    """Checks a node with a `_target_`, and every such node in it, against the schema or signature of its target."""
+def check_component(node: Any, path: str, kind: str = "", wanted: str = "one that `python train.py --help` lists") -> None:
+    """Checks a node with a `_target_`, and every such node in it, against the schema or signature of its target.
+
+    kind: group or type that a target of vae_zoo must have, "Component": any; wanted: this in words.
+    """
     group = path.split(".")[0]
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         raise UserError(f"{path} has no _target_; choose one of the {group} group, listed by `python train.py --help`")
     target = node["_target_"]
     schema = schema_of(target)
-    if schema is not None:
-        check(node, schema, path)
-        hints = known().get(target, {}).get("types", {}).items()
-        components = [
-            k for k, hint in hints if isinstance(node.get(k), dict) and {"Component", "Schedule"} & {*hint.split()}
-        ]
-    else:
+    if schema is None:
         _check_signature(node, path)
-        components = [k for k, value in node.items() if isinstance(value, dict) and "_target_" in value]
-    for key in components:
-        if schema is not None and "_target_" not in node[key]:
+        for key, value in node.items():
+            if isinstance(value, dict) and "_target_" in value:
+                check_component(value, f"{path}.{key}", "Component")
+        return
+    if group_of(target) != (kind or group) != "Component":
+        raise UserError(f"{path}={target} is not allowed; give {wanted}")
+    check(node, schema, path)
+    for key, hint in known().get(target, {}).get("types", {}).items():
+        if isinstance(value := node.get(key), dict) and (kinds := COMPONENTS & {*hint.split()}):
             wanted = describe_field(schema.model_fields[key])
-            raise UserError(f"{path}.{key}={shown(node[key])} has no _target_; give {wanted}")
-        check_component(node[key], f"{path}.{key}")
+            if "_target_" not in value:
+                raise UserError(f"{path}.{key}={shown(value)} has no _target_; give {wanted}")
+            check_component(value, f"{path}.{key}", kinds.pop(), wanted)
 
 
 def check_components(nodes: dict[str, Any], path: str) -> None:
@@ -142,16 +150,12 @@ def _check_processes(data: dict[str, Any], trainer: dict[str, Any], grouped: boo
     devices = trainer.get("devices")
     ranks = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) and devices > 0 else 1
     ranks *= trainer.get("num_nodes", 1)
-    if grouped and (data.get("num_groups") or ranks) % ranks:
-        raise UserError(
-            f"data.num_groups must be a multiple of {ranks}, the number of processes, got {data['num_groups']}; "
-            f"change it or trainer.devices"
-        )
-    if data.get("batch_size", ranks) % ranks:
-        raise UserError(
-            f"data.batch_size must be a multiple of {ranks}, the number of processes, got {data['batch_size']}; "
-            f"change it or trainer.devices"
-        )
+    for name in (*(["num_groups"] if grouped else []), "batch_size"):
+        if (data.get(name) or ranks) % ranks:
+            raise UserError(
+                f"data.{name} must be a multiple of {ranks}, the number of processes, got {data[name]}; change it or "
+                f"trainer.devices"
+            )
 
 
 def _check_groups(needs: Iterable[str], data: dict[str, Any], about: dict[str, Any]) -> None:
@@ -235,8 +239,8 @@ def choose(got: str, allowed: Iterable[str], prefix: str = "") -> str:
 
 def shown(value: Any) -> str:
     """A value as the user would type it: true, null, [1, 2]; long values are cut."""
-    text = value
-    if not isinstance(value, str) or not value:
+    text = repr(value) if isinstance(value, float) else value
+    if not isinstance(text, str) or not text:
         text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
         text = text.removesuffix("...\n").strip()
     return text if len(text) <= 80 else f"{text[:77]}..."

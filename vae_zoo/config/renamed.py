@@ -3,33 +3,14 @@
 In 0.1 a target named a file; now it names a class of a package. The evaluation level was a setting of a callback.
 """
 
+import re
 from typing import Any
 
-_FILES = {  # package: file.Class of each target in 0.1; the file is no longer part of the name
-    "vae_zoo.models": (
-        "annealed_vae.AnnealedVAE beta_tc_vae.BetaTCVAE beta_vae.BetaVAE dip_vae.DIPVAE factor_vae.FactorVAE gmvae.GMVAE "
-        "group_vae.GroupVAE joint_vae.JointVAE ladder_vae.LadderVAE mfcvae.MFCVAE ml_vae.MLVAE parted_vae.PartedVAE "
-        "spair.SPAIR split_gmvae.SplitGMVAE split_spair.SplitSPAIR split_vae.SplitVAE ss_vae.SSVAE vae.VAE"
-    ),
-    "vae_zoo.data": (
-        "celeba.CelebA digits.Digits dsprites.DSprites faces.Faces image_folder.ImageFolder mnist.MNIST "
-        "mnist.FashionMNIST scenes.Scenes shapes3d.Shapes3D street_digits.StreetDigits svhn.SVHN"
-    ),
-}
-
-RENAMED = {
-    **{
-        f"{package}.{path}": f"{package}.{path.split('.')[1]}" for package, paths in _FILES.items() for path in paths.split()
-    },
-    **{
-        f"vae_zoo.callbacks.{name}": f"vae_zoo.training.{name}"
-        for name in "Checkpoint Figures Metrics Monitor Progress".split()
-    },
-    "vae_zoo.callbacks.Pruning": "vae_zoo.sweeps.pruning.Pruning",
-    "vae_zoo.loggers.TensorBoard": "vae_zoo.training.TensorBoard",
-    "vae_zoo.loggers.WandB": "vae_zoo.training.WandB",
-    "vae_zoo.trainer.Trainer": "vae_zoo.training.Trainer",
-}
+_RENAMED = (  # a target named the file too
+    (r"vae_zoo\.(models|data)\.[a-z0-9_]+\.(\w+)", r"vae_zoo.\1.\2"),
+    (r"vae_zoo\.callbacks\.Pruning", "vae_zoo.sweeps.pruning.Pruning"),
+    (r"vae_zoo\.(?:callbacks|loggers|trainer)\.(\w+)", r"vae_zoo.training.\1"),
+)
 RENAMED_ARGUMENTS = {"wheels_steps": "presence_warmup_steps"}
 _PAPERS = (  # experiments that users may have typed, each before its present name in paper/
     "gmvae/svhn gmvae_table2 mfcvae/shapes3d_1 mfcvae_shapes3d_1 mfcvae/shapes3d_2 mfcvae_shapes3d_2 mfcvae/svhn "
@@ -59,6 +40,8 @@ def with_present_names(node: Any) -> Any:
     """A config, or a part of one, with the present names of `_target_`s and their arguments."""
     if isinstance(node, dict):
         node = {RENAMED_ARGUMENTS.get(key, key): with_present_names(value) for key, value in node.items()}
-        target = node.get("_target_")
-        return node | {"_target_": RENAMED.get(target, target)} if "_target_" in node else node
+        if isinstance(target := node.get("_target_"), str):
+            found = ((re.fullmatch(old, target), new) for old, new in _RENAMED)
+            node["_target_"] = next((match.expand(new) for match, new in found if match), target)
+        return node
     return [with_present_names(value) for value in node] if isinstance(node, list) else node

@@ -56,10 +56,14 @@ class Trainer(Schema):
     channels_last: bool
 
 
-class Callbacks(BaseModel):
-    """The callbacks of the package by name; users may add others."""
+class Open(Schema):
+    """Further keys are allowed, and not checked here."""
 
     model_config = ConfigDict(extra="allow")
+
+
+class Callbacks(Open):
+    """The callbacks of the package by name; users may add others."""
 
     checkpoint: Component  # required, otherwise no run could be resumed
     figures: Component | None
@@ -80,6 +84,28 @@ class Sweep(Schema):
     jobs: Count = OPTIONAL
     metric: str = OPTIONAL
     worker: str = OPTIONAL  # identifies the command of this job; set by the sweeper
+
+
+class Sweeper(Schema):
+    """Of the grid, and further those of the search."""
+
+    max_batch_size: Count | None = OPTIONAL
+    params: dict[str, Any] | None = OPTIONAL
+    sampler: Literal["tpe", "random"] = OPTIONAL
+    pruner: Literal["median", "hyperband"] | None = OPTIONAL
+    trials: Count = OPTIONAL
+    direction: Literal["minimize", "maximize"] | None = OPTIONAL
+
+
+class Launcher(Open):
+    """Hydra checks the types of these and of others; the ranges are for those that `conf/launcher` sets."""
+
+    n_jobs: Count | Annotated[int, Field(le=-1)] = OPTIONAL
+    timeout_min: Count = OPTIONAL
+    cpus_per_task: Count | None = OPTIONAL
+    gpus_per_node: Index | None = OPTIONAL
+    mem_gb: Positive | None = OPTIONAL
+    array_parallelism: Count = OPTIONAL
 
 
 class EvaluationSettings(Schema):
@@ -109,10 +135,8 @@ class Train(Schema):
     paths: Paths
 
 
-class EvaluateData(BaseModel):
+class EvaluateData(Open):
     """Paths of a run's data: which there are depends on the run."""
-
-    model_config = ConfigDict(extra="allow")
 
     root: str | None
 

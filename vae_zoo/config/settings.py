@@ -39,5 +39,6 @@ def schema_of(target: str) -> type[Schema] | None:
 
 
 def group_of(target: str) -> str | None:
-    """model, data or trainer; None: the target is outside vae_zoo or part of another component."""
-    return "trainer" if BY_HAND.get(target) is schemas.Trainer else known().get(target, {}).get("group")
+    """Group or type of component, such as model or Network; None: the target is outside vae_zoo."""
+    by_hand = {schemas.Trainer: "trainer", schemas.Adam: "Optimizer"}
+    return by_hand.get(BY_HAND.get(target)) or known().get(target, {}).get("group")

@@ -49,7 +49,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Probabilities = Annotated[
     Sequence[Positive], Field(min_length=2, description="a list of numbers > 0, one for each value, such as [0.3, 0.7]")
 ]
-Size = Annotated[float, Field(gt=0, description="a number of images, or a share of them between 0 and 1")]
+Size = Annotated[
+    float, Field(gt=0, allow_inf_nan=False, description="a number of images, or a share of them between 0 and 1")
+]
 Shape = Annotated[Sequence[Count], Field(min_length=3, max_length=3, description="[channels, height, width]")]
 
 Widths = Annotated[Sequence[Count], Field(min_length=1, description="a list of whole numbers >= 1, such as [32, 64]")]
@@ -102,25 +104,27 @@ Betas = Annotated[
 ]
 
 
-class RoomFactors(TypedDict, total=False):
-    """Values used of each factor of 3DShapes; None: all."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportGeneralTypeIssues]
-
-    # types computed by a function, which type checkers do not support
-    floor_hue: _values_below(10)  # pyright: ignore[reportInvalidTypeForm]
-    wall_hue: _values_below(10)  # pyright: ignore[reportInvalidTypeForm]
-    object_hue: _values_below(10)  # pyright: ignore[reportInvalidTypeForm]
-    scale: _values_below(8)  # pyright: ignore[reportInvalidTypeForm]
-    shape: _values_below(4)  # pyright: ignore[reportInvalidTypeForm]
-    orientation: _values_below(15)  # pyright: ignore[reportInvalidTypeForm]
-
+# Values used of each factor of 3DShapes; None: all. Types computed by a function, which type checkers do not support.
+_SIZES = {"floor_hue": 10, "wall_hue": 10, "object_hue": 10, "scale": 8, "shape": 4, "orientation": 15}
+RoomFactors: Any = TypedDict("RoomFactors", {name: _values_below(size) for name, size in _SIZES.items()}, total=False)  # pyright: ignore
+RoomFactors.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
 Rooms = Annotated[RoomFactors, Field(description="the values used of some factors, such as {floor_hue: [0]}")]
 
-# In a config, an argument whose type is another class is one of these two.
-Component = Annotated[dict[str, Any], Field(description="an object with a _target_")]  # checked by its target's settings
-Schedule = Annotated[
-    dict[str, Any],
-    Field(description="a schedule such as {_target_: vae_zoo.schedules.Linear, start: 0, end: 4, steps: 1000}"),
-]
+
+def _component(kind: str, example: str) -> Any:
+    return Annotated[
+        dict[str, Any], Field(description=f"a{'n' * (kind[0] in 'aeiou')} {kind} such as {{_target_: {example}}}")
+    ]
+
+
+# In a config, an argument whose type is another class is one of these; its target's settings are checked by themselves.
+Component = Annotated[dict[str, Any], Field(description="an object with a _target_")]
+Network = _component("network", "vae_zoo.nets.MLP, hidden: [256]")
+Likelihood = _component("likelihood", "vae_zoo.distributions.Bernoulli")
+Optimizer = _component("optimizer", "torch.optim.Adam, _partial_: true, lr: 0.001")
+View = _component("view", "vae_zoo.nets.PatchShuffle, patch: 4")
+Schedule = _component("schedule", "vae_zoo.schedules.Linear, start: 0, end: 4, steps: 1000")
+Plateau = _component("plateau", "vae_zoo.schedules.Plateau, factor: 0.5")
+Progressive = _component("progressive schedule", "vae_zoo.schedules.Progressive, total: 1000")
+COMPONENTS = {"Component", "Network", "Likelihood", "Optimizer", "View", "Schedule", "Plateau", "Progressive"}

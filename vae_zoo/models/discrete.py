@@ -24,13 +24,7 @@ class DiscreteLatentModel(LatentVariableModel):
 
     free_of_class: tuple[str, ...] = ("z",)  # blocks whose prior knows no class
 
-    def __init__(
-        self,
-        image_shape: Shape,
-        num_classes: NumClasses,
-        class_probs: Probabilities | None = None,
-        **training,
-    ):
+    def __init__(self, image_shape: Shape, num_classes: NumClasses, class_probs: Probabilities | None = None, **training):
         super().__init__(image_shape, **training)
         self.classes = CategoricalVariables([num_classes] if isinstance(num_classes, int) else num_classes, class_probs)
         self._warned = False

@@ -38,11 +38,12 @@ class SplitGMVAE(LocalView, GMVAE):
         local_dim: Count,
         local_network: Network,
         view: Callable[[Tensor], Tensor],
+        beta: NonNegative | Schedule = 1.0,  # before beta_local, which follows it in the file
         beta_local: NonNegative | Schedule = 1.0,
         aux_weight: NonNegative = 1.0,
         **common,
     ):
-        super().__init__(image_shape, z_dim, num_classes, network, likelihood, **common)
+        super().__init__(image_shape, z_dim, num_classes, network, likelihood, beta=beta, **common)
         self.blocks["z_local"] = Block(local_dim, "gaussian", HOLDS)
         self.decoder = network.decoder(z_dim + local_dim, likelihood.param_shape(self.image_shape))  # of both codes
         self.local = LocalBranch(self.image_shape, local_dim, view, local_network, likelihood)

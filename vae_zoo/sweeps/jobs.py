@@ -36,7 +36,7 @@ GOOD = (
     "done before",
     "pruned",
     "running",
-)  # elsewhere, then; beside these what a limit such as patience stopped
+)  # elsewhere, then; also good is what a limit such as patience stopped
 # Overrides that do not change the name of a sweep: where and how it runs, and what is shown.
 INCIDENTAL = ("sweep.", "launcher", "logger", "paths.", "hydra")
 

@@ -53,10 +53,6 @@ def open_study(
 
     Raises UserError if the study has another metric or direction, since its values could not be compared.
     """
-    for name, got, allowed in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
-        if got not in allowed:
-            names = ", ".join("null" if key is None else key for key in allowed)
-            raise UserError(f"hydra.sweeper.{name} must be one of {names}, got {got}")
     record.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name=record.name,

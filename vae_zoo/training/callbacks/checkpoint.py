@@ -22,11 +22,7 @@ class Checkpoint(LightningCheckpoint):
     """
 
     def __init__(
-        self,
-        folder: Path,
-        run_config: dict[str, Any],
-        every_n_steps: Count = 500,
-        every_n_seconds: Positive = 300.0,
+        self, folder: Path, run_config: dict[str, Any], every_n_steps: Count = 500, every_n_seconds: Positive = 300.0
     ):
         self.folder, self.run_config = Path(folder), run_config
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_seconds
