@@ -464,6 +464,41 @@ class FindsObjects(Protocol):
 
 
 @runtime_checkable
+class EditsObjects(FindsObjects, Protocol):
+    """Objects that can be put elsewhere and changed; adds these to the panel of the objects in the explorer."""
+
+    def with_object_placed(
+        self, codes: Codes, object_: Int[Tensor, " B"], centre: Float[Tensor, "B 2"], keep: bool = False
+    ) -> Codes:
+        """Puts one object of each image as near to a place as the model can; where no place is free it stays one object.
+
+        Args:
+            codes: Of B images.
+            object_: Place of the object, 0..O-1.
+            centre: x and y of the middle of its new box, pixels.
+            keep: Whether the object stays where it is too.
+
+        Returns:
+            The changed codes.
+        """
+        ...
+
+    def with_look(self, codes: Codes, object_: Int[Tensor, " B"], others: Codes, other: Int[Tensor, " B"]) -> Codes:
+        """Gives one object of each image the appearance of an object of another image.
+
+        Args:
+            codes: Of B images.
+            object_: Place of the object, 0..O-1.
+            others: Codes of the B other images.
+            other: Place of the object there, 0..O-1.
+
+        Returns:
+            The changed codes.
+        """
+        ...
+
+
+@runtime_checkable
 class HasLocalView(Protocol):
     """A global code, and a local code of an auxiliary view; enters the suite of the local and global code.
 

@@ -12,6 +12,7 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
+from gradio.themes import Default
 
 from vae_zoo.explorer.state import MAX_BYTES, Images, LoadedRun
 from vae_zoo.explorer.widgets import png
@@ -122,7 +123,7 @@ class Page:
 
     def launch(self, host: str, port: int, share: bool) -> None:
         """Serves the page until the process ends. Raises UserError if the port is taken."""
-        look = {"theme": gr.themes.Default("teal", font=FONT, font_mono=MONOSPACE), "css_paths": STYLE, "footer_links": []}
+        look = {"theme": Default(primary_hue="teal", font=FONT, font_mono=MONOSPACE), "css_paths": STYLE, "footer_links": []}
         limits = {"max_file_size": MAX_BYTES, "enable_monitoring": False, "ssr_mode": False}
         options: dict[str, Any] = {"quiet": True, "prevent_thread_lock": True} | look | limits
         try:

@@ -58,6 +58,11 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def repeated(codes: Codes, count: int) -> Codes:
+    """One image's codes, `count` times."""
+    return {name: code.repeat(count, 1) for name, code in codes.items()}
+
+
 class LoadedRun:
     """A run in memory. numbers: of its metrics.json."""
 
@@ -140,9 +145,28 @@ class LoadedRun:
     def traversal(self, codes: Codes, block: str, index: int, steps: int = 12) -> Codes:
         """One image's codes while a dimension takes `steps` values of its range, the others as they are."""
         dimension = next(d for d in self.dimensions[block] if d.index == index)
-        walked = {name: code.repeat(steps, 1) for name, code in codes.items()}
+        walked = repeated(codes, steps)
         walked[block][:, index] = torch.linspace(dimension.low, dimension.high, steps)
         return walked
+
+    def film(self, codes: Codes, block: str, factor: np.ndarray) -> tuple[str, np.ndarray]:
+        """Images of one image's codes that move where a factor [N] of `index` shows most, and what moves.
+
+        The dimension of a Gaussian block that follows the factor, or the value of a categorical block.
+        """
+        if self.model.blocks[block].kind == "categorical":
+            classes = self.every_value(codes, block)
+            moved = self.with_classes(repeated(codes, len(classes)), classes)
+            return f"{block} = 0 to {len(classes) - 1}", self.decode(moved)
+        index = follower(self.sample["mean"][block].numpy(), factor)
+        return f"{block}[{index}]", self.decode(self.traversal(codes, block, index))
+
+    def every_value(self, codes: Codes, block: str) -> Tensor:
+        """Every value of one categorical block, with one image's own values of the others: [K, J]."""
+        names, size = self.of_kind("categorical"), self.model.blocks[block].size
+        classes = torch.cat([codes[name].argmax(1, keepdim=True) for name in names], dim=1).repeat(size, 1)
+        classes[:, names.index(block)] = torch.arange(size, device=classes.device)
+        return classes
 
 
 class Images:
@@ -202,6 +226,19 @@ def read_upload(path: Path, image_shape: Sequence[int]) -> np.ndarray:
     if too_large:
         raise UserError(f"the picture has more than {MAX_PIXELS:,} pixels; shrink it first")
     return read_image(path, image_shape)
+
+
+def follower(codes: np.ndarray, factor: np.ndarray, bins: int = 10) -> int:
+    """Finds the dimension of codes [N, D] whose variance a factor [N] explains best.
+
+    What is explained is the variance between the means of the factor's values, or of bins with equally many images.
+    """
+    value = np.unique(factor, return_inverse=True)[1]
+    if value.max() >= 2 * bins:
+        value = (bins * factor.argsort(kind="stable").argsort(kind="stable")) // len(factor)
+    groups = [codes[value == v] for v in np.unique(value)]
+    between = sum(len(group) * (group.mean(0) - codes.mean(0)) ** 2 for group in groups)
+    return int(np.argmax(between / (len(codes) * codes.var(0) + 1e-9)))
 
 
 # ---- swap -----------------------------------------------------------------------------------------------------------

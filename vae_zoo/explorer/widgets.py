@@ -9,11 +9,15 @@ import numpy as np
 
 from vae_zoo.figures.encode import to_png
 
-# a click on an element with data-key, or a key pressed there, is the event `select` with this key as index
+# a click on an element with data-key, or Enter there, is the event `select` with the index [key, x, y]; x and y are shares
+# of the sides of the element with data-area around it
 ON_CLICK = """
 const select = e => {
   const hit = e.target.closest('[data-key]');
-  if (hit && (e.type === 'click' || e.key === 'Enter')) trigger('select', {index: hit.dataset.key, value: hit.dataset.key});
+  if (!hit || e.type === 'keydown' && e.key !== 'Enter') return;
+  const area = (hit.closest('[data-area]') ?? hit).getBoundingClientRect();
+  const index = [hit.dataset.key, (e.clientX - area.left) / area.width || 0, (e.clientY - area.top) / area.height || 0];
+  trigger('select', {index, value: hit.dataset.key});
 };
 element.addEventListener('click', select);
 element.addEventListener('keydown', select);

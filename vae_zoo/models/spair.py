@@ -311,6 +311,28 @@ class SPAIR(LatentVariableModel):
         where[cell] = torch.where(where[cell] > 0, -1.0, 1.0)
         return codes | {"objects": code._replace(where=where).join()}
 
+    def with_object_placed(self, codes: Codes, object_: Tensor, centre: Tensor, keep: bool = False) -> Codes:
+        """The object goes to the free cell, or its own, that is nearest to `centre` [B, 2], with its size and look."""
+        code, image = ObjectCode.of(codes["objects"], self.num_cells), torch.arange(len(object_), device=object_.device)
+        taken = code.presence[..., 0] > 0.5  # [B, N]
+        taken[image, object_] = keep and not taken.all()
+        far = (self.centres - centre[:, None]).square().sum(-1).masked_fill(taken, torch.inf)
+        to, changed = far.argmin(1), ObjectCode(*(part.clone() for part in code))
+        if not keep:
+            changed.presence[image, object_] = 0
+        for part, old in zip(changed, code):
+            part[image, to] = old[image, object_]
+        offset = (centre - self.centres[to]) / (self.renderer.reach * self.backbone.cell)
+        changed.where[image, to, 2:] = offset.clamp(-0.999, 0.999).atanh()
+        return codes | {"objects": changed.join()}
+
+    def with_look(self, codes: Codes, object_: Tensor, others: Codes, other: Tensor) -> Codes:
+        """The object has the code `what` of the other one."""
+        code, donor = (ObjectCode.of(c["objects"], self.num_cells) for c in (codes, others))
+        what, image = code.what.clone(), torch.arange(len(object_), device=object_.device)
+        what[image, object_] = donor.what[image, other]
+        return codes | {"objects": code._replace(what=what).join()}
+
     def decode(self, codes: Codes) -> Tensor:
         return self.render(codes).image.clamp(0, 1)  # sums of shares may miss 1 by rounding
 

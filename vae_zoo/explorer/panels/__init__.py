@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from vae_zoo.explorer.page import Page
-from vae_zoo.explorer.panels import swap, walk
+from vae_zoo.explorer.panels import classes, clusters, data, groups, local, objects, swap, walk
 from vae_zoo.explorer.state import LoadedRun
 
-PANELS = (walk, swap)
+PANELS = (walk, swap, groups, clusters, classes, objects, local, data)
 
 
 def build_page(runs: Sequence[LoadedRun]) -> Page:

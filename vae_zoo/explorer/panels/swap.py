@@ -18,7 +18,7 @@ def build(page: Page, run: LoadedRun) -> None:
     """A is the image of the page, B is chosen here."""
     last = len(page.images.test) - 1
     other = gr.State("test:1")
-    with gr.Row():
+    with gr.Row(elem_classes="image-row"):
         number = gr.Number(1, label=f"image B: test image, 0 to {last}", minimum=0, maximum=last, precision=0)
         same = gr.Button("Use A as B")
     view = gr.HTML()

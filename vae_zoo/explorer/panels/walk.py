@@ -94,7 +94,8 @@ def _gaussian(run: LoadedRun, name: str, values: list[float]) -> str:
     for what, folded in (("more", used[SHOWN:]), ("unused", unused)):
         if folded:
             sliders = "".join(_slider(name, d, values[d.index]) for d in folded)
-            parts.append(f"<details><summary>{len(folded)} {what}</summary>{sliders}</details>")
+            shown = "" if used else " open"
+            parts.append(f"<details{shown}><summary>{len(folded)} {what}</summary>{sliders}</details>")
     return _fieldset(run, name, "".join(parts))
 
 
