@@ -32,7 +32,7 @@ def test_names_of_latin_1_survive_in_csv_json_yaml_and_text(tmp_path):
 
 
 def test_names_of_latin_1_are_printed_and_shown_by_dashboards():
-    script = "from vae_zoo.utils.console import allow_any_name; allow_any_name(); print('m\\udce9t')"
+    script = "from vae_zoo.utils.console import tolerant_streams; tolerant_streams(); print('m\\udce9t')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment(PYTHONUTF8="1"))
     assert done.stdout == b"m\xe9t\n", done.stderr
     assert readable({"data": [NAME, 3]}) == {"data": ["m?t.png", 3]}

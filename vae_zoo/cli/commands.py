@@ -18,7 +18,7 @@ from vae_zoo.cli.run import begin, resume
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
-from vae_zoo.utils.console import allow_any_name
+from vae_zoo.utils.console import tolerant_streams
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.threads import wait_briefly
 
@@ -101,7 +101,7 @@ def _explore(words: list[str]) -> int:
 
 def _exit_code(command: Callable[[list[str]], int], elsewhere: str) -> int:
     """Runs a command and returns its exit code. elsewhere: see `explain`."""
-    allow_any_name()
+    tolerant_streams()
     wait_briefly()
     try:
         return command(sys.argv[1:])

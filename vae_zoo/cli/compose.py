@@ -111,6 +111,7 @@ def _answered(hydra: Hydra, name: str, parser: argparse.ArgumentParser, options:
         config = OmegaConf.to_yaml(settings(cfg), resolve=options.resolve)
         print(Template(cfg.hydra.help.template).substitute(APP_CONFIG_GROUPS=groups, CONFIG=config))
     elif options.hydra_help:
+        options.overrides = []  # it has no config of ours
         hydra.hydra_help(name, parser, options)
     elif options.cfg:
         hydra.show_cfg(name, options.overrides, options.cfg, options.package, options.resolve)

@@ -15,7 +15,7 @@ from typing import Any
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils import launch, threads
-from vae_zoo.utils.console import allow_any_name, quiet
+from vae_zoo.utils.console import tolerant_streams, quiet
 from vae_zoo.utils.errors import Pruned, UserError
 from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.signals import Interrupted, Signals, exit_code, handled, stopping
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     with handled(signals, *stopping()):
         about, before = runs.environment() | {"command": options.command}, runs.read_status(folder)
         try:
-            allow_any_name()
+            tolerant_streams()
             quiet()
             cfg, step, last = runs.read_config(folder), 0, None
             is_writer = launch.rank(cfg["trainer"]) == 0

@@ -4,6 +4,7 @@ import io
 import logging
 import sys
 import warnings
+from typing import Any
 
 
 def quiet() -> None:
@@ -21,8 +22,22 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def allow_any_name() -> None:
-    """Prints file names whose bytes are not UTF-8 as they are, which would raise UnicodeEncodeError."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
+class _Unread(io.FileIO):
+    """A stream whose reader may have ended, as in `| head`: what is written then is dropped, and the command goes on."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def tolerant_streams() -> None:
+    """Lets the output end early, and prints file names whose bytes are not UTF-8 as they are."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):  # not that of a notebook or test
+            stream.flush()
+            buffer = io.BufferedWriter(_Unread(stream.fileno(), "w", closefd=False))
+            options = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+            setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, "surrogateescape", **options))
