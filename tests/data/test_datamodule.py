@@ -656,7 +656,7 @@ def test_hand_made_labels_stand_in_for_those_of_the_set(tmp_path):
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ("", "cannot be read"),
+        ("", "is empty"),
         ("name,hair\n3,2\n", "must be image,<label>"),
         ("image\n3\n", "must be image,<label>"),
         ("image,hair\n500,1\n", "line 2: there is no image '500'; give a number from 0 to 499"),

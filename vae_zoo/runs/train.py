@@ -15,7 +15,7 @@ from typing import Any
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils import launch, threads
-from vae_zoo.utils.console import tolerant_streams, quiet
+from vae_zoo.utils.console import quiet, tolerant_streams
 from vae_zoo.utils.errors import Pruned, UserError
 from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.signals import Interrupted, Signals, exit_code, handled, stopping

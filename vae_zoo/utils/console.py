@@ -39,5 +39,7 @@ def tolerant_streams() -> None:
         if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):  # not that of a notebook or test
             stream.flush()
             buffer = io.BufferedWriter(_Unread(stream.fileno(), "w", closefd=False))
-            options = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-            setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, "surrogateescape", **options))
+            new = io.TextIOWrapper(
+                buffer, stream.encoding, "surrogateescape", None, stream.line_buffering, stream.write_through
+            )
+            setattr(sys, name, new)

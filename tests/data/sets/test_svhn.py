@@ -1,7 +1,9 @@
 """SVHN from small files in the real format, complete and damaged."""
 
+import os
 from urllib.error import URLError
 
+import h5py
 import numpy as np
 import pytest
 import torchvision
@@ -55,6 +57,42 @@ def test_torchvision_reads_the_same(tmp_path, monkeypatch):
     data = read(tmp_path)
     assert np.array_equal(data.images, np.concatenate([one.data for one in theirs]))
     assert np.array_equal(data.label, np.concatenate([one.labels for one in theirs]))
+
+
+def save_as_hdf5(root, userblock):
+    """The training file saved again as HDF5, with MATLAB's own header (format 7.3) or without."""
+    file = root / "train_32x32.mat"
+    images, digits = part("train")
+    with h5py.File(file, "w", userblock_size=512 if userblock else 0) as mat:
+        mat["X"], mat["y"] = images.T, np.where(digits == 0, 10, digits).astype(np.float64).T
+    if userblock:
+        with file.open("r+b") as begin:
+            begin.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(128))
+
+
+@pytest.mark.parametrize("userblock", [True, False], ids=["saved by MATLAB", "saved by h5py"])
+def test_files_saved_again_as_hdf5_hold_the_same(tmp_path, userblock):
+    write(tmp_path, "train", "test")
+    before = read(tmp_path)
+    save_as_hdf5(tmp_path, userblock)
+    after = read(tmp_path)
+    assert np.array_equal(before.images, after.images) and np.array_equal(before.label, after.label)
+
+
+def test_a_damaged_hdf5_file_is_called_so(tmp_path):
+    write(tmp_path, "train", "test")
+    save_as_hdf5(tmp_path, userblock=True)
+    os.truncate(tmp_path / "train_32x32.mat", 2000)
+    with pytest.raises(UserError, match=r"train_32x32.mat is damaged \(.*; delete it and download it again"):
+        read(tmp_path)
+
+
+def test_without_h5py_the_remedies_are_those_that_work(tmp_path, monkeypatch):
+    write(tmp_path, "train", "test")
+    save_as_hdf5(tmp_path, userblock=True)
+    monkeypatch.setattr(svhn, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="is a MATLAB 7.3 file, which needs h5py; run `pip install h5py`, save it with -v7"):
+        read(tmp_path)
 
 
 def test_extra_images_are_for_training_and_stand_before_those_of_the_test(tmp_path):

@@ -5,6 +5,7 @@
 torchvision's addresses and checksums; the files are read here, so that a damaged one is named.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from vae_zoo.data.arrays import Arrays
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.sets.digits import resize_bytes
 from vae_zoo.data.storage.download import blaming, fetch
+from vae_zoo.utils.errors import UserError
 
 
 class SVHN(DataModule):
@@ -67,11 +69,32 @@ class SVHN(DataModule):
     @staticmethod
     def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, 3, 32, 32] and digits int64 [N]."""
+        is_hdf5 = _is_hdf5(file)
         with blaming(f"{file} is damaged (...); delete it and download it again"):
-            mat = loadmat(file, variable_names=("X", "y"))
+            mat = _read_hdf5(file) if is_hdf5 else loadmat(file, variable_names=("X", "y"))
             images, label = mat["X"], mat["y"].astype(np.int64).ravel()
             if images.shape != (32, 32, 3, len(label)) or images.dtype != np.uint8:
                 raise ValueError(f"X is {images.dtype} {images.shape} for {len(label)} labels")
             if not ((label >= 1) & (label <= 10)).all():
                 raise ValueError(f"y must be in 1..10, got {label.min()}..{label.max()}")
         return images.transpose(3, 2, 0, 1), label % 10  # the files call the digit 0 class 10
+
+
+def _is_hdf5(file: Path) -> bool:
+    """Whether it was saved again in MATLAB's format 7.3. Raises UserError where h5py is not there to read it."""
+    with file.open("rb") as begin:
+        if not begin.read(10).startswith((b"MATLAB 7.3", b"\x89HDF")):
+            return False
+    if find_spec("h5py") is None:
+        raise UserError(
+            f"{file} is a MATLAB 7.3 file, which needs h5py; run `pip install h5py`, save it with -v7 in MATLAB, or "
+            f"delete it and set data.download=true for the published one"
+        )
+    return True
+
+
+def _read_hdf5(file: Path) -> dict[str, np.ndarray]:
+    import h5py  # only here: an extra of the package
+
+    with h5py.File(file) as mat:
+        return {name: np.asarray(mat[name]).T for name in ("X", "y")}  # MATLAB counts the first axis fastest

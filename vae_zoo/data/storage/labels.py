@@ -1,6 +1,8 @@
 """Labels made by hand: a CSV file beside any data set."""
 
+import codecs
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,17 +17,22 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None =
 
     The first line names the columns: `image`, then one for each label variable. A line is an image: its number in the
     set's own order, from 0 (training images come first), or its name where the set has `names`; then its labels, 0, 1,
-    ..., and nothing where unknown. Raises: UserError for what is not so.
+    ..., and nothing where unknown. Numbers may be written as floats, columns separated by ; or tabs, and the text may begin
+    with a byte-order mark, as spreadsheets and pandas write them. Raises: UserError for what is not so.
     """
     path = Path(path).expanduser()
-    with (
-        blaming(f"data.labels_from={path} cannot be read (...); give a CSV file"),
-        path.open(newline="", errors="surrogateescape") as file,
-    ):
-        header, *lines = list(csv.reader(file))
+    with blaming(f"data.labels_from={path} cannot be read (...); give a CSV file"):
+        content = path.read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16") if wide else content.decode("utf-8-sig", "surrogateescape")
+        first = text.partition("\n")[0]
+        separator = next((sign for sign in ",;\t" if sign in first), ",")
+        header, *lines = list(csv.reader(text.splitlines(keepends=True), delimiter=separator)) or [[]]
     if len(header) < 2 or header[0].strip() != "image":
-        raise UserError(f"{path} begins with {','.join(header)!r}; its first line must be image,<label>,<label>,...")
+        found = f"begins with {separator.join(header)!r}" if text.strip() else "is empty"
+        raise UserError(f"{path} {found}; its first line must be image,<label>,<label>,...")
     place = {name: i for i, name in enumerate(names or ())}
+    line_of: dict[int, int] = {}
     label = np.full((num_images, len(header) - 1), -1, dtype=np.int64)
     for number, line in enumerate(lines, start=2):
         if not line:
@@ -41,6 +48,11 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None =
                 f"{path}, line {number}: must be the image and {label.shape[1]} labels (0, 1, ..., or empty if unknown), "
                 f"got {line}"
             )
+        if index in line_of and label[index].tolist() != numbers:
+            raise UserError(
+                f"{path}, lines {line_of[index]} and {number}: image {image!r} has two different labels; remove one of them"
+            )
+        line_of.setdefault(index, number)
         label[index] = [number for number in numbers if number is not None]
     if not (label >= 0).any():
         raise UserError(f"{path} has no labels; write one line for each labelled image")
@@ -48,4 +60,5 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None =
 
 
 def _whole(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+    found = re.fullmatch(r"(\d+)(\.0*)?", text, re.ASCII)
+    return int(found[1]) if found else None

@@ -1,0 +1,53 @@
+"""Label tables as spreadsheets and pandas write them, and what contradicts itself."""
+
+import re
+
+import pytest
+
+from vae_zoo import UserError
+from vae_zoo.data.storage.labels import read_labels
+
+ROWS = "image,hair,hat\n0,1,\n2,0,1\n"
+WANTED = [[1, -1], [-1, -1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ROWS.encode(),
+        ROWS.encode("utf-8-sig"),
+        ROWS.encode("utf-16"),
+        ROWS.replace("\n", "\r\n").encode("utf-8-sig"),
+        ROWS.replace(",", ";").encode(),
+        ROWS.replace(",", "\t").encode("utf-16"),
+        b"image,hair,hat\n0,1.0,\n2,0.0,1.\n",
+        b"image,hair,hat\n0.0,1.0,\n2.0,0.0,1.0\n",
+        b"image,hair,hat\n0,1,\n2,0,1\n0,1,\n",  # twice the same
+    ],
+    ids="plain BOM UTF-16 CRLF semicolons tabs floats float-indices repeated".split(),
+)
+def test_tables_as_programs_write_them(tmp_path, content):
+    (tmp_path / "labels.csv").write_bytes(content)
+    label, names = read_labels(tmp_path / "labels.csv", 3)
+    assert label.tolist() == WANTED and names == ["hair", "hat"]
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ("", "labels.csv is empty; its first line must be image,<label>,<label>,..."),
+        ("\ufeff", "labels.csv is empty; its first line must be"),
+        ("\n\n", "labels.csv is empty; its first line must be"),
+        ("image;hair\n0;1\n0;2\n", "lines 2 and 3: image '0' has two different labels; remove one of them"),
+        ("image,hair,hat\n1,1,\n\n0,1,1\n1,1,0\n", "lines 2 and 5: image '1' has two different labels"),
+        ("image,hair\nb.png,0\n1,1\n", "lines 2 and 3: image '1' has two different labels"),  # by name and by number
+        ("image,hair\n0,0.5\n", "line 2: must be the image and 1 labels (0, 1, ..., or empty if unknown), got ['0', '0.5']"),
+        ("image,hair\n1.5,0\n", "line 2: there is no image '1.5'"),
+        ("image,hair\n0,nan\n", "line 2: must be the image and 1 labels"),
+    ],
+)
+def test_a_mistake_is_told_with_its_lines(tmp_path, content, sentence):
+    (tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(UserError, match=re.escape(sentence)) as error:
+        read_labels(tmp_path / "labels.csv", 3, names=["a.png", "b.png", "c.png"])
+    assert "\n" not in str(error.value) and "unpack" not in str(error.value)
