@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING
 
 from vae_zoo.config import config_dir
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.lazy import importer
 
 if TYPE_CHECKING:
+    from vae_zoo.runs.export import export
     from vae_zoo.runs.load import load_model
 
-__all__ = ["UserError", "config_dir", "load_model"]
+__all__ = ["UserError", "config_dir", "export", "load_model"]
 __version__ = "0.2.0"
 
 
-def __getattr__(name: str):
-    if name == "load_model":
-        from vae_zoo.runs.load import load_model
-
-        return load_model
-    raise AttributeError(f"module 'vae_zoo' has no attribute {name!r}")
+__getattr__ = importer("vae_zoo", {"export": "runs.export", "load_model": "runs.load"})

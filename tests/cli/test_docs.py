@@ -19,7 +19,7 @@ PAGES = {str(p.relative_to(DOCS)): p.read_text() for p in sorted(DOCS.rglob("*.m
 PAGES |= {"README.md": (REPOSITORY / "README.md").read_text()}
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 GROUPS = "model|data|trainer|sweep|callbacks|logger|paths|evaluation"
-OTHERS = (".py", ".yaml", ".csv", ".md", ".decode")  # files and methods that look like keys
+OTHERS = (".py", ".yaml", ".csv", ".json", ".md", ".decode")  # files and methods that look like keys
 OF_LAUNCHERS = re.compile(r"[~+]*(launcher=|hydra\.launcher)")  # whose plugins may not be installed
 
 
@@ -52,7 +52,9 @@ def keys() -> set[str]:
     spec = importlib.util.spec_from_file_location("config_reference", REPOSITORY / "tools" / "config_reference.py")
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
-    found = {key for name in ("train", "evaluate") for key, *_ in reference.Choice(config_dir() / f"{name}.yaml").keys}
+    found = {
+        key for name in ("train", "evaluate", "export") for key, *_ in reference.Choice(config_dir() / f"{name}.yaml").keys
+    }
     for folder, _, _ in reference.GROUPS.values():
         group = folder.replace("/", ".")
         for path in (config_dir() / folder).glob("*.yaml"):
@@ -73,11 +75,14 @@ def test_training_commands_pass_the_checks(page, tmp_path, monkeypatch):
         check.check_train(compose.settings(composed("train", words)))
 
 
-@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if commands(text, "evaluate")])
-def test_evaluation_commands_compose(page):
-    for words in commands(PAGES[page], "evaluate"):
+READERS = [(page, script) for page, text in PAGES.items() for script in ("evaluate", "export") if commands(text, script)]
+
+
+@pytest.mark.parametrize("page, script", READERS)
+def test_commands_that_read_a_run_compose(page, script):
+    for words in commands(PAGES[page], script):
         if "--config-dir" not in words:
-            assert composed("evaluate", words) is not None
+            assert composed(script, words) is not None
 
 
 @pytest.mark.parametrize("page", PAGES)

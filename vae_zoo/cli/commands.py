@@ -38,6 +38,11 @@ def explore() -> int:
     return _exit_code(_explore, "another port=<number>")
 
 
+def export() -> int:
+    """Runs `python export.py`. Returns the exit code."""
+    return _exit_code(_export, "out=<folder>")
+
+
 def _train(words: list[str]) -> int:
     if any(word.startswith("resume=") for word in words):
         words = _forced(words)
@@ -96,6 +101,20 @@ def _explore(words: list[str]) -> int:
     from vae_zoo.explorer.command import explore_command
 
     explore_command(plain)
+    return 0
+
+
+def _export(words: list[str]) -> int:
+    cfg = compose("export", _forced(words))
+    if cfg is None:
+        return 0
+    if cfg.hydra.mode == RunMode.MULTIRUN:
+        raise UserError("export.py does not support -m; give run=<run folder>")
+    plain = check.check_export(settings(cfg))
+    check.check_trust(runs.read_config(Path(plain["run"]).expanduser()), plain["trust"])  # before the imports
+    from vae_zoo.runs.export import export_command
+
+    export_command(plain)
     return 0
 
 

@@ -63,6 +63,13 @@ def check_sweep(cfg: DictConfig) -> None:
         check(resolved(cfg.hydra.sweeper), schemas.Sweeper, "hydra.sweeper")
 
 
+def check_export(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config of an export as plain containers. Raises UserError as `check_train` does."""
+    plain = resolved(cfg)
+    check(plain, schemas.Export)
+    return plain
+
+
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """The config as plain containers. Raises UserError if a value is missing or refers to one that does not exist."""
     try:

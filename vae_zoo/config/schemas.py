@@ -170,3 +170,15 @@ class Evaluate(Schema):
     data: EvaluateData
     device: Device
     trust: Packages
+
+
+class Export(Schema):
+    """The root of conf/export.yaml."""
+
+    run: str
+    format: Literal["onnx", "torch_export", "safetensors"] | None
+    out: str | None
+    uint8: bool
+    push: Annotated[str, Field(pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$", description="<user>/<name> on the hub")] | None
+    data: EvaluateData
+    trust: Packages

@@ -111,14 +111,16 @@ def key_of(x: Float[Tensor, "B ..."]) -> Int[Tensor, " B"]:
         x: Images in [0, 1].
     """
     bits = (x.flatten(1) * 65535).round().long()
-    return (bits * mix(torch.arange(bits.shape[1], device=x.device))).sum(1)  # wraps
+    products = bits * mix(torch.arange(bits.shape[1], device=x.device))
+    # the sum of the products wraps; onnxruntime's would saturate, so neither half's sum exceeds 53 bits
+    return (products & (2**32 - 1)).sum(1) + (products >> 32).sum(1) * 2**32
 
 
 def _hashed_uniform(of: _PerImage, like: Tensor, sample_shape: tuple[int, ...]) -> Tensor:
     """float64 in (0, 1), a counter-based generator: splitmix64's finaliser over (row key, position)."""
     rows, row_shape = like.shape[0], like.shape[1:]
-    if rows != len(of.index):
-        raise ValueError(f"per-image noise: got {rows} rows for {len(of.index)} images")
+    if rows != of.index.shape[0]:
+        raise ValueError(f"per-image noise: got {rows} rows for {of.index.shape[0]} images")
     of.draws += 1
     image = mix(of.index.to(like.device) ^ mix(of.seed))  # [B]
     key = mix(image ^ mix(of.draws))  # mixed apart: image i's draw 2 is not image i + 1's draw 1

@@ -97,7 +97,8 @@ class LatentVariableModel(L.LightningModule):
                 f"images must be float32 of shape [B, {', '.join(map(str, self.image_shape))}], "
                 f"got {str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
             )
-        if self._trainer is None and len(x) and not (x.min() >= 0 and x.max() <= 1):  # waits for the device
+        checked = self._trainer is None and not torch.compiler.is_exporting()  # it waits for the device
+        if checked and len(x) and not (x.min() >= 0 and x.max() <= 1):
             raise ValueError(f"images must lie in [0, 1], got [{x.min():.3g}, {x.max():.3g}]; divide bytes by 255")
         return x
 

@@ -115,4 +115,4 @@ def groups_of(batch: Batch | Tensor) -> tuple[Tensor, int]:
     if not isinstance(batch, Tensor) and "group" in batch:
         return batch["group"], batch["num_groups"]
     x = batch if isinstance(batch, Tensor) else batch["image"]
-    return torch.arange(len(x), device=x.device), len(x)
+    return torch.arange(x.shape[0], device=x.device), x.shape[0]

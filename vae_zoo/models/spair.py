@@ -238,7 +238,7 @@ class SPAIR(LatentVariableModel):
     def infer(self, x: Tensor, draw: tuple[Tensor, Tensor] | None = None) -> Objects:
         """q(objects | x) and the draw that this noise makes, or the means."""
         learning = float(not (self.training and self.step < self.presence.presence_warmup_steps))
-        eps, logistic = draw or (x.new_zeros(len(x), self.num_cells, self.code_size - 1), None)
+        eps, logistic = draw or (x.new_zeros(x.shape[0], self.num_cells, self.code_size - 1), None)
         features = self.backbone(x)  # [B, N, F]
         where, passed = self.where_head(features).split([2 * WHERE, CONTEXT_DIM], dim=-1)
         mu, raw = where.chunk(2, dim=-1)
@@ -246,7 +246,7 @@ class SPAIR(LatentVariableModel):
         shift = Normal.from_softplus(torch.cat([mu[..., 2:], raw[..., 2:]], dim=-1))
         z_where = torch.cat([_at(scale, eps[..., :2]), _at(shift, eps[..., 2:4])], dim=-1)
         glimpse = crop(x, self.box(z_where), self.renderer.glimpse_size)  # [B, N, C, g, g]
-        what = Normal.from_softplus(self.object_encoder(glimpse.flatten(0, 1)).unflatten(0, (len(x), -1)))
+        what = Normal.from_softplus(self.object_encoder(glimpse.flatten(0, 1)).unflatten(0, (x.shape[0], -1)))
         z_what = _at(what, eps[..., WHERE:-1])
         depth, passed = self.depth_head(torch.cat([features, passed.relu(), z_where, z_what], -1)).split(
             [2, CONTEXT_DIM], dim=-1

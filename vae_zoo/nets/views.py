@@ -52,8 +52,8 @@ class MixedPatchShuffle:
     def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Shuffles images. Raises ValueError where patches do not tile them."""
         places = torch.stack([_shuffled_places(x, patch) for patch in self.patches])  # [S, B, H W]
-        drawn = (noise.uniform(x.new_empty(len(x))) * len(self.patches)).long()  # [B]
-        return _take(x, places[drawn, torch.arange(len(x), device=x.device)])
+        drawn = (noise.uniform(x.new_empty(x.shape[0])) * len(self.patches)).long()  # [B]
+        return _take(x, places[drawn, torch.arange(x.shape[0], device=x.device)])
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class GaussianBlur:
 
     def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Blurs images."""
-        u = noise.uniform(x.new_empty(len(x), 2))
+        u = noise.uniform(x.new_empty(x.shape[0], 2))
         least, most = self.sigma
         sigma = least + (most - least) * u[:, 0]
         least, most = self.radius
@@ -92,7 +92,7 @@ class HighLowPass:
 
     def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 2*C H W"]:
         """Splits images, which get twice the channels."""
-        one = x.new_ones(len(x))
+        one = x.new_ones(x.shape[0])
         low = blur(x, self.sigma * one, self.radius * one, self.radius)
         return torch.cat([(x - low + 1) / 2, low], dim=1)
 
@@ -141,8 +141,9 @@ def _permutations(x: Tensor, N: int) -> Tensor:
 
     All are sorted as one row of integers, which torch sorts by their digits, twice as fast as rows of reals.
     """
-    row = torch.arange(len(x), device=x.device)[:, None]
-    key = (row << 24) + (noise.uniform(x.new_empty(len(x), N)) * 2**24).long()
+    # x.shape[0] and not len(x), which would fix the number of images of an exported graph
+    row = torch.arange(x.shape[0], device=x.device)[:, None]
+    key = (row << 24) + (noise.uniform(x.new_empty(x.shape[0], N)) * 2**24).long()
     return key.flatten().argsort().view(-1, N) - N * row
 
 

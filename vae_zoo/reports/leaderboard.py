@@ -22,8 +22,8 @@ import numpy as np
 
 from vae_zoo.figures import theme
 from vae_zoo.metrics.catalogue import direction, entry, metric_order, under_likelihood
-from vae_zoo.reports.export import export_results
 from vae_zoo.reports.report import Figure, embed, template_environment
+from vae_zoo.reports.results import export_results
 from vae_zoo.reports.settings import ALL_PAIRS, Group, Paired, Run, Table, find_runs, group_runs
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.errors import UserError

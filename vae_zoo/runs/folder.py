@@ -32,7 +32,7 @@ PLACES = ("root", "path", "cache", "labels_from")  # settings of the data that c
 NO_CONTENT = ("root", "cache", "download")  # settings that say nothing about the data themselves
 CONTENTS = (
     "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard "
-    "wandb wandb_id"
+    "wandb wandb_id export hub"
 ).split()
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from vae_zoo.utils.errors import UserError
+
 
 @contextmanager
 def atomic(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
@@ -28,6 +30,25 @@ def atomic(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(temporary.name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yields a new folder beside `folder`, which takes its place at the end; after an error nothing has changed.
+
+    Raises UserError if `folder` has files that the new one does not have, since they would be lost.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        new = Path(temporary) / "new"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            there = [path.name for path in folder.iterdir()] if folder.is_dir() else ["a file of that name"]
+            if others := sorted({*there} - {path.name for path in new.iterdir()}):
+                raise UserError(f"{folder} has {others[0]}, which is not part of this export; give out=<another folder>")
+            folder.rename(Path(temporary) / "old")
+        new.rename(folder)
 
 
 def encoded(text: str) -> bytes:

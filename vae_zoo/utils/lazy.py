@@ -1,8 +1,11 @@
-"""Lazy imports: the files of a package are imported when one of its public names is first used."""
+"""Imports on first use: of the files of a package, and of packages that an extra installs."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
+
+from vae_zoo.utils.errors import UserError
 
 
 def importer(package: str, files: Mapping[str, str]) -> Callable[[str], Any]:
@@ -14,3 +17,9 @@ def importer(package: str, files: Mapping[str, str]) -> Callable[[str], Any]:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get
+
+
+def need(extra: str, *packages: str) -> None:
+    """Raises UserError if a package that this extra of vae_zoo installs is missing."""
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise UserError(f"this needs {', '.join(missing)}, which is not installed; run: pip install 'vae_zoo[{extra}]'")
