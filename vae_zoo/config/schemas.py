@@ -176,9 +176,8 @@ class Export(Schema):
     """The root of conf/export.yaml."""
 
     run: str
-    format: Literal["onnx", "torch_export", "safetensors"] | None
+    format: Literal["onnx", "torch_export"]
     out: str | None
     uint8: bool
-    push: Annotated[str, Field(pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$", description="<user>/<name> on the hub")] | None
     data: EvaluateData
     trust: Packages

@@ -139,8 +139,7 @@ def write_graphs(model: LatentVariableModel, images: Tensor, folder: Path, forma
                     _compare(run({key: value[:count] for key, value in inputs.items()}), outputs, count)
         except Exception as error:  # exporters raise many kinds
             raise UserError(
-                f"the {name} of {type(model).__name__} cannot be exported as {format} ({_reason(error)}); "
-                f"use load_model, or format=safetensors"
+                f"the {name} of {type(model).__name__} cannot be exported as {format} ({_reason(error)}); use load_model"
             ) from error
         signatures[name] = {"file": path.name, "inputs": _shapes(inputs), "outputs": _shapes(outputs)}
     return signatures
@@ -238,4 +237,4 @@ def export_command(cfg: dict[str, Any]) -> None:
     """`python export.py run=<folder>`."""
     quiet()
     given = {key: cfg[key] for key in ("out", "uint8", "data", "trust")}
-    print(f"written to {export(cfg['run'], cfg['format'] or 'onnx', **given)}")
+    print(f"written to {export(cfg['run'], cfg['format'], **given)}")
