@@ -2,18 +2,29 @@
 PYTHON ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p; done))
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint settings results gallery docs docs-serve
+.PHONY: train demo test test-slow test-browser lint settings results gallery docs docs-serve
 train: .venv/installed
 	$(BIN)/python train.py
 
+# the quickest experiment, trained once, and its latent space at http://127.0.0.1:7860
+demo: .venv/installed outputs/demo/metrics.json
+	$(BIN)/python explore.py run=outputs/demo
+
+outputs/demo/metrics.json:
+	$(BIN)/python train.py experiment=ml_vae/digits hydra.run.dir=outputs/demo
+
 # bytecode is kept, whatever the environment says: else each process of pytest compiles all tests and all of the package
-test test-slow: export PYTHONDONTWRITEBYTECODE :=
+test test-slow test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not net" --durations=10
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not net and not browser" --durations=10
+
+# the explorer in headless Chromium
+test-browser: .venv/installed
+	$(BIN)/python -m pytest -m "browser" --durations=10
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m "slow" --durations=10
+	$(BIN)/python -m pytest -m "slow and not browser" --durations=10
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -33,6 +44,7 @@ results: .venv/installed
 # the pictures of README.md and of the pages of the methods, from runs in outputs/gallery/ that are trained where missing
 gallery: .venv/installed
 	$(BIN)/python tools/gallery.py
+	$(BIN)/python tools/explorer_picture.py
 
 # the documentation, to site/index.html; warnings are errors
 docs: .venv/docs

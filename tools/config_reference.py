@@ -28,6 +28,7 @@ GROUPS = {  # page: (folder below conf/, how a choice is written, first sentence
     "debug": ("debug", "debug", "Short runs for development."),
     "paths": ("paths", "paths", "Folders."),
 }
+COMMANDS = tuple((name, f"python {name}.py") for name in ("train", "evaluate", "explore", "export"))
 KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w/.@\"-]+(?: [\w/@.]+)?):(?P<rest>.*)$")
 
 
@@ -185,7 +186,7 @@ def experiment_page() -> str:
 
 
 def index_page() -> str:
-    """The keys of train.yaml, evaluate.yaml and export.yaml, and links to the groups."""
+    """The keys of the commands, and links to the groups."""
     lines = [
         "# Configuration",
         "",
@@ -199,7 +200,7 @@ def index_page() -> str:
         public = [choice for choice in files(folder) if not choice.startswith("_")]
         lines.append(f"| [`{chosen}=`]({name}.md) | {' '.join(f'`{choice}`' for choice in public)} |")
     lines += ["| [`experiment=`](experiment.md) | a method on a data set with all its settings |", ""]
-    for file, command in (("train", "python train.py"), ("evaluate", "python evaluate.py"), ("export", "python export.py")):
+    for file, command in COMMANDS:
         lines += [f"## Keys of `{command}` {{ #{file} }}", "", *table(Choice(CONF / f"{file}.yaml"))]
     return "\n".join(lines)
 

@@ -8,11 +8,14 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.cli.calls import call
+from tests.cli.test_contributing import FILES
 from tests.commands import command, environment
 
 pytestmark = pytest.mark.browser
@@ -29,6 +32,11 @@ MEASURE = """async value => {
     await new Promise(resolve => setTimeout(resolve, 2));
   }
   return performance.now() - start;
+}"""
+
+SLIDE = """(slider, share) => {
+  slider.value = +slider.min + share * (slider.max - slider.min);
+  for (const kind of ['input', 'change']) slider.dispatchEvent(new Event(kind, {bubbles: true}));
 }"""
 
 
@@ -75,7 +83,8 @@ def opened(browser, url: str, width: int = 1280):
     wrong = []
     page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: request.url.startswith((url, "data:", "blob:")) or wrong.append(request.url))
+    own = f"http://{urlsplit(url).netloc}/"
+    page.on("request", lambda request: request.url.startswith((own, "data:", "blob:")) or wrong.append(request.url))
     page.goto(url)
     page.wait_for_selector(".walk img.now")
     yield page
@@ -102,11 +111,7 @@ def address(chromium, finished_run, tmp_path_factory):
 
 def slide(page, place: int, share: float) -> None:
     """Moves a slider as a person does: the picture follows, then the slider is let go."""
-    script = """(slider, share) => {
-      slider.value = +slider.min + share * (slider.max - slider.min);
-      for (const kind of ['input', 'change']) slider.dispatchEvent(new Event(kind, {bubbles: true}));
-    }"""
-    page.locator(".walk input[data-dim]").nth(place).evaluate(script, share)
+    page.locator(".walk input[data-dim]").nth(place).evaluate(SLIDE, share)
 
 
 def test_the_picture_follows_a_slider_within_100_ms(chromium, address):
@@ -227,3 +232,137 @@ def test_a_dimension_is_played_and_pictures_and_codes_are_saved(chromium, addres
             page.click("[data-do=save]")
         with np.load(download.value.path()) as codes:
             assert {name: code.ndim for name, code in codes.items()} == {"z": 2}
+
+
+# ---- every method, side by side -------------------------------------------------------------------------------------
+
+SMALL = "data=digits data.size=24 data.subset=200 data.test_size=60 trainer=cpu trainer.max_steps=20 callbacks=none"
+MLP = "model/network=mlp model.network.hidden=[16]"
+METHODS = {
+    "split_vae": MLP,
+    "ml_vae": MLP,
+    "parted_vae": MLP,
+    "mfcvae": "model.facet_dims=[3,3] model.num_clusters=[4,5]",
+    "spair": "model.channels=[8,8,8] model.features=8 model.head_hidden=[8] model.what_dim=3",
+    "beta_tc_vae": MLP,
+    "coarse_fine": f"--config-dir conf model.pool=8 {MLP}",  # of CONTRIBUTING.md
+}
+
+
+@pytest.fixture(scope="module")
+def every_method(chromium, tmp_path_factory):
+    """The address of a page with a run of each method."""
+    folder = tmp_path_factory.mktemp("methods")
+    for name in ("coarse_fine.py", "conf/model/coarse_fine.yaml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(FILES[name])
+    for name, words in METHODS.items():
+        answer = call(folder, f"train model={name} {SMALL} {words} hydra.run.dir={name}")
+        assert answer.code == 0, answer.err
+    with served(folder, f"run=[{','.join(METHODS)}]", "trust=[coarse_fine]") as url:
+        yield url
+
+
+def tab(page, name: str):
+    """Opens a tab. Returns its contents."""
+    page.get_by_role("tab", name=name, exact=True).click()
+    return page.locator("[role=tabpanel]:visible")
+
+
+@pytest.mark.slow
+def test_every_method_is_walked_in(chromium, every_method):
+    with opened(chromium, every_method) as page:
+        walks = page.locator(".walk")
+        assert walks.count() == len(METHODS)
+        for i in range(walks.count()):
+            now, before = walks.nth(i).locator("img.now"), walks.nth(i).locator("img.now").get_attribute("src")
+            walks.nth(i).locator("input[data-dim]").first.evaluate(SLIDE, 0.02)
+            page.wait_for_function("([image, before]) => image.src !== before", arg=[now.element_handle(), before])
+        chosen = walks.nth(2)  # parted_vae: another class moves the class-related code
+        values = chosen.locator("input[data-block=u]").evaluate_all("sliders => sliders.map(s => s.value)")
+        old = chosen.locator("select").input_value()
+        chosen.locator("select").select_option("3" if old != "3" else "4")
+        page.wait_for_function(
+            "([walk, old]) => [...walk.querySelectorAll('input[data-block=u]')].some((s, i) => s.value !== old[i])",
+            arg=[chosen.element_handle(), values],
+        )
+        assert {f"run{i}" for i in range(len(METHODS))} <= set(parse_qs(urlsplit(page.url).query))
+
+
+@pytest.mark.slow
+def test_every_panel_of_every_method_shows_pictures_and_follows_the_image(chromium, every_method):
+    runs_of = {"Swap": 6, "Groups": 1, "Clusters": 1, "Classes": 1, "Local/global": 1}
+    with opened(chromium, every_method) as page:
+        for name, count in runs_of.items():
+            panel = tab(page, name)
+            panel.locator(".strip").first.wait_for()
+            page.wait_for_function("([n]) => document.querySelectorAll('[role=tabpanel] .strip').length >= n", arg=[count])
+            assert panel.locator(".strip img").evaluate_all("images => images.every(i => i.naturalWidth > 0)")
+        before = page.locator("[role=tabpanel]:visible .strip img").first.get_attribute("src")
+        page.get_by_label("test image, 0 to 59", exact=True).fill("7")
+        changes(page, before, "[role=tabpanel]:not([style*=none]) .strip img")
+        panel = tab(page, "Clusters")
+        panel.locator("[data-key]").nth(1).click()
+        number = panel.locator("[data-key]").nth(1).get_attribute("data-key")
+        panel.get_by_text(f"members of cluster {number}, the surest first").wait_for()
+
+
+@pytest.mark.slow
+def test_a_click_removes_moves_copies_and_changes_an_object(chromium, every_method):
+    with opened(chromium, every_method) as page:
+        panel = tab(page, "Objects")
+        scene = panel.locator("svg.scene image")
+        scene.wait_for()
+        before = panel.locator("svg.scene rect").count()
+        assert before > 0
+
+        def redrawn(old: str) -> str:
+            page.wait_for_function("old => document.querySelector('svg.scene image').getAttribute('href') !== old", arg=old)
+            return scene.get_attribute("href")
+
+        def click(place: int) -> None:
+            panel.locator("svg.scene rect").nth(place).dispatch_event("click", {"bubbles": True})
+
+        first = scene.get_attribute("href")
+        click(0)
+        now = redrawn(first)
+        assert panel.locator("svg.scene rect").count() == before - 1
+        panel.get_by_label("change", exact=True).check()
+        panel.get_by_text("gives it the look of another object").wait_for()
+        click(0)
+        now = redrawn(now)
+        panel.get_by_label("copy", exact=True).check()
+        panel.get_by_text("the place of its copy").wait_for()
+        click(1)
+        panel.locator("svg.scene rect.held").wait_for()
+        scene.dispatch_event("click", {"bubbles": True})
+        now = redrawn(now)
+        assert panel.locator("svg.scene rect").count() == before
+        panel.get_by_role("button", name="Reset").click()
+        assert redrawn(now) == first
+
+
+@pytest.mark.slow
+def test_a_click_on_a_point_shows_its_image_and_on_a_cell_plays_a_traversal(chromium, every_method):
+    with opened(chromium, every_method) as page:
+        own = source(page, ".thumbnail img")
+        panel = tab(page, "Data")
+        panel.locator("circle").first.wait_for()
+        panel.locator("svg.scatter").first.locator("circle").nth(5).dispatch_event("click", {"bubbles": True})
+        panel.get_by_text("test image").first.wait_for()
+        changes(page, own, ".thumbnail img")
+        panel.locator("td[data-key]").first.click()
+        film = panel.locator("img[src^='data:image/webp']")
+        film.first.wait_for()
+        assert film.first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 24
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_panel_is_wider_than_the_page(width, chromium, every_method):
+    with opened(chromium, every_method, width) as page:
+        for name in page.get_by_role("tab").all_text_contents():
+            if page.get_by_role("tab", name=name, exact=True).is_visible():
+                tab(page, name)
+                page.wait_for_timeout(1000)
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, name

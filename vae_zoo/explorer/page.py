@@ -45,7 +45,7 @@ class Page:
 
     def __init__(self, runs: Sequence[LoadedRun], panels: Sequence[ModuleType]):
         self.runs, self.images = list(runs), Images(runs[0])
-        with gr.Blocks(title="vae_zoo explorer", analytics_enabled=False) as self.blocks:
+        with gr.Blocks(title="vae_zoo explorer", analytics_enabled=False, fill_width=True) as self.blocks:
             self.image, self.walks, self.chosen = gr.State(None), gr.State(None), gr.State(panels[0].TITLE)
             self._image_row()
             with gr.Tabs():
