@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Iterable, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
@@ -22,7 +23,10 @@ from vae_zoo.config.types import COMPONENTS
 from vae_zoo.utils.errors import UserError
 
 OPTIONAL_GROUPS = ("experiment", "launcher", "sweep", "debug")  # null in train.yaml; Hydra finds their choices by file
-TRUSTED = ("vae_zoo", "lightning", "torch", "torchmetrics")
+TRUSTED = re.compile(  # classes, but not what their modules import, such as vae_zoo.runs.folder.subprocess.run
+    r"vae_zoo(\.[a-z_]+){1,2}\.[A-Z]\w*|torch\.(nn|optim)(\.[a-z_]+)?\.[A-Z]\w*|torchmetrics(\.[a-z_]+)*\.[A-Z]\w*"
+    r"|lightning\.pytorch\.(callbacks|loggers)\.[A-Z]\w*"
+)
 
 
 def check_train(cfg: DictConfig) -> dict[str, Any]:
@@ -190,13 +194,16 @@ def needs_of(model: dict[str, Any]) -> frozenset[str]:
 def check_trust(node: Any, trust: Iterable[str]) -> None:
     """Raises UserError if a config from a run folder or checkpoint would import a package that is not trusted."""
     if isinstance(node, dict):
-        package = str(node.get("_target_", "vae_zoo")).split(".")[0]
-        if package not in (*TRUSTED, *trust):
+        target = str(node.get("_target_", ""))
+        package = target.split(".")[0]
+        if target and package not in trust and not TRUSTED.fullmatch(target):
             raise UserError(
                 f"the config of the run imports {node['_target_']!r}, which is not in trust; if you trust it, add "
                 f"trust=[{package}]"
             )
         node = node.values()
+    if isinstance(node, str) and "${" in node:  # which could become any target when the config is read
+        raise UserError(f"the config of the run has {shown(node)}, but a run stores no interpolations; write the value")
     if not isinstance(node, str) and isinstance(node, Iterable):
         for value in node:
             check_trust(value, trust)
