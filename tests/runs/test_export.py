@@ -164,7 +164,7 @@ def test_an_export_replaces_an_earlier_one_but_no_other_files(tmp_path):
 
 REFUSED = {
     "export": "run has no value and no default; add run=<value>",
-    "export run=run format=tflite": "format=tflite is not allowed; give onnx or torch_export",
+    "export run=run format=tflite": "format=tflite is not allowed; give onnx, torch_export or safetensors, or null",
     "export run=nowhere": "nowhere is not a run folder: it has no config.yaml; give a folder such as",
     "export run=run data.batch_size=3": "data.batch_size cannot be changed, since the data would differ",
     "export run=untrained": "untrained has no checkpoints/last.ckpt; train it first",

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vae_zoo.config.types import Betas, Component, Count, Index, NonNegative, Positive, Share
 
+HUB = r"[\w-][\w.-]*/[\w-][\w.-]*"  # <user>/<name>; neither begins with a dot
 OPTIONAL: Any = Field(default=None)  # may be missing; then the default of the constructor applies
 
 Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:<number>")]
@@ -176,8 +177,9 @@ class Export(Schema):
     """The root of conf/export.yaml."""
 
     run: str
-    format: Literal["onnx", "torch_export"]
+    format: Literal["onnx", "torch_export", "safetensors"] | None
     out: str | None
     uint8: bool
+    push: Annotated[str, Field(pattern=f"^{HUB}$", description="<user>/<name> on the hub")] | None
     data: EvaluateData
     trust: Packages

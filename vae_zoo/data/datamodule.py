@@ -54,6 +54,8 @@ class DataModule(L.LightningDataModule):
     default_group: str | None = "label"  # grouping used when a model needs one and none is chosen
     identity_factors: tuple[str, ...] = ()  # names of the factors that all images of an identity share,
     style_factors: tuple[str, ...] = ()  # and of those that differ between them
+    # the hub's name of the licence of weights trained on these images, and the terms of the images, for the model card
+    licence: tuple[str, str] = ("other", "images of the author of the run, who states their terms here")
 
     def __init__(
         self,

@@ -21,15 +21,16 @@ from vae_zoo.contract import HasFacets
 from vae_zoo.distributions import Categorical, Normal
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.runs import folder as runs
+from vae_zoo.runs import share
 from vae_zoo.runs.load import build, load_model
 from vae_zoo.utils.console import quiet
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import replacing, write_json
 from vae_zoo.utils.lazy import need
 
-Format = Literal["onnx", "torch_export"]
+Format = Literal["onnx", "torch_export", "safetensors"]
 Graph = Callable[[Mapping[str, Tensor]], Mapping[str, Any]]  # named inputs -> named arrays
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": ()}
+NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors", "huggingface_hub")}
 SUFFIX = {"onnx": "onnx", "torch_export": "pt2"}
 CHECKED, SPREAD = 64, 256  # test images that the graphs are compared on, and that the ranges of the codes are taken from
 TOLERANCE = 1e-4  # absolute for values within [-1, 1], relative beyond
@@ -40,21 +41,23 @@ def export(
     format: Format = "onnx",
     out: str | Path | None = None,
     uint8: bool = False,
+    push: str | None = None,
     data: Mapping[str, str | None] | None = None,
     trust: Sequence[str] = (),
 ) -> Path:
-    """Exports the encoder and the decoder of a run, and compares both with the model on test images.
+    """Exports a run: encoder and decoder, which are compared with the model on test images, or a folder for the hub.
 
     Args:
         run: Run folder.
-        format: onnx, or torch_export for `torch.export.load`.
-        out: Folder to write; None: <run>/export.
+        format: onnx, torch_export for `torch.export.load`, or safetensors for the Hugging Face hub and `load_model`.
+        out: Folder to write; None: <run>/export, or <run>/hub for safetensors.
+        push: <user>/<name> of the hub, to which the folder of safetensors is uploaded.
         uint8: Whether the encoder takes uint8 images 0..255 instead of float32 images in [0, 1].
         data: Present paths of the data, such as {"root": "/data"}.
         trust: Further packages that the config of the run may import.
 
     Returns:
-        The folder with encoder, decoder and model.json.
+        The folder.
 
     Raises:
         UserError: There is no trained run, a package is missing, or the model cannot be exported.
@@ -62,10 +65,18 @@ def export(
     run = Path(run).expanduser()
     config = runs.read_config(run)
     check_trust(config, trust)
-    need("export", *NEEDS[format])
+    need("export", *NEEDS.get(format, ()))
+    if format != "safetensors" and push or format == "safetensors" and uint8:
+        raise UserError(f"format={format} has no {'push' if push else 'uint8'}; push= needs safetensors, uint8= a graph")
     model = load_model(run, trust=trust).requires_grad_(False)
+    out = Path(out).expanduser() if out else run / ("hub" if format == "safetensors" else "export")
+    if format == "safetensors":
+        with replacing(out) as new:
+            share.write_folder(run, config, model, new, push and f"hf://{push}")
+        if push:
+            share.push(out, push)
+        return out
     images = load_images(config, data or {})
-    out = Path(out).expanduser() if out else run / "export"
     with replacing(out) as new:
         about = _about(model, images, format, uint8) | {"command": runs.read_status(run).get("command", "")}
         about |= write_graphs(model, images[:: max(1, len(images) // CHECKED)][:CHECKED], new, format, uint8)
@@ -139,7 +150,8 @@ def write_graphs(model: LatentVariableModel, images: Tensor, folder: Path, forma
                     _compare(run({key: value[:count] for key, value in inputs.items()}), outputs, count)
         except Exception as error:  # exporters raise many kinds
             raise UserError(
-                f"the {name} of {type(model).__name__} cannot be exported as {format} ({_reason(error)}); use load_model"
+                f"the {name} of {type(model).__name__} cannot be exported as {format} ({_reason(error)}); "
+                f"format=safetensors works for every model"
             ) from error
         signatures[name] = {"file": path.name, "inputs": _shapes(inputs), "outputs": _shapes(outputs)}
     return signatures
@@ -236,5 +248,5 @@ def _quiet() -> Iterator[None]:
 def export_command(cfg: dict[str, Any]) -> None:
     """`python export.py run=<folder>`."""
     quiet()
-    given = {key: cfg[key] for key in ("out", "uint8", "data", "trust")}
-    print(f"written to {export(cfg['run'], cfg['format'], **given)}")
+    given = {key: cfg[key] for key in ("out", "uint8", "push", "data", "trust")}
+    print(f"written to {export(cfg['run'], cfg['format'] or ('safetensors' if cfg['push'] else 'onnx'), **given)}")

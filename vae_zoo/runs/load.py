@@ -1,6 +1,7 @@
 """Loading: from a run folder or a checkpoint back to the model."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from vae_zoo.config.check import check_trust, one_line
+from vae_zoo.config.check import check_component, check_trust, one_line
 from vae_zoo.config.renamed import with_present_names
+from vae_zoo.config.schemas import HUB
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.files import read_dict
+from vae_zoo.utils.lazy import need
 
 
 def build(node: dict[str, Any], **extra: Any) -> Any:
@@ -41,13 +45,13 @@ def build(node: dict[str, Any], **extra: Any) -> Any:
 
 
 def load_model(run: str | Path, device: str = "cpu", trust: Sequence[str] = ()) -> LatentVariableModel:
-    """Loads the trained model of a run folder (its last.ckpt) or of a checkpoint.
+    """Loads the trained model of a run folder (its last.ckpt), of a checkpoint, or of a folder that `export` made to share.
 
     Only classes of vae_zoo, lightning, torch and torchmetrics are imported, unless `trust` names more packages; weights
     are read with `weights_only=True`.
 
     Args:
-        run: Run folder or checkpoint.
+        run: Run folder, checkpoint, shared folder, or hf://<user>/<name> for one on the Hugging Face hub.
         device: Such as cpu, gpu, cuda:1.
         trust: Further packages that the config may import.
 
@@ -57,8 +61,10 @@ def load_model(run: str | Path, device: str = "cpu", trust: Sequence[str] = ()) 
     Raises:
         UserError: There is no such run or device, or it cannot be read.
     """
-    run = Path(run).expanduser()
-    if run.is_dir():
+    run = download(run) if isinstance(run, str) and run.startswith("hf://") else Path(run).expanduser()
+    if is_shared := (run / "config.json").is_file() and not (run / "config.yaml").is_file():
+        path = run / "model.safetensors"
+    elif run.is_dir():
         runs.read_config(run)
         path = run / "checkpoints" / "last.ckpt"
         if not path.is_file():
@@ -66,9 +72,11 @@ def load_model(run: str | Path, device: str = "cpu", trust: Sequence[str] = ()) 
     else:
         path = run
     check_device(device, "device")
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_shared(run) if is_shared else read_checkpoint(path)
     config = checkpoint["config"]["model"]
     check_trust(config, trust)
+    if is_shared:
+        check_component(config, "model")
     model = build(config)
     try:
         model.load_state_dict(checkpoint["state_dict"])
@@ -99,6 +107,55 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"config", "state_dict", "global_step"} <= checkpoint.keys():
         raise UserError(f"{path} is not a vae_zoo checkpoint; give a run folder or one of its checkpoints/*.ckpt")
     return checkpoint | {"config": with_present_names(checkpoint["config"])}
+
+
+def read_shared(folder: Path) -> dict[str, Any]:
+    """Reads a shared folder in the form of a checkpoint.
+
+    Args:
+        folder: With config.json and model.safetensors.
+
+    Raises:
+        UserError: A file is missing or damaged, or has another format.
+    """
+    need("export", "safetensors")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config, _ = read_dict(folder / "config.json")
+    if not isinstance(config.get("model"), dict) or not isinstance(config.get("global_step"), int):
+        raise UserError(f"{folder / 'config.json'} is damaged or not the config of a vae_zoo model; export the run again")
+    path = folder / "model.safetensors"
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is missing, damaged or not in the safetensors format; export the run again") from error
+    config = with_present_names(config)
+    return {"config": config, "state_dict": weights, "global_step": config["global_step"]}
+
+
+def download(name: str) -> Path:
+    """Downloads a shared folder from the Hugging Face hub, or finds it in the cache.
+
+    Args:
+        name: hf://<user>/<name>.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: The name is none, or the hub has no such model.
+    """
+    if not (found := re.fullmatch(f"hf://({HUB})", name)):
+        raise UserError(f"{name} is not the name of a model on the hub; give hf://<user>/<name>")
+    need("export", "huggingface_hub")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        files = [hf_hub_download(found[1], file) for file in ("config.json", "model.safetensors")]
+    except Exception as error:  # of the network, of the hub, of the cache
+        raise UserError(f"{name} cannot be downloaded ({one_line(error)}); check the name and the network") from error
+    return Path(files[0]).parent
 
 
 def check_device(name: str, key: str) -> None:

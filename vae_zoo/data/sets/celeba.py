@@ -42,6 +42,7 @@ class CelebA(DataModule):
     Label: the 40 attributes as variables of 0 and 1, named by `label_names`, or `classes`.
     """
 
+    licence = ("other", "CelebA, for non-commercial research only")
     default_label = "attributes"
     default_group = "identity"
     groupings = ("label", "identity")

@@ -15,6 +15,8 @@ from vae_zoo.data.datamodule import DataModule
 class Digits(DataModule):
     """size: side of the square images, pixels."""
 
+    licence = ("cc-by-4.0", "handwritten digits of scikit-learn (UCI, CC BY 4.0)")
+
     def __init__(self, size: Side = 32, image_shape: Shape | None = None, **common):
         super().__init__(image_shape or (1, size, size), **common)
 

@@ -26,6 +26,7 @@ class DSprites(DataModule):
     Images stay packed, 8 pixels a byte: 377 MB. The factor `colour` has one value and is left out. Label: the shape.
     """
 
+    licence = ("apache-2.0", "dSprites (Apache 2.0), or drawn by vae_zoo after its description")
     default_label = "shape"
     default_group = "shape"
     groupings = ("label", *NAMES)

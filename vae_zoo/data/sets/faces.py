@@ -45,6 +45,7 @@ class Faces(DataModule):
     curly hair and a beard, that no identity of the other splits has.
     """
 
+    licence = ("other", "cartoons are drawn by vae_zoo; photographs have the terms of their source and need consent")
     default_label = "identity"
     default_group = "identity"
     groupings = ("label", "identity", "id_hair_style", "id_beard", "style_background_texture")

@@ -27,6 +27,7 @@ class MNIST(DataModule):
     colour: `grey`, or `random`: RGB, pale strokes on a deep ground, whose hues say nothing of the digit.
     """
 
+    licence = ("cc-by-sa-3.0", "MNIST (CC BY-SA 3.0)")
     source = torchvision.datasets.MNIST
 
     def __init__(
@@ -72,6 +73,7 @@ class MNIST(DataModule):
 
 
 class FashionMNIST(MNIST):
+    licence = ("mit", "Fashion-MNIST (MIT)")
     source = torchvision.datasets.FashionMNIST
 
 

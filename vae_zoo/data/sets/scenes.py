@@ -52,6 +52,7 @@ class Scenes(DataModule):
     pixels, and `count` [B]. Label: the number of objects.
     """
 
+    licence = ("mit", "drawn by vae_zoo, or after pictures and sprites whose path the settings name")
     default_label = "count"
 
     def __init__(

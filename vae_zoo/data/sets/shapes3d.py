@@ -39,6 +39,7 @@ class Shapes3D(DataModule):
     shape.
     """
 
+    licence = ("apache-2.0", "3D Shapes (Apache 2.0), or drawn by vae_zoo after its description")
     default_label = "shape"
     default_group = "shape"
     groupings = ("label", *rooms.FACTOR_NAMES)

@@ -28,6 +28,8 @@ class SVHN(DataModule):
     Label: the digit in the middle; others may stand beside it.
     """
 
+    licence = ("other", "SVHN, for non-commercial use only")
+
     def __init__(
         self,
         root: str,
