@@ -5,10 +5,10 @@ bare   a uint8 tensor of up to 50,000 images, x = data[perm[i:i+B]].float().div_
 ours   what `python train.py` runs, default callbacks and csv on, timed from step 50
 
 Both run in this process, interleaved, with one thread unless OMP_NUM_THREADS is set; medians over the rounds. Further
-arguments: rounds=5, steps=<timed steps per round; by default about 4 s of the bare loop>. The bare loss is written out for
-vae and beta_vae; for other models it is their `objective`. Models that learn from labels get a second batch, read in the
-same way, with a separate step if they have one; images per second count the main batch. Groups are computed once. Last
-line: one JSON object.
+arguments: rounds=5, steps=<timed steps per round; by default about 4 s of the bare loop>, also=trainer=fast (any setting,
+repeatable) for ours with that setting too, beside the same bare loop. The bare loss is written out for vae and beta_vae; for
+other models it is their `objective`. Models that learn from labels get a second batch, read in the same way, with a separate
+step if they have one; images per second count the main batch. Groups are computed once. Last line: one JSON object.
 """
 
 import copy
@@ -33,6 +33,7 @@ from vae_zoo.runs.train import prepare, quiet
 from vae_zoo.utils.memory import keep_freed_memory
 
 WARM_UP = 50
+CPU = torch.device("cpu")
 
 
 def bare_loss(model, x, extra):
@@ -52,10 +53,17 @@ def groups_of(data):
     return {key: batch[key] for key in ("group", "num_groups") if key in batch}
 
 
-def bare(model, images, batch_size, steps, groups, labelled=None, clip=None):
+def wait(device):
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def bare(model, images, batch_size, steps, groups, labelled=None, clip=None, device=CPU):
     """Seconds of `steps` steps after the warm-up, from the same first weights and in the same memory format as ours (a
     network that has learnt to answer with nearly 0 is slower on a CPU)."""
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model).to(device)
+    groups = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in groups.items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-4, fused=True)
     own_step = hasattr(model, "supervised_terms")
     if own_step:
@@ -64,12 +72,14 @@ def bare(model, images, batch_size, steps, groups, labelled=None, clip=None):
     perm = torch.randperm(len(images))
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
+            wait(device)
             start = time.perf_counter()
         i = step * batch_size % (len(images) - batch_size + 1)
-        x = images[perm[i : i + batch_size]].float().div_(255)
+        x = images[perm[i : i + batch_size]].to(device).float().div_(255)
         if labelled is not None:
             rows = torch.randperm(len(labelled[0]))[:batch_size]
-            extra = groups | {"supervised": {"image": labelled[0][rows].float().div_(255), "label": labelled[1][rows]}}
+            own = labelled[0][rows].to(device).float().div_(255)
+            extra = groups | {"supervised": {"image": own, "label": labelled[1][rows].to(device)}}
         if own_step:
             class_loss = model.supervised_terms({"image": x} | extra)["ce"].value
             class_optimizer.zero_grad(set_to_none=True)
@@ -81,17 +91,20 @@ def bare(model, images, batch_size, steps, groups, labelled=None, clip=None):
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
+    wait(device)
     return time.perf_counter() - start
 
 
 class Clock:
     """Sits in the stream of batches, so that it adds no callback: the time from batch WARM_UP to the last."""
 
-    def __init__(self, data, steps):
-        self.read, self.last = data.train_batch, WARM_UP + steps + 1
+    def __init__(self, data, steps, device):
+        self.read, self.last, self.device = data.train_batch, WARM_UP + steps + 1, device
         data.train_batch = self
 
     def __call__(self, step, **placement):
+        if step in (WARM_UP + 1, self.last):
+            wait(self.device)
         if step == WARM_UP + 1:  # Lightning fetches one batch ahead: this is the start of step WARM_UP
             self.start = time.perf_counter()
         if step == self.last:
@@ -110,7 +123,7 @@ def ours(cfg, data, steps):
     with tempfile.TemporaryDirectory() as folder:
         trainer, model, _ = prepare(Path(folder), cfg, data=data)
         read = data.train_batch
-        clock = Clock(data, steps)
+        clock = Clock(data, steps, trainer.strategy.root_device)
         trainer.limit_val_batches = 0
         trainer.fit(model, datamodule=data)
         data.train_batch = read
@@ -119,7 +132,10 @@ def ours(cfg, data, steps):
 
 def main(words):
     own = dict(word.split("=", 1) for word in words if word.split("=")[0] in ("rounds", "steps"))
-    cfg = compose_config([word for word in words if word.split("=")[0] not in own])
+    also = [word.split("=", 1)[1] for word in words if word.startswith("also=")]
+    settings = [word for word in words if word.split("=")[0] not in (*own, "also")]
+    cfg = compose_config(settings)
+    variants = {word: compose_config([*settings, word]) for word in also}
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     quiet()
     keep_freed_memory()  # as the trainer does on a CPU, so both have it
@@ -135,18 +151,21 @@ def main(words):
     if "supervised" in model.needs:
         index = data.labelled_indices[:50_000]
         labelled = (data.batch(index)["image"] * 255).byte(), data.label[index]
-    clip = trainer.clip_norm
-    steps = int(own.get("steps") or max(50, 4 / (bare(model, images, batch_size, 20, groups, labelled) / 20)))
-    seconds = {"bare": [], "ours": []}
+    clip, device = trainer.clip_norm, trainer.strategy.root_device
+    steps = int(own.get("steps") or max(50, 4 / (bare(model, images, batch_size, 20, groups, labelled, device=device) / 20)))
+    seconds = {"bare": [], "ours": [], **{name: [] for name in variants}}
     for round_ in range(int(own.get("rounds", 5))):
-        seconds["bare"].append(bare(model, images, batch_size, steps, groups, labelled, clip))
+        seconds["bare"].append(bare(model, images, batch_size, steps, groups, labelled, clip, device))
         seconds["ours"].append(ours(cfg, data, steps))
+        for name, variant in variants.items():
+            seconds[name].append(ours(variant, data, steps))
         print(f"round {round_}: bare {seconds['bare'][-1]:.3f} s, ours {seconds['ours'][-1]:.3f} s for {steps} steps")
     rate = {name: steps * batch_size / statistics.median(values) for name, values in seconds.items()}
     ratio = rate["ours"] / rate["bare"]
     if ratio > 1.05:
         print(f"ratio {ratio:.3f} > 1.05: ours cannot be faster than the bare loop, the measurement is at fault")
     result = {"ours_images_per_s": rate["ours"], "bare_images_per_s": rate["bare"], "ratio": ratio}
+    result |= {f"ratio {name}": rate[name] / rate["bare"] for name in variants}
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))
 
 
