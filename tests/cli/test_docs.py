@@ -19,7 +19,7 @@ PAGES = {str(p.relative_to(DOCS)): p.read_text() for p in sorted(DOCS.rglob("*.m
 PAGES |= {"README.md": (REPOSITORY / "README.md").read_text()}
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 GROUPS = "model|data|trainer|sweep|callbacks|logger|paths|evaluation"
-OTHERS = (".py", ".yaml", ".csv", ".json", ".md", ".decode")  # files and methods that look like keys
+OTHERS = (".py", ".yaml", ".csv", ".json", ".safetensors", ".md", ".decode")  # files and methods that look like keys
 OF_LAUNCHERS = re.compile(r"[~+]*(launcher=|hydra\.launcher)")  # whose plugins may not be installed
 
 

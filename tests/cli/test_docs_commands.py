@@ -19,6 +19,7 @@ LEFT_OUT = {
     "--config-dir": "code of the reader's own: tests/cli/test_contributing.py runs that of CONTRIBUTING.md",
     "launcher=ray": "a cluster",
     "launcher=submitit_slurm": "a cluster",
+    "push=": "an account; tests/runs/test_share.py pushes to a server on this machine",
     "logger=wandb": "an account; logger=wandb_offline is run",
     "data.root=": "a download; tests/data reads small files in the published format",
     "resume=first": "a run of the reader's own code",

@@ -175,7 +175,7 @@ def write(name, content):
 HARMFUL = {
     "foreign target": (with_target("evil.Network"), r"imports 'evil\.Network', which is not in trust; if you trust it, add"),
     "of a trusted module": (
-        with_target("vae_zoo.runs.folder.subprocess.run", args=["true"]),
+        with_target("vae_zoo.runs.folder.subprocess.Popen", args=["true"]),
         "which is not in trust",
     ),
     "function that loads pickles": (with_target("torch.load", f="weights"), "imports 'torch.load', which is not in trust"),

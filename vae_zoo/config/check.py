@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -23,9 +24,9 @@ from vae_zoo.config.types import COMPONENTS
 from vae_zoo.utils.errors import UserError
 
 OPTIONAL_GROUPS = ("experiment", "launcher", "sweep", "debug")  # null in train.yaml; Hydra finds their choices by file
-TRUSTED = re.compile(  # classes, but not what their modules import, such as vae_zoo.runs.folder.subprocess.run
-    r"vae_zoo(\.[a-z_]+){1,2}\.[A-Z]\w*|torch\.(nn|optim)(\.[a-z_]+)?\.[A-Z]\w*|torchmetrics(\.[a-z_]+)*\.[A-Z]\w*"
-    r"|lightning\.pytorch\.(callbacks|loggers)\.[A-Z]\w*"
+TRUSTED = re.compile(  # classes, but neither functions nor what their modules import
+    r"vae_zoo\.(?P<module>[a-z_0-9.]+)\.[A-Z]\w*|torch\.(nn|optim)(\.[a-z_]+)?\.[A-Z]\w*"
+    r"|torchmetrics(\.[a-z_]+)*\.[A-Z]\w*|lightning\.pytorch\.(callbacks|loggers)\.[A-Z]\w*"
 )
 
 
@@ -196,7 +197,7 @@ def check_trust(node: Any, trust: Iterable[str]) -> None:
     if isinstance(node, dict):
         target = str(node.get("_target_", ""))
         package = target.split(".")[0]
-        if target and package not in trust and not TRUSTED.fullmatch(target):
+        if target and package not in trust and not _is_trusted(target):
             raise UserError(
                 f"the config of the run imports {node['_target_']!r}, which is not in trust; if you trust it, add "
                 f"trust=[{package}]"
@@ -207,6 +208,15 @@ def check_trust(node: Any, trust: Iterable[str]) -> None:
     if not isinstance(node, str) and isinstance(node, Iterable):
         for value in node:
             check_trust(value, trust)
+
+
+def _is_trusted(target: str) -> bool:
+    """Whether TRUSTED has the class; of vae_zoo it is in one of its files, unlike vae_zoo.runs.folder.subprocess.Popen."""
+    found = TRUSTED.fullmatch(target)
+    if found is None or found["module"] is None:
+        return found is not None
+    path = Path(__file__).parents[1].joinpath(*found["module"].split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
 
 
 def locate(target: str, path: str) -> Any:
