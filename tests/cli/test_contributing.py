@@ -70,6 +70,20 @@ def test_resume_evaluate_and_load_model_need_trust(project, first, small_evaluat
         load_model(first)
 
 
+def test_its_method_is_exported_and_shared_with_trust(project, first):
+    pytest.importorskip("huggingface_hub", reason="sharing needs huggingface_hub: pip install 'vae_zoo[export]'")
+    untrusted = call(project, "export run=first format=torch_export")
+    assert untrusted.code == 2 and "if you trust it, add trust=[coarse_fine]" in untrusted.err
+    for words in ("format=torch_export", "format=safetensors"):
+        answer = call(project, f"export run=first {words} 'trust=[coarse_fine,squares]'")
+        assert answer.code == 0, answer.err
+    outputs = json.loads((first / "export/model.json").read_text())["encoder"]["outputs"]
+    assert [output["name"] for output in outputs] == ["coarse_mean", "coarse_logvar", "fine_mean", "fine_logvar"]
+    assert "author of the run, who states their terms" in (first / "hub/README.md").read_text()
+    with pytest.raises(UserError, match="trust=\\[coarse_fine\\]"):
+        load_model(first / "hub")
+
+
 def test_its_suite_is_asked_by_both_commands(project, first, small_evaluation):
     name = "test/mirror/coarse"
     *_, (evaluate, words) = COMMANDS

@@ -72,7 +72,7 @@ def _card(run: Path, config: dict[str, Any], model: LatentVariableModel, figures
     data = config["data"]["_target_"].rpartition(".")[2]
     licence, terms = locate(config["data"]["_target_"], "data").licence
     title = f"{type(model).__name__} on {data}"
-    keys = [key for key in sorted(numbers, key=catalogue.metric_order) if _is_shown(key)]
+    keys = [key for key in sorted(numbers, key=catalogue.metric_order) if _is_shown(key, numbers)]
     settings = runs.placeless(config["data"]).items()
     about = " ".join(f"{key}={shown(value)}" for key, value in settings if value is not None and key != "_target_")
     command = shlex.join(word for word in shlex.split(str(status.get("command", ""))) if not _has_path(word))
@@ -83,7 +83,7 @@ def _card(run: Path, config: dict[str, Any], model: LatentVariableModel, figures
         f"(channels, height, width).",
         _table(["block", "size", "kind", "meant to hold"], [[n, b.size, b.kind, b.holds] for n, b in model.blocks.items()]),
         f'```python\nfrom vae_zoo import load_model\n\nmodel = load_model("{name}")  # in eval mode\n'
-        f"codes = model.codes(images)  # float32 [N, C, H, W] in [0, 1]; also model.encode, model.decode, model.sample\n```",
+        f"codes = model.codes(images)  # images: float32 [N, C, H, W] in [0, 1]\nimages = model.decode(codes)\n```",
         "## Training",
         f"```\n{command or 'unknown'}\n```",
         _table(
@@ -102,7 +102,7 @@ def _card(run: Path, config: dict[str, Any], model: LatentVariableModel, figures
         "On test images, beside what needs no such model: chance, pixels, an untrained encoder, or a constant.",
         _table(
             ["metric", "value", "control", "meaning"],
-            [[f"`{k}`", _digits(numbers[k]), _controls(k, numbers), catalogue.entry(k).meaning] for k in keys],
+            [[f"`{k}`", _digits(numbers[k]), _controls(k, numbers) or "none", catalogue.entry(k).meaning] for k in keys],
         ),
         *_probes(numbers),
         "## Figures",
@@ -140,14 +140,15 @@ def _metadata(title: str, data: str, licence: str, numbers: dict[str, float]) ->
     ).to_dict()
 
 
-def _is_shown(key: str) -> bool:
+def _is_shown(key: str, numbers: dict[str, float]) -> bool:
+    """Whether a number is a headline of the whole model, or has a control beside it."""
     known = catalogue.entry(key)
-    return key.startswith("test/") and key.count("/") == 1 and bool(known.compared or known.card)
+    return key.startswith("test/") and key.count("/") == 1 and bool(known.compared or known.card or _controls(key, numbers))
 
 
 def _controls(key: str, numbers: dict[str, float]) -> str:
     found = {word: numbers[f"{key}_{word}"] for word in CONTROLS if f"{key}_{word}" in numbers}
-    return ", ".join(f"{word} {_digits(value)}" for word, value in found.items()) or "none"
+    return ", ".join(f"{word} {_digits(value)}" for word, value in found.items())
 
 
 def _probes(numbers: dict[str, float]) -> list[str]:
