@@ -65,7 +65,17 @@ def test_every_package_has_a_layer():
 
 WHOLE = {  # what a file tests that is named by no module
     "": ("layers", "version", "annotations"),
-    "cli": ("bad_inputs", "contributing", "ddp", "docs", "papers", "results", "scenes", "wheel"),  # commands and documents
+    "cli": (
+        "bad_inputs",
+        "bad_own_data",
+        "contributing",
+        "ddp",
+        "docs",
+        "papers",
+        "results",
+        "scenes",
+        "wheel",
+    ),  # commands and documents
     "config": ("every_setting",),
     "explorer": ("browser",),  # the page
     "models": ("ddp", "switches"),  # every model

@@ -271,8 +271,10 @@ $ train data=image_folder
 data.path | no value | data.path=<value>
 $ train data=image_folder data.path=nowhere
 data.path=/ | /nowhere is not a folder | give a folder of images
-$ train data=image_folder data.path={pictures_and_text}
-notes.txt | cannot be read as an image | remove it
+$ train data=arrays
+data.path | no value | data.path=<value>
+$ train data=huggingface
+data.path | no value | data.path=<value>
 $ train data=dsprites data.path=missing.npz
 missing.npz | No such file | it must contain imgs | download it again | remove data.path
 $ train data=dsprites data.path={damaged_npz}
@@ -431,17 +433,11 @@ class Makers:
         )
         return self.folder / "conf"
 
-    def pictures_and_text(self) -> Path:
+    def pictures(self) -> Path:
         folder = self.folder / "pictures"
         folder.mkdir()
         for i in range(3):
             Image.new("RGB", (8, 8)).save(folder / f"{i}.png")
-        (folder / "notes.txt").write_text("taken in May")
-        return folder
-
-    def pictures(self) -> Path:
-        folder = self.pictures_and_text()
-        (folder / "notes.txt").unlink()
         return folder
 
     def damaged_celeba(self) -> Path:

@@ -4,10 +4,12 @@ import copy
 import importlib.util
 import inspect
 import re
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -24,7 +26,11 @@ from vae_zoo.data import Digits, DSprites, Faces
 from vae_zoo.data.sets import dsprites
 from vae_zoo.runs.load import build
 
+ARRAYS = Path(tempfile.mkdtemp()) / "images.npy"
+np.save(ARRAYS, np.zeros((3, 32, 32), np.uint8))
 NEEDED = {  # by a choice that does not go alone
+    "arrays": [f"data.path={ARRAYS}"],
+    "huggingface": ["data.path=somewhere"],
     "image_folder": ["data.path=somewhere"],
     "fc_vlae": ["model=mfcvae"],
     "conv_vlae": ["model=mfcvae"],

@@ -133,6 +133,14 @@ def test_hash_of_a_run_tells_data_apart_but_not_where_they_lie(tmp_path, monkeyp
     assert hash_of(sprites=str(here)) == hash_of(sprites=str(there))
 
 
+def test_a_name_on_a_hub_is_no_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = {"_target_": "vae_zoo.data.HuggingFace", "path": "ylecun/mnist"}
+    assert runs.with_absolute_places(data, tmp_path)["path"] == "ylecun/mnist"
+    draw(tmp_path / "ylecun" / "mnist")
+    assert runs.with_absolute_places(data, tmp_path)["path"] == str(tmp_path / "ylecun" / "mnist")
+
+
 def test_job_of_a_sweep_that_was_cut_short_goes_on_where_the_data_have_moved(tmp_path):
     here, there = draw(tmp_path / "here" / "pictures"), tmp_path / "there" / "pictures"
     plain = {"model": {"_target_": "m"}, "data": {"path": str(here)}, "trainer": {"max_steps": 3}, "seed": 0}

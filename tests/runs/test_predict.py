@@ -63,14 +63,14 @@ def test_the_table_goes_where_out_says(folder):
     [
         ("nowhere", "predict=nowhere is not a folder; give a folder of images"),
         ("empty", "predict=empty has no images; give a folder of PNG or JPEG files"),
-        ("text", "notes.txt cannot be read as an image of 8 or 16 bits ("),
+        ("text", "text/notes.png cannot be read as an image ("),
         ("pictures/part 0/0, a.png", "is not a folder"),
     ],
 )
 def test_what_is_no_folder_of_images_is_told(folder, name, told):
     (folder / "empty").mkdir(exist_ok=True)
     (folder / "text").mkdir(exist_ok=True)
-    (folder / "text" / "notes.txt").write_text("taken in May")
+    (folder / "text" / "notes.png").write_text("taken in May")
     answer = call(folder, f"evaluate run=run 'predict=\"{name}\"' out=refused")
     assert answer.code == 2 and told in answer.err and answer.err.count("\n") == 1
     assert not (folder / "refused").exists()

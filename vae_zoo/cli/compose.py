@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vae_zoo.config import check, config_dir
 from vae_zoo.runs import folder as runs
@@ -131,12 +131,24 @@ def register_resolvers() -> None:
     for name, resolver in {
         "channels": lambda colour: 1 if colour == "grey" else 3,
         "expanded": lambda path: str(Path(str(path)).expanduser()),
+        "image_shape": _image_shape,
         "jobs_at_once": lambda *, _root_: sweeps.jobs_at_once(_root_.trainer),
         "run_name": _run_name,
         "tags": _tags,
         "wandb_offline": lambda: os.environ.get("WANDB_MODE") in OFFLINE,
     }.items():
         OmegaConf.register_new_resolver(f"vae_zoo.{name}", resolver, replace=True)
+
+
+def _image_shape(*, _root_: DictConfig) -> ListConfig:
+    from vae_zoo.data.storage.array_file import image_shape
+
+    data = _root_.data
+    if OmegaConf.is_missing(data, "path"):  # which is reported
+        return ListConfig([])
+    return ListConfig(
+        image_shape(str(data.path), str(data["keys"].images), data.size if isinstance(data.size, int) else None)
+    )
 
 
 def _run_name(*, _root_: DictConfig) -> str:

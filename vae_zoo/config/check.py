@@ -82,6 +82,8 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
             raise UserError(f"{missing[0]} has no value and no default; add {missing[0]}=<value>")
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, UserError):  # of a resolver
+            raise error.__cause__ from None
         reason = one_line(error)
         raise UserError(f"{error.full_key} cannot be resolved ({reason}); set it or correct the name") from error
 
@@ -172,7 +174,7 @@ def _check_processes(data: dict[str, Any], trainer: dict[str, Any], grouped: boo
 
 def _check_groups(needs: Iterable[str], data: dict[str, Any], about: dict[str, Any]) -> None:
     by = data.get("group_by")
-    if by is not None and by not in about["groupings"]:
+    if by is not None and about["groupings"] and by not in about["groupings"]:
         raise UserError(f"data.group_by={by} is not a grouping of this data set; {choose(by, about['groupings'])}")
     if "group" in needs and by is None and about["default_group"] is None:
         raise UserError("this model needs groups, but the data set has none; choose a data set with labels or known factors")

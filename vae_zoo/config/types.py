@@ -18,6 +18,12 @@ def _ordered(pair: Sequence[int]) -> Sequence[int]:
     return pair
 
 
+def _increasing(pair: Sequence[float]) -> Sequence[float]:
+    if pair[0] >= pair[1]:
+        raise ValueError
+    return pair
+
+
 def _different(values: Sequence[int]) -> Sequence[int]:
     if len({*values}) < len(values):
         raise ValueError
@@ -53,6 +59,18 @@ Size = Annotated[
     float, Field(gt=0, allow_inf_nan=False, description="a number of images, or a share of them between 0 and 1")
 ]
 Shape = Annotated[Sequence[Count], Field(min_length=3, max_length=3, description="[channels, height, width]")]
+
+Limits = Annotated[
+    Sequence[Finite],
+    Field(min_length=2, max_length=2, description="[black, white], two rising numbers such as [0, 4095]"),
+    AfterValidator(_increasing),
+]
+Kinds = Annotated[
+    dict[str, Literal["categorical", "ordered", "continuous", "circular"]],
+    Field(description="{factor: categorical, ordered, continuous or circular}"),
+]
+Grid = Annotated[dict[str, Count], Field(description="the number of values of each factor, such as {shape: 3, x: 32}")]
+PathOrName = Annotated[str, Field(min_length=1, description="a path, or the name of a data set on huggingface.co")]
 
 Widths = Annotated[Sequence[Count], Field(min_length=1, description="a list of whole numbers >= 1, such as [32, 64]")]
 Hidden = Annotated[Sequence[Count], Field(description="a list of whole numbers >= 1, such as [256], or [] for none")]
@@ -110,6 +128,12 @@ RoomFactors: Any = TypedDict("RoomFactors", {name: _values_below(size) for name,
 RoomFactors.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
 Rooms = Annotated[RoomFactors, Field(description="the values used of some factors, such as {floor_hue: [0]}")]
+
+
+ARRAYS = ("images", "label", "factors", "factor_names", "group", "split")
+ArrayKeys = TypedDict("ArrayKeys", dict.fromkeys(ARRAYS, str), total=False)  # pyright: ignore
+ArrayKeys.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore
+Keys = Annotated[ArrayKeys, Field(description=f"a text for each of {', '.join(ARRAYS)}")]
 
 
 def _component(kind: str, example: str) -> Any:

@@ -3,11 +3,13 @@
 from vae_zoo.utils.lazy import importer
 
 FILES = {  # public name: the file that defines it
+    "ArrayFile": "sets.arrays",
     "CelebA": "sets.celeba",
     "Digits": "sets.digits",
     "DSprites": "sets.dsprites",
     "Faces": "sets.faces",
     "FashionMNIST": "sets.mnist",
+    "HuggingFace": "sets.huggingface",
     "ImageFolder": "sets.image_folder",
     "MNIST": "sets.mnist",
     "Scenes": "sets.scenes",

@@ -1,4 +1,4 @@
-"""The one data module: arrays in memory, a batch by one indexed read, floats made on the device.
+"""The one data module: arrays in memory or mapped files, a batch by one indexed read, floats made on the device.
 
 A data set is a subclass that writes `load() -> Arrays`. Splits, label budgets, grouping, order, ranks and resume are
 here.
@@ -9,8 +9,10 @@ is one batch over all ranks: each rank reads its share of it.
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from functools import cache, cached_property
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property, partial
 from itertools import count
 from typing import Any, Literal, cast
 
@@ -28,6 +30,7 @@ from vae_zoo.data.storage.labels import read_labels
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.memory import to_device
 
+BLOCK, WINDOW = 256, 32  # data.shuffle=blocks: neighbouring images, and blocks that are shuffled together
 log = logging.getLogger(__name__)
 
 
@@ -40,12 +43,14 @@ class DataModule(L.LightningDataModule):
     included; None: all. label_pick: which, as many of each class, random ones, the first of the set's own training images,
     which then stay in training whatever is cut from them, or one of each of the factors' `cells` in turn. labels_from: a
     CSV file whose labels stand in for the set's own (vae_zoo.data.storage.labels). num_classes: of the label, for models
-    that are built before the data are read. The rest: of Grouping.
+    that are built before the data are read. shuffle: `full`, or `blocks` for files larger than the memory on slow disks: an
+    epoch takes blocks of neighbouring images in random order and shuffles within some of them at a time. The rest: of
+    Grouping.
 
     folds, fold: cross-validation; test is part `fold` of `folds` equal ones, whatever test_size says.
 
-    Where a set has the grouping `identity`, whole identities go to train, val or test, so that those of val and test are
-    unseen in training: val_size and test_size then count identities, or are shares of them.
+    Where a set has the grouping `identity`, or `group`, whole identities go to train, val or test, so that those of val and
+    test are unseen in training: val_size and test_size then count identities, or are shares of them.
     """
 
     parts = (Grouping,)
@@ -72,6 +77,7 @@ class DataModule(L.LightningDataModule):
         label_pick: Literal["balanced", "random", "first_n", "cells"] = "balanced",
         labels_from: str | None = None,
         num_classes: Count | None = None,
+        shuffle: Literal["full", "blocks"] = "full",
         **groups,
     ):
         grouping = Grouping(**groups)
@@ -80,7 +86,7 @@ class DataModule(L.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.val_size, self.test_size, self.split_seed, self.folds, self.fold = val_size, test_size, split_seed, folds, fold
         self.subset, self.labelled, self.label_pick = subset, labelled, label_pick
-        self.labels_from, self.num_classes = labels_from, num_classes
+        self.labels_from, self.num_classes, self.shuffle = labels_from, num_classes, shuffle
         self.grouping, self.group_by = grouping, grouping.group_by
         self.group_size, self.num_groups = grouping.sizes(), grouping.batch_of(batch_size)  # least, most
         self.needs: frozenset[str] = frozenset()  # what the model needs of a batch; it is asked by `serve`
@@ -139,7 +145,8 @@ class DataModule(L.LightningDataModule):
                 f"{images.dtype} {list(images.shape[1:])}{', 8 pixels per byte' * arrays.packed}; set data.image_shape "
                 f"(or data.size) to match them"
             )
-        self.images = torch.from_numpy(images)
+        with warnings.catch_warnings(action="ignore"):  # a mapped file cannot be written to, and nobody does
+            self.images = torch.from_numpy(images)
         self.label = None if arrays.label is None else torch.from_numpy(np.asarray(arrays.label, dtype=np.int64))
         self.factors = None if arrays.factors is None else torch.from_numpy(arrays.factors)
         self.indices = self._split(arrays)
@@ -154,7 +161,7 @@ class DataModule(L.LightningDataModule):
         group = self._grouping(arrays)
         self.is_grouped = group is not None  # batches have `group`
         self._groups = None if group is None else GroupSampler(group, self.grouping, self.batch_size)
-        self._cached_order: dict[str, tuple[int, Sequence[Tensor], Tensor | None]] = {}
+        self._orders: dict[tuple[str, int], tuple[Sequence[Tensor], Tensor | None]] = {}
         self.batches_per_epoch = len(self.epoch_order(0))  # so that impossible groups are reported now
 
     @cached_property
@@ -228,7 +235,7 @@ class DataModule(L.LightningDataModule):
         if by is None:
             if "group" not in self.needs:
                 return None
-            by = self.default_group
+            by = "group" if "group" in choices else self.default_group
             log.info("the model needs groups: data.group_by=%s, the default of the data set", by)
         if by == "label" and self.labelled is not None:
             log.info("groups by label: each training image beyond data.labelled=%d is its own group", self.labelled)
@@ -253,23 +260,28 @@ class DataModule(L.LightningDataModule):
 
         Grouped: one tensor for each batch, its groups one after the other, of the sizes that `group_sizes` gives.
         """
-        if self._cached_order.get(stream, (None,))[0] != epoch:
-            generator = torch.Generator().manual_seed((2 * self.seed + (stream == "supervised")) * 1_000_003 + epoch)
-            images = self.indices["train"] if stream == "main" else self.labelled_indices
-            order = images[torch.randperm(len(images), generator=generator)]
-            if stream == "main" and self._groups is not None:
-                self._cached_order[stream] = (epoch, *self._groups.batches(order, generator))
-            else:
-                size = min(self.batch_size, len(order))
-                batches = order[: len(order) // size * size].view(-1, size)
-                self._cached_order[stream] = (epoch, cast(Sequence[Tensor], batches), None)
-        return self._cached_order[stream][1]
+        return self._order(epoch, stream)[0]
+
+    def _order(self, epoch: int, stream: Literal["main", "supervised"]) -> tuple[Sequence[Tensor], Tensor | None]:
+        """The batches of an epoch, and the sizes of their groups. Threads may ask for different epochs at a time."""
+        if (known := self._orders.get((stream, epoch))) is not None:
+            return known
+        generator = torch.Generator().manual_seed((2 * self.seed + (stream == "supervised")) * 1_000_003 + epoch)
+        images = self.indices["train"] if stream == "main" else self.labelled_indices
+        order = images[(torch.randperm if self.shuffle == "full" else by_blocks)(len(images), generator=generator)]
+        if stream == "main" and self._groups is not None:
+            found = self._groups.batches(order, generator)
+        else:
+            size = min(self.batch_size, len(order))
+            found = cast(Sequence[Tensor], order[: len(order) // size * size].view(-1, size)), None
+        recent = {key: value for key, value in self._orders.items() if key[0] != stream or key[1] == epoch - 1}
+        self._orders = recent | {(stream, epoch): found}
+        return found
 
     def group_sizes(self, step: int) -> Tensor:
         """Images of each group of a training step, [num_groups]: a function of (seed, step)."""
         epoch, position = divmod(step, self.batches_per_epoch)
-        self.epoch_order(epoch)
-        sizes = self._cached_order["main"][2]
+        sizes = self._order(epoch, "main")[1]
         assert sizes is not None
         return sizes[position]
 
@@ -329,7 +341,7 @@ class DataModule(L.LightningDataModule):
     def train_dataloader(self) -> Iterator[Batch]:
         """Endless: Lightning sees one long epoch, and what an epoch is stays this module's business."""
         placement = self._placement()
-        return (self.train_batch(step, **placement) for step in count(self._attached().global_step))
+        return read_ahead(partial(self.train_batch, **placement), count(self._attached().global_step))
 
     def val_dataloader(self) -> "EvalBatches":
         return EvalBatches(self, "val", self._placement())
@@ -416,6 +428,27 @@ def cells(factors: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     coarse = [f >= -(-n // 2) if n > 8 else f for f, n in zip(factors.T, sizes)]
     shape = [2 if n > 8 else n for n in sizes]
     return np.asarray(np.ravel_multi_index(tuple(part.astype(np.int64) for part in coarse[::-1]), tuple(shape[::-1])))
+
+
+def by_blocks(number: int, generator: torch.Generator) -> Tensor:
+    """A permutation of 0..number-1 that needs few reads: runs of BLOCK in random order, shuffled within WINDOW of them."""
+    first = torch.randperm(-(-number // BLOCK), generator=generator)[:, None] * BLOCK
+    order = (first + torch.arange(BLOCK)).flatten()
+    order = order[order < number]
+    window = torch.arange(number) // (BLOCK * WINDOW)
+    return order[(window + torch.rand(number, generator=generator, dtype=torch.float64)).argsort()]
+
+
+def read_ahead(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
+    """Yields the batch of each step while a thread makes the next one."""
+    with ThreadPoolExecutor(1) as thread:
+        steps = iter(steps)
+        batch = thread.submit(make, next(steps))
+        for step in steps:
+            following = thread.submit(make, step)
+            yield batch.result()
+            batch = following
+        yield batch.result()
 
 
 def share(

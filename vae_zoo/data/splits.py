@@ -22,9 +22,10 @@ def cut(
     names = (*SPLITS, *arrays.extra_splits)
     parts = {name: np.flatnonzero(official == code) for code, name in enumerate(names)}
     unit, kind = np.arange(len(official)), "images"  # what a split is made of
-    if "identity" in arrays.groups:
-        unit, kind = alone_where_unknown(arrays.groups["identity"]), "identities"
-        _check_unseen(unit, official, names)
+    for whole, kind_of in (("group", "groups"), ("identity", "identities")):
+        if whole in arrays.groups:
+            unit, kind = alone_where_unknown(arrays.groups[whole]), kind_of
+            _check_unseen(unit, official, names, whole)
     total = len(np.unique(unit[parts["train"]]))
     if folds is not None and len(parts["test"]):
         raise UserError(f"data.folds={folds}, but the data set has an official test split; remove data.folds")
@@ -53,13 +54,19 @@ def cut(
     return parts
 
 
-def _check_unseen(identity: np.ndarray, split: np.ndarray, names: Sequence[str]) -> None:
-    """Raises UserError if an identity lies in two of the splits that the set itself fixes, [N] of places in `names`."""
+def check_number(number: int, where: str) -> None:
+    """Raises UserError for fewer images than splits."""
+    if number < 3:
+        raise UserError(f"{where} has {number} images; give at least 3, one per split")
+
+
+def _check_unseen(identity: np.ndarray, split: np.ndarray, names: Sequence[str], what: str) -> None:
+    """Raises UserError if an identity or group lies in two of the set's own splits, [N] of places in `names`."""
     pairs = np.unique(np.stack([identity, split]), axis=1)  # [2, pairs], identities in order
     twice = np.flatnonzero(pairs[0, 1:] == pairs[0, :-1])
     if len(twice):
         who, first, second = pairs[0, twice[0]], pairs[1, twice[0]], pairs[1, twice[0] + 1]
         raise UserError(
-            f"the official split has identity {who} in both {names[first]} and {names[second]}; correct the files, or set "
+            f"the official split has {what} {who} in both {names[first]} and {names[second]}; correct the files, or set "
             f"data.split=identity if the data set has this setting"
         )

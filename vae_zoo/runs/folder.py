@@ -23,13 +23,14 @@ from typing import IO, Any, cast
 import yaml
 
 from vae_zoo.config.renamed import as_today
+from vae_zoo.config.settings import known
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import read_dict, write_atomic, write_json
 from vae_zoo.utils.launch import noted
 from vae_zoo.utils.text import override
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML has it: a tenth of the time
-PLACES = ("root", "path", "cache", "labels_from")  # settings of the data that contain a path
+PLACES = ("root", "path", "cache", "labels_from", "table")  # settings of the data that contain a path
 NO_CONTENT = ("root", "cache", "download")  # settings that say nothing about the data themselves
 CONTENTS = (
     "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard "
@@ -50,8 +51,10 @@ def config_hash(cfg: dict[str, Any]) -> str:
 
 def places(data: dict[str, Any]) -> list[str]:
     """Returns the settings that contain a path: PLACES, and any other path, such as a folder of sprites."""
+    types = known().get(data.get("_target_", ""), {}).get("types", {})
+    names = {key for key, hint in types.items() if hint == "PathOrName" and not os.path.exists(str(data.get(key)))}
     texts = [key for key, value in data.items() if isinstance(value, str) and key != "_target_"]
-    return [key for key in texts if key in PLACES or _is_path(data[key])]
+    return [key for key in texts if key in PLACES and key not in names or _is_path(data[key])]
 
 
 def _is_path(text: str) -> bool:

@@ -1,10 +1,15 @@
-"""Console output of other libraries."""
+"""Progress of long work, and console output of other libraries."""
 
 import io
 import logging
 import sys
+import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 def quiet() -> None:
@@ -43,3 +48,31 @@ def tolerant_streams() -> None:
                 buffer, stream.encoding, "surrogateescape", None, stream.line_buffering, stream.write_through
             )
             setattr(sys, name, new)
+
+
+@contextmanager
+def progress(unit: str | None, total: int, done: int = 0, every: float = 10.0) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told of each n that are done. A bar in a terminal, elsewhere a line every few seconds.
+
+    unit: what is counted; None: nothing is shown.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = "{task.fields[unit]}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}", TimeRemainingColumn()
+    in_terminal = unit is not None and sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=not in_terminal) as bar:
+        task = bar.add_task("", total=total, completed=done, rate="", unit=unit)
+        start = shown = time.monotonic()
+
+        def advance(n: int) -> None:
+            nonlocal shown
+            bar.advance(task, n)
+            now, time_now = bar.tasks[0].completed, time.monotonic()
+            rate = (now - done) / max(time_now - start, 1e-6)
+            bar.update(task, rate=f"{rate:.0f}/s")
+            if unit and not in_terminal and time_now - shown >= every:
+                shown = time_now
+                log.info("%s %s of %s, %.0f/s, %.0f s left", unit, f"{now:,}", f"{total:,}", rate, (total - now) / rate)
+
+        yield advance

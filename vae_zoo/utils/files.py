@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,6 +49,20 @@ def replacing(folder: Path) -> Iterator[Path]:
                 raise UserError(f"{folder} has {others[0]}, which is not part of this export; give out=<another folder>")
             folder.rename(Path(temporary) / "old")
         new.rename(folder)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Makes a folder with its parents; after an exception those that were made and are empty are removed again."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]  # the deepest first
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # what is not empty stays
+                folder.rmdir()
+        raise
 
 
 def encoded(text: str) -> bytes:

@@ -5,31 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
-from vae_zoo.data.sets.image_folder import ImageFolder, read_image
+from tests.data.storage.test_pictures import BLUE, GREEN, RED, save
+from vae_zoo.data.sets.image_folder import ImageFolder, read_images
+from vae_zoo.data.storage.pictures import Decoding
 from vae_zoo.utils.errors import UserError
-
-RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-
-
-def save(path, pixels, **options):
-    """pixels: an array, an image, or a colour of 10x10."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(pixels, tuple):
-        pixels = Image.new("RGB", (10, 10), pixels)
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(path, **options)
 
 
 def read(path, **settings):
-    data = ImageFolder(str(path), **({"size": 8, "test_size": 1, "val_size": 1} | settings))
+    data = ImageFolder(str(path), **({"size": 8, "test_size": 1, "val_size": 1, "cache": f"{path}/.cache"} | settings))
     data.setup()
     return data
-
-
-def one(tmp_path, name, pixels, size=8, channels=3, **options):
-    """The picture as the data set gives it, uint8 [C, H, W]."""
-    save(tmp_path / name, pixels, **options)
-    return read_image(tmp_path / name, (channels, size, size))
 
 
 def test_folders_are_classes_in_the_order_of_their_names(tmp_path):
@@ -62,119 +47,12 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path):
     assert len(read(tmp_path).images) == 3
 
 
-@pytest.mark.parametrize(("wide", "high"), [(60, 20), (20, 60), (47, 16), (16, 16), (4, 10)])
-def test_pictures_are_cut_to_the_centre_square(tmp_path, wide, high):
-    """Green square in the middle of red: nothing of the margins is left, nothing of the square is lost."""
-    side = min(wide, high)
-    pixels = np.full((high, wide, 3), RED, np.uint8)
-    top, left = (high - side) // 2, (wide - side) // 2
-    pixels[top : top + side, left : left + side] = GREEN
-    pixels[top : top + side // 2, left : left + side // 2] = BLUE
-    image = one(tmp_path, "a.png", pixels).astype(int)
-    assert image.shape == (3, 8, 8)
-    assert (image[0, 1:-1, 1:-1] <= 30).all()  # at an odd margin half a pixel of it is cut through
-    assert image[2, 1, 1] > 220 and image[1, 6, 6] > 220 and image[1, 1, 6] > 220
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_as_their_exif_says(tmp_path, orientation):
-    upright = np.zeros((16, 16, 3), np.uint8)
-    upright[:8, :8], upright[:8, 8:], upright[8:, :8] = RED, GREEN, BLUE
-    undo = {1: (0, 0), 2: (0, 1), 3: (2, 0), 4: (2, 1), 5: (3, 1), 6: (1, 0), 7: (1, 1), 8: (3, 0)}  # turns, mirrored
-    turns, mirrored = undo[orientation]
-    stored = np.rot90(upright, turns)
-    stored = stored[:, ::-1] if mirrored else stored
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image = one(tmp_path, "a.png", np.ascontiguousarray(stored), exif=exif)
-    assert np.array_equal(image[:, [1, 1, 6], [1, 6, 1]].T, [RED, GREEN, BLUE])
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_mode_of_colour_is_read(tmp_path, channels):
-    red = Image.new("RGB", (10, 10), RED)
-    transparent = Image.new("RGBA", (10, 10), (*RED, 40))
-    wanted = np.array(RED if channels == 3 else [76])  # luma of red, 0.299
-    for name, image in {
-        "rgb.png": red,
-        "rgba.png": transparent,
-        "palette.png": red.convert("P", palette=Image.Palette.ADAPTIVE),
-        "gif.gif": red,
-        "bmp.bmp": red,
-        "webp.webp": red,
-    }.items():
-        pixels = one(tmp_path, name, image, channels=channels, **({"lossless": True} if "webp" in name else {}))
-        assert pixels.dtype == np.uint8 and (abs(pixels.reshape(channels, -1).T.astype(int) - wanted) <= 1).all(), name
-    cmyk = one(tmp_path, "cmyk.jpg", red.convert("CMYK"), channels=channels)
-    assert abs(cmyk.reshape(channels, -1).T.astype(int) - wanted).max() < 8
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_grey_pictures_of_one_eight_and_sixteen_bits_keep_their_range(tmp_path, channels):
-    ramp = np.repeat(np.array([0, 64, 128, 255], np.uint8), 4)[None].repeat(16, 0)
-    eight = one(tmp_path, "8.png", ramp, size=16, channels=channels)
-    sixteen = one(tmp_path, "16.png", ramp.astype(np.uint16) * 257, size=16, channels=channels)
-    assert np.array_equal(eight, ramp[None].repeat(channels, 0)) and np.array_equal(sixteen, eight)
-    bits = one(tmp_path, "1.png", Image.fromarray(ramp > 100), size=16, channels=channels)
-    assert set(np.unique(bits)) == {0, 255}
-
-
 def test_pictures_of_odd_sizes_stand_side_by_side(tmp_path):
     for i, (wide, high) in enumerate([(5, 9), (100, 30), (8, 8), (1, 1)]):
         save(tmp_path / f"{i}.png", np.full((high, wide), 50 * i, np.uint8))
     data = read(tmp_path, channels=1)
     assert data.images.shape == (4, 1, 8, 8)
     assert torch.equal(data.images, torch.tensor([0, 50, 100, 150]).view(4, 1, 1, 1).expand(4, 1, 8, 8))
-
-
-def truncated(tmp_path):
-    save(tmp_path / "ok.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    return (tmp_path / "ok.png").read_bytes()[:2000]
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("notes.txt", lambda _: b"these are my pictures"),
-        ("Thumbs.db", lambda _: bytes(range(256))),
-        ("empty.png", lambda _: b""),
-        ("cut.png", truncated),
-        ("page.svg", lambda _: b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
-    ],
-)
-@pytest.mark.parametrize("inside", ["", "cat"])
-def test_a_file_that_is_no_picture_is_named(tmp_path, name, content, inside):
-    content = content(tmp_path / "elsewhere") if name == "cut.png" else content(tmp_path)
-    folder = tmp_path / "mine" / inside
-    for i in range(4):
-        save(folder / f"{i}.png", RED)
-    (folder / name).write_bytes(content)
-    with pytest.raises(UserError) as error:
-        read(tmp_path / "mine")
-    assert str(error.value).startswith(f"{folder / name} cannot be read as an image") and "remove it" in str(error.value)
-
-
-def test_a_picture_of_unknown_range_is_named(tmp_path):
-    for i in range(3):
-        save(tmp_path / f"{i}.tiff", np.full((9, 9), 0.5, np.float32))
-    with pytest.raises(UserError, match="0.tiff cannot be read as an image of 8 or 16 bits"):
-        read(tmp_path)
-
-
-def test_a_broken_link_is_named(tmp_path):
-    for i in range(3):
-        save(tmp_path / f"{i}.png", RED)
-    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(UserError, match="gone.png cannot be read"):
-        read(tmp_path)
-
-
-def test_too_large_a_picture_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
-    for i in range(3):
-        save(tmp_path / f"{i}.png", RED)
-    with pytest.raises(UserError, match="0.png cannot be read"):
-        read(tmp_path)
 
 
 def test_missing_folder_is_named(tmp_path):
@@ -200,11 +78,117 @@ def test_files_beside_folders_are_refused(tmp_path):
         read(tmp_path)
 
 
-def test_folders_inside_a_class_are_refused(tmp_path):
-    save(tmp_path / "cat" / "0.png", RED)
-    save(tmp_path / "cat" / "black" / "0.png", RED)
-    with pytest.raises(UserError, match=r"cat, a class of data.path, contains a folder \(black\)"):
+def nested(folder):
+    """Two pictures in each of x/cat, x/dog, y/cat and y/dog/deep."""
+    for place, colour in {"x/cat": RED, "x/dog": GREEN, "y/cat": RED, "y/dog/deep": GREEN}.items():
+        for i in range(2):
+            save(folder / place / f"{i}.PNG", colour)
+    return folder
+
+
+def test_classes_are_the_folders_of_any_level(tmp_path):
+    nested(tmp_path)
+    assert read(tmp_path).label.tolist() == read(tmp_path, class_depth=1).label.tolist() == [0] * 4 + [1] * 4
+    data = read(tmp_path, class_depth=2)
+    assert data.label.tolist() == [0, 0, 1, 1] * 2 and data.num_classes == 2
+    assert [(255 * (1 - c), 255 * c) for c in data.label.tolist()] == [tuple(x[:2, 0, 0].tolist()) for x in data.images]
+    assert read(tmp_path, class_depth=0).label is None
+    with pytest.raises(UserError, match="must be at most 2, the number of folders above x/cat/0.PNG, got 3"):
+        read(tmp_path, class_depth=3)
+
+
+def test_an_unchanged_folder_is_decoded_once_and_a_changed_one_anew(tmp_path, monkeypatch):
+    nested(tmp_path)
+    decoded = []
+    decode = Decoding.read
+    monkeypatch.setattr(Decoding, "read", lambda self, source, *rest: decoded.append(source) or decode(self, source, *rest))
+    first = read(tmp_path)
+    again = read(tmp_path, seed=3)
+    assert len(decoded) == 8 and torch.equal(again.images, first.images)
+    save(tmp_path / "x" / "cat" / "0.PNG", np.full((30, 30, 3), 7, np.uint8))
+    changed = read(tmp_path)
+    assert len(decoded) == 16 and (changed.images[0] == 7).all() and torch.equal(changed.images[1:], first.images[1:])
+    kept = [file.suffix for file in (tmp_path / ".cache").iterdir()]
+    assert sorted(kept) == [".json", ".npy"], "what was stored of the earlier content is deleted"
+    assert len(read(tmp_path, size=16).images[0, 0]) == 16 and len(read(tmp_path).images[0, 0]) == 8 and len(decoded) == 24
+
+
+def test_damaged_pictures_are_refused_or_left_out_and_listed(tmp_path, caplog):
+    nested(tmp_path)
+    (tmp_path / "x" / "dog" / "1.PNG").write_bytes(b"")
+    with pytest.raises(UserError, match=r"x/dog/1.PNG cannot be read as an image .*or set data.on_error=skip"):
         read(tmp_path)
+    assert not (tmp_path / ".cache").exists()
+    data = read(tmp_path, on_error="skip", class_depth=2)
+    assert data.label.tolist() == [0, 0, 1, 0, 0, 1, 1] and len(data.images) == 7
+    (file,) = (tmp_path / ".cache").glob("*_skipped.txt")
+    assert "x/dog/1.PNG" in file.read_text() and str(file) in caplog.text
+    caplog.clear()
+    assert len(read(tmp_path, on_error="skip").images) == 7 and not caplog.records and file.exists()
+
+
+@pytest.mark.parametrize("frames", ["first", "all", "group"])
+def test_frames_of_a_file_are_dropped_used_or_a_group(tmp_path, frames):
+    for name, count in {"cat/a": 3, "cat/b": 1, "dog/c": 2, "dog/d": 4}.items():
+        pictures = [Image.new("RGB", (8, 8), (80 * i, 0, 0)) for i in range(count)]
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pictures[0].save(tmp_path / f"{name}.tiff", save_all=True, append_images=pictures[1:])
+    needs_groups = {"group_by": "group"} if frames == "group" else {}
+    for _ in range(2):
+        data = read(tmp_path, frames=frames, **needs_groups)
+        assert data.label.tolist() == ([0, 0, 1, 1] if frames == "first" else [0] * 4 + [1] * 6)
+        assert frames == "first" or data.images[:, 0, 0, 0].tolist() == [0, 80, 160, 0, 0, 80, 0, 80, 160, 240]
+    if frames == "group":
+        assert data.group_of(torch.arange(10)).tolist() == [0, 0, 0, 1, 2, 2, 3, 3, 3, 3]
+        files = [set(data.group_of(data.indices[split]).tolist()) for split in ("train", "val", "test")]
+        assert not files[0] & files[1] and not files[0] & files[2], "a file is in one split"
+
+
+TABLE = """\ufefffile,label,angle,shape,size,group,split
+x/cat/0.PNG,cat,0.5,round,1,a,train
+x/dog/0.PNG,dog,0.25,round,2,b,train
+y/cat/0.PNG,cat,0.125,square,1,a,train
+y/dog/deep/0.PNG,,1.5,round,3,,test
+
+x/dog/1.PNG,dog,7.0,square,3,c,val
+x/dog/0.PNG,dog,0.25,round,2,b,train
+"""
+
+
+def test_a_table_has_labels_factors_groups_and_splits(tmp_path, caplog):
+    caplog.set_level("INFO")
+    nested(tmp_path)
+    (tmp_path / "table.csv").write_text(TABLE)
+    data = read(tmp_path, table=str(tmp_path / "table.csv"), kinds={"size": "ordered"}, group_by="group")
+    assert data.label.tolist() == [0, 1, 0, -1, 1] and data.num_classes == 2
+    assert [(f.name, f.size, f.kind) for f in data.factor_info] == [
+        ("angle", 0, "continuous"),
+        ("shape", 2, "categorical"),
+        ("size", 3, "ordered"),
+    ]
+    assert data.factors[:, 0].tolist() == [0.5, 0.25, 0.125, 1.5, 7] and data.factors[:, 2].tolist() == [0, 1, 0, 2, 2]
+    assert [data.indices[split].tolist() for split in ("train", "val", "test")] == [[0, 1, 2], [4], [3]]
+    assert "3 pictures that" in caplog.text and "angle (continuous), shape (categorical, 2 values)" in caplog.text
+    assert [image[:, 0, 0].tolist() for image in data.images[:2]] == [[*RED], [*GREEN]]
+
+
+def test_few_pictures_of_another_setting_are_read_into_memory(tmp_path):
+    nested(tmp_path)
+    arrays = read_images(tmp_path, (3, 8, 8), "predict")
+    assert (
+        arrays.images.shape == (8, 3, 8, 8)
+        and arrays.names[0] == "x/cat/0.PNG"
+        and arrays.label.tolist() == [0] * 4 + [1] * 4
+    )
+    (tmp_path / "none").mkdir()
+    assert len(read_images(tmp_path / "none", (3, 8, 8), "predict").images) == 0
+
+
+@pytest.mark.parametrize("name", ["lr=0.1 (a)", "b\udcff", "grün"])
+def test_folders_of_any_name_are_read(tmp_path, name):
+    nested(tmp_path / name)
+    data = read(tmp_path / name)
+    assert len(data.images) == 8
 
 
 def test_an_empty_class_is_refused(tmp_path):

@@ -2,10 +2,13 @@
 
 import time
 import tracemalloc
+from contextlib import nullcontext
 
+import h5py
 import numpy as np
 import pytest
 import torch
+import zarr
 from PIL import Image
 from scipy.stats import chisquare
 
@@ -161,7 +164,7 @@ def test_scenes_of_a_file(tmp_path):
     assert batch["boxes"][0].tolist() == [[3, 2, 9, 6]] and len(data.indices["train"]) == 32
     torch.testing.assert_close(batch["image"][0], torch.from_numpy(image[batch["index"][0]]).permute(2, 0, 1) / 255)
     np.savez(tmp_path / "other.npz", image=image)
-    with pytest.raises(UserError, match="give an npz"):
+    with pytest.raises(UserError, match="has no 'mask', only image; give a file with"):
         scenes(tmp_path, path=str(tmp_path / "other.npz"))
 
 
@@ -173,7 +176,7 @@ def test_scenes_of_a_file(tmp_path):
         (255, 40, "mask must contain whole numbers .* got values from 0 to 255"),
         (0.5, 40, "mask must contain whole numbers .* got values from 0.0 to 0.5"),
         (np.nan, 40, "mask must contain whole numbers .* got values from nan to nan"),
-        (1, 0, "has no scenes"),
+        (1, 0, "give at least one scene per split"),
     ],
 )
 def test_masks_that_are_none_are_refused(tmp_path, number, scenes_of, told):
@@ -182,6 +185,23 @@ def test_masks_that_are_none_are_refused(tmp_path, number, scenes_of, told):
     np.savez(tmp_path / "scenes.npz", image=np.zeros((scenes_of, 16, 16, 3), np.uint8), mask=mask)
     with pytest.raises(UserError, match=told):
         scenes(tmp_path, path=str(tmp_path / "scenes.npz"), size=16, val_size=4, test_size=4)
+
+
+@pytest.mark.parametrize("form", ["h5", "zarr"])
+def test_scenes_of_published_forms_have_masks_of_each_object_and_factors(tmp_path, form):
+    rng = np.random.default_rng(0)
+    image, number = rng.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8), rng.integers(0, 3, (40, 16, 16))
+    arrays = {"image": image, "mask": (number[:, None] == np.arange(3)[:, None, None])[..., None].astype(np.uint8) * 255}
+    arrays |= {"light": np.arange(40) % 4, "colour": rng.random((40, 3, 3)), "kind": np.arange(40) // 20}
+    path = tmp_path / f"scenes.{form}"
+    with h5py.File(path, "w") if form == "h5" else nullcontext(zarr.open_group(str(path), mode="w")) as file:
+        for key, array in arrays.items():
+            file.create_dataset(key, data=array) if form == "h5" else file.create_array(key, data=array.astype(array.dtype))
+    for _ in range(2):
+        data = scenes(tmp_path, path=str(path), size=16, val_size=4, test_size=4)
+        batch = data.single(torch.arange(40))
+        assert np.array_equal(batch["mask"], number) and np.array_equal(data.images, image.transpose(0, 3, 1, 2))
+        assert data.factor_names == ("kind", "light") and data.factor_sizes == (2, 4)
 
 
 def test_objects_of_a_file_are_counted_scene_by_scene(tmp_path):

@@ -258,5 +258,5 @@ def test_h5py_is_asked_for_only_where_a_file_is_read(published, drawn, monkeypat
 
 def test_a_cache_that_cannot_be_written_is_told_with_what_it_needs(published):
     (published.parent / "cache").write_text("a file")
-    with pytest.raises(UserError, match="cannot be written .*; set paths.cache to a folder with .* GB of free space"):
+    with pytest.raises(UserError, match="cannot be written .*; set paths.cache to a folder with 1,.* bytes of free space"):
         read(published)

@@ -1,13 +1,16 @@
-"""`cached_array`: built once, verified at every opening, never worse than no cache."""
+"""`cached_array`: built once, verified when it has changed, never worse than no cache. `stored`: the same in parts."""
 
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from vae_zoo.data.storage.cache import cached_array, cached_parts
+from vae_zoo.data.storage import cache as storage
+from vae_zoo.data.storage.cache import cached_array, stored
 from vae_zoo.utils.errors import UserError
 
 ARRAY = np.arange(3000, dtype=np.uint8).reshape(100, 30)
@@ -40,7 +43,7 @@ def test_second_opening_reads_the_file_and_builds_nothing(cache, caplog):
 
 def test_only_the_array_and_its_checksum_stay(cache):
     cache.open()
-    assert sorted(file.name for file in cache.path.parent.iterdir()) == ["array.npy", "array.npy.crc32"]
+    assert sorted(file.name for file in cache.path.parent.iterdir()) == ["array.npy", "array.npy.json"]
 
 
 def test_torch_takes_the_array_and_writing_to_it_leaves_the_file_alone(cache):
@@ -60,8 +63,8 @@ def flip_last_byte(path):
         flip_last_byte,
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
         lambda path: path.write_bytes(b""),
-        lambda path: path.with_name("array.npy.crc32").unlink(),
-        lambda path: path.with_name("array.npy.crc32").write_bytes(b"\xff"),
+        lambda path: path.with_name("array.npy.json").unlink(),
+        lambda path: path.with_name("array.npy.json").write_bytes(b"\xff"),
     ],
     ids=["flipped_byte", "truncated", "empty", "no_checksum", "damaged_checksum"],
 )
@@ -97,68 +100,125 @@ def test_without_a_writable_folder_the_array_is_built_with_one_warning(tmp_path,
     (tmp_path / "file").touch()
     cache = Cache(tmp_path / "file" / "array.npy")
     assert np.array_equal(cache.open(), ARRAY)
-    assert len(caplog.records) == 1 and "cannot be written, so every process" in caplog.text
+    assert len(caplog.records) == 1 and "array.npy cannot be written (" in caplog.text
 
 
 def test_full_disk_leaves_no_half_file(cache, caplog, monkeypatch):
     def fail(file):
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
     assert np.array_equal(cache.open(), ARRAY)
-    assert len(caplog.records) == 1 and not list(cache.path.parent.iterdir())
+    assert cache.builds == 1 and len(caplog.records) == 1 and not cache.path.parent.exists()
 
 
-def test_simultaneous_builders_all_get_the_array_and_leave_a_good_file(cache, caplog):
-    barrier = Barrier(8)
-
-    def build():
-        barrier.wait(timeout=10)
-        return ARRAY.copy()
-
-    def open_(_):
-        return cached_array(cache.path, build, shape=ARRAY.shape, dtype=ARRAY.dtype)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(np.array_equal(array, ARRAY) for array in pool.map(open_, range(8)))
+def test_a_checksum_is_compared_only_after_size_or_time_has_changed(cache, monkeypatch, caplog):
     cache.open()
-    assert cache.builds == 0 and not caplog.records and len(list(cache.path.parent.iterdir())) == 2
+    compared = []
+    checksum = storage._checksum
+    monkeypatch.setattr(storage, "_checksum", lambda *of: compared.append(1) or checksum(*of))
+    cache.open()
+    assert not compared
+    os.utime(cache.path, ns=(5, 5))
+    for _ in range(2):
+        assert np.array_equal(cache.open(), ARRAY)
+    assert len(compared) == 1 and cache.builds == 1 and not caplog.records
+
+
+def test_of_simultaneous_builders_one_builds_and_all_get_the_array(cache, caplog):
+    with ThreadPoolExecutor(8) as pool:
+        assert all(np.array_equal(array, ARRAY) for array in pool.map(lambda _: cache.open(), range(8)))
+    assert cache.builds == 1 and len(list(cache.path.parent.iterdir())) == 2
+    assert all("waiting for it" in record.message for record in caplog.records)
 
 
 # ---- in parts -------------------------------------------------------------------------------------------------------
 
 
-def test_parts_are_one_array_in_the_file_and_built_once(cache, caplog):
-    built = []
+class Parts:
+    """ARRAY in ten parts; a build stops after `until` of them."""
 
-    def build():
-        built.append(1)
-        yield from np.array_split(ARRAY, 7)
+    def __init__(self, path):
+        self.path, self.until, self.built, self.error = path, 10, [], KeyboardInterrupt()
+
+    def build(self, state):
+        for part in range(state.get("part", 0), 10):
+            if part == self.until:
+                raise self.error
+            self.built.append(part)
+            yield ARRAY[10 * part : 10 * part + 10], {"part": part + 1}
+
+    def open(self, rows=100):
+        return stored(self.path, self.build, (rows, 30), lambda: 100)
+
+
+@pytest.fixture
+def parts(tmp_path):
+    return Parts(tmp_path / "new" / "array.npy")
+
+
+def test_parts_are_one_array_in_the_file_and_built_once(parts, caplog):
+    for _ in range(2):
+        array, state = parts.open()
+        assert np.array_equal(array, ARRAY) and isinstance(array, np.memmap) and state == {"part": 10}
+    assert parts.built == [*range(10)] and not caplog.records
+    assert np.array_equal(np.load(parts.path), ARRAY) and len(list(parts.path.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("until", [1, 5, 9])
+def test_an_interrupted_build_goes_on_and_its_file_is_that_of_an_uninterrupted_one(parts, tmp_path, until):
+    whole = Parts(tmp_path / "whole.npy")
+    whole.open()
+    parts.until = until
+    with pytest.raises(KeyboardInterrupt):
+        parts.open()
+    with (parts.path.parent / "array.npy.part").open("ab") as file:
+        file.write(b"half a part")
+    parts.until = 10
+    assert np.array_equal(parts.open()[0], ARRAY)
+    assert parts.built == [*range(10)], "no part twice"
+    assert parts.path.read_bytes() == whole.path.read_bytes() and len(list(parts.path.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", [flip_last_byte, lambda path: path.write_bytes(path.read_bytes()[:200])])
+def test_a_damaged_unfinished_file_is_begun_anew(parts, damage):
+    parts.until = 5
+    with pytest.raises(KeyboardInterrupt):
+        parts.open()
+    damage(parts.path.parent / "array.npy.part")
+    parts.until = 10
+    assert np.array_equal(parts.open()[0], ARRAY) and parts.built == [*range(5), *range(10)]
+
+
+def test_number_of_rows_may_be_left_to_the_build(parts):
+    def build(state):
+        yield ARRAY[:7], {}
+        yield ARRAY[:0], {}
+        yield ARRAY[7:20], {}
 
     for _ in range(2):
-        array = cached_parts(cache.path, build, shape=ARRAY.shape, dtype=ARRAY.dtype)
-        assert np.array_equal(array, ARRAY) and isinstance(array, np.memmap)
-    assert len(built) == 1 and not caplog.records
-    assert np.array_equal(np.load(cache.path), ARRAY) and len(list(cache.path.parent.iterdir())) == 2
+        array, _ = stored(parts.path, build, (-1, 30), lambda: 100)
+        assert np.array_equal(array, ARRAY[:20])
 
 
-def test_parts_that_break_off_leave_nothing(cache):
-    def build():
-        yield ARRAY[:50]
-        raise UserError("the file ends here")
-
+def test_parts_that_break_off_with_an_error_leave_nothing(parts):
+    parts.until, parts.error = 5, UserError("the file ends here")
     with pytest.raises(UserError, match="the file ends here"):
-        cached_parts(cache.path, build, shape=ARRAY.shape, dtype=ARRAY.dtype)
-    assert not list(cache.path.parent.iterdir())
+        parts.open()
+    assert not parts.path.parent.exists()
 
 
-def test_parts_that_cannot_be_written_are_told_with_what_they_need(cache, monkeypatch):
-    def fail(file):
-        raise OSError(28, "No space left on device")
+def test_too_small_a_disk_is_told_with_the_bytes_needed_before_anything_is_built(parts, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2999))
+    with pytest.raises(UserError, match=r"only 2,999 bytes are free.; set paths.cache to a folder with 3,000 bytes of free"):
+        parts.open()
+    assert not parts.built and not parts.path.parent.exists()
 
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(
-        UserError, match="array.npy cannot be written .No space left on device.; set paths.cache to a folder with 0.0 GB"
-    ):
-        cached_parts(cache.path, lambda: iter([ARRAY]), shape=ARRAY.shape, dtype=ARRAY.dtype)
-    assert not list(cache.path.parent.iterdir())
+
+@pytest.mark.parametrize("shown", [None, "rows"])
+def test_a_log_has_lines_of_progress_only_where_they_are_wanted(parts, caplog, monkeypatch, shown):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("vae_zoo.utils.console.progress.__wrapped__.__defaults__", (0, 0.0))
+    stored(parts.path, parts.build, (100, 30), lambda: 100, unit=shown)
+    assert len(caplog.records) == (10 if shown else 0)
+    assert not shown or caplog.messages[4].startswith("rows 50 of 100, ")

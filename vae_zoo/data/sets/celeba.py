@@ -18,9 +18,9 @@ from vae_zoo.config.check import choose
 from vae_zoo.config.types import CelebACrop, ClassesOfAttributes, Shape, Side
 from vae_zoo.data.arrays import Arrays
 from vae_zoo.data.datamodule import DataModule
-from vae_zoo.data.sets.image_folder import decoded
-from vae_zoo.data.storage.cache import cached_array
+from vae_zoo.data.storage.cache import State, stored
 from vae_zoo.data.storage.download import blaming, fetch
+from vae_zoo.data.storage.pictures import Picture, decoded
 from vae_zoo.utils.errors import UserError
 
 PICTURES, ATTRIBUTES, IDENTITIES, SPLIT = FILES = (
@@ -105,18 +105,20 @@ class CelebA(DataModule):
         height, width = self.image_shape[1:]
         these = zlib.crc32("\n".join([str(self.folder.resolve()), *names]).encode())
         path = self.cache / f"celeba_v1_{self.crop or 'whole'}_{height}x{width}_{these:08x}.npy"
-        shape = (3, height, width)
-        return cached_array(path, lambda: decoded(self._read_image, names, shape), (len(names), *shape))
 
-    def _read_image(self, name: str) -> np.ndarray:
-        """uint8 [3, H, W]."""
+        def build(state: State):
+            return decoded(self._read_image, names[state.get("read", 0) :], state)
+
+        return stored(path, build, (len(names), 3, height, width), lambda: len(names), unit="pictures")[0]
+
+    def _read_image(self, name: str) -> Picture:
         path, (_, height, width) = self.folder / PICTURES / name, self.image_shape
         with blaming(f"{path} cannot be read (...); unpack {PICTURES}.zip again"), Image.open(path) as image:
             image = image.convert("RGB")
             if self.crop is not None:
                 left, top = (round((side - self.crop) / 2) for side in image.size)
                 image = image.crop((left, top, left + self.crop, top + self.crop))
-            return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+            return Picture(np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)[None])
 
 
 def classified(attributes: np.ndarray, names: Sequence[str], classes: Mapping[str, Sequence[str]]) -> np.ndarray:

@@ -1,96 +1,197 @@
-"""The user's own pictures: a folder of images, or of one folder of images a class."""
+"""The user's own pictures: a folder of images, classes by folder or by a table."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from vae_zoo.config.types import Shape, Side
-from vae_zoo.data.arrays import Arrays
+from vae_zoo.config.types import Index, Kinds, Limits, Shape, Side
+from vae_zoo.data.arrays import Arrays, Kind
 from vae_zoo.data.datamodule import DataModule
-from vae_zoo.data.storage.download import blaming
+from vae_zoo.data.splits import check_number
+from vae_zoo.data.storage import pictures
+from vae_zoo.data.storage.cache import Parts, State, stored
+from vae_zoo.data.storage.pictures import Decoding, Picture, decoded, fingerprint, pictures_below, source_of_rows
+from vae_zoo.data.storage.table import read_table
 from vae_zoo.utils.errors import UserError
 
+log = logging.getLogger(__name__)
 
-class ImageFolder(DataModule):
-    """path: the folder; size: side of the square images; channels: 1 grey, 3 colour.
 
-    Each picture is turned upright, shrunk so that its shorter side fits and cut to the centre square; transparency is
-    dropped. Sub-folders are classes (`label`, in the order of their names). Whatever else lies there is refused, so
-    that nothing is left out unseen; names that begin with a dot are passed over.
+class Pictures(DataModule):
+    """Base of data sets that are decoded from files of pictures.
+
+    Args:
+        size: Side of the square images.
+        channels: 1 grey, 3 colour.
+        crop, background, range, frames, on_error: As in `vae_zoo.data.storage.pictures.Decoding`; with frames=group all
+            frames of a file are a group.
+        cache: Folder for the decoded images.
+        image_shape: [C, H, W]; None: channels and size.
     """
 
-    def __init__(self, path: str, size: Side = 64, channels: Literal[1, 3] = 3, image_shape: Shape | None = None, **common):
+    groupings = ()  # any; known when the files are read
+    where: str  # the source, for error messages
+
+    def __init__(
+        self,
+        size: Side = 64,
+        channels: Literal[1, 3] = 3,
+        crop: pictures.Crop = "center",
+        background: str = "white",
+        range: Limits | None = None,
+        frames: pictures.Frames = "first",
+        on_error: Literal["refuse", "skip"] = "refuse",
+        cache: str = "~/.cache/vae_zoo",
+        image_shape: Shape | None = None,
+        **common,
+    ):
         super().__init__(image_shape or (channels, size, size), **common)
-        self.path = Path(path).expanduser()
+        self.decoding, self.cache = Decoding(crop, background, range, frames, on_error), Path(cache).expanduser()
+
+    def store(
+        self, name: str, key: str, build: Callable[[State], Parts], most: Callable[[], int]
+    ) -> tuple[np.ndarray, np.ndarray, State]:
+        """Decodes once, or maps what was decoded.
+
+        Args:
+            name: Of the source and the settings.
+            key: Of the content of the source; what was stored of another content is deleted.
+            build: As in `vae_zoo.data.storage.cache.stored`.
+            most: As there.
+
+        Returns:
+            Images, the place of the source of each, and the last state.
+        """
+        path = self.cache / f"{name}_{key}.npy"
+        is_new = not path.exists()
+
+        def enough(state: State) -> Parts:
+            number = len(source_of_rows(state))
+            for part, state in build(state):  # noqa: B020
+                number += len(part)
+                yield part, state
+            check_number(number, self.where)
+
+        images, state = stored(path, enough, (-1, *self.image_shape), most, unit="pictures")
+        if is_new:
+            pictures.tell_losses(state, path.with_suffix(""))
+            for file in self.cache.glob(f"{name}_*"):
+                if key not in file.name:
+                    file.unlink(missing_ok=True)
+        return images, source_of_rows(state), state
+
+
+class ImageFolder(Pictures):
+    """A folder of pictures, decoded once into a mapped array that processes share.
+
+    Each picture is turned upright, resized and cropped. Hidden and system files are passed over.
+
+    Args:
+        path: The folder.
+        class_depth: Level of the folders that are the classes: 1 is that of the folders in `path`; 0: no classes; None: 1 if
+            all pictures lie in subfolders, else 0. Deeper folders belong to the class above them.
+        table: CSV file that names the pictures, in place of `class_depth`: `vae_zoo.data.storage.table.read_table`.
+        kinds: {factor: kind} of columns of the table.
+    """
+
+    def __init__(
+        self, path: str, class_depth: Index | None = None, table: str | None = None, kinds: Kinds | None = None, **common
+    ):
+        super().__init__(**common)
+        self.path, self.class_depth = Path(path).expanduser(), class_depth
+        self.where = f"data.path={self.path}"
+        self.kinds: Mapping[str, Kind] = kinds or {}
+        self.table = None if table is None else Path(table).expanduser()
 
     def load(self) -> Arrays:
-        arrays = read_images(self.path, self.image_shape, "data.path")
-        if len(arrays.images) < 3:
-            raise UserError(f"data.path={self.path} has {len(arrays.images)} images; give at least 3, one per split")
-        return arrays
+        names = pictures_below(self.path, "data.path")
+        if self.table is not None:
+            names, known = read_table(self.table, self.path, names, self.kinds)
+        else:
+            known = classes_of(self.path, names, self.class_depth, "data.path")
+        if self.decoding.frames == "first" or not names:
+            check_number(len(names), self.where)
+        name = f"images_{fingerprint(self.path.resolve(), [], self.image_shape, self.decoding)}"
+
+        def build(state: State) -> Parts:
+            return decoded(self._read, names[state.get("read", 0) :], state)
+
+        images, source, _ = self.store(name, fingerprint(self.path, names), build, lambda: self._most(names))
+        return of_sources(images, source, names, known, self.decoding.frames)
+
+    def _read(self, name: str) -> Picture:
+        return self.decoding.read(self.path / name, str(self.path / name), self.image_shape)
+
+    def _most(self, names: Sequence[str]) -> int:
+        """How many images there may be."""
+        if self.decoding.frames == "first":
+            return len(names)
+        return sum(map(self._frames_of, names))
+
+    def _frames_of(self, name: str) -> int:
+        try:
+            with Image.open(self.path / name) as image:
+                return pictures.num_frames(image)
+        except Exception:  # reported when it is decoded
+            return 1
+
+
+def of_sources(
+    images: np.ndarray, source: np.ndarray, names: Sequence[str], known: dict[str, Any], frames: pictures.Frames
+) -> Arrays:
+    """Arrays of images, from fields of Arrays for the files that they are from."""
+    fields: dict[str, Any] = {key: value[source] if isinstance(value, np.ndarray) else value for key, value in known.items()}
+    fields["groups"] = {key: value[source] for key, value in known.get("groups", {}).items()}
+    if frames == "group":
+        fields["groups"]["group"] = source
+    return Arrays(images, names=[names[int(i)] for i in source], **fields)
+
+
+def classes_of(root: Path, names: Sequence[str], depth: int | None, setting: str) -> dict[str, Any]:
+    """The label of each picture by the folder that it lies in, as fields of Arrays; {} without classes.
+
+    Raises:
+        UserError: Some pictures lie in no folder of this depth.
+    """
+    parents = [Path(name).parts[:-1] for name in names]
+    shallow = [name for name, folders in zip(names, parents) if len(folders) < (depth or 1)]
+    if depth is None and shallow and len(shallow) < len(names):
+        folder = next(folders[0] for folders in parents if folders)
+        raise UserError(
+            f"{setting}={root} has both files ({shallow[0]}) and subfolders ({folder}); give either only images or one "
+            f"subfolder of images per class, or set data.class_depth=0 for no classes"
+        )
+    if depth == 0 or depth is None and shallow or not names:
+        return {}
+    if shallow:
+        raise UserError(
+            f"data.class_depth must be at most {len(Path(shallow[0]).parts) - 1}, the number of folders above {shallow[0]}, "
+            f"got {depth}"
+        )
+    folders = [parts[(depth or 1) - 1] for parts in parents]
+    classes = sorted({*folders})
+    for folder in sorted(root.glob("/".join("*" * (depth or 1)))):
+        if folder.is_dir() and folder.name not in classes and not pictures.is_passed_over(folder.name):
+            raise UserError(f"{folder}, a class of {setting}, contains no images; add some or remove it")
+    number = {name: i for i, name in enumerate(classes)}
+    log.info("%s: %s pictures of %d classes: %s", root, f"{len(names):,}", len(classes), ", ".join(classes[:10]))
+    return {"label": np.array([number[name] for name in folders]), "num_classes": len(classes)}
 
 
 def read_images(path: Path, image_shape: Sequence[int], setting: str) -> Arrays:
-    """The pictures of a folder as ImageFolder has them. setting: the setting that names the folder, for error messages."""
-    if not path.is_dir():
-        raise UserError(f"{setting}={path} is not a folder; give a folder of images, or one with a subfolder per class")
-    folders, files = _entries(path)
-    if folders and files:
-        raise UserError(
-            f"{setting}={path} has both files ({files[0].name}) and subfolders ({folders[0].name}); "
-            f"give either only images or one subfolder of images per class"
-        )
-    classes = [_images_of_class(folder, setting) for folder in folders]
-    paths = sum(classes, files)
-    images = decoded(lambda file: read_image(file, image_shape), paths, image_shape)
-    names = [str(file.relative_to(path)) for file in paths]
-    if not classes:
-        return Arrays(images, names=names)
-    label = np.repeat(np.arange(len(classes)), [len(files) for files in classes])
-    return Arrays(images, label=label, num_classes=len(classes), names=names)
+    """Reads the few pictures of a folder into memory.
 
-
-def decoded(read: Callable[[Any], np.ndarray], pictures: Sequence, image_shape: Sequence[int]) -> np.ndarray:
-    """uint8 [N, C, H, W] of what `read` makes of each picture, many at a time."""
-    images = np.empty((len(pictures), *image_shape), dtype=np.uint8)
-    with ThreadPoolExecutor() as pool:
-        for place, image in enumerate(pool.map(read, pictures)):
-            images[place] = image
-    return images
-
-
-def read_image(path: Path, image_shape: Sequence[int]) -> np.ndarray:
-    """[C, H, W] uint8. Raises UserError for a file that is no picture."""
-    channels, height, width = image_shape
-    sentence = f"{path} cannot be read as an image of 8 or 16 bits (...); remove it or save it as PNG or JPEG"
-    with blaming(sentence), Image.open(path) as image:
-        image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
-        pixels = np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
-    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
-
-
-def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Its folders and everything else, by name."""
-    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    return [p for p in entries if p.is_dir()], [p for p in entries if not p.is_dir()]
-
-
-def _images_of_class(folder: Path, setting: str) -> list[Path]:
-    folders, files = _entries(folder)
-    if folders or not files:
-        inside = f"a folder ({folders[0].name})" if folders else "no images"
-        raise UserError(f"{folder}, a class of {setting}, contains {inside}; give each class one subfolder of images")
-    return files
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow cuts 16-bit grey off at 255 when it converts; here white stays white."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"the range of its values is unknown: mode {image.mode}")
-    return image
+    Args:
+        path: The folder, classes in its subfolders.
+        image_shape: [C, H, W].
+        setting: The setting that names the folder, for error messages.
+    """
+    names, state = pictures_below(path, setting), {}
+    known = classes_of(path, names, None, setting)
+    parts = decoded(lambda name: Decoding().read(path / name, str(path / name), image_shape), names, state)
+    images = np.concatenate([np.empty((0, *image_shape), np.uint8), *(part for part, _ in parts)])
+    return Arrays(images, names=names, **known)

@@ -5,6 +5,7 @@ end, each scene seen once. The test has scenes on the grounds of training, `test
 """
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,8 +23,11 @@ from vae_zoo.data.render import scenes as scene_drawing
 from vae_zoo.data.render.scenes import Recipe
 from vae_zoo.data.sets.digits import resize_bytes
 from vae_zoo.data.sets.image_folder import read_images
+from vae_zoo.data.storage.array_file import converted, layout, member, opened, to_bytes, values
 from vae_zoo.data.storage.cache import cached_array
 from vae_zoo.data.storage.download import blaming
+from vae_zoo.data.storage.pictures import fingerprint
+from vae_zoo.data.storage.table import fields_of
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.memory import to_device
 
@@ -119,24 +123,26 @@ class Scenes(DataModule):
 
     def _published(self) -> Arrays:
         assert self.path is not None
-        where = f"data.path={self.path}"
-        form = "an npz with `image` uint8 [N, H, W, 3] and `mask` [N, H, W], where 0 is the background"
-        with blaming(f"{where} cannot be read (...); give {form}"), np.errstate(invalid="ignore"):
-            with np.load(Path(self.path).expanduser()) as file:
-                image, given = file["image"], file["mask"]
-            mask = given.astype(np.uint8)
-        if image.ndim != 4 or mask.shape != image.shape[:3]:
-            raise UserError(f"{where} has image {image.shape} and mask {mask.shape}; give one mask for each image")
-        if not mask.size:
-            raise UserError(f"{where} has no scenes, its image is {image.shape}; give at least one scene per split")
-        if (mask != given).any() or mask.max() > MOST:
-            raise UserError(
-                f"{where}: mask must contain whole numbers from 0, the background, to {MOST}, got values from {given.min()} "
-                f"to {given.max()}"
+        path = Path(self.path).expanduser()
+        where = f"data.path={path}"
+        with opened(path, "data.path") as file:
+            form = "give a file with image [N, H, W, 3] and mask [N, H, W], where 0 is the background"
+            image, mask = (member(file, key, where, form) for key in ("image", "mask"))
+            (_, *sides), moved = layout(image.shape, where)
+            number, stem = image.shape[0], f"scenes_{fingerprint(path, None, path.resolve())}"
+            if mask.shape[0] != number or not number:
+                what = "one mask for each image" if number else "at least one scene per split"
+                raise UserError(f"{where} has image {image.shape} and mask {mask.shape}; give {what}")
+            others = {key: file[key] for key in sorted(file.keys()) if key not in ("image", "mask")}
+            known = fields_of(
+                {k: values(array) for k, array in others.items() if array.shape == (number,)}, f"{where}, ", {}
             )
-        self.masks = torch.from_numpy(mask)
-        count = np.array([np.count_nonzero(np.bincount(one.ravel())[1:]) for one in mask])
-        return Arrays(image.transpose(0, 3, 1, 2), count, num_classes=int(count.max()) + 1)
+            images = converted(self.cache / f"{stem}.npy", image, lambda part: to_bytes(moved(part), None, where))
+            masks = converted(self.cache / f"{stem}_masks.npy", mask, lambda part: _numbered(part, sides, where))
+        self.masks = torch.from_numpy(masks)
+        count = np.array([np.count_nonzero(np.bincount(one.ravel())[1:]) for one in masks])
+        factors = {key: known[key] for key in ("factors", "factor_info") if key in known}
+        return Arrays(images, count, num_classes=int(count.max()) + 1, **factors)
 
     def _recipe(self) -> Recipe:
         settings: dict[str, Any] = dict(self.settings)
@@ -191,6 +197,24 @@ def boxes_of(mask: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
         some = shown.any(axis).float()  # [N, K, side]
         ends += [some.argmax(-1), some.shape[-1] - some.flip(-1).argmax(-1)]
     return torch.stack([ends[0], ends[2], ends[1], ends[3]], dim=-1).float(), shown.sum((2, 3))
+
+
+def _numbered(mask: np.ndarray, sides: Sequence[int], where: str) -> np.ndarray:
+    """Maps uint8 [N, H, W] of such maps of numbers, or of one mask for each object [N, K, H, W], the background first."""
+    mask = mask[..., 0] if mask.shape[-1] == 1 else mask
+    mask = mask.argmax(1) if mask.ndim == 4 else mask
+    with np.errstate(invalid="ignore"):
+        numbers = mask.astype(np.uint8)
+    if [*mask.shape[1:]] != [*sides]:
+        raise UserError(
+            f"{where}: mask must be [N, {sides[0]}, {sides[1]}], or such a mask for each object, got {mask.shape}"
+        )
+    if (numbers != mask).any() or mask.max() > MOST:
+        raise UserError(
+            f"{where}: mask must contain whole numbers from 0, the background, to {MOST}, got values from {mask.min()} to "
+            f"{mask.max()}"
+        )
+    return numbers
 
 
 def _digest(recipe: Recipe) -> str:

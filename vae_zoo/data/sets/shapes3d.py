@@ -8,6 +8,7 @@ its 480 scenes, 39 MB.
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from vae_zoo.data.arrays import Arrays, Factor
 from vae_zoo.data.datamodule import DataModule, check_size
 from vae_zoo.data.render import rooms
 from vae_zoo.data.render.colours import hues
-from vae_zoo.data.storage.cache import cached_array, cached_parts
+from vae_zoo.data.storage.cache import Parts, State, cached_array, stored
 from vae_zoo.data.storage.download import blaming
 from vae_zoo.utils.errors import UserError
 
@@ -102,7 +103,8 @@ class Shapes3D(DataModule):
             raise UserError(f"{path} has no image with these data.factors; choose other values, or use the published file")
         side, chosen = self.image_shape[1], f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {self.values}"
         file = self.cache / f"shapes3d_v1_{side}_{zlib.crc32(chosen.encode()):08x}.npy"
-        return cached_parts(file, lambda: _images(path, rows, side), (len(rows), 3, side, side)), classes[rows]
+        build = partial(_images, path, rows, side)
+        return stored(file, build, (len(rows), 3, side, side), lambda: len(rows), unit="images")[0], classes[rows]
 
 
 def compose(layers: Tensor, factors: Tensor) -> Tensor:
@@ -143,17 +145,17 @@ def _classes(labels: np.ndarray) -> np.ndarray:
     return classes
 
 
-def _images(path: Path, rows: np.ndarray, side: int) -> Iterator[np.ndarray]:
+def _images(path: Path, rows: np.ndarray, side: int, state: State) -> Parts:
     """These rows, increasing, in parts uint8 [n, 3, side, side]. Read in order by whole chunks, each unpacked once."""
     with _opened(path) as file:
         images = file["images"]
         chunk = images.chunks[0] if images.chunks else 1
         step = -(-ROWS // chunk) * chunk
-        for start in range(0, len(images), step):
+        for start in range(state.get("end", 0), len(images), step):
             wanted = rows[(rows >= start) & (rows < start + step)] - start
             if len(wanted):
                 part = images[start : start + step][wanted].transpose(0, 3, 1, 2)
-                yield part if side == 64 else _halved(part)
+                yield part if side == 64 else _halved(part), {"end": start + step}
 
 
 def _halved(images: np.ndarray) -> np.ndarray:

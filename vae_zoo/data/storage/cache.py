@@ -1,70 +1,177 @@
-"""Arrays that are expensive to make, kept on disk and shared between processes."""
+"""Arrays that are expensive to make, kept on disk, mapped and shared between processes."""
 
+import errno
+import fcntl
+import io
+import json
 import logging
-import math
+import os
+import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike
 
+from vae_zoo.utils.console import progress
 from vae_zoo.utils.errors import UserError
-from vae_zoo.utils.files import atomic
+from vae_zoo.utils.files import new_folder, read_dict, write_json
 
 Array = np.ndarray
 Shape = tuple[int, ...]
+State = dict[str, Any]  # of a build, in JSON
+Parts = Iterator[tuple[Array, State]]
 log = logging.getLogger(__name__)
 
 
+class Unwritable(UserError):
+    """The array cannot be written to the cache."""
+
+
 def cached_array(path: Path, build: Callable[[], Array], shape: Shape, dtype: DTypeLike = np.uint8) -> Array:
-    """The array of the .npy file at `path`, which `build` makes if it is not there yet.
+    """Reads an array from the cache, or makes it.
 
-    It is mapped, not read: processes share its memory, and what one of them writes to it stays its own and off the
-    disk. Every call compares the file with its checksum (`<path>.crc32`; 0.1 to 0.3 s for 377 MB); a file that is
-    damaged or not of `shape` and `dtype` is built anew with a warning. Where nothing can be written, a warning is
-    logged and the built array itself is returned. Any number of processes may build at the same time.
+    As `stored`, of an array that is made in one piece. Where nothing can be written, a warning is logged and the array
+    itself is returned.
 
-    Raises ValueError if `build` returns another shape or dtype.
+    Raises:
+        ValueError: `build` returns another shape or dtype.
     """
-    if (array := _kept(path, shape, dtype)) is not None:
-        return array
-    array = _checked(build(), shape, dtype)
+    build = cache(build)  # held until it is returned
+
+    def parts(state: State) -> Parts:
+        yield _checked(build(), shape, dtype), {}
+
     try:
-        return _saved(path, [array], shape, dtype)
-    except OSError as error:
-        log.warning("the cache file %s cannot be written, so every process computes the data again: %s", path, error)
-        return array
+        return stored(path, parts, shape, lambda: shape[0], dtype)[0]
+    except Unwritable as error:
+        log.warning("%s; until then every process computes the data again", error)
+        return build()
 
 
-def cached_parts(path: Path, build: Callable[[], Iterator[Array]], shape: Shape, dtype: DTypeLike = np.uint8) -> Array:
-    """As `cached_array`, of an array that is too large to hold: `build` yields its parts, one after the other.
+def stored(
+    path: Path,
+    build: Callable[[State], Parts],
+    shape: Shape,
+    most: Callable[[], int],
+    dtype: DTypeLike = np.uint8,
+    unit: str | None = None,
+) -> tuple[Array, State]:
+    """Reads an array from the cache, or makes it part by part.
 
-    Raises UserError where the file cannot be written.
+    The array is mapped, not read: processes share its memory, and what one of them writes to it stays off the disk. One
+    process makes it while the others wait. If that process is killed, the next one continues after the last whole part.
+    A checksum is computed while the file is written and compared whenever size or time of the file have changed; a damaged
+    file is made anew with a warning.
+
+    Args:
+        path: The .npy file; `<path>.json` holds its checksum and the last state.
+        build: Yields parts of the array and after each its state, JSON; it gets the state to continue from, at first {}.
+        shape: Of the array; -1 first: as many rows as `build` makes.
+        most: The largest possible number of rows, for the free space that is needed.
+        dtype: Of the array.
+        unit: What the rows are, for a progress bar; None: no bar.
+
+    Returns:
+        The array and the last state.
+
+    Raises:
+        Unwritable: The file cannot be written; it says how many bytes are needed.
     """
-    if (array := _kept(path, shape, dtype)) is not None:
-        return array
+    if (kept := _kept(path, shape, dtype)) is not None:
+        return kept
+    rows, before = most(), _stamp(path)
+    needed = rows * int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
     try:
-        return _saved(path, build(), shape, dtype)
+        with new_folder(path.parent):
+            if (free := shutil.disk_usage(path.parent).free + sum(_stamp(_part(path))[:1])) < needed:
+                raise OSError(errno.ENOSPC, f"only {free:,} bytes are free")
+            with _alone(path) as file:
+                made_meanwhile = _kept(path, shape, dtype) if _stamp(path) != before else None
+                return made_meanwhile or _made(path, file, build, shape, rows, dtype, unit)
     except OSError as error:
-        size = math.prod(shape) * np.dtype(dtype).itemsize / 1e9
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}); set paths.cache to a folder with {size:.1f} GB of free space"
+        raise Unwritable(
+            f"{path} cannot be written ({error.strerror}); set paths.cache to a folder with {needed:,} bytes of free space"
         ) from error
 
 
-def _kept(path: Path, shape: Shape, dtype: DTypeLike) -> Array | None:
-    """What lies at `path`, if it is whole."""
+def _kept(path: Path, shape: Shape, dtype: DTypeLike) -> tuple[Array, State] | None:
+    """The array and the state that lie at `path`, if they are whole."""
     if not path.exists():
         return None
     try:
-        if _sidecar(path).read_text() != _checksum(path):
-            raise ValueError("the file does not match its checksum")
-        return _checked(np.load(path, mmap_mode="c"), shape, dtype)
-    except (OSError, ValueError) as error:
+        about, array = json.loads(_about(path).read_text()), _mapped(path)
+        if about["stamp"] != _stamp(path):
+            if about["crc32"] != _checksum(path, path.stat().st_size):
+                raise ValueError("the file does not match its checksum")
+            if os.access(path.parent, os.W_OK):
+                write_json(_about(path), about | {"stamp": _stamp(path)})
+        return _checked(array, (len(array), *shape[1:]) if shape[0] < 0 else shape, dtype), about["state"]
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         log.warning("the cache file %s cannot be used and is computed again: %s", path, error)
         return None
+
+
+def _made(
+    path: Path, file: IO[bytes], build: Callable[[State], Parts], shape: Shape, most: int, dtype: DTypeLike, unit: str | None
+) -> tuple[Array, State]:
+    """Writes the parts that `file` lacks, and gives it its name at the end."""
+    part = _part(path)
+    done = read_dict(_about(part))[0]
+    rows, crc, state = done.get("rows", 0), done.get("crc32", 0), done.get("state", {})
+    row = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
+    head = _header((0, *shape[1:]), dtype)
+    if not rows or _stamp(part)[0] < len(head) + rows * row or _checksum(part, len(head) + rows * row) != crc:
+        rows, crc, state = 0, 0, {}
+        file.write(head)
+    file.seek(len(head) + rows * row)
+    file.truncate()
+    with progress(unit, most, rows) as advance:
+        for array, state in build(state):  # noqa: B020
+            data = np.ascontiguousarray(_checked(array, (len(array), *shape[1:]), dtype)).reshape(-1).view(np.uint8).data
+            file.write(data)
+            crc, rows = zlib.crc32(data, crc), rows + len(array)
+            file.flush()
+            os.fsync(file.fileno())
+            write_json(_about(part), {"rows": rows, "crc32": crc, "state": state})
+            advance(len(array))
+    file.seek(0)
+    file.write(_header((rows, *shape[1:]), dtype))
+    file.flush()
+    os.fsync(file.fileno())
+    write_json(_about(path), {"crc32": crc, "state": state, "stamp": _stamp(part)})  # first: no array without a checksum
+    os.replace(part, path)
+    _about(part).unlink()
+    return _mapped(path), state
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[IO[bytes]]:
+    """The unfinished file, locked for this process. It stays where the process is stopped, and goes after an error."""
+    part = _part(path)
+    while True:
+        with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("another process makes %s; waiting for it", path)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not (part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno()))):
+                continue  # it was finished meanwhile
+            try:
+                yield file
+            except Exception:
+                _about(part).unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
+                raise
+            if path.exists() and part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno())):
+                part.unlink()  # another process made the array before this one had the lock
+            return
 
 
 def _checked(array: Array, shape: Shape, dtype: DTypeLike) -> Array:
@@ -73,25 +180,41 @@ def _checked(array: Array, shape: Shape, dtype: DTypeLike) -> Array:
     return array
 
 
-def _saved(path: Path, parts: Iterable[Array], shape: Shape, dtype: DTypeLike) -> Array:
-    with atomic(path, sync=True) as file:
-        npy.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
-        for part in parts:
-            file.write(np.ascontiguousarray(part).data)
-        file.flush()
-        with atomic(_sidecar(path), sync=True) as sidecar:  # first, so that no process finds an array without a checksum
-            sidecar.write(_checksum(Path(file.name)).encode())
-    return np.load(path, mmap_mode="c")
+def _mapped(path: Path) -> Array:
+    try:
+        return np.load(path, mmap_mode="c")
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        return np.load(path, mmap_mode="r")  # larger than the memory: Linux refuses to map that for private writing
 
 
-def _checksum(path: Path) -> str:
-    """CRC-32 of a file: finds every accident short of malice, at 2 GB/s."""
+def _header(shape: Shape, dtype: DTypeLike) -> bytes:
+    """Of the .npy file; its length does not depend on shape[0]."""
+    file = io.BytesIO()
+    npy.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def _checksum(path: Path, end: int) -> int:
+    """CRC-32 of the array in a file up to the byte `end`: finds every accident short of malice, at 2 GB/s."""
     crc = 0
     with path.open("rb") as file:
-        while block := file.read(1 << 20):  # reading, not mapping: the file does not count as this process's memory
+        npy.read_magic(file)
+        npy.read_array_header_1_0(file)
+        while block := file.read(min(1 << 20, end - file.tell())):  # reading, not mapping: it is no memory of this process
             crc = zlib.crc32(block, crc)
-    return f"{crc:08x}"
+    return crc
 
 
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name + ".crc32")
+def _stamp(path: Path) -> list[int]:
+    """Size and time of a file; [] if there is none."""
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else []
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _about(path: Path) -> Path:
+    return path.with_name(path.name + ".json")

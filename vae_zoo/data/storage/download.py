@@ -3,10 +3,11 @@
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.files import new_folder
 
 
 @contextmanager
@@ -17,6 +18,8 @@ def blaming(sentence: str) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         message = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split()).rstrip("."))
         reason = message or ("it ends too early" if isinstance(error, EOFError) else type(error).__name__)
@@ -35,16 +38,8 @@ def fetch(
         return
     if not download:
         raise UserError(lacks)
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]  # the deepest first
-    try:
-        with blaming(failed):
-            root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=root) as folder:
-                get(folder)
-                for file in missing:
-                    (root / file).parent.mkdir(parents=True, exist_ok=True)
-                    (Path(folder) / file).replace(root / file)
-    finally:
-        for folder in made:
-            with suppress(OSError):  # what is not empty stays
-                folder.rmdir()
+    with blaming(failed), new_folder(root), tempfile.TemporaryDirectory(dir=root) as folder:
+        get(folder)
+        for file in missing:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / file).replace(root / file)
