@@ -38,7 +38,7 @@ nowhere | data.path=/ | /nowhere is not a folder; give a folder of images
 {named lr=0.1 (a)} data.on_error=skip data.range=[1,0] | data.range=[1, 0] is not allowed
 {named lr=0.1 (a)/cat} data.class_depth=2 | data.class_depth must be at most 0
 {latin} | cannot be read as an image
-{pictures} data.background=whit | data.background=whit is not a colour | #ffffff
+{pictures} data.background=greyish | data.background=greyish is not a colour | #ffffff
 {pictures} data.crop=centre | data.crop=centre is not allowed; give center, pad or none
 {pictures} data.frames=every | give first, all or group
 {pictures} data.table=nowhere.csv | nowhere.csv cannot be read (No such file
@@ -62,7 +62,7 @@ nowhere.npz | nowhere.npz does not exist; give a file of arrays
 {cut_npz} | cannot be read as .npz
 {arrays} data.keys.images=imgs | has no 'imgs', only images; set data.keys.images to one of them
 {arrays} data.keys.label=class | has no 'class', only images; set data.keys.label to one of them
-{arrays} data.keys.lable=class | data.keys.lable | did you mean data.keys.label
+{arrays} data.keys.labels=class | data.keys.labels | did you mean data.keys.label
 {arrays float} | has float64 images with values from | set data.range
 {arrays float} data.range=[0,0.5] | but data.range=[0, 0.5]
 {arrays short_label} | label has 11 entries for 12 images

@@ -228,8 +228,8 @@ def test_what_is_lost_is_logged_once_with_counts_and_damaged_files_are_listed(tm
 
 
 def test_a_background_that_is_no_colour_is_refused():
-    with pytest.raises(UserError, match="data.background=whit is not a colour"):
-        Decoding(background="whit")
+    with pytest.raises(UserError, match="data.background=greyish is not a colour"):
+        Decoding(background="greyish")
 
 
 # ---- what is found --------------------------------------------------------------------------------------------------
