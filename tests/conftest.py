@@ -111,6 +111,11 @@ def jobs_in_this_process(monkeypatch):
 @pytest.fixture
 def small_evaluation(monkeypatch):
     """Judges and probes see few images a few times, charts are black: what they say and show is tested elsewhere."""
+    shrink_evaluation(monkeypatch)
+
+
+def shrink_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`small_evaluation` for fixtures of a module."""
     import numpy as np
 
     from vae_zoo.evaluation.suites import factors, samples

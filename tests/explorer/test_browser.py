@@ -17,6 +17,7 @@ from PIL import Image
 from tests.cli.calls import call
 from tests.cli.test_contributing import FILES
 from tests.commands import command, environment
+from tests.conftest import shrink_evaluation
 
 pytestmark = pytest.mark.browser
 CHROMIUM = os.environ.get("CHROMIUM") or which("chromium") or which("chromium-browser") or which("google-chrome")
@@ -155,6 +156,14 @@ def test_undo_reset_and_the_link_bring_settings_back(chromium, address):
         assert changes(page, linked) == own
 
 
+def test_on_a_phone_the_picture_stays_in_sight_of_the_sliders(chromium, address):
+    with opened(chromium, address, 390) as page:
+        page.locator(".walk input[data-dim]").last.evaluate("slider => slider.scrollIntoView({block: 'end'})")
+        page.evaluate("document.querySelector('.walk').style.paddingBottom = '900px'")
+        page.evaluate("window.scrollTo(0, document.querySelector('.walk').getBoundingClientRect().top + scrollY + 300)")
+        assert 0 <= page.locator(".walk img.now").bounding_box()["y"] < 100
+
+
 def near(page, one: str, other: str) -> bool:
     """Whether two pictures differ by one grey level at most: a link has three decimals of each value."""
     script = """async sources => {
@@ -256,9 +265,11 @@ def every_method(chromium, tmp_path_factory):
     for name in ("coarse_fine.py", "conf/model/coarse_fine.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(FILES[name])
-    for name, words in METHODS.items():
-        answer = call(folder, f"train model={name} {SMALL} {words} hydra.run.dir={name}")
-        assert answer.code == 0, answer.err
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        shrink_evaluation(monkeypatch)
+        for name, words in METHODS.items():
+            answer = call(folder, f"train model={name} {SMALL} {words} hydra.run.dir={name}")
+            assert answer.code == 0, answer.err
     with served(folder, f"run=[{','.join(METHODS)}]", "trust=[coarse_fine]") as url:
         yield url
 
@@ -347,7 +358,7 @@ def test_a_click_on_a_point_shows_its_image_and_on_a_cell_plays_a_traversal(chro
     with opened(chromium, every_method) as page:
         own = source(page, ".thumbnail img")
         panel = tab(page, "Data")
-        panel.locator("circle").first.wait_for()
+        panel.locator(".scatter circle").first.wait_for()
         panel.locator("svg.scatter").first.locator("circle").nth(5).dispatch_event("click", {"bubbles": True})
         panel.get_by_text("test image").first.wait_for()
         changes(page, own, ".thumbnail img")

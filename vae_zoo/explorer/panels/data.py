@@ -43,13 +43,14 @@ def build(page: Page, run: LoadedRun) -> None:
         return svg(places, column)
 
     def choose(event: gr.SelectData):
-        place = int(run.index[int(event.index[0])])
-        test = run.data.indices["test"].tolist().index(place)
-        about = ", ".join(f"{name} {value:g}" for name, value in zip(colours, values[int(event.index[0])]))
-        tile = strip(run.data.single(run.data.indices["test"][test][None])["image"].numpy(), [f"test image {test}: {about}"])
-        return tile, f"test:{test}" if run is page.runs[0] else gr.skip()
+        number = int(event.index[0])
+        test = run.data.indices["test"].tolist().index(int(run.index[number]))
+        about = ", ".join(f"{name} {value:g}" for name, value in zip(colours, values[number]))
+        tile = strip(run.data.single(run.data.indices["test"][test][None])["image"].numpy(), [f"image {test}"])
+        chosen = (f"test:{test}", None, test) if run is page.runs[0] else (gr.skip(),) * 3
+        return f"{tile}<p>test image {test}: {escape(about)}</p>", *chosen
 
-    points.select(choose, None, [shown, page.image], show_progress="hidden")
+    points.select(choose, None, [shown, page.image, page.walks, page.number], show_progress="hidden")
     page.follow(scatter, [block, colour, method], points)
     scores = block_scores(run.numbers)
     if any(name in run.model.blocks for name in scores):
@@ -83,6 +84,7 @@ def plane(codes: np.ndarray, method: str) -> np.ndarray:
 
 def svg(places: np.ndarray, values: np.ndarray) -> str:
     """Points [N, 2] in [0, 1], coloured by values [N], each with its number as key."""
+    values = values.astype(np.float64)
     low, high = values.min(), values.max()
     hues = 300 * (values - low) / max(high - low, 1e-9)
     dots = "".join(
@@ -107,7 +109,8 @@ def table(scores: dict[str, dict[str, float | None]], run: LoadedRun) -> str:
         for factor in factors:
             score, key = row[factor], escape(f"{name}|{factor}")
             at = f' data-key="{key}" tabindex="0" role="button"' if name in run.model.blocks else ""
-            shade = f' style="background:rgb(29 111 122 / {max(0, min(1, score or 0)):.2f})"'
+            ink = "; color: white" if (score or 0) > 0.6 else ""
+            shade = f' style="background: rgb(29 111 122 / {max(0, min(1, score or 0)):.2f}){ink}"'
             cells.append(f"<td{at}{shade}>{'–' if score is None else f'{score:.2f}'}</td>")
         rows.append(f"<tr><th>{escape(name)}</th>{''.join(cells)}</tr>")
     return f'<div class="matrix"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
