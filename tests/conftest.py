@@ -4,7 +4,6 @@ import gc
 import os
 import shutil
 import socket
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,19 +115,6 @@ def small_evaluation(monkeypatch):
 
 def shrink_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """`small_evaluation` for fixtures of a module."""
-    import numpy as np
+    from tests import small
 
-    from vae_zoo.evaluation.suites import factors, samples
-    from vae_zoo.figures import charts
-    from vae_zoo.metrics import judge, probes
-
-    annotations.set_defaults(monkeypatch, judge.train_judge, {"steps": 8, "max_images": 200})
-    monkeypatch.setattr(factors, "NUM_TRAIN", 200)
-    monkeypatch.setattr(samples, "EPOCHS", 2)
-    monkeypatch.setattr(charts, "_pixels", lambda figure: np.zeros((8, 8, 3), np.uint8))
-    for name in ("MLPClassifier", "MLPRegressor"):
-        monkeypatch.setattr(probes, name, partial(_two_epochs, getattr(probes, name)))
-
-
-def _two_epochs(network, **options):
-    return network(**options | {"max_iter": 2})
+    small.evaluation(monkeypatch)

@@ -64,7 +64,7 @@ def test_every_package_has_a_layer():
 
 
 WHOLE = {  # what a file tests that is named by no module
-    "": ("layers", "version", "annotations"),
+    "": ("layers", "version", "annotations", "gpu"),
     "cli": (
         "bad_inputs",
         "bad_own_data",
@@ -75,7 +75,8 @@ WHOLE = {  # what a file tests that is named by no module
         "results",
         "scenes",
         "wheel",
-    ),  # commands and documents
+    ),  # commands, pages
+    "chaos": ("kills", "disk", "machine"),
     "config": ("every_setting",),
     "explorer": ("browser",),  # the page
     "models": ("ddp", "switches"),  # every model

@@ -154,7 +154,7 @@ def test_a_command_is_not_stopped_by_another_on_the_same_sweep_and_stops_none(mo
 
 def jobs_run(monkeypatch, code, begun=lambda process: None):
     """In place of training a job runs `code`, which knows its folder, and then has finished."""
-    finish = "(folder / 'metrics.json').write_text('{\"test/elbo\": 1}')\n"
+    finish = "(folder / 'metrics.json').write_text('{\"test/elbo\": 1}')\n(folder / 'report.html').write_text('')\n"
     finish += "(folder / 'run.json').write_text('{\"state\": \"finished\"}')"
     script = f"import os, pathlib, signal, sys, time\nfolder = pathlib.Path(sys.argv[1])\n{code}\n{finish}"
 

@@ -315,7 +315,7 @@ def test_wandb_offline_history_is_whole_after_a_resume(tmp_path):
         trainer, model, data = prepare(tmp_path, cfg)
         board = trainer.loggers[1]
         board.log_hyperparams(cfg)
-        board.rewrite_history(steps - 10)
+        board.rewrite_history(tmp_path / "metrics.csv", steps - 10)
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
         name = board.experiment.id
         import wandb

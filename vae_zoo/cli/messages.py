@@ -17,6 +17,7 @@ from vae_zoo.config import config_dir
 from vae_zoo.config.check import OPTIONAL_GROUPS, choose, describe, moved, one_line, settings_of
 from vae_zoo.config.renamed import MOVED_CHOICES, MOVED_SETTINGS
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.files import no_space
 from vae_zoo.utils.text import override
 
 QUOTES = "\"'"
@@ -53,8 +54,9 @@ def explain(error: BaseException, elsewhere: str) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException) and not isinstance(error, InstantiationException):
         first = next((str(link) for link in chain if str(link).strip()), type(error).__name__)
         return " ".join(line.strip() for line in first.strip().splitlines() if line.strip()).rstrip(".")
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename} cannot be written ({error.strerror}); choose another folder with {elsewhere}"
+    if isinstance(error, OSError) and (error.filename is not None or no_space(error)):
+        written = no_space(error) or f"{error.filename} cannot be written ({error.strerror})"
+        return f"{written}; choose another folder with {elsewhere}"
     return None
 
 

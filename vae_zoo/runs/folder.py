@@ -25,7 +25,7 @@ import yaml
 from vae_zoo.config.renamed import as_today
 from vae_zoo.config.settings import known
 from vae_zoo.utils.errors import UserError
-from vae_zoo.utils.files import read_dict, write_atomic, write_json
+from vae_zoo.utils.files import lock, read_dict, write_atomic, write_json
 from vae_zoo.utils.launch import noted
 from vae_zoo.utils.text import override
 
@@ -144,7 +144,9 @@ def is_over(state: Any) -> bool:
 
 
 def is_finished(folder: Path) -> bool:
-    return is_over(read_status(folder).get("state")) and (Path(folder) / "metrics.json").is_file()
+    """Whether nothing is left to do: a run that was killed while it wrote its report lacks that."""
+    there = all((Path(folder) / name).is_file() for name in ("metrics.json", "report.html"))
+    return is_over(read_status(folder).get("state")) and there
 
 
 def stop_sentence(folder: Path, limit: dict[str, Any], cfg: dict[str, Any]) -> str:
@@ -184,11 +186,11 @@ def can_go_on(folder: Path, cfg: dict[str, Any]) -> bool:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; [] if it does not exist."""
+    """The rows of a CSV file; [] if it does not exist. A last line that was cut by a full disk is none."""
     if not path.is_file():
         return []
     with path.open(newline="", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(line for line in file if line.endswith("\n")))
 
 
 def block_scores(numbers: dict[str, float]) -> dict[str, dict[str, float | None]]:
@@ -257,7 +259,7 @@ def locked(folder: Path) -> Iterator[IO[str]]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise Busy(f"{folder} is being trained by {file.read().strip()}; wait for it or stop it") from None

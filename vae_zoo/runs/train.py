@@ -17,7 +17,7 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.utils import launch, threads
 from vae_zoo.utils.console import quiet, tolerant_streams
 from vae_zoo.utils.errors import Pruned, UserError
-from vae_zoo.utils.files import write_atomic, write_json
+from vae_zoo.utils.files import no_space, write_atomic, write_json
 from vae_zoo.utils.signals import Interrupted, Signals, exit_code, handled, stopping
 from vae_zoo.utils.text import override, readable
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder, is_writer, started, signals = options.folder, True, time.monotonic(), Signals()
     with handled(signals, *stopping()):
-        about, before = runs.environment() | {"command": options.command}, runs.read_status(folder)
+        about, before, text = runs.environment() | {"command": options.command}, runs.read_status(folder), ""
         try:
             tolerant_streams()
             quiet()
@@ -62,21 +62,39 @@ def main(arguments: list[str] | None = None) -> int:
             if signum or isinstance(error, KeyboardInterrupt):
                 state, code = {"state": "interrupted"}, exit_code(signum or signal.SIGINT)
             else:
-                state, code = {"state": "failed", "error": check.one_line(error)}, 1
-                text = traceback.format_exc()
-                traceback.print_exc()
+                text, code = _failure(error, folder), 1
+                state = {"state": "failed", "error": check.one_line(error)}
         if is_writer:
-            from vae_zoo.reports.report import closing_lines, write_report
-
-            if state["state"] == "failed":
-                write_atomic(folder / "error.txt", text)
-            runs.write_status(folder, **about, **state, seconds=time.monotonic() - started)
-            write_report(folder)
-            if state["state"] == "interrupted":
-                print(f"stopped; continue with: python train.py {override('resume', folder)}", file=sys.stderr)
-            if code == 0:
-                print(closing_lines(folder), flush=True)
+            try:
+                _close(folder, about | state | {"seconds": time.monotonic() - started}, text)
+            except OSError as error:
+                text, code = _failure(error, folder) if code == 0 else text, code or 1
+        if state["state"] == "interrupted" and is_writer:
+            print(f"stopped; continue with: python train.py {override('resume', folder)}", file=sys.stderr)
     return code
+
+
+def _failure(error: BaseException, folder: Path) -> str:
+    """Prints what has ended the run, in a sentence if it is the disk, and returns it."""
+    if full := no_space(error):
+        text = f"error: {full}; make space, then continue with: python train.py {override('resume', folder)}"
+    else:
+        text = "".join(traceback.format_exception(error))
+    print(text.rstrip("\n"), file=sys.stderr, flush=True)
+    return text
+
+
+def _close(folder: Path, status: dict[str, Any], text: str) -> None:
+    """Writes the state and the report of a run that has ended. text: for error.txt if it failed."""
+    from vae_zoo.reports.report import closing_lines, write_report
+
+    (folder / "report.html").unlink(missing_ok=True)  # of an earlier state
+    if status["state"] == "failed":
+        write_atomic(folder / "error.txt", text)
+    runs.write_status(folder, **status)
+    write_report(folder)
+    if runs.is_over(status["state"]) or status["state"] == "pruned":
+        print(closing_lines(folder), flush=True)
 
 
 def _threads(before: int | None, trainer: dict[str, Any]) -> int:
@@ -107,8 +125,8 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
             runs.write_status(folder, blocks=blocks)
             for logger in dashboards:
                 logger.log_hyperparams(readable(cfg))
-            for logger in wandb_loggers:
-                logger.rewrite_history(step)
+                if hasattr(logger, "rewrite_history"):
+                    logger.rewrite_history(folder / "metrics.csv", step)
         trainer.checkpoint_callback.signals = signals
         with signals.saving():
             trainer.fit(model, datamodule=data, ckpt_path=last)

@@ -25,7 +25,7 @@ import yaml
 
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.record import Job, read_record
-from vae_zoo.utils.files import write_atomic
+from vae_zoo.utils.files import lock, write_atomic
 from vae_zoo.utils.threads import THREADS, num_cores
 
 RECORDS = "sweeps"  # folder next to the runs
@@ -142,7 +142,7 @@ def _free_slot(folder: Path, jobs: int) -> tuple[int, IO[str]] | None:
     for place in range(jobs):
         file = (folder / f"{socket.gethostname()}-{place}").open("a")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
             continue
@@ -192,7 +192,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """Waits for the lock of the file and holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, fcntl.LOCK_EX)
         yield
 
 

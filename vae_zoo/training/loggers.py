@@ -60,8 +60,13 @@ class MetricsCSV(Logger):
             rows, self.columns = self.rows() + rows, self.columns + sorted(new)
             write_atomic(self.path, _text(rows, self.columns, header=True))
             return
-        with self.path.open("a", newline="", errors="surrogateescape") as file:
-            file.write(_text(rows, self.columns, header=False))
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", newline="", errors="surrogateescape") as file:
+                file.write(_text(rows, self.columns, header=False))
+        except OSError:  # a full disk takes a part
+            os.truncate(self.path, size)
+            raise
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -90,8 +95,22 @@ def _text(rows: list[dict[str, Any]], columns: list[str], header: bool) -> str:
 
 
 class TensorBoard(TensorBoardLogger):
+    """Writes event files to `tensorboard/`. A resumed run replaces them by one with the history of metrics.csv, since the
+    rows after its checkpoint would be there twice."""
+
     def __init__(self, folder: Path):
         super().__init__(save_dir=folder, name="tensorboard", version="", default_hp_metric=False)
+        self._earlier = list((Path(folder) / "tensorboard").glob("events.*"))
+
+    @rank_zero_only
+    def rewrite_history(self, metrics: Path, step: int) -> None:
+        """Logs the rows of metrics.csv and the figures up to this step again, then removes the earlier files."""
+        if self._earlier:
+            _log_again(self, metrics, step)
+            self.experiment.flush()
+        for file in self._earlier:
+            file.unlink(missing_ok=True)
+        self._earlier = []
 
     @rank_zero_only
     def log_summary(self, values: dict[str, float], step: int) -> None:
@@ -101,6 +120,18 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_only
     def log_figure(self, name: str, image: np.ndarray, step: int) -> None:
         self.experiment.add_image(f"figures/{name}", image, step, dataformats="HWC")
+
+
+def _log_again(logger: "TensorBoard | WandB", metrics: Path, step: int) -> None:
+    """Logs the rows of metrics.csv and the figures up to this step; the later ones will be logged anew."""
+    kinds = pictures(metrics.parent / "figures").items()
+    drawn = ((at, name, path) for (name, suffix), steps in kinds if suffix == ".png" for at, path in steps.items())
+    for at, name, path in sorted(drawn):
+        if 0 <= at <= step:
+            logger.log_figure(name, np.asarray(Image.open(path)), at)
+    for row in read_rows(metrics):
+        values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
+        logger.log_metrics(values, step=int(row["step"]))
 
 
 def is_offline() -> bool:
@@ -128,8 +159,8 @@ class WandB(WandbLogger):
     ):
         folder, offline = Path(folder), offline or is_offline()
         resumed = rank_zero_only.rank == 0 and (folder / "wandb_id").is_file()  # other ranks start after the file exists
-        self._history = folder / "metrics.csv" if offline and resumed else None
-        if self._history is not None:
+        self._rewritten = offline and resumed
+        if self._rewritten:
             replaced = folder / "wandb" / "replaced"
             replaced.mkdir(parents=True, exist_ok=True)
             for old in [p for p in (folder / "wandb").glob("offline-run-*") if p.is_dir()]:
@@ -170,19 +201,11 @@ class WandB(WandbLogger):
         return file.read_text().strip() if file.is_file() else None
 
     @rank_zero_only
-    def rewrite_history(self, step: int) -> None:
+    def rewrite_history(self, metrics: Path, step: int) -> None:
         """Logs the rows of metrics.csv and the figures up to this step again, to the new offline folder."""
-        if self._history is None or not self._history.is_file():
-            return
-        kinds = pictures(self._history.parent / "figures").items()
-        drawn = ((at, name, path) for (name, suffix), steps in kinds if suffix == ".png" for at, path in steps.items())
-        for at, name, path in sorted(drawn):
-            if 0 <= at <= step:  # later figures will be drawn again
-                self.log_figure(name, np.asarray(Image.open(path)), at)
-        for row in read_rows(self._history):
-            values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
-            self.log_metrics(values, step=int(row["step"]))
-        self._history = None
+        if self._rewritten:
+            _log_again(self, metrics, step)
+        self._rewritten = False
 
     @rank_zero_only
     def log_figure(self, name: str, image: np.ndarray, step: int) -> None:

@@ -1,5 +1,7 @@
 """Atomic file writes, and reading that tolerates damaged files."""
 
+import errno
+import fcntl
 import json
 import os
 import tempfile
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from vae_zoo.utils.errors import UserError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 @contextmanager
@@ -27,8 +31,10 @@ def atomic(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
                 os.fsync(file.fileno())
         os.chmod(temporary.name, 0o644)  # temporary files have mode 0600, which would hide results from the group
         os.replace(temporary.name, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary.name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -90,3 +96,24 @@ def read_dict(path: Path) -> tuple[dict[str, Any], str]:
     except (OSError, ValueError, RecursionError):
         value = None
     return (value, "") if isinstance(value, dict) else ({}, f"{path.name} is damaged")
+
+
+def no_space(error: BaseException) -> str | None:
+    """What cannot be written since the disk is full or read-only, and why; None if the error has another cause."""
+    if not isinstance(error, OSError) or error.errno not in NO_SPACE:
+        return None
+    return f"{error.filename or 'a file'} cannot be written ({error.strerror})"
+
+
+def lock(file: IO[Any], kind: int) -> None:
+    """Locks an open file (kind: of fcntl.flock). Raises BlockingIOError if another process holds it, UserError if the file
+    system has no locks."""
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{file.name} cannot be locked ({error.strerror}), without which two commands could train one run; use a file "
+            f"system with locks (docs/how_to/clusters.md), with paths.outputs=<folder>"
+        ) from error

@@ -55,10 +55,10 @@ class Checkpoint(LightningCheckpoint):
         loss = float(trainer.callback_metrics["val/loss"])
         better = loss < self.best
         self.best = min(self.best, loss)
+        if better:  # before last.ckpt, which says that it is there
+            trainer.save_checkpoint(self.folder / "best.ckpt")
         if self._pending or trainer.should_stop:
             self.save(trainer)
-        if better:
-            trainer.save_checkpoint(self.folder / "best.ckpt")
 
     def save(self, trainer: RunTrainer) -> None:
         """Writes last.ckpt, after everything that a resumed run expects on disk."""
