@@ -187,9 +187,15 @@ def _program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.Ex
 def _write_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], path: Path) -> Graph:
     import onnx
     import onnxruntime
+    from onnxscript import optimizer
 
     program, names = _program(module, inputs), list(inputs)
-    graph = cast(Any, torch.onnx.export(program, input_names=names, output_names=outputs, verbose=False)).model_proto
+    options = {"input_names": names, "output_names": outputs, "verbose": False}
+    # without the exporter's own optimisation, which takes x + 1e-8 for x
+    exported = cast(Any, torch.onnx.export(program, **options, optimize=False))
+    optimizer.fold_constants(exported.model)
+    optimizer.remove_unused_nodes(exported.model)
+    graph = exported.model_proto
     del graph.graph.value_info[:]  # it names the batch otherwise
     for value in (*graph.graph.input, *graph.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
