@@ -248,7 +248,7 @@ def test_a_dimension_is_played_and_pictures_and_codes_are_saved(chromium, addres
 SMALL = "data=digits data.size=24 data.subset=200 data.test_size=60 trainer=cpu trainer.max_steps=20 callbacks=none"
 MLP = "model/network=mlp model.network.hidden=[16]"
 METHODS = {
-    "split_vae": MLP,
+    "split_vae": f"{MLP} +evaluation.suites.blocks._target_=vae_zoo.evaluation.BlockFactors",
     "ml_vae": MLP,
     "parted_vae": MLP,
     "mfcvae": "model.facet_dims=[3,3] model.num_clusters=[4,5]",

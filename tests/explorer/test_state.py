@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.config.test_schemas import composed
+from tests.config.test_schemas import choices, composed
 from vae_zoo import UserError
 from vae_zoo.explorer import state
 from vae_zoo.explorer.state import Images, LoadedRun, combinations
@@ -29,7 +29,7 @@ OPTIONS = {
 @cache
 def run_of(name: str) -> LoadedRun:
     """An untrained model and small data; no test may change them."""
-    config = composed(f"model={name}", *SMALL, *OPTIONS[name])
+    config = composed(f"model={name}", *SMALL, *OPTIONS.get(name, []))
     torch.manual_seed(0)
     model, data = build(config["model"]), build(config["data"])
     data.serve(model)
@@ -65,6 +65,14 @@ def test_the_values_of_an_image_decode_to_its_reconstruction(name):
     again = run.walked(codes, run.values(codes))
     np.testing.assert_allclose(run.decode(again), expected, atol=1e-6)
     assert len(x) == 1 and tuple(x.shape[1:]) == run.model.image_shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*choices("model")} - {*OPTIONS}))
+def test_every_other_method_is_walked_in_too(name):
+    test_the_values_of_an_image_decode_to_its_reconstruction(name)
+    if run_of(name).of_kind("gaussian"):
+        test_sliders_are_in_order_of_kl_and_span_the_aggregate_posterior(name)
 
 
 def test_a_slider_changes_its_dimension_and_the_image_alone():
@@ -144,6 +152,10 @@ def test_uploads_that_are_no_picture_or_too_large_are_refused_in_a_sentence(tmp_
     images, path = Images(run_of("split_vae")), tmp_path / "upload.png"
     path.write_text("no picture")
     with pytest.raises(UserError, match="the file is not a picture; choose a PNG, JPEG or WebP file"):
+        images.upload(path)
+    Image.effect_noise((99, 99), 50).save(path, format="JPEG")
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(UserError, match="the upload cannot be read as an image .*; remove it, save it as PNG or JPEG"):
         images.upload(path)
     Image.new("1", (20_000, 20_000)).save(path)  # 400 million pixels in a few kB
     with pytest.raises(UserError, match="more than 50,000,000 pixels; shrink it first"):

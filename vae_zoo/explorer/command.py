@@ -55,4 +55,5 @@ def load(folder: Path, cfg: dict[str, Any]) -> LoadedRun:
             runs.change(config, "data", key, value)
     data = build(config["data"])
     data.serve(model)
-    return LoadedRun("/".join(folder.absolute().parts[-2:]), model, data, read_dict(folder / "metrics.json")[0])
+    numbers = read_dict(folder / "metrics.json")[0] | read_dict(folder / "evaluation" / "metrics.json")[0]
+    return LoadedRun("/".join(folder.absolute().parts[-2:]), model, data, numbers)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vae_zoo.contract import Codes, HasClasses
 from vae_zoo.data.datamodule import DataModule
-from vae_zoo.data.sets.image_folder import read_image
+from vae_zoo.data.storage.pictures import Decoding
 from vae_zoo.evaluation.context import rows
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
@@ -225,7 +225,7 @@ def read_upload(path: Path, image_shape: Sequence[int]) -> np.ndarray:
         raise UserError("the file is not a picture; choose a PNG, JPEG or WebP file") from error
     if too_large:
         raise UserError(f"the picture has more than {MAX_PIXELS:,} pixels; shrink it first")
-    return read_image(path, image_shape)
+    return Decoding().read(path, "the upload", image_shape).images[0]
 
 
 def follower(codes: np.ndarray, factor: np.ndarray, bins: int = 10) -> int:

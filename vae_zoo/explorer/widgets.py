@@ -45,7 +45,7 @@ def png(image: np.ndarray) -> str:
     return data_uri(to_png(pixels(image)), "image/png")
 
 
-def figure(source: str, name: str, suffix: str = "png", caption: str = "", kind: str = "chart") -> str:
+def figure(source: str, name: str, suffix: str = "png", caption: str = "", kind: str = "tile") -> str:
     """A picture with a link that saves it.
 
     Args:
@@ -53,16 +53,11 @@ def figure(source: str, name: str, suffix: str = "png", caption: str = "", kind:
         name: Of the file, without suffix.
         suffix: Of the file.
         caption: Below the picture.
-        kind: `pixels`, enlarged without smoothing, or `chart`.
+        kind: Its class in page.css.
     """
     save = f'<a download="{escape(name)}.{suffix}" href="{source}">{suffix.upper()}</a>'
     image = f'<img alt="{escape(name)}" src="{source}">'
     return f'<figure class="{kind}">{image}<figcaption>{escape(caption)} {save}</figcaption></figure>'
-
-
-def chart(image: np.ndarray, name: str, caption: str = "") -> str:
-    """A uint8 picture [H, W, 3] in its own size."""
-    return figure(data_uri(to_png(image), "image/png"), name, caption=caption)
 
 
 def strip(images: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str], keys: Sequence[str] | None = None) -> str:

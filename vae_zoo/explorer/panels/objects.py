@@ -68,7 +68,5 @@ def scene(run: LoadedRun, codes: Codes, held: int | None, original: str) -> str:
     image = f'<image href="{drawn}" width="{W}" height="{H}" data-key="place"/>'
     svg = f'<svg class="scene" data-area viewBox="0 0 {W} {H}">{image}{"".join(boxes)}</svg>'
     caption = f"objects: {len(boxes)}"
-    pictures = figure(drawn, "edited", caption="edited", kind="tile") + figure(
-        original, "image", caption="image", kind="tile"
-    )
+    pictures = figure(drawn, "edited", caption="edited") + figure(original, "image", caption="image", kind="tile")
     return f'<div class="objects"><div>{svg}<p>{escape(caption)}</p></div><div class="strip">{pictures}</div></div>'
