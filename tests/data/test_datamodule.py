@@ -1,13 +1,16 @@
 """The data engine on a toy set whose images carry their own number."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from vae_zoo.data.arrays import Arrays, Factor
-from vae_zoo.data.datamodule import DataModule, EvalBatches, check_size
+from vae_zoo.data.datamodule import BLOCK, WINDOW, DataModule, EvalBatches, by_blocks, check_size, read_ahead
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.utils.errors import UserError
 
@@ -124,6 +127,73 @@ def test_folds_test_every_image_once_and_whole_identities_where_there_are_any(fo
 def test_folds_need_a_set_without_test_images_of_its_own():
     with pytest.raises(UserError, match="data.folds=.* the data set has an official test split"):
         toy(folds=3, arrays={"split": np.repeat([0, 2], N // 2)})
+
+
+# ---- reading ahead, and files beyond memory ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 255, 256, 257, 20_000])
+def test_blocks_are_shuffled_within_windows_by_seed_and_epoch(n):
+    def order(seed):
+        return by_blocks(n, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(order(1), order(1)) and order(1).sort().values.tolist() == [*range(n)]
+    if n == 20_000:
+        first, blocks = order(1)[: BLOCK * WINDOW], torch.arange(n) // BLOCK
+        assert not torch.equal(order(1), order(2)) and len(blocks[first].unique()) <= WINDOW + 1
+        assert len(blocks[first[:64]].unique()) > WINDOW / 2, "a batch has images of many blocks"
+
+
+def test_blocks_show_every_training_image_once_an_epoch_and_resume_at_any_step():
+    data, again = (toy(shuffle="blocks", seed=2) for _ in range(2))
+    shown = flat(epoch(data, 1))
+    assert len({*shown}) == len(shown) == 384 and {*shown} <= {*data.indices["train"].tolist()}
+    assert shown != flat(epoch(toy(seed=2), 1)) and same(again.train_batch(9), data.train_batch(9))
+
+
+def test_batches_are_made_one_ahead_and_errors_of_the_thread_are_raised():
+    made = []
+
+    def make(step):
+        made.append(step)
+        if step == 3:
+            raise UserError("the disk is gone")
+        return step
+
+    batches = read_ahead(make, range(9))
+    assert next(batches) == 0
+    deadline = time.monotonic() + 10
+    while len(made) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert made == [0, 1] and [next(batches), next(batches)] == [1, 2]
+    with pytest.raises(UserError, match="the disk is gone"):
+        next(batches)
+
+
+def test_threads_that_ask_for_several_epochs_get_each_its_own():
+    data, wanted = toy(), [toy().epoch_order(e) for e in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(data.epoch_order, [*range(6)] * 20)]
+    assert all(torch.equal(found[i], wanted[i % 6]) for i in range(len(found)))
+
+
+def test_a_mapped_file_is_served_without_being_read_into_memory(tmp_path):
+    shape = (200_000, 1, 64, 64)  # 0.8 GB that take no disk
+    with (tmp_path / "images.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + int(np.prod(shape)))
+
+    class Mapped(DataModule):
+        def load(self):
+            return Arrays(np.load(tmp_path / "images.npy", mmap_mode="r"))
+
+    process = psutil.Process()
+    before = process.memory_full_info().uss
+    data = Mapped((1, 64, 64))
+    data.setup()
+    assert all(data.train_batch(step)["image"].sum() == 0 for step in range(20))
+    file = next(m for m in process.memory_maps() if m.path.endswith("images.npy"))
+    assert process.memory_full_info().uss - before - file.rss < 100e6, "indices and batches"
 
 
 # ---- ranks ----------------------------------------------------------------------------------------------------------

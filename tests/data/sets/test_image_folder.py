@@ -1,10 +1,13 @@
 """The user's own pictures: what is read, and what is refused by name."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from benchmarks import pictures as bench
 from tests.data.storage.test_pictures import BLUE, GREEN, RED, save
 from vae_zoo.data.sets.image_folder import ImageFolder, read_images
 from vae_zoo.data.storage.pictures import Decoding
@@ -196,3 +199,17 @@ def test_an_empty_class_is_refused(tmp_path):
     (tmp_path / "dog").mkdir()
     with pytest.raises(UserError, match="dog, a class of data.path, contains no images"):
         read(tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_while_decoding_the_next_start_goes_on_and_the_bytes_are_those_of_an_uninterrupted_one(tmp_path):
+    for number in range(2):
+        bench.make(tmp_path / "pictures", 2000)
+        whole, cache = tmp_path / f"whole{number}", tmp_path / f"killed{number}"
+        bench.seconds(tmp_path / "pictures", whole)
+        assert 0 < bench.killed(tmp_path / "pictures", cache, 0.2 * number) < 2000
+        bench.seconds(tmp_path / "pictures", cache)
+        kept, wanted = (next(folder.glob("*.npy")) for folder in (cache, whole))
+        assert kept.name == wanted.name and kept.read_bytes() == wanted.read_bytes()
+        assert sorted(file.suffix for file in cache.iterdir()) == [".json", ".npy"]
+        shutil.rmtree(tmp_path / "pictures")
