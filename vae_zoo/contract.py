@@ -81,6 +81,7 @@ class Term(NamedTuple):
 
 Terms = dict[str, Term]
 Codes = dict[str, Float[Tensor, "B _"]]  # of each block, [B, D]
+Detections = dict[str, Shaped[Tensor, "_ ..."]]  # of an image: boxes [O, 4], scores [O] and, for torchmetrics, labels [O]
 
 
 @dataclass(frozen=True)
@@ -412,7 +413,7 @@ class HasFacets(Protocol):
 class FindsObjects(Protocol):
     """Objects with boxes; enters the suite of the objects."""
 
-    def detect(self, batch: Batch | Float[Tensor, "B C H W"]) -> list[dict[str, Shaped[Tensor, "_ ..."]]]:
+    def detect(self, batch: Batch | Float[Tensor, "B C H W"]) -> list[Detections]:
         """Finds the objects of images.
 
         Args:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.annotations import unchecked
 from tests.models.builders import (
     MODELS,
     batch_for,
@@ -112,6 +113,7 @@ def test_prior_is_standard_normal(name):
 # ---- a person's own tensors -----------------------------------------------------------------------------------------
 
 
+@unchecked()
 @every_model
 @pytest.mark.parametrize(
     ("wrong", "message"),
@@ -135,6 +137,7 @@ def test_wrong_images_are_refused_with_what_was_got_and_what_is_allowed(name, wr
             call(wrong)
 
 
+@unchecked()
 @every_model
 @pytest.mark.parametrize(
     ("wrong", "message"),

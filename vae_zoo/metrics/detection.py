@@ -13,13 +13,15 @@ from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
+from vae_zoo.contract import Detections
+
 Boxes = Sequence[Shaped[Tensor, "_ 4"]]  # of each image
 MOST = 100  # detections of an image that count
 
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # else it writes a table for each average precision
 
 
-def average_precision(found: Sequence[dict[str, Shaped[Tensor, "_ ..."]]], boxes: Boxes) -> dict[str, float]:
+def average_precision(found: Sequence[Detections], boxes: Boxes) -> dict[str, float]:
     """Average precision at IoU 0.5, and its mean over IoU 0.5, 0.55, ..., 0.95, as computed by torchmetrics (COCO's).
 
     COCO takes 101 recalls and IoU >= threshold, SPAIR and SPACE 11 and IoU > threshold.

@@ -11,7 +11,14 @@ from vae_zoo.schedules import Schedule, as_schedule
 
 
 class AnnealedVAE(VAE):
-    """gamma: price of a nat off the capacity; capacity: C in nats, a number or a schedule of the step."""
+    """VAE whose KL is held at a capacity.
+
+    Args:
+        *args: As in VAE.
+        gamma: Cost of a nat of difference from the capacity, >= 0.
+        capacity: C in nats, >= 0, a number or a schedule of the step.
+        **kwargs: As in VAE.
+    """
 
     def __init__(self, *args, gamma: NonNegative = 100.0, capacity: NonNegative | Schedule = 25.0, **kwargs):
         super().__init__(*args, **kwargs)
@@ -19,6 +26,7 @@ class AnnealedVAE(VAE):
         self.capacity = as_schedule(capacity)
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec and capacity_gap; kl_z is shown."""
         q_z, _, rec = self.infer(batch)
         kl_z = kl_standard(q_z)
         capacity_gap = (self.batch_mean(kl_z) - self.capacity(self.step)).abs()

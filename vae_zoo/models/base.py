@@ -1,6 +1,6 @@
-"""What every model is to the rest of the project: named latent blocks, an objective, and little else.
+"""Base class of all models: named latent blocks, an objective, and training.
 
-Figures, metrics, tables and resume use only this contract, so a new method gets all of them by being written.
+Figures, metrics, tables and resume use only the contract, so a new method that implements it gets all of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Shape
@@ -20,13 +21,26 @@ from vae_zoo.utils import ranks
 
 
 class LatentVariableModel(L.LightningModule):
-    """The contract. A model sets `blocks` and writes the methods of the first half; the second half is shared.
+    """Implementation of `vae_zoo.contract.Model` that all methods share.
 
-    optimizer: makes the optimiser from the parameters. lr_schedule: factor on the learning rate, by step.
+    A method sets `blocks` and writes the methods of the first half; the second half is shared.
+
+    Args:
+        image_shape: [C, H, W].
+        optimizer: Makes the optimiser of the parameters.
+        lr_schedule: Factor on the learning rate; None: 1.
+
+    Attributes:
+        needs: Keys of the batch without which the model cannot train, such as `group`.
+        unit: Term with one value for each unit of the loss, such as the KL of a group; None: the unit is the image.
+        blocks: The named blocks, in the order of their codes.
+        encoder: From images to the parameters of the posterior.
+        decoder: From codes to the parameters of the likelihood.
+        likelihood: p(x | z).
     """
 
-    needs: frozenset[str] = frozenset()  # keys of the batch without which the model cannot train, such as "group"
-    unit: str | None = None  # of the loss, if not the image: a term with one value for each, such as a group's KL
+    needs: frozenset[str] = frozenset()
+    unit: str | None = None
     blocks: dict[str, Block]
     encoder: nn.Module
     decoder: nn.Module
@@ -50,46 +64,90 @@ class LatentVariableModel(L.LightningModule):
 
     # ---- what a model writes ------------------------------------------------------------------------------------
 
-    def encode(self, batch: Batch | Tensor) -> dict[str, Any]:
-        """The posterior of each block, e.g. {"z": Normal with mu, logvar [B, D]}. Begin with `self.image(batch)`."""
+    def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Any]:
+        """Infers the posterior of each block.
+
+        An implementation begins with `self.image(batch)`.
+
+        Args:
+            batch: A batch, or images in [0, 1].
+
+        Returns:
+            {block: distribution}, such as a Normal of [B, D].
+        """
         raise NotImplementedError  # pragma: contract
 
     def objective(self, batch: Batch) -> Terms:
-        """The terms of the loss with their weights at the present step, and what else is shown."""
+        """Computes the terms of the loss, with their weights at the present step, and terms that are only shown.
+
+        Args:
+            batch: With all that the model `needs`.
+
+        Returns:
+            {name: term}.
+        """
         raise NotImplementedError  # pragma: contract
 
-    def codes(self, batch: Batch | Tensor) -> Codes:
-        """The codes that stand for images where these are decoded again, one a block and image; here posterior means."""
+    def codes(self, batch: Batch | Float[Tensor, "B C H W"]) -> Codes:
+        """Infers the codes that stand for images where these are decoded again, by default the posterior means.
+
+        Args:
+            batch: A batch, or images in [0, 1].
+
+        Returns:
+            {block: [B, D]}.
+        """
         return {name: q.mean for name, q in self.encode(batch).items()}
 
-    def decode(self, codes: Codes) -> Tensor:
-        """Mean image [B, C, H, W] in [0, 1] of one code per image and block [B, D], here of the codes side by side."""
+    def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
+        """Decodes codes to mean images, by default from the codes of all blocks side by side.
+
+        Args:
+            codes: One code for each image and block, [B, D].
+
+        Returns:
+            In [0, 1].
+
+        Raises:
+            ValueError: The code of a block is missing or has another size.
+        """
         return self.likelihood.mean(self.decoder(self.join(codes)))
 
     def sample_prior(self, n: int) -> Codes:
-        """n codes of each block from the prior, here N(0, I)."""
+        """Draws n codes of each block from the prior, by default N(0, I)."""
         return {name: torch.randn(n, block.size, device=self.device) for name, block in self.blocks.items()}
 
-    def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Tensor]:
-        """KL of each dimension of the Gaussian blocks to their prior, here N(0, I), nats: {block: [B, D]}."""
+    def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Float[Tensor, "B _"]]:
+        """KL of each dimension of the Gaussian blocks to their prior, by default N(0, I).
+
+        Args:
+            posterior: Of `encode`.
+
+        Returns:
+            {block: [B, D]}, nats.
+        """
         return {name: kl_standard_per_dim(q) for name, q in posterior.items() if isinstance(q, Normal)}
 
-    # ---- what a person calls --------------------------------------------------------------------------------------
+    # ---- what a user calls ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def reconstruct(self, batch: Batch | Tensor) -> Tensor:
-        """Decoded `codes`, [B, C, H, W] in [0, 1]."""
+    def reconstruct(self, batch: Batch | Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Decodes the `codes` of images, to [0, 1]."""
         return self.decode(self.codes(batch))
 
     @torch.no_grad()
-    def sample(self, n: int) -> Tensor:
-        """n images decoded from the prior, [n, C, H, W] in [0, 1]."""
+    def sample(self, n: int) -> Float[Tensor, "n C H W"]:
+        """Decodes n draws from the prior, to [0, 1]."""
         return self.decode(self.sample_prior(n))
 
-    def image(self, batch: Batch | Tensor) -> Tensor:
-        """The images of a batch or a bare tensor of images; a user's own are checked for shape and range.
+    def image(self, batch: Batch | Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """The images of a batch, or a tensor of images; its shape and range are checked.
 
-        Raises: ValueError for anything but float32 images [B, *image_shape] in [0, 1].
+        Args:
+            batch: A batch, or images in [0, 1].
+
+        Raises:
+            ValueError: The images are not float32 [B, *image_shape] in [0, 1]. Training does not check the range.
         """
         x = batch if isinstance(batch, Tensor) else batch["image"]
         if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape or x.dtype != torch.float32:
@@ -102,8 +160,18 @@ class LatentVariableModel(L.LightningModule):
             raise ValueError(f"images must lie in [0, 1], got [{x.min():.3g}, {x.max():.3g}]; divide bytes by 255")
         return x
 
-    def join(self, codes: Codes) -> Tensor:
-        """The codes of all blocks side by side, in the order of `blocks`: [B, sum of sizes]."""
+    def join(self, codes: Codes) -> Float[Tensor, "B _"]:
+        """Concatenates the codes of all blocks in the order of `blocks`.
+
+        Args:
+            codes: Of all blocks.
+
+        Returns:
+            [B, sum of the sizes].
+
+        Raises:
+            ValueError: The code of a block is missing or has another size.
+        """
         for name, block in self.blocks.items():
             if name not in codes or tuple(codes[name].shape[1:]) != (block.size,):
                 got = list(codes[name].shape) if name in codes else f"only {sorted(codes)}"
@@ -117,42 +185,76 @@ class LatentVariableModel(L.LightningModule):
         """Main batches trained on so far; every schedule is a function of it."""
         return self.trained_steps if self._trainer is None else self._trainer.global_step
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
+        """Makes the optimisers, for Lightning."""
         return self.optimizer(self.parameters())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the number of steps, for a model without a trainer."""
         self.trained_steps = checkpoint["global_step"]
 
     def learn_from(self, data: TrainingData) -> None:
-        """Called by the data module before training. Raises UserError where the model cannot learn from these data."""
+        """Takes what the model must know of the training data; the data module calls it before training.
+
+        Args:
+            data: Of the data module.
+
+        Raises:
+            UserError: The model cannot learn from these data.
+        """
         self.training_data = data
 
     def check_trainer(self, trainer: L.Trainer) -> None:
-        """Raises UserError where this trainer cannot train the model; called before anything is written."""
+        """Checks a trainer before anything is written.
+
+        Args:
+            trainer: That is to train the model.
+
+        Raises:
+            UserError: It cannot train the model.
+        """
 
     def training_images(self, count: int | None = None, batch_size: int = 1000) -> Iterator[Batch]:
-        """So many of the training images, drawn by the run's seed, or all: for what is set from data within training."""
+        """Reads training images during training, for values that are initialised from data.
+
+        Args:
+            count: Number of images, drawn by the seed of the run; None: all.
+            batch_size: Images of a batch.
+
+        Yields:
+            Batches.
+        """
         data, generator = self.training_data, torch.Generator().manual_seed(getattr(self.trainer, "seed", 0))
         assert data is not None
         order = torch.randperm(data.num_images, generator=generator)
         return (data.images(part, self.device) for part in order[:count].split(batch_size))
 
-    def joined(self, x: Tensor) -> ranks.Joined:
-        """The rows [B, ...] of the whole batch of a training step, on whatever ranks they are, and which are this rank's.
+    def joined(self, x: Float[Tensor, "B ..."]) -> ranks.Joined:
+        """Gathers the rows of the whole batch of a training step from all ranks; validation batches stay on their rank.
 
-        Validation batches of ranks are batches of their own.
+        Args:
+            x: Rows of this rank.
+
+        Returns:
+            The rows of all ranks, and the slice of this rank's.
         """
         return ranks.joined(x) if self.training else ranks.Joined(x, slice(0, len(x)))
 
-    def batch_mean(self, x: Tensor) -> Tensor:
-        """Mean over the whole batch of a training step, on whatever ranks it is, [B, ...] -> [...]."""
+    def batch_mean(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "..."]:
+        """Mean over the whole batch of a training step, on all ranks."""
         return ranks.mean(x) if self.training else x.mean(0)
 
-    def total(self, terms: Terms) -> Tensor:
-        """The loss: the weighted terms added up, those of images averaged over the batch.
+    def total(self, terms: Terms) -> Float[Tensor, ""]:
+        """The loss: the sum of the weighted terms, those of images averaged over the batch.
 
-        Where `unit` names a term, all are sums divided by its length: the loss of a group is a sum over its images. The mean
-        of the ranks' losses is the loss of the whole batch, so ranks with more images have larger ones.
+        Where `unit` names a term, all terms are sums divided by its length: the loss of a group is a sum over its images.
+        The mean of the ranks' losses is the loss of the whole batch, so ranks with more images have larger ones.
+
+        Args:
+            terms: Of `objective`.
+
+        Returns:
+            Nats per image or unit.
         """
         weighted = [(term.weight, term.value) for term in terms.values() if term.weight is not None]
         if self.unit is not None:
@@ -161,38 +263,62 @@ class LatentVariableModel(L.LightningModule):
         parts = [self.mean_of_rank(reduce(add, of_images))] if of_images else []
         return reduce(add, parts + [weight * value for weight, value in weighted if not value.ndim])
 
-    def mean_of_rank(self, x: Tensor) -> Tensor:
-        """This rank's part [] of the mean over the whole batch of a training step, which is the mean of these parts."""
+    def mean_of_rank(self, x: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+        """This rank's part of the mean over the whole batch of a training step, which is the mean of these parts."""
         if not self.training or ranks.number() == 1:
             return x.mean()
         return x.sum() * ranks.number() / ranks.all_rows(x)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        """The loss of a batch, for Lightning."""
         self.begin_step()
         terms = self.objective(batch)
         loss = self.total(terms)
         self.keep(loss, terms)
         return loss
 
-    def keep(self, loss: Tensor, terms: Terms) -> None:
-        """What the callbacks read of this step, without waiting for the device."""
+    def keep(self, loss: Float[Tensor, ""], terms: Terms) -> None:
+        """Stores the terms of this step for the callbacks, without waiting for the device.
+
+        Args:
+            loss: Of the step.
+            terms: Of `objective`.
+        """
         self.terms = {name: Term(value.detach(), weight) for name, (value, weight) in ({"loss": Term(loss)} | terms).items()}
 
     def begin_step(self) -> None:
-        """Noise and learning rate of this step. Models with several optimisers call it in their own `training_step`."""
+        """Seeds the noise and sets the learning rate of this step.
+
+        Models with several optimisers call it in their own `training_step`.
+        """
         noise.seed_step(getattr(self.trainer, "seed", 0), self.step, self.global_rank, self.device)
         if self.lr_schedule is not None:
             for optimizer in self.trainer.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.lr_schedule(self.step)
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        """Clips to the trainer's norm, for one optimiser or several alike (Lightning's own option knows only one)."""
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips to the trainer's norm, for one optimiser or several (Lightning's own option supports only one).
+
+        Args:
+            optimizer: Whose gradients are clipped.
+            gradient_clip_val: Of Lightning, not used.
+            gradient_clip_algorithm: Of Lightning, not used.
+        """
         if clip_norm := getattr(self.trainer, "clip_norm", None):
             torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
 
-    def named_values(self, terms: Terms) -> dict[str, Tensor]:
-        """What is logged of the terms: each mean, and weighted/<term>, which add up to the loss, of those that are in it."""
+    def named_values(self, terms: Terms) -> dict[str, Float[Tensor, ""]]:
+        """The logged values of terms.
+
+        Args:
+            terms: Of `objective`.
+
+        Returns:
+            The mean of each term, and weighted/<term> of those in the loss, which add up to it.
+        """
         means = {name: term.value.mean() for name, term in terms.items()}
         return means | {
             f"weighted/{name}": weight * (means[name] if self.unit is None else value.sum() / len(terms[self.unit].value))
@@ -201,9 +327,11 @@ class LatentVariableModel(L.LightningModule):
         }
 
     def on_validation_epoch_start(self) -> None:
+        """Begins new sums over the validation images."""
         self._sums: dict[str, Tensor] = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds the terms, posterior means and their squares of a validation batch to the sums."""
         with noise.per_image(batch["index"]):
             terms = self.objective(batch)
             posterior = self.encode(batch)
@@ -217,16 +345,20 @@ class LatentVariableModel(L.LightningModule):
         for name, q in posterior.items():
             if self.blocks[name].kind == "gaussian":
                 sums |= {f"mean/{name}": q.mean.sum(0), f"square/{name}": q.mean.square().sum(0)}
-        for name, value in sums.items():
+        self._add_up(sums)
+
+    def _add_up(self, values: dict[str, Tensor]) -> None:
+        """Adds values of a validation batch to the sums."""
+        for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value.to(noise.widest_float(self.device))
 
     def on_validation_epoch_end(self) -> None:
-        """Averages over the validation images (or groups) of all ranks; active units: dimensions whose mean moves.
+        """Logs means over the validation images (or groups) of all ranks, and the active units of each Gaussian block.
 
-        Source of the threshold, variance of the mean > 0.01: Burda et al. (2016), section 5.
+        Source: Burda et al. (2016), section 5: a unit is active if the variance of its posterior mean is above 0.01.
         """
         sums = {name: self.trainer.strategy.reduce(value, reduce_op="sum") for name, value in self._sums.items()}
-        count = sums["count"]
+        self._sums, count = sums, sums["count"]  # of all ranks
         names = [n.removeprefix("term/") for n in sums if n.startswith("term/")]
         values = {f"val/{name}": sums[f"term/{name}"] / sums[f"items/{name}"] for name in names}
         for name in (n.removeprefix("mean/") for n in sums if n.startswith("mean/")):
@@ -236,7 +368,7 @@ class LatentVariableModel(L.LightningModule):
         self.log_values({name: value.item() for name, value in values.items()})
 
     def log_values(self, values: dict[str, float]) -> None:
-        """Sends plain numbers to every logger, at the number of main batches trained on."""
+        """Sends numbers to every logger, at the present step."""
         self.latest |= values
         self.latest_at |= dict.fromkeys(values, self.step)
         for logger in self.loggers:

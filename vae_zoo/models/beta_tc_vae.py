@@ -16,6 +16,7 @@ from math import log
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vae_zoo.config.types import NonNegative
@@ -25,12 +26,22 @@ from vae_zoo.distributions.normal import log_density_pairs
 from vae_zoo.models.vae import VAE
 from vae_zoo.schedules import Schedule, as_schedule
 
+Sampling = Literal["weighted", "stratified"]
 
-def log_weights_of_batch(B: int, N: int, sampling: Literal["weighted", "stratified"], device=None) -> Tensor:
-    """log of the weight of image j's posterior in the estimate of q(z[i]): [B, B]. Source: appendix C.
+
+def log_weights_of_batch(B: int, N: int, sampling: Sampling, device: torch.device | None = None) -> Float[Tensor, "B B"]:
+    """log of the weight of image j's posterior in the estimate of q(z[i]), at [i, j].
 
     Weighted: 1 / (N B) each. Stratified, M = B - 1: an image's own posterior 1 / N, the next image's (N - M) / (N M),
     the others' 1 / M; a row sums to 1. A batch of one image (the last one of a split) has its own posterior alone.
+
+    Args:
+        B: Images of the batch.
+        N: Training images.
+        sampling: `weighted` or `stratified`.
+        device: Of the result.
+
+    Source: Chen et al. (2018), appendix C.
     """
     if sampling == "weighted":
         return torch.full((B, B), -log(N * B), device=device)
@@ -43,23 +54,41 @@ def log_weights_of_batch(B: int, N: int, sampling: Literal["weighted", "stratifi
 
 
 def decompose_kl(
-    q_z: Normal, z: Tensor, N: int, sampling: Literal["weighted", "stratified"], own: slice = slice(None)
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Estimates of mi, tc and kl_dims for each image, nats: [M] each.
+    q_z: Normal, z: Float[Tensor, "M D"], N: int, sampling: Sampling, own: slice = slice(None)
+) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"], Float[Tensor, " M"]]:
+    """Estimates mi, tc and kl_dims for each image.
 
-    q_z: [B, D], of the whole batch; z: [M, D], draws of those of its rows that are `own`; N: training images.
+    Args:
+        q_z: Posteriors [B, D] of the whole batch.
+        z: Draws of those rows of q_z that are `own`.
+        N: Training images.
+        sampling: `weighted` or `stratified`.
+        own: The M rows of this rank.
+
+    Returns:
+        mi, tc and kl_dims, nats.
+
+    Source: Chen et al. (2018), equation 2.
     """
     B = len(q_z.mu)
     log_pairs = log_density_pairs(q_z, z)  # [M, B, D] log q(z[i, d] | x[j])
     log_w = log_weights_of_batch(B, max(N, B), sampling, z.device)[own]
     log_q_z = torch.logsumexp(log_w + log_pairs.sum(-1), dim=1)  # [M]
-    log_q_dims = torch.logsumexp(log_w[..., None] + log_pairs, dim=1).sum(-1)  # [B]
+    log_q_dims = torch.logsumexp(log_w[..., None] + log_pairs, dim=1).sum(-1)  # [M]
     return q_z[own].log_prob(z) - log_q_z, log_q_z - log_q_dims, log_q_dims - log_standard_normal(z)
 
 
 class BetaTCVAE(VAE):
-    """alpha, beta, gamma: weights of mi, tc, kl_dims, beta a number or a schedule of the step; sampling: how q(z) is
-    estimated from the batch."""
+    """VAE with a weight for each of the three parts of the KL.
+
+    Args:
+        *args: As in VAE.
+        alpha: Weight of mi, >= 0.
+        beta: Weight of tc, >= 0, a number or a schedule of the step.
+        gamma: Weight of kl_dims, >= 0.
+        sampling: How q(z) is estimated from the batch.
+        **kwargs: As in VAE.
+    """
 
     def __init__(
         self,
@@ -67,14 +96,15 @@ class BetaTCVAE(VAE):
         alpha: NonNegative = 1.0,
         beta: NonNegative | Schedule = 15.0,
         gamma: NonNegative = 1.0,
-        sampling: Literal["weighted", "stratified"] = "weighted",
+        sampling: Sampling = "weighted",
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.alpha, self.beta, self.gamma = alpha, as_schedule(beta), gamma
-        self.sampling: Literal["weighted", "stratified"] = sampling
+        self.sampling: Sampling = sampling
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec, mi, tc and kl_dims; kl_z, their sum without rec, is shown."""
         q_z, z, rec = self.infer(batch)
         N = self.training_data.num_images if self.training_data is not None else len(z)
         everybody, own = self.joined(torch.cat([q_z.mu, q_z.logvar], dim=1))

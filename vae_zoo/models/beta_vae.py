@@ -11,12 +11,19 @@ from vae_zoo.schedules import Schedule, as_schedule
 
 
 class BetaVAE(VAE):
-    """beta: weight of the KL, a number or a schedule of the step."""
+    """VAE with a weight on the KL.
+
+    Args:
+        *args: As in VAE.
+        beta: Weight of the KL, >= 0, a number or a schedule of the step.
+        **kwargs: As in VAE.
+    """
 
     def __init__(self, *args, beta: NonNegative | Schedule = 4.0, **kwargs):
         super().__init__(*args, **kwargs)
         self.beta = as_schedule(beta)
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec and kl_z, the latter weighted by beta."""
         q_z, _, rec = self.infer(batch)
         return {"rec": Term(rec, 1.0), "kl_z": Term(kl_standard(q_z), self.beta(self.step))}

@@ -11,6 +11,7 @@ The covariances are those of the batch (population form, divided by B, as disent
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vae_zoo.config.types import NonNegative
@@ -20,8 +21,18 @@ from vae_zoo.distributions.normal import covariance
 from vae_zoo.models.vae import VAE
 
 
-def dip_penalties(q_z: Normal, variant: Literal["i", "ii"]) -> tuple[Tensor, Tensor]:
-    """dip_off_diagonal and dip_diagonal, scalars. q_z: [B, D]."""
+def dip_penalties(q_z: Normal, variant: Literal["i", "ii"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Computes dip_off_diagonal and dip_diagonal.
+
+    Args:
+        q_z: Posteriors [B, D].
+        variant: Which covariance is pulled to the identity, `i` or `ii`.
+
+    Returns:
+        The two penalties.
+
+    Source: Kumar et al. (2018), equations 6 and 7.
+    """
     cov = covariance(q_z.mu)
     if variant == "ii":
         cov = cov + q_z.logvar.exp().mean(0).diag()
@@ -30,7 +41,15 @@ def dip_penalties(q_z: Normal, variant: Literal["i", "ii"]) -> tuple[Tensor, Ten
 
 
 class DIPVAE(VAE):
-    """variant: "i" or "ii"; lambda_off, lambda_diagonal: weights of the two penalties."""
+    """VAE with penalties on the covariance of the aggregate posterior.
+
+    Args:
+        *args: As in VAE.
+        variant: `i` or `ii`.
+        lambda_off: Weight of the penalty of the off-diagonal entries, >= 0.
+        lambda_diagonal: Weight of the penalty of the diagonal, >= 0.
+        **kwargs: As in VAE.
+    """
 
     def __init__(
         self,
@@ -45,6 +64,7 @@ class DIPVAE(VAE):
         self.lambda_off, self.lambda_diagonal = lambda_off, lambda_diagonal
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec, kl_z, dip_off_diagonal and dip_diagonal."""
         q_z, _, rec = self.infer(batch)
         everybody = self.joined(torch.cat([q_z.mu, q_z.logvar], dim=1)).rows
         off_diagonal, diagonal = dip_penalties(Normal.from_params(everybody), self.variant)

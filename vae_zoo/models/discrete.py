@@ -1,14 +1,16 @@
-"""What the models with categorical variables share beside the contract: labels, sampling by class, a watch over collapse."""
+"""Base classes of models with categorical variables: labels, samples of a class, warning of collapsed classes."""
 
 import logging
 from math import log
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Count, NumClasses, Probabilities, Shape
 from vae_zoo.contract import Batch, Block, Codes, Network, TrainingData
-from vae_zoo.distributions import Categorical, CategoricalVariables, Likelihood, noise
+from vae_zoo.distributions import Categorical, CategoricalVariables, Likelihood
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.utils.errors import UserError
 
@@ -18,49 +20,98 @@ LEAK = 0.1  # slope below 0 of the ReLU behind the hidden vector h
 
 
 class DiscreteLatentModel(LatentVariableModel):
-    """num_classes: K of the one categorical variable `c`, or a list for `c1`, `c2`, ...; class_probs: p(c), the variables
-    one after the other, null: uniform. A model writes `class_log_probs` and `sample_class` beside the contract.
+    """Base of models with categorical variables; implements part of `vae_zoo.contract.HasClasses`.
+
+    A model writes `sample_class` beside the contract, and sets `c_head`, the layer from the features to the logits.
+
+    Args:
+        image_shape: [C, H, W].
+        num_classes: K >= 2 of the variable `c`, or a list for `c1`, `c2`, ...
+        class_probs: p(c), the variables one after the other; None: uniform.
+        **training: As in LatentVariableModel.
+
+    Attributes:
+        free_of_class: Blocks whose prior does not depend on the class.
     """
 
-    free_of_class: tuple[str, ...] = ("z",)  # blocks whose prior knows no class
+    free_of_class: tuple[str, ...] = ("z",)
+    c_head: nn.Module
 
     def __init__(self, image_shape: Shape, num_classes: NumClasses, class_probs: Probabilities | None = None, **training):
         super().__init__(image_shape, **training)
         self.classes = CategoricalVariables([num_classes] if isinstance(num_classes, int) else num_classes, class_probs)
         self._warned = False
 
-    def class_log_probs(self, x: Tensor) -> Tensor:
-        """log q(c | x), [B, S] nats."""
-        raise NotImplementedError  # pragma: contract
+    def features(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E"]:
+        """h, the hidden vector from which the posteriors are read."""
+        return F.leaky_relu(self.encoder(x), LEAK)
 
-    def sample_class(self, classes: Tensor) -> Codes:
-        """Codes from the prior given the values of all variables, [n, J] int64."""
+    def class_log_probs(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B S"]:
+        """log q(c | x) of images, nats."""
+        return self.classes.log_softmax(self.c_head(self.features(x)))
+
+    def sample_class(self, classes: Int[Tensor, "n J"]) -> Codes:
+        """Draws codes from the prior given the values of all variables.
+
+        Args:
+            classes: Values, 0..K_j-1.
+
+        Returns:
+            {block: [n, D]}.
+        """
         raise NotImplementedError  # pragma: contract
 
     def sample_prior(self, n: int) -> Codes:
+        """Draws n codes of each block: classes from p(c), the other codes given these."""
         return self.sample_class(torch.multinomial(self.classes.padded(self.classes.probs, 0.0), n, True).T)
 
-    def with_class(self, codes: Codes, classes: Tensor) -> Codes:
-        """The same codes, but of other classes [B, J]."""
+    def with_class(self, codes: Codes, classes: Int[Tensor, "B J"]) -> Codes:
+        """Replaces the classes of codes.
+
+        Args:
+            codes: Of B images.
+            classes: Values, 0..K_j-1.
+
+        Returns:
+            The same codes, but of these classes.
+        """
         return codes | self.classes.split(self.classes.code(classes))
 
-    def codes(self, batch: Batch | Tensor) -> Codes:
-        """The means, and of classes the likeliest, as the objective decodes them in evaluation."""
+    def codes(self, batch: Batch | Float[Tensor, "B C H W"]) -> Codes:
+        """Infers posterior means and the most probable classes, one-hot, as the objective decodes them in evaluation.
+
+        Args:
+            batch: A batch, or images in [0, 1].
+
+        Returns:
+            {block: [B, D]}.
+        """
         codes = super().codes(batch)
         log_c = torch.cat([codes[name] for name in self.classes.names()], dim=1)
         return codes | self.classes.split(self.classes.hard(log_c))
 
-    def class_codes(self, log_c: Tensor) -> dict[str, Categorical]:
+    def class_codes(self, log_c: Float[Tensor, "B S"]) -> dict[str, Categorical]:
         """The posteriors of the categorical blocks."""
         return {name: Categorical(probs) for name, probs in self.classes.split(log_c.exp()).items()}
 
-    def labels(self, batch: Batch) -> Tensor:
-        """[B, J] int64, -1 = unknown; with one variable, the first label of the data."""
+    def labels(self, batch: Batch) -> Int[Tensor, "B _"]:
+        """The labels of a batch, -1 = unknown, for as many variables as the data have.
+
+        Args:
+            batch: With `label`.
+        """
         labels = batch["label"].view(len(batch["image"]), -1)
         return labels[:, : len(self.classes.sizes)]
 
     def learn_from(self, data: TrainingData) -> None:
-        """Raises UserError when the labels do not fit the variables."""
+        """Takes the training data.
+
+        Args:
+            data: Of the data module.
+
+        Raises:
+            UserError: The labels do not fit the variables.
+        """
         super().learn_from(data)
         if data.label is None or "supervised" not in self.needs:
             return
@@ -78,6 +129,7 @@ class DiscreteLatentModel(LatentVariableModel):
     # ---- watched while training ---------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds q(c | x) and the correct predictions of a validation batch to the sums."""
         super().validation_step(batch, batch_idx)
         log_c = self.class_log_probs(batch["image"])
         sums = {"probs": log_c.exp().sum(0), "argmax": self.classes.hard(log_c).sum(0)}
@@ -85,16 +137,12 @@ class DiscreteLatentModel(LatentVariableModel):
             labels = self.labels(batch)
             right = (self.classes.hard(log_c) * self.classes.code(labels)).sum()
             sums |= {"right": right, "known": (labels >= 0).sum().float()}
-        for name, value in sums.items():
-            self._sums[name] = self._sums.get(name, 0) + value.to(noise.widest_float(self.device))
+        self._add_up(sums)
 
     def on_validation_epoch_end(self) -> None:
+        """Logs balance, use and accuracy of the classes, and warns once if they collapse."""
         super().on_validation_epoch_end()
-        sums = {
-            name: self.trainer.strategy.reduce(self._sums[name], reduce_op="sum")
-            for name in ("count", "probs", "argmax", "right", "known")
-            if name in self._sums
-        }
+        sums = self._sums
         kl = self.classes.kl((sums["probs"] / sums["count"]).log())  # [J]
         values: dict[str, float] = {"val/class_balance": kl.sum().item()}
         values["val/classes_used"] = int((sums["argmax"] >= 0.005 * sums["count"]).sum())
@@ -114,12 +162,24 @@ class DiscreteLatentModel(LatentVariableModel):
 
 
 class ClassConditionalModel(DiscreteLatentModel):
-    """x ~ p(x | z, c): what models share whose decoder sees the classes, joined to z ~ N(0, I).
+    """Base of models with x ~ p(x | z, c): the decoder gets the classes and z ~ N(0, I).
 
-    z_dim: dimensions of z; feature_dim: of h, the encoder's output; the rest: as in DiscreteLatentModel and VAE.
+    Args:
+        image_shape: [C, H, W].
+        z_dim: Dimensions of z.
+        num_classes: As in DiscreteLatentModel.
+        network: Family of encoder and decoder (vae_zoo.nets).
+        likelihood: p(x | z, c).
+        class_probs: As in DiscreteLatentModel.
+        feature_dim: Dimensions of h.
+        **training: As in LatentVariableModel.
+
+    Attributes:
+        class_holds: What the classes mean, for people.
     """
 
-    class_holds: str  # what the classes mean, for people
+    class_holds: str
+    c_head: nn.Linear
 
     def __init__(
         self,
@@ -142,6 +202,25 @@ class ClassConditionalModel(DiscreteLatentModel):
         self.c_head = nn.Linear(feature_dim, self.classes.num_values)
         self.likelihood = likelihood
 
-    def sample_class(self, classes: Tensor) -> Codes:
+    def sample_class(self, classes: Int[Tensor, "n J"]) -> Codes:
+        """Draws z from N(0, I), beside the codes of these classes, 0..K_j-1."""
         z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
         return {"z": z} | self.classes.split(self.classes.code(classes))
+
+    def log_likelihoods(
+        self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*k B M D"], codes: Float[Tensor, "B M S"]
+    ) -> Float[Tensor, "*k B M"]:
+        """log p(x | z, c) of each image under M combinations of classes.
+
+        Args:
+            x: Images in [0, 1].
+            z: Codes for each image and combination.
+            codes: The combinations, one-hot.
+
+        Returns:
+            Nats.
+        """
+        inputs = torch.cat([z, codes.expand(*z.shape[:-1], -1)], dim=-1)
+        repeats = inputs.shape[:-1].numel() // (len(x) * codes.shape[1])
+        x = x.repeat_interleave(codes.shape[1], 0).repeat(repeats, 1, 1, 1)
+        return self.likelihood.log_prob(x, self.decoder(inputs.flatten(0, -2))).view(inputs.shape[:-1])

@@ -7,10 +7,11 @@ Deviation: the permuted codes are those of the same batch, as in disentanglement
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -21,13 +22,28 @@ from vae_zoo.distributions import kl_standard, noise
 from vae_zoo.models.vae import VAE
 
 
-def permute_dims(z: Tensor, scores: Tensor) -> Tensor:
-    """Each column of z [B, D] in the order of its uniform scores: a batch of prod_d q(z_d). Source: algorithm 1."""
+def permute_dims(z: Float[Tensor, "N D"], scores: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    """Permutes each dimension over the batch: a batch of prod_d q(z_d).
+
+    Args:
+        z: Draws of q(z).
+        scores: Uniform numbers, whose order in each column is the permutation.
+
+    Source: Kim and Mnih (2018), algorithm 1.
+    """
     return z.gather(0, scores.argsort(0))
 
 
 class FactorVAE(VAE):
-    """gamma: weight of the total correlation; discriminator_hidden: units of its layers; it has its own optimizer."""
+    """VAE with a penalty on the total correlation, which a discriminator estimates.
+
+    Args:
+        *args: As in VAE.
+        gamma: Weight of the total correlation, >= 0.
+        discriminator_hidden: Units of the discriminator's layers.
+        discriminator_optimizer: Makes the optimiser of the discriminator.
+        **kwargs: As in VAE.
+    """
 
     def __init__(
         self,
@@ -46,8 +62,13 @@ class FactorVAE(VAE):
         self.discriminator = nn.Sequential(*layers, nn.Linear(units[-1], 2))
 
     def objective(self, batch: Batch) -> Terms:
-        """The weighted terms are the VAE's and train no discriminator; `discriminator` is the other player's and trains no
-        VAE."""
+        """The terms rec, kl_z and tc of the VAE, and the loss of the discriminator.
+
+        No gradient of the weighted terms reaches the discriminator, and none of the term `discriminator` reaches the VAE.
+
+        Args:
+            batch: Of images.
+        """
         q_z, z, rec = self.infer(batch)
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         logits = functional_call(self.discriminator, frozen, z).float()  # [B, 2]
@@ -59,8 +80,8 @@ class FactorVAE(VAE):
             "discriminator": Term(self.discriminator_loss(z.detach())),
         }
 
-    def discriminator_loss(self, z: Tensor) -> Tensor:
-        """Mean cross-entropy of telling z [B, D] from its permutation, nats: [B]. log 2 = 0.69 when it cannot."""
+    def discriminator_loss(self, z: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        """Mean cross-entropy of z against its permutation, nats; log 2 = 0.69 if they cannot be distinguished."""
         everybody, own = self.joined(torch.cat([z, noise.uniform(z)], dim=1))
         permuted = permute_dims(*everybody.chunk(2, dim=1))[own]  # codes of all ranks change places
         real, permuted = self.discriminator(z).float(), self.discriminator(permuted).float()
@@ -68,11 +89,13 @@ class FactorVAE(VAE):
         costs = F.cross_entropy(real, target, reduction="none"), F.cross_entropy(permuted, target + 1, reduction="none")
         return 0.5 * (costs[0] + costs[1])
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
+        """Makes the optimisers of the VAE and of the discriminator, for Lightning."""
         vae = [p for name, p in self.named_parameters() if not name.startswith("discriminator.")]
         return self.optimizer(vae), self.discriminator_optimizer(self.discriminator.parameters())
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Updates the VAE and the discriminator on the same batch."""
         self.begin_step()
         vae_optimizer, discriminator_optimizer = cast(list[LightningOptimizer], self.optimizers())
         terms = self.objective(batch)

@@ -14,15 +14,16 @@ die are the known failure of this model; `val/classes_used` tells.
 Equations and networks are those of 51616/split-vae at 58b6efa; docs/methods/split.md has the deviations.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Classes, Count, Momentum, NonNegative, Positive, Probabilities, Shape, Widths
 from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
-from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_normal_per_dim
+from vae_zoo.distributions import Categorical, Likelihood, Normal, kl_normal, kl_normal_per_dim
 from vae_zoo.models.discrete import DiscreteLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
 
@@ -30,11 +31,26 @@ STD_BIAS = 1.0  # of the layers that give deviations, which so start at softplus
 
 
 class GMVAE(DiscreteLatentModel):
-    """z_dim: dimensions of z; num_classes: K, the clusters; network, likelihood: as in VAE.
+    """VAE with a mixture of Gaussians as prior.
 
-    class_hidden: units of the layers before the logits; z_hidden: of the layer before q(z | x, c); the encoder gives the
-    first of class_hidden and z_hidden together. dropout: of both. temperature: of the Gumbel-softmax; beta, alpha: see
-    above; each of the three a number or a schedule of the step. class_sum: sampled, or exact, see above.
+    Args:
+        image_shape: [C, H, W].
+        z_dim: Dimensions of z.
+        num_classes: K, the number of clusters, >= 2.
+        network: Family of encoder and decoder (vae_zoo.nets); the encoder's output is split into the inputs of both heads.
+        likelihood: p(x | z).
+        class_probs: p(c); None: uniform.
+        class_hidden: Units of the layers before the logits, the first of them outputs of the encoder.
+        z_hidden: Units of the layer before q(z | x, c), outputs of the encoder.
+        dropout: Share of the units of both that is dropped in training, in [0, 1).
+        temperature: Of the Gumbel-softmax, > 0, a number or a schedule of the step.
+        beta: Weight of kl_z, >= 0, a number or a schedule of the step.
+        alpha: Weight of kl_c, >= 0, a number or a schedule of the step.
+        class_sum: `sampled` or `exact`, see the module.
+        **training: As in LatentVariableModel.
+
+    Attributes:
+        z_name: Name of the block of z.
     """
 
     z_name = "z"
@@ -78,58 +94,92 @@ class GMVAE(DiscreteLatentModel):
 
     # ---- p and q --------------------------------------------------------------------------------------------------
 
-    def infer(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log q(c | x) [B, K], and what q(z | x, c) is read from [B, z_hidden]."""
+    def infer(self, x: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B E"]]:
+        """Infers log q(c | x), nats, and the hidden vector from which q(z | x, c) is read."""
         h_c, h_z = F.elu(self.encoder(x)).split(self.sizes, dim=1)
         return self.classes.log_softmax(self.c_head(h_c)), self.dropout(h_z)
 
-    def class_log_probs(self, x: Tensor) -> Tensor:
+    def class_log_probs(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        """log q(c | x) of images, nats."""
         return self.infer(x)[0]
 
-    def posterior_z(self, h: Tensor, c: Tensor) -> Normal:
-        """q(z | x, c): h [..., z_hidden], c [..., K], soft or hard -> [..., D]."""
+    def posterior_z(self, h: Float[Tensor, "... E"], c: Float[Tensor, "... K"]) -> Normal:
+        """q(z | x, c).
+
+        Args:
+            h: Hidden vectors of `infer`; their leading axes broadcast with those of c.
+            c: Clusters, one-hot or relaxed.
+
+        Returns:
+            A Gaussian of [..., D].
+        """
         return Normal.from_softplus(self.z_head(h + F.elu(self.c_hidden(c))))
 
-    def prior_z(self, c: Tensor) -> Normal:
-        """p(z | c): c [..., K], soft or hard -> [..., D]."""
+    def prior_z(self, c: Float[Tensor, "... K"]) -> Normal:
+        """p(z | c), a Gaussian of [..., D], of one-hot or relaxed clusters."""
         return Normal.from_softplus(self.z_prior(c))
 
-    def draw_class(self, log_c: Tensor) -> Tensor:
+    def draw_class(self, log_c: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+        """Draws relaxed clusters in training; takes the most probable ones in evaluation."""
         return self.classes.relaxed(log_c, self.temperature(self.step)) if self.training else self.classes.hard(log_c)
 
-    def encode(self, batch: Batch | Tensor) -> dict:
+    def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Normal | Categorical]:
+        """Infers q(c | x), and q(z | x, c) of the most probable cluster c."""
         log_c, h = self.infer(self.image(batch))
         return self.class_codes(log_c) | {self.z_name: self.posterior_z(h, self.classes.hard(log_c))}
 
-    def decode(self, codes: Codes) -> Tensor:
+    def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
+        """Decodes z to mean images in [0, 1]; the cluster has no effect beside z."""
         return self.likelihood.mean(self.decoder(self.join(codes)[:, self.classes.num_values :]))
 
-    def sample_class(self, classes: Tensor) -> Codes:
+    def sample_class(self, classes: Int[Tensor, "n 1"]) -> Codes:
+        """Draws z from p(z | c) of these clusters, 0..K-1."""
         c = self.classes.code(classes)
         p_z = self.prior_z(c)
         return {"c": c, self.z_name: p_z.mu + torch.randn_like(p_z.mu) * (0.5 * p_z.logvar).exp()}
 
-    def with_class(self, codes: Codes, classes: Tensor) -> Codes:
-        """z keeps its place in its component: as many deviations from the mean, of the new one."""
+    def with_class(self, codes: Codes, classes: Int[Tensor, "B 1"]) -> Codes:
+        """Moves codes to other clusters; z keeps its distance from the mean in standard deviations of the cluster.
+
+        Args:
+            codes: Of B images.
+            classes: Clusters, 0..K-1.
+
+        Returns:
+            The changed codes.
+        """
         c = self.classes.code(classes)
         old, new = self.prior_z(self.classes.hard(codes["c"])), self.prior_z(c)
         moved = new.mu + (codes[self.z_name] - old.mu) * (0.5 * (new.logvar - old.logvar)).exp()
         return codes | {"c": c, self.z_name: moved}
 
-    def class_means(self, classes: Tensor) -> Codes:
-        """z at the means of the components of these classes [n, 1]."""
+    def class_means(self, classes: Int[Tensor, "n 1"]) -> Codes:
+        """The mean of z in each of these clusters, {block: [n, D]}."""
         return {self.z_name: self.prior_z(self.classes.code(classes)).mu}
 
     # ---- objective ------------------------------------------------------------------------------------------------
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec, kl_z and kl_c."""
         x, (log_c, h) = batch["image"], self.infer(batch["image"])
         (rec, kl_z), kl_c = self.expected(x, log_c, h), self.classes.kl(log_c).sum(1)
         beta, alpha = self.beta(self.step), self.alpha(self.step)
         return {"rec": Term(rec, 1.0), "kl_z": Term(kl_z, beta), "kl_c": Term(kl_c, alpha)}
 
-    def expected(self, x: Tensor, log_c: Tensor, h: Tensor, *others: Normal) -> tuple[Tensor, Tensor, *tuple[Tensor, ...]]:
-        """rec and kl_z, [B] each, expected under q(c | x), and draws of `others`, [B, D], which the decoder reads too."""
+    def expected(
+        self, x: Float[Tensor, "B C H W"], log_c: Float[Tensor, "B K"], h: Float[Tensor, "B E"], *others: Normal
+    ) -> tuple[Float[Tensor, "B ..."], ...]:
+        """rec and kl_z, expected under q(c | x).
+
+        Args:
+            x: Images in [0, 1].
+            log_c: log q(c | x).
+            h: Hidden vectors of `infer`.
+            *others: Posteriors [B, D] of further codes, which the decoder gets after z.
+
+        Returns:
+            rec and kl_z, [B] each, nats, and a draw [B, D] of each of `others`.
+        """
         if self.class_sum == "sampled":
             c = self.draw_class(log_c)
             q_z = self.posterior_z(h, c)
@@ -144,13 +194,21 @@ class GMVAE(DiscreteLatentModel):
         rec = -(probs * log_px.view_as(probs)).sum(1)
         return rec, (probs * kl_normal(q_z, self.prior_z(one_hot))).sum(1), *more
 
-    def kl_per_dim(self, posterior: dict) -> dict[str, Tensor]:
-        """To the prior of the likeliest cluster."""
+    def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Float[Tensor, "B _"]]:
+        """KL of each dimension of z to the prior of the most probable cluster, nats."""
         p_z = self.prior_z(self.classes.hard(posterior["c"].probs))
         return {self.z_name: kl_normal_per_dim(posterior[self.z_name], p_z)}
 
-    def draw_z(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """k draws of q(z | x) = sum_c q(c | x) q(z | x, c), [k, B, D], and log p(z) - log q(z | x) of each, [k, B]."""
+    def draw_z(self, x: Float[Tensor, "B C H W"], k: int) -> tuple[Float[Tensor, "k B D"], Float[Tensor, "k B"]]:
+        """Draws from q(z | x) = sum_c q(c | x) q(z | x, c).
+
+        Args:
+            x: Images in [0, 1].
+            k: Draws for each image.
+
+        Returns:
+            The draws, and log p(z) - log q(z | x) of each, nats.
+        """
         log_c, h = self.infer(x)
         one_hot = torch.eye(self.classes.num_values, device=x.device)
         q_z, p_z = self.posterior_z(h[:, None], one_hot), self.prior_z(one_hot)  # [B, K, D], [K, D]
@@ -159,7 +217,7 @@ class GMVAE(DiscreteLatentModel):
         log_p = (self.classes.probs.log() + p_z.log_prob(z[:, :, None])).logsumexp(-1)
         return z, log_p - log_q
 
-    def log_weights(self, batch: Batch, k: int) -> Tensor:
-        """c is summed out of both mixtures."""
+    def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k B"]:
+        """log p(x, z) - log q(z | x) of k draws, nats; c is summed out of both mixtures."""
         x, (z, log_ratio) = batch["image"], self.draw_z(batch["image"], k)
         return self.likelihood.log_prob_of_draws(x, self.decoder(z.flatten(0, 1))) + log_ratio

@@ -1,9 +1,10 @@
-"""Group VAE (GVAE): ML-VAE whose groups average their images' posteriors instead of multiplying them (Hosoya, 2019).
+"""Group VAE (GVAE): ML-VAE that averages the posteriors of a group's images instead of multiplying them (Hosoya, 2019).
 
     q(z_content | x_G) = N(mean of mu[i], diag mean of exp(logvar[i]))
 
-so a group of many images is no surer of its content than one image. Everything else is ml_vae.py's. The paper asks only
-that outputs of the encoder be averaged; the variance's mean is disentanglement_lib's form (GroupVAEBase).
+The posterior of a group of many images is therefore as wide as that of one image. All else is as in ml_vae.py. The paper
+only asks for an average of the encoder's outputs; the mean of the variances is the form of disentanglement_lib
+(GroupVAEBase).
 """
 
 from vae_zoo.distributions.pooling import Evidence
@@ -11,7 +12,13 @@ from vae_zoo.models.ml_vae import MLVAE
 
 
 class GroupVAE(MLVAE):
-    """MLVAE with evidence="mean" by default."""
+    """MLVAE with evidence="mean" by default.
+
+    Args:
+        *args: As in MLVAE.
+        evidence: As in MLVAE.
+        **kwargs: As in MLVAE.
+    """
 
     def __init__(self, *args, evidence: Evidence = "mean", **kwargs):
         super().__init__(*args, evidence=evidence, **kwargs)

@@ -13,18 +13,27 @@ colour channels too; ours sums over both.
 """
 
 import torch
-import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_zoo.config.types import NonNegative, Positive
 from vae_zoo.contract import Batch, Term, Terms
-from vae_zoo.distributions import Normal, kl_standard, log_standard_normal
-from vae_zoo.models.discrete import LEAK, ClassConditionalModel
+from vae_zoo.distributions import Categorical, Normal, kl_standard, log_standard_normal
+from vae_zoo.models.discrete import ClassConditionalModel
 from vae_zoo.schedules import Schedule, as_schedule
 
 
 class JointVAE(ClassConditionalModel):
-    """What is its own, see above; temperature: of the Gumbel-softmax. The rest: as in ClassConditionalModel."""
+    """VAE with continuous and categorical codes, both held at capacities.
+
+    Args:
+        *args: As in ClassConditionalModel.
+        z_capacity: C_z in nats, >= 0, a number or a schedule of the step.
+        c_capacity: C_c in nats, >= 0, a number or a schedule of the step.
+        gamma: Cost of a nat of difference from a capacity, >= 0.
+        temperature: Of the Gumbel-softmax, > 0.
+        **common: As in ClassConditionalModel.
+    """
 
     class_holds = "a class found without labels"
 
@@ -43,19 +52,18 @@ class JointVAE(ClassConditionalModel):
         self.z_capacity, self.c_capacity = as_schedule(z_capacity), as_schedule(c_capacity)
         self.largest_kl_c = self.classes.entropy(self.classes.probs.log()).sum().item()
 
-    def infer(self, x: Tensor) -> tuple[Normal, Tensor]:
-        """q(z | x) [B, D] and log q(c | x) [B, S]."""
-        h = F.leaky_relu(self.encoder(x), LEAK)
+    def infer(self, x: Float[Tensor, "B C H W"]) -> tuple[Normal, Float[Tensor, "B S"]]:
+        """Infers q(z | x) [B, D] and log q(c | x), nats."""
+        h = self.features(x)
         return Normal.from_params(self.z_head(h)), self.classes.log_softmax(self.c_head(h))
 
-    def class_log_probs(self, x: Tensor) -> Tensor:
-        return self.infer(x)[1]
-
-    def encode(self, batch: Batch | Tensor) -> dict:
+    def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Normal | Categorical]:
+        """Infers q(z | x) and q(c_j | x)."""
         q_z, log_c = self.infer(self.image(batch))
         return {"z": q_z} | self.class_codes(log_c)
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec, z_gap and c_gap; kl_z and kl_c are shown."""
         q_z, log_c = self.infer(batch["image"])
         c = self.classes.relaxed(log_c, self.temperature) if self.training else self.classes.hard(log_c)
         rec = -self.likelihood.log_prob(batch["image"], self.decoder(torch.cat([q_z.rsample(), c], dim=1)))
@@ -65,12 +73,16 @@ class JointVAE(ClassConditionalModel):
         shown = {"kl_z": Term(kl_z), "kl_c": Term(kl_c)}
         return {"rec": Term(rec, 1.0), "z_gap": Term(z_gap, self.gamma), "c_gap": Term(c_gap, self.gamma)} | shown
 
-    def log_weights(self, batch: Batch, k: int) -> Tensor:
-        """c is summed out: every z is decoded with every combination of classes."""
+    def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k B"]:
+        """log p(x, z) - log q(z | x) of k draws for each image, nats; c is summed out.
+
+        Every z is decoded with every combination of classes.
+
+        Args:
+            batch: Of images.
+            k: Draws for each image, >= 1.
+        """
         x, q_z = batch["image"], self.infer(batch["image"])[0]
-        z, codes = q_z.rsample((k,)), self.classes.combinations()  # [k, B, D], [M, S]
-        pairs = z[:, :, None].expand(-1, -1, len(codes), -1), codes.expand(k, len(x), -1, -1)
-        params = self.decoder(torch.cat(pairs, dim=-1).flatten(0, 2))  # [k B M, C, H, W]
-        x_repeated = x.repeat_interleave(len(codes), 0).repeat(k, 1, 1, 1)
-        log_px = self.likelihood.log_prob(x_repeated, params).view(k, len(x), len(codes))
+        z, codes = q_z.rsample((k,)), self.classes.combinations().expand(len(x), -1, -1)  # [k, B, D], [B, M, S]
+        log_px = self.log_likelihoods(x, z[:, :, None].expand(-1, -1, codes.shape[1], -1), codes)  # [k, B, M]
         return (log_px + self.classes.log_prior(codes)).logsumexp(2) + log_standard_normal(z) - q_z.log_prob(z)

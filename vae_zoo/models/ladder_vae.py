@@ -17,6 +17,7 @@ import logging
 
 import lightning as L
 import torch
+from jaxtyping import Float
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
@@ -34,9 +35,21 @@ COLLAPSED, AFTER = 0.5, 1000  # nats of a facet's KL, and updates since it count
 
 
 class LadderVAE(LatentVariableModel):
-    """facet_dims: dimensions of each facet, the shallowest first; network: a ladder of as many facets (vae_zoo.nets.ladder);
-    likelihood: p(x | z); schedule: None trains all facets from the first update; data_init: first weights from the first
-    batch, so that each channel of a layer has mean 0 and standard deviation 0.1 on it (Salimans and Kingma, 2016)."""
+    """VAE with one code for each depth of the network.
+
+    Args:
+        image_shape: [C, H, W].
+        facet_dims: Dimensions of each facet, the shallowest first.
+        network: Ladder of as many facets (vae_zoo.nets.ladder).
+        likelihood: p(x | z).
+        schedule: Weights of the facets by the step; None: all facets are trained from the first update.
+        data_init: Whether the first weights are computed from the first batch, so that each channel of a layer has mean 0
+            and standard deviation 0.1 on it (Salimans and Kingma, 2016).
+        **training: As in LatentVariableModel.
+
+    Raises:
+        ValueError: The network is no ladder, or network or schedule have another number of facets.
+    """
 
     def __init__(
         self,
@@ -84,41 +97,66 @@ class LadderVAE(LatentVariableModel):
         return dict(zip(self.blocks, self.schedule(step, len(self.blocks))))
 
     def entered(self) -> list[str]:
-        """The facets that the decoder sees at the present step."""
+        """The facets that the decoder gets at the present step."""
         return [name for name, weights in self.coefficients(self.step).items() if weights.alpha > 0]
 
-    def encode(self, batch: Batch | Tensor) -> dict[str, Normal]:
+    def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Normal]:
+        """Infers q(z_j | x) of each facet, a Gaussian of [B, D]."""
         return dict(zip(self.blocks, map(Normal.from_params, self.encoder(self.image(batch)))))
 
-    def decode(self, codes: Codes) -> Tensor:
+    def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
+        """Decodes codes of all facets to mean images in [0, 1]; codes of facets that have not entered have no effect."""
         self.join(codes)  # raises where a code is missing or has another size
         return self.likelihood.mean(self.decode_params(codes))
 
-    def decode_params(self, codes: Codes) -> Tensor:
-        """Parameters of p(x | z) [B, C, H, W]; of facets that wait the codes may be left out."""
+    def decode_params(self, codes: Codes) -> Float[Tensor, "B P H W"]:
+        """Parameters of p(x | z); the codes of facets that have not entered may be left out."""
         alpha = [weights.alpha for weights in self.coefficients(self.step).values()]
         z = [codes[name] if a > 0 else None for name, a in zip(self.blocks, alpha)]
         return self.decoder(z, torch.tensor(alpha, device=self.device))
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec and kl_facet<j>, those of facets that wait without a weight."""
         q, z, rec = self.infer(batch)
         terms, weights = {"rec": Term(rec, 1.0)}, self.coefficients(self.step)
         for name in z:  # a weight of 0 as none: no gradient, rather than one of 0
             terms[f"kl_{name}"] = Term(kl_standard(q[name]), weights[name].gamma_z or None)
         return terms
 
-    def infer(self, batch: Batch) -> tuple[dict[str, Normal], Codes, Tensor]:
-        """All posteriors, a draw [B, D] of each facet that is decoded or costs, and the reconstruction's cost [B], nats."""
+    def infer(self, batch: Batch) -> tuple[dict[str, Normal], Codes, Float[Tensor, " B"]]:
+        """Infers the posteriors and draws from them.
+
+        Args:
+            batch: Of images.
+
+        Returns:
+            All posteriors, a draw [B, D] of each facet that is decoded or has a weight, and the reconstruction error, nats.
+        """
         q = self.encode(batch)
         z = {name: q[name].rsample() for name, w in self.coefficients(self.step).items() if max(w) > 0}
         return q, z, -self.likelihood.log_prob(batch["image"], self.decode_params(z))
 
-    def log_prior(self, name: str, z: Tensor) -> Tensor:
-        """log p(z) of a facet, nats: [...]."""
+    def log_prior(self, name: str, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """log p(z) of a facet.
+
+        Args:
+            name: Of the facet.
+            z: Codes.
+
+        Returns:
+            Nats.
+        """
         return log_standard_normal(z)
 
-    def log_weights(self, batch: Batch, k: int) -> Tensor:
-        """Facets that wait are left out: the image does not depend on them, so their best posterior is the prior."""
+    def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k B"]:
+        """log p(x, z) - log q(z | x) of k draws for each image, nats.
+
+        Facets that have not entered are left out: the image does not depend on them, so their best posterior is the prior.
+
+        Args:
+            batch: Of images.
+            k: Draws for each image, >= 1.
+        """
         x, q = batch["image"], self.encode(batch)
         z = {name: q[name].rsample((k,)) for name in self.entered()}  # [k, B, D] each
         params = self.decode_params({name: draws.flatten(0, 1) for name, draws in z.items()})
@@ -128,6 +166,14 @@ class LadderVAE(LatentVariableModel):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def check_trainer(self, trainer: L.Trainer) -> None:
+        """Checks a trainer before anything is written.
+
+        Args:
+            trainer: That is to train the model.
+
+        Raises:
+            UserError: Its strategy needs gradients of facets that have not entered.
+        """
         strategy = trainer.strategy
         waits = isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False)
         if waits and self.schedule is not None:
@@ -137,13 +183,26 @@ class LadderVAE(LatentVariableModel):
             )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Values that come from images are set before the update of a certain step, whatever came before: a checkpoint holds
-        them, or the resumed run sets them anew."""
+        """Sets the values that come from images before the update of a fixed step, the same on all processes.
+
+        A checkpoint contains them; a run that resumes before this step sets them itself.
+
+        Args:
+            batch: Of this process.
+            batch_idx: Of Lightning.
+        """
         if self.initialise(batch) and self.trainer.world_size > 1:  # each process saw other images
             self.load_state_dict(self.trainer.strategy.broadcast(self.state_dict()))
 
     def initialise(self, batch: Batch) -> bool:
-        """What is due at the present step; whether anything was."""
+        """Sets the values that are due at the present step from images.
+
+        Args:
+            batch: Of this process.
+
+        Returns:
+            Whether anything was set.
+        """
         if not self.data_init or self.step > 0:
             return False
         noise.seed_step(getattr(self.trainer, "seed", 0), self.step, device=self.device)
@@ -155,13 +214,13 @@ class LadderVAE(LatentVariableModel):
         return True
 
     def on_validation_epoch_end(self) -> None:
-        """Warns, once, of a facet that holds nothing though its KL has its full weight since long."""
+        """Warns once of each facet that has collapsed: its KL is low although it has its full weight for 1000 updates."""
         super().on_validation_epoch_end()
         weights = self.coefficients(self.step)
         for name, begin in self.begins().items():
             if self.step < begin + AFTER or weights[name].gamma_z < 1 or name in self._warned:
                 continue
-            total, count = (self.trainer.strategy.reduce(self._sums[f"{key}/kl_{name}"], "sum") for key in ("term", "items"))
+            total, count = (self._sums[f"{key}/kl_{name}"] for key in ("term", "items"))
             if total < COLLAPSED * count:
                 log.warning(
                     "%s collapses: its KL is %.2f nats; increase model.schedule.gamma_fade_steps, so that its KL weight "

@@ -1,18 +1,19 @@
-"""The SPLIT idea as a part that any model with an encoder and a decoder can take (Charakorn et al., 2020).
+"""The SPLIT method as a part that any model with an encoder and a decoder can use (Charakorn et al., 2020).
 
-Generative story:  z_local ~ N(0, I)    x_aux ~ p(x_aux | z_local)    x ~ p(x | z_local, whatever the model has beside it)
+Generative story:  z_local ~ N(0, I)    x_aux ~ p(x_aux | z_local)    x ~ p(x | z_local, other codes of the model)
 Inference:         q(z_local | x_aux) = N(mu, diag std^2),  x_aux = view(x)
-The view destroys what z_local shall not hold (vae_zoo.nets.views). z_local alone must explain x_aux, so it fills with what
-is left there, and the model's other codes with the rest. The model adds rec_aux + beta_local * kl_z_local to its loss, and
-z_local to what its decoder sees.
+The view destroys the information that z_local must not hold (vae_zoo.nets.views). z_local alone must explain x_aux, so it
+holds what the view keeps, and the other codes hold the rest. The model adds rec_aux + beta_local * kl_z_local to its loss,
+and z_local to the input of its decoder.
 
-q(z_local | view(x)) is a proposal like any other, however the view was drawn: log p(x) has its usual bound, without rec_aux.
+q(z_local | view(x)) is a proposal like any other, whatever view was drawn: log p(x) has its usual bound, without rec_aux.
 """
 
 import copy
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_zoo.contract import Network
@@ -22,8 +23,18 @@ HOLDS = "what shuffling keeps: colours and texture"
 
 
 class LocalBranch(nn.Module):
-    """image_shape: of x; dim: of z_local; view: x [B, C, H, W] -> x_aux; network, likelihood: for x_aux, with weights of
-    their own."""
+    """Encoder and decoder of z_local.
+
+    Args:
+        image_shape: [C, H, W] of x.
+        dim: Dimensions of z_local.
+        view: Makes x_aux of x [B, C, H, W].
+        network: Family of the encoder and decoder, which have weights of their own.
+        likelihood: p(x_aux | z_local), copied.
+
+    Raises:
+        ValueError: The view does not fit the images.
+    """
 
     def __init__(
         self,
@@ -40,32 +51,38 @@ class LocalBranch(nn.Module):
         self.likelihood = copy.deepcopy(likelihood)
         self.decoder = network.decoder(dim, likelihood.param_shape(aux_shape))
 
-    def fixed_view(self, x: Tensor) -> Tensor:
-        """x_aux by noise that is a function of the image itself: the same whenever and in whatever batch it is asked for."""
+    def fixed_view(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+        """Makes x_aux with noise that is a function of the image, so that it is the same in every batch."""
         with noise.per_image(noise.key_of(x)):
             return self.view(x)
 
-    def posterior(self, x_aux: Tensor) -> Normal:
-        """q(z_local | x_aux), [B, D]."""
+    def posterior(self, x_aux: Float[Tensor, "B c h w"]) -> Normal:
+        """q(z_local | x_aux), a Gaussian of [B, D]."""
         return Normal.from_softplus(self.encoder(x_aux))
 
-    def rec(self, x_aux: Tensor, z_local: Tensor) -> Tensor:
-        """-log p(x_aux | z_local), nats: [B]."""
+    def rec(self, x_aux: Float[Tensor, "B c h w"], z_local: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        """-log p(x_aux | z_local), nats."""
         return -self.likelihood.log_prob(x_aux, self.decoder(z_local))
 
-    def mean(self, z_local: Tensor) -> Tensor:
-        """The mean of p(x_aux | z_local) in [0, 1]."""
+    def mean(self, z_local: Float[Tensor, "B D"]) -> Float[Tensor, "B c h w"]:
+        """Decodes z_local to the mean of p(x_aux | z_local), in [0, 1]."""
         return self.likelihood.mean(self.decoder(z_local))
 
 
 class LocalView:
-    """The capability of models with a `local` branch, see vae_zoo.contract.HasLocalView."""
+    """Implementation of `vae_zoo.contract.HasLocalView` for models with a `local` branch.
+
+    Attributes:
+        local: The branch.
+    """
 
     global_block, local_block = "z_global", "z_local"
     local: LocalBranch
 
-    def local_view(self, x: Tensor) -> Tensor:
+    def local_view(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+        """Makes the auxiliary view of images; the same for the same image."""
         return self.local.fixed_view(x)
 
-    def decode_local(self, code: Tensor) -> Tensor:
+    def decode_local(self, code: Float[Tensor, "B D"]) -> Float[Tensor, "B c h w"]:
+        """Decodes local codes to the auxiliary view that they explain, in [0, 1]."""
         return self.local.mean(code)

@@ -32,6 +32,7 @@ from math import log
 from typing import Literal, TypeVar, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Count, Estimators, FacetCounts, NonNegative, Shape, Variance, WeightsOfClusters
@@ -48,9 +49,16 @@ NORM_BATCHES = 50
 
 @dataclass(frozen=True)
 class Invariance:
-    """What the clusters of the deepest facet are asked for beside the bound, see above; off by default.
+    """Terms on the clusters of the deepest facet, see the module; all are off by default.
 
-    augment: distorts images [B, C, H, W].
+    Args:
+        augment: Distorts images [B, C, H, W].
+        consistency_weight: Weight of the cross-entropy between an image and its distorted copy, >= 0.
+        entropy_weight: Weight of the entropy of q(c | x), >= 0.
+        balance_weight: Weight of the balance of the clusters, >= 0.
+
+    Raises:
+        ValueError: Only one of augment and consistency_weight is given.
     """
 
     augment: Callable[[Tensor], Tensor] | None = None
@@ -66,14 +74,32 @@ class Invariance:
 
 
 class MFCVAE(LadderVAE):
-    """facet_dims, network, likelihood, schedule, data_init: as in LadderVAE; num_clusters: of each facet; covariance,
-    weights, variance: of the mixtures, weights being p(c) of all or of each; estimator: of all or of each, see above.
+    """Ladder VAE with a mixture as the prior of each facet; implements `vae_zoo.contract.HasFacets`.
 
-    prior_init: what a mixture takes over from one that EM fits to the posterior means of `init_images` training images
-    (None: all): its means, all of it, or nothing. prior_init_at: `start`, all facets before the first update, or `entry`,
-    each when its KL begins to count, for until then the layers below it move. calibrate_norm: before, the encoder's batch
-    normalisation takes its averages over 50 batches; else the means are those of a network that evaluation would not use.
-    The rest: those of Invariance.
+    Args:
+        image_shape: [C, H, W].
+        facet_dims: Dimensions of each facet, the shallowest first.
+        num_clusters: Clusters of each facet.
+        network: Ladder of as many facets (vae_zoo.nets.ladder).
+        likelihood: p(x | z).
+        covariance: Of the clusters.
+        weights: Whether p(c) is uniform and fixed or learned, of all facets or of each.
+        variance: First variance of the clusters, > 1e-6.
+        estimator: Of the KL, of all facets or of each, see the module.
+        prior_init: What a mixture takes from one that EM fits to the posterior means of training images: nothing, its means,
+            or all of it.
+        prior_init_at: `start`: all facets before the first update; `entry`: each facet when its KL begins to count, since
+            the layers below it change until then.
+        init_images: Number of these training images; None: all.
+        calibrate_norm: Whether the encoder's batch normalisation first takes its averages over 50 batches; otherwise the
+            posterior means are not those of the network that is evaluated.
+        **settings: Fields of Invariance; the rest as in LadderVAE.
+
+    Raises:
+        ValueError: A list has another length than there are facets.
+
+    Attributes:
+        facets: Blocks that cluster, the shallowest first.
     """
 
     parts = (Invariance,)
@@ -98,12 +124,11 @@ class MFCVAE(LadderVAE):
     ):
         invariance = take(Invariance, settings)
         super().__init__(image_shape, facet_dims, network, likelihood, **settings)
-        if len(num_clusters) != len(facet_dims):
-            raise ValueError(f"num_clusters needs a number for each of the {len(facet_dims)} facets, got {[*num_clusters]}")
-        each_weights: Sequence[Literal["fixed", "learned"]] = _for_each(
-            "weights", weights, len(facet_dims), "fixed or learned"
-        )
-        each_estimator = _for_each("estimator", estimator, len(facet_dims), "sample or analytic")
+        J = len(facet_dims)
+        if len(num_clusters) != J:
+            raise ValueError(f"num_clusters needs a number for each of the {J} facets, got {[*num_clusters]}")
+        each_weights: Sequence[Literal["fixed", "learned"]] = _for_each("weights", weights, J, "fixed or learned")
+        each_estimator = _for_each("estimator", estimator, J, "sample or analytic")
         self.facets = tuple(self.blocks)
         priors = [MixturePrior(K, D, covariance, w, variance) for K, D, w in zip(num_clusters, facet_dims, each_weights)]
         self.priors = nn.ModuleDict(dict(zip(self.facets, priors)))
@@ -117,11 +142,16 @@ class MFCVAE(LadderVAE):
         """The mixture of a facet."""
         return cast(MixturePrior, self.priors[name])
 
-    def clusters(self, q: dict[str, Normal]) -> dict[str, Tensor]:
-        """q(c_j | x) of each facet [B, K], the closed form above, from posteriors [B, D]."""
+    def clusters(self, q: dict[str, Normal]) -> dict[str, Float[Tensor, "B _"]]:
+        """q(c_j | x) of each facet, [B, K], in the closed form of the module.
+
+        Args:
+            q: Posteriors of the facets, [B, D].
+        """
         return {name: self.prior(name).expected_log_joint(q[name]).softmax(-1) for name in self.facets}
 
     def sample_prior(self, n: int) -> Codes:
+        """Draws n codes of each facet: a cluster from p(c_j), the code given it."""
         codes = {}
         for name in self.facets:
             prior = self.prior(name)
@@ -129,10 +159,12 @@ class MFCVAE(LadderVAE):
             codes[name] = prior.sample(c)
         return codes
 
-    def log_prior(self, name: str, z: Tensor) -> Tensor:
+    def log_prior(self, name: str, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """log p(z) of a facet, c summed out, nats."""
         return self.prior(name).log_prob(z)
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec, those of `kl_terms`, and those of `cluster_terms` that have a weight."""
         q, z, rec = self.infer(batch)
         terms = {"rec": Term(rec, 1.0)}
         for name in z:
@@ -142,9 +174,19 @@ class MFCVAE(LadderVAE):
             terms |= self.cluster_terms(batch["image"], q)
         return terms
 
-    def kl_terms(self, name: str, q: Normal, z: Tensor) -> Terms:
-        """kl_z and kl_c, their sum `kl`, and the four expectations that they are made of, [B] nats each. Those without a
-        weight are shown only; a weight of 0 counts as none, so that a facet that waits gets no gradient."""
+    def kl_terms(self, name: str, q: Normal, z: Float[Tensor, "B D"]) -> Terms:
+        """kl_z and kl_c of a facet, their sum kl, and the four expectations in them.
+
+        The terms without a weight are only shown. A weight of 0 counts as none, so that a facet that waits gets no gradient.
+
+        Args:
+            name: Of the facet.
+            q: Its posterior, [B, D].
+            z: A draw of it.
+
+        Returns:
+            {<term>_<facet>: [B] nats}.
+        """
         prior, weights = self.prior(name), self.coefficients(self.step)[name]
         together = weights.gamma_z == weights.gamma_c
         if self.estimators[name] == "sample":
@@ -168,15 +210,19 @@ class MFCVAE(LadderVAE):
         }
         return {f"{part}_{name}": term for part, term in parts.items()}
 
-    def cluster_terms(self, x: Tensor, q: dict[str, Normal]) -> Terms:
-        """Consistency and entropy [B], balance []: of the clusters of the deepest facet, see above, nats."""
+    def cluster_terms(self, x: Float[Tensor, "B C H W"], q: dict[str, Normal]) -> Terms:
+        """Consistency and entropy, [B], and balance, [], of the clusters of the deepest facet, nats; see the module.
+
+        Args:
+            x: Images in [0, 1].
+            q: Their posteriors.
+        """
         deepest, wanted, terms = self.facets[-1], self.invariance, {}
         log_c = self.prior(deepest).expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
         c_probs = log_c.exp()
         everybody = self.joined(log_c).rows
-        log_used = everybody.logsumexp(0) - log(
-            len(everybody)
-        )  # finite where a cluster has no image, and so is its gradient
+        # finite where a cluster has no image, and so is its gradient
+        log_used = everybody.logsumexp(0) - log(len(everybody))  # [K]
         if wanted.consistency_weight and wanted.augment is not None:
             copy = self.encode(wanted.augment(x))[deepest]
             log_c_copy = self.prior(deepest).expected_log_joint(copy).log_softmax(-1)
@@ -186,9 +232,18 @@ class MFCVAE(LadderVAE):
         terms["balance"] = Term(balance, wanted.balance_weight or None)
         return {f"{name}_{deepest}": term for name, term in terms.items()}
 
-    def kl_per_dim(self, posterior: dict[str, Normal]) -> dict[str, Tensor]:
-        """Given the cluster, averaged over q(c | x); where dimensions are correlated, each given those before it. The KL of
-        the clusters, at most log K nats, belongs to no dimension."""
+    def kl_per_dim(self, posterior: dict[str, Normal]) -> dict[str, Float[Tensor, "B _"]]:
+        """KL of each dimension given the cluster, averaged over q(c | x).
+
+        Where dimensions are correlated, that of each dimension given those before it. The KL of the clusters, at most log K
+        nats, belongs to no dimension.
+
+        Args:
+            posterior: Of `encode`.
+
+        Returns:
+            {block: [B, D]}, nats.
+        """
         clusters, found = self.clusters(posterior), {}
         for name, q in posterior.items():
             log_q = q.log_prob_per_dim(q.mu) - 0.5  # [B, D], expected under q itself
@@ -199,7 +254,14 @@ class MFCVAE(LadderVAE):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def learn_from(self, data: TrainingData) -> None:
-        """Raises UserError when there are fewer images than clusters."""
+        """Takes the training data.
+
+        Args:
+            data: Of the data module.
+
+        Raises:
+            UserError: There are fewer images than clusters.
+        """
         super().learn_from(data)
         most = max(len(self.prior(name).mu) for name in self.facets)
         if self.prior_init != "none" and data.num_images < most:
@@ -209,12 +271,13 @@ class MFCVAE(LadderVAE):
             )
 
     def prior_init_steps(self) -> dict[str, int]:
-        """The step before whose update each mixture takes its first values from images."""
+        """The step before whose update each mixture is initialised from images."""
         if self.prior_init == "none":
             return {}
         return dict.fromkeys(self.facets, 0) if self.prior_init_at == "start" else self.begins()
 
     def initialise(self, batch: Batch) -> bool:
+        """Initialises also the mixtures that are due at the present step; returns whether anything was set."""
         changed = super().initialise(batch)
         due = [name for name, step in self.prior_init_steps().items() if step == self.step]
         if not due or self.prior_init == "none":
@@ -231,7 +294,7 @@ class MFCVAE(LadderVAE):
 
     @torch.no_grad()
     def posterior_means(self, names: Sequence[str]) -> Codes:
-        """Of `init_images` training images, [N, D] for each facet."""
+        """Posterior means of `init_images` training images, [N, D] for each facet."""
         self.eval()
         parts = [self.encode(batch) for batch in self.training_images(self.init_images)]
         self.train()

@@ -22,6 +22,7 @@ docs/methods/ml_vae.md says how the reimplementations differ, and why their numb
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vae_zoo.config.types import Count, NonNegative, Shape
@@ -33,9 +34,22 @@ from vae_zoo.schedules import Schedule, as_schedule
 
 
 class MLVAE(LatentVariableModel):
-    """content_dim, style_dim: dimensions of the blocks; network, likelihood: as in VAE; beta_style, beta_content: weights
-    of their KL, numbers or schedules of the step; evidence: how a group's images are pooled; content_sampling: an own draw
-    of the group's posterior for each image, or one for all."""
+    """VAE with one content code for each group and one style code for each image.
+
+    It implements `vae_zoo.contract.SharesGroupCode`.
+
+    Args:
+        image_shape: [C, H, W].
+        content_dim: Dimensions of the content.
+        style_dim: Dimensions of the style.
+        network: Family of encoder and decoder (vae_zoo.nets).
+        likelihood: p(x | z_content, z_style).
+        beta_style: Weight of kl_style, >= 0, a number or a schedule of the step.
+        beta_content: Weight of kl_content, >= 0, a number or a schedule of the step.
+        evidence: How the posteriors of a group's images are pooled.
+        content_sampling: A draw of the group's posterior for each image, or one draw for the group.
+        **training: As in LatentVariableModel.
+    """
 
     needs = frozenset({"group"})
     unit = "kl_content"
@@ -66,21 +80,44 @@ class MLVAE(LatentVariableModel):
         self.evidence: Evidence = evidence
         self.content_sampling = content_sampling
 
-    def encode_images(self, batch: Batch | Tensor) -> dict[str, Normal]:
-        """What each image says by itself, whatever its group: of the content, not pooled yet, and its style, [B, D] each."""
+    def encode_images(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Normal]:
+        """Infers the posteriors of each image by itself, not pooled.
+
+        Args:
+            batch: A batch, or images in [0, 1].
+
+        Returns:
+            Content and style, Gaussians of [B, D].
+        """
         q, size = Normal.from_params(self.encoder(self.image(batch))), self.blocks["content"].size
         return {"content": q[:, :size], "style": q[:, size:]}
 
-    def pool(self, content: Normal, group: Tensor, num_groups: int) -> Normal:
-        """The content's posterior of each group [G, Dc] from what its images say of it [B, Dc], 1 to any number of them."""
+    def pool(self, content: Normal, group: Int[Tensor, " B"], num_groups: int) -> Normal:
+        """Pools the content of images to one posterior for each group.
+
+        Args:
+            content: Posterior of each image, [B, D].
+            group: Of each image, 0..num_groups-1; each group has an image.
+            num_groups: G.
+
+        Returns:
+            The posterior of each group, [G, D].
+        """
         return pool(content, group, num_groups, self.evidence)
 
-    def encode(self, batch: Batch | Tensor) -> dict[str, Normal]:
-        """[B, Dc] and [B, Ds]: the content is that of the image's group where the batch has `group`, else its own."""
+    def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Normal]:
+        """Infers content and style, Gaussians of [B, D].
+
+        The content is that of the image's group if the batch has `group`, else that of the image alone.
+
+        Args:
+            batch: A batch, or images in [0, 1].
+        """
         q, (group, num_groups) = self.encode_images(batch), groups_of(batch)
         return {"content": self.pool(q["content"], group, num_groups)[group], "style": q["style"]}
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec and kl_style, [B], and kl_content, [G]."""
         q, (group, num_groups) = self.encode_images(batch), groups_of(batch)
         q_content = self.pool(q["content"], group, num_groups)  # [G, Dc]
         z_content = q_content[group].rsample()  # [B, Dc]
@@ -94,10 +131,18 @@ class MLVAE(LatentVariableModel):
             "kl_content": Term(kl_standard(q_content), self.beta_content(self.step)),  # [G]
         }
 
-    def log_weights(self, batch: Batch, k: int) -> Tensor:
-        """Of groups, [k, G]: log p(x_G, z) - log q(z | x_G), z one content for the group and a style for each image.
+    def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k G"]:
+        """log p(x_G, z) - log q(z | x_G) of k draws for each group: one content for the group and a style for each image.
 
-        A group's draw is that of its first image, so that in evaluation it belongs to the group whatever the batch.
+        The content of a group is drawn with the noise of its first image, so that it does not depend on the rest of the
+        batch.
+
+        Args:
+            batch: Of images.
+            k: Draws for each group, >= 1.
+
+        Returns:
+            Nats of a group.
         """
         x, q, (group, num_groups) = batch["image"], self.encode_images(batch), groups_of(batch)
         q_content = self.pool(q["content"], group, num_groups)
@@ -110,8 +155,8 @@ class MLVAE(LatentVariableModel):
         return of_group + segment_sum(of_images.T, group, num_groups).T
 
 
-def groups_of(batch: Batch | Tensor) -> tuple[Tensor, int]:
-    """The group of each image [B] and the number of groups; where none are given, every image is its own."""
+def groups_of(batch: Batch | Float[Tensor, "B C H W"]) -> tuple[Int[Tensor, " B"], int]:
+    """The group of each image and the number of groups; if the batch has none, every image is its own group."""
     if not isinstance(batch, Tensor) and "group" in batch:
         return batch["group"], batch["num_groups"]
     x = batch if isinstance(batch, Tensor) else batch["image"]

@@ -26,12 +26,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Count, Momentum, NonNegative, NumClasses, Positive, Probabilities, Probability, Shape
 from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
 from vae_zoo.distributions import (
+    Categorical,
     ComponentTable,
     Likelihood,
     Normal,
@@ -42,14 +43,25 @@ from vae_zoo.distributions import (
     kl_standard_per_dim,
     log_standard_normal,
 )
-from vae_zoo.models.discrete import LEAK, DiscreteLatentModel
+from vae_zoo.models.discrete import DiscreteLatentModel
 from vae_zoo.schedules import Plateau, Schedule, as_schedule
 from vae_zoo.utils.parts import take
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Of the terms of the loss, see above; the capacities are nats. Those that change are schedules of the step."""
+    """Weights of the terms of the loss.
+
+    Args:
+        z_capacity: C_z in nats, >= 0, a number or a schedule of the step.
+        z_gamma: Cost of a nat of difference between kl_z and C_z, >= 0.
+        u_capacity: C_u in nats, >= 0, a number or a schedule of the step.
+        u_gamma: Cost of a nat of difference between kl_u and C_u, >= 0.
+        prior_weight: Weight of the KL of the mean q(c | x) to the prior, >= 0.
+        entropy_weight: Weight of the entropy of q(c | x), >= 0.
+        overlap_weight: Weight of the overlap of components, >= 0.
+        overlap_threshold: theta, the Bhattacharyya coefficient that has no cost, in [0, 1].
+    """
 
     z_capacity: NonNegative | Schedule = 7.0
     z_gamma: NonNegative = 15.0
@@ -63,8 +75,17 @@ class Weights:
 
 @dataclass(frozen=True)
 class Gate:
-    """Of what q(u | x, c) is read from. gate: False, h alone; gate_slope: in training; eval_slope: in evaluation, None: the
-    same; init: scale of the small layers' first weights."""
+    """Attention of a class to the features h that its u is read from.
+
+    Args:
+        gate: Whether there is one; False: u is read from h alone.
+        gate_slope: Slope in training, >= 0, a number or a schedule of the step.
+        eval_slope: Slope in evaluation, >= 0; None: as in training.
+        init: Scale of the first weights of the layers of each variable, see the module.
+
+    Raises:
+        ValueError: eval_slope is given without a gate.
+    """
 
     gate: bool = True
     gate_slope: NonNegative | Schedule = 8.0
@@ -78,9 +99,19 @@ class Gate:
 
 @dataclass(frozen=True)
 class Supervision:
-    """The step on a labelled batch. augment: distorts its images [B, C, H, W], and where consistency_weight > 0 those of the
-    main batch too, whose class counts where its probability is consistency_threshold or more; supervised_plateau: of the
-    learning rate of this step, by its cross-entropy."""
+    """The step on a labelled batch.
+
+    Args:
+        supervised: Whether there is one.
+        supervised_optimizer: Makes its optimiser.
+        supervised_plateau: Rule that lowers its learning rate, by the cross-entropy.
+        augment: Distorts its images [B, C, H, W], and if consistency_weight > 0 also those of the main batch.
+        consistency_weight: Weight of the cross-entropy between an image of the main batch and its distorted copy, >= 0.
+        consistency_threshold: Probability from which the class of an image counts in it, in [0, 1].
+
+    Raises:
+        ValueError: A setting has no effect beside the others, or augment is missing.
+    """
 
     supervised: bool = True
     supervised_optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
@@ -107,11 +138,24 @@ class Supervision:
 
 
 class PartedVAE(DiscreteLatentModel):
-    """z_dim, u_dim: dimensions of z and of the u of each variable; feature_dim: of h; temperature: of the Gumbel-softmax.
+    """VAE with class-related and class-independent codes; implements `vae_zoo.contract.HasClasses`.
 
-    u_kl, c_momentum: see above; detach_c: kl_u moves no q(c | x); prior_lr: learning rate of p(u | c), 0: it stays as it
-    starts, None: that of all; plateau: of the learning rate, by the loss.
-    The rest: those of Weights, Gate and Supervision.
+    Args:
+        image_shape: [C, H, W].
+        z_dim: Dimensions of z.
+        u_dim: Dimensions of the u of each variable.
+        num_classes: K >= 2 of the variable `c`, or a list for `c1`, `c2`, ...
+        network: Family of encoder and decoder (vae_zoo.nets).
+        likelihood: p(x | z, u).
+        class_probs: p(c), the variables one after the other; None: uniform.
+        feature_dim: Dimensions of h.
+        temperature: Of the Gumbel-softmax, > 0.
+        u_kl: `sampled` or `exact`, see the module.
+        detach_c: Whether kl_u has no gradient to q(c | x).
+        c_momentum: Share of the past in the average of q(c), in [0, 1).
+        prior_lr: Learning rate of p(u | c), >= 0; 0: it is not trained, None: that of all weights.
+        plateau: Rule that lowers the learning rate, by the loss.
+        **settings: Fields of Weights, Gate and Supervision; the rest as in LatentVariableModel.
     """
 
     parts = (Weights, Gate, Supervision)
@@ -178,64 +222,88 @@ class PartedVAE(DiscreteLatentModel):
 
     # ---- p and q --------------------------------------------------------------------------------------------------
 
-    def features(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.encoder(x), LEAK)  # [B, F]
-
-    def class_log_probs(self, x: Tensor) -> Tensor:
-        return self.classes.log_softmax(self.c_head(self.features(x)))
-
     def slope(self) -> float:
+        """Slope of the gate at the present step."""
         if not self.training and self.gate.eval_slope is not None:
             return self.gate.eval_slope
         return as_schedule(self.gate.gate_slope)(self.step + 1)
 
-    def posterior_u(self, h: Tensor, c: Tensor) -> Normal:
-        """q(u_j | x, c_j): h [B, F], c [B, S], soft or hard -> [B, J, d]."""
-        gated = h[:, None]  # [B, 1, F]
+    def posterior_u(self, h: Float[Tensor, "B E"], c: Float[Tensor, "B S"]) -> Normal:
+        """q(u_j | x, c_j) of each variable.
+
+        Args:
+            h: Features.
+            c: Classes, one-hot or relaxed.
+
+        Returns:
+            A Gaussian of [B, J, D].
+        """
+        gated = h[:, None]  # [B, 1, E]
         if self.gate.gate:
-            logits = (c[:, None] * self.classes.member) @ self.gate_weight + self.gate_bias  # [B, J, F]
+            logits = (c[:, None] * self.classes.member) @ self.gate_weight + self.gate_bias  # [B, J, E]
             gated = gated * (self.slope() * logits).sigmoid()
         gated = gated.expand(-1, len(self.u_bias), -1)
         return Normal.from_params(torch.einsum("bjf,jfd->bjd", gated, self.u_weight) + self.u_bias)
 
-    def posterior_of_each_value(self, h: Tensor) -> Normal:
-        """q(u_j | x, c_j = k) for all values of all variables: [B, S, d]."""
+    def posterior_of_each_value(self, h: Float[Tensor, "B E"]) -> Normal:
+        """q(u_j | x, c_j = k) of all values of all variables, a Gaussian of [B, S, D]."""
         j = self.classes.variable
-        gated = h[:, None].expand(-1, len(j), -1)  # [B, S, F]
+        gated = h[:, None].expand(-1, len(j), -1)  # [B, S, E]
         if self.gate.gate:
             gated = gated * (self.slope() * (self.gate_weight + self.gate_bias[j])).sigmoid()
         return Normal.from_params(torch.einsum("bsf,sfd->bsd", gated, self.u_weight[j]) + self.u_bias[j])
 
-    def encode(self, batch: Batch | Tensor) -> dict:
+    def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Normal | Categorical]:
+        """Infers q(z | x), q(u | x, c) of the most probable classes, and q(c_j | x)."""
         h = self.features(self.image(batch))
         log_c = self.classes.log_softmax(self.c_head(h))
         q_u = self.posterior_u(h, self.classes.hard(log_c)).map(lambda t: t.flatten(1))
         return {"z": Normal.from_params(self.z_head(h)), "u": q_u} | self.class_codes(log_c)
 
-    def decode(self, codes: Codes) -> Tensor:
+    def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
+        """Decodes z and u to mean images in [0, 1]; the classes have no effect beside u."""
         return self.likelihood.mean(self.decoder(self.join(codes)[:, : self.blocks["z"].size + self.blocks["u"].size]))
 
-    def sample_class(self, classes: Tensor) -> Codes:
+    def sample_class(self, classes: Int[Tensor, "n J"]) -> Codes:
+        """Draws z from N(0, I) and u from p(u | c) of these classes, 0..K_j-1."""
         z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
         p_u = self.u_prior()[classes + self.classes.first]  # [n, J, d]
         u = p_u.mu + torch.randn_like(p_u.mu) * (0.5 * p_u.logvar).exp()
         return {"z": z, "u": u.flatten(1)} | self.classes.split(self.classes.code(classes))
 
-    def with_class(self, codes: Codes, classes: Tensor) -> Codes:
-        """z is kept, and each u_j keeps its place in its component: as many deviations from the mean, of the new one."""
+    def with_class(self, codes: Codes, classes: Int[Tensor, "B J"]) -> Codes:
+        """Moves codes to other classes; each u_j keeps its distance from the mean in standard deviations.
+
+        Args:
+            codes: Of B images.
+            classes: Values, 0..K_j-1.
+
+        Returns:
+            The changed codes.
+        """
         old = torch.stack([code.argmax(-1) for name, code in codes.items() if name in self.classes.names()], dim=1)  # [B, J]
         a, b = (self.u_prior()[k + self.classes.first] for k in (old, classes))  # [B, J, d]
         u = codes["u"].view_as(a.mu)
         moved = b.mu + (u - a.mu) * (0.5 * (b.logvar - a.logvar)).exp()
         return super().with_class(codes, classes) | {"u": moved.flatten(1)}
 
-    def class_means(self, classes: Tensor) -> Codes:
-        """u at the means of the components of these classes [n, J]."""
+    def class_means(self, classes: Int[Tensor, "n J"]) -> Codes:
+        """The mean of u in these classes, {block: [n, D]}."""
         return {"u": self.u_prior.mu[classes + self.classes.first].flatten(1)}
 
-    def walk_in_class(self, j: int, classes: Tensor, most: int = 2) -> tuple[Codes, list[str]]:
-        """From the mean of each component of variable j, 2 deviations either way along its `most` widest dimensions; z at
-        0, the other variables at `classes` [J]. Codes [rows x 9, D], and a label for each row.
+    def walk_in_class(self, j: int, classes: Int[Tensor, " J"], most: int = 2) -> tuple[Codes, list[str]]:
+        """Walks within each value of one variable.
+
+        A row starts 2 standard deviations below the mean of a component and ends 2 above it, along one of its widest
+        dimensions; z is 0, and the other variables have the values of `classes`.
+
+        Args:
+            j: The variable.
+            classes: Values of all variables.
+            most: Dimensions of each component, the widest first.
+
+        Returns:
+            Codes [rows * 9, D], row by row, and the labels of the rows.
         """
         mu, logvar = self.u_prior.mu, self.u_prior().logvar
         first, size, d = int(self.classes.first[j]), self.classes.sizes[j], mu.shape[1]
@@ -255,6 +323,7 @@ class PartedVAE(DiscreteLatentModel):
     # ---- objective ------------------------------------------------------------------------------------------------
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec, z_gap, u_gap, prior_c, entropy_c and overlap; the KL terms and largest_overlap are shown."""
         x, t, weights = batch["image"], self.step + 1, self.weights
         h = self.features(x)
         log_c = self.classes.log_softmax(self.c_head(h))  # [B, S]
@@ -282,14 +351,23 @@ class PartedVAE(DiscreteLatentModel):
             "largest_overlap": Term(coefficients.max()),
         }
 
-    def kl_u(self, h: Tensor, log_c: Tensor, q_u: Normal) -> Tensor:
-        """[B] nats."""
+    def kl_u(self, h: Float[Tensor, "B E"], log_c: Float[Tensor, "B S"], q_u: Normal) -> Float[Tensor, " B"]:
+        """KL of u to the components of its prior, expected under q(c | x).
+
+        Args:
+            h: Features.
+            log_c: log q(c | x).
+            q_u: Posterior of u at the drawn classes, [B, J, D].
+
+        Returns:
+            Nats.
+        """
         q = self.posterior_of_each_value(h) if self.u_kl == "exact" else q_u[:, self.classes.variable]  # [B, S, d]
         probs = log_c.detach().exp() if self.detach_c else log_c.exp()
         return (probs * kl_normal(q, self.u_prior())).sum(1)
 
-    def average(self, log_c: Tensor) -> Tensor:
-        """log of q(c) averaged over the batch, and with `c_momentum` over past ones: [S]."""
+    def average(self, log_c: Float[Tensor, "B S"]) -> Float[Tensor, " S"]:
+        """log of q(c) averaged over the batch, and with `c_momentum` over past batches, nats."""
         batch = self.batch_mean(log_c.exp())
         if not self.c_momentum:
             return batch.clamp(min=torch.finfo(batch.dtype).tiny).log()
@@ -299,7 +377,11 @@ class PartedVAE(DiscreteLatentModel):
         return mixed.log()
 
     def supervised_terms(self, batch: Batch) -> Terms:
-        """What the labelled images teach, and what distorted copies of the others do, nats, means over their batches."""
+        """The terms ce and consistency, means over their batches, nats.
+
+        Args:
+            batch: With `supervised`; its own images are those of the consistency.
+        """
         labelled, wanted = batch["supervised"], self.supervision
         x = labelled["image"] if wanted.augment is None else wanted.augment(labelled["image"])
         if not wanted.consistency_weight or wanted.augment is None:
@@ -315,14 +397,22 @@ class PartedVAE(DiscreteLatentModel):
         terms = {"ce": Term(self.batch_mean(ce), 1.0)}
         return terms | {"consistency": Term(self.batch_mean(consistency), wanted.consistency_weight)}
 
-    def kl_per_dim(self, posterior: dict) -> dict[str, Tensor]:
+    def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Float[Tensor, "B _"]]:
+        """KL of each dimension of z to N(0, I), and of u to the components of its prior, expected under q(c | x), nats."""
         q_u = posterior["u"].map(lambda t: t.unflatten(1, (len(self.u_bias), -1)))[:, self.classes.variable]  # [B, S, d]
         probs = torch.cat([posterior[name].probs for name in self.classes.names()], dim=1)  # [B, S]
         per_value = probs[..., None] * kl_normal_per_dim(q_u, self.u_prior())
         return {"z": kl_standard_per_dim(posterior["z"]), "u": self.classes.sum_rows(per_value).flatten(1)}
 
-    def log_weights(self, batch: Batch, k: int) -> Tensor:
-        """c is summed out: u is drawn from, and weighed under, the mixtures q(u | x) and p(u)."""
+    def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k B"]:
+        """log p(x, z) - log q(z | x) of k draws for each image, nats; c is summed out.
+
+        u is drawn from the mixture q(u | x), and its density is that of this mixture and of p(u).
+
+        Args:
+            batch: Of images.
+            k: Draws for each image, >= 1.
+        """
         x, h = batch["image"], self.features(batch["image"])
         log_c = self.classes.log_softmax(self.c_head(h))
         q_z, q_u, p_u = Normal.from_params(self.z_head(h)), self.posterior_of_each_value(h), self.u_prior()
@@ -336,28 +426,28 @@ class PartedVAE(DiscreteLatentModel):
         log_px = self.likelihood.log_prob_of_draws(x, self.decoder(codes))
         return log_px + log_standard_normal(z) - q_z.log_prob(z) + log_p - log_q
 
-    def log_mixture(self, log_values: Tensor) -> Tensor:
-        """log of the product over variables of the sum over their values: [..., S] -> [...]."""
+    def log_mixture(self, log_values: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch"]:
+        """log of the product over variables of the sum over their values."""
         return self.classes.padded(log_values, -torch.inf).logsumexp(-1).sum(-1)
 
     # ---- training -------------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
+        """Makes the optimisers and the rules of their learning rates, for Lightning."""
         prior = [*self.u_prior.parameters()]
         others = [p for name, p in self.named_parameters() if not name.startswith("u_prior.")]
-        main = self.optimizer(
-            [{"params": others}, {"params": prior} | ({} if self.prior_lr is None else {"lr": self.prior_lr})]
-        )
-        wanted = self.supervision
-        optimizers = {"loss": main}
+        rate = {} if self.prior_lr is None else {"lr": self.prior_lr}
+        wanted, optimizers = self.supervision, {"loss": self.optimizer([{"params": others}, {"params": prior} | rate])}
         if wanted.supervised:
             optimizers["ce"] = wanted.supervised_optimizer(self.class_parameters())
         return [*optimizers.values()], [rule(optimizers[name]) for name, rule in self.plateaus.items()]
 
     def class_parameters(self) -> list[nn.Parameter]:
+        """The weights that the step on a labelled batch trains."""
         return [*self.encoder.parameters(), *self.c_head.parameters()]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Takes the step on the labelled batch, then that on the loss."""
         self.begin_step()
         optimizers: Any = self.optimizers()
         optimizer, *labelled = optimizers if self.supervision.supervised else (optimizers,)
@@ -372,8 +462,12 @@ class PartedVAE(DiscreteLatentModel):
         if self.plateaus:
             self.lower_rates({"loss": loss.detach()} | {name: term.value.detach() for name, term in supervised.items()})
 
-    def lower_rates(self, values: dict[str, Tensor]) -> None:
-        """Adds the values of this step to their sums, and at the end of a stretch applies the rule to the mean."""
+    def lower_rates(self, values: dict[str, Float[Tensor, ""]]) -> None:
+        """Adds the values of this step to sums; every `every` steps applies the rule of a learning rate to the mean.
+
+        Args:
+            values: The losses by name.
+        """
         schedulers: list[Any] = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         self.since_mean += torch.stack([values[name] for name in self.plateaus]).double()
         for place, (rule, scheduler) in enumerate(zip(self.plateaus.values(), schedulers, strict=True)):
@@ -382,8 +476,18 @@ class PartedVAE(DiscreteLatentModel):
                 scheduler.step(mean.item())
                 self.since_mean[place] = 0
 
-    def supervised_step(self, batch: Batch, optimizer) -> Terms:
-        """Gradients by hand: ddp expects one backward pass in a step, and this is the second."""
+    def supervised_step(self, batch: Batch, optimizer: Any) -> Terms:
+        """Takes a step on the labelled batch.
+
+        It computes the gradients itself, since ddp expects one backward pass in a step and this is the second.
+
+        Args:
+            batch: With `supervised`.
+            optimizer: Of the step.
+
+        Returns:
+            The terms of the step.
+        """
         terms = self.supervised_terms(batch)
         parameters = self.class_parameters()
         for p, gradient in zip(parameters, torch.autograd.grad(self.total(terms), parameters)):

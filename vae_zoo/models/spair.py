@@ -1,8 +1,8 @@
 """SPAIR: a scene is objects on a background, found without labels (Crawford and Pineau, 2019, AAAI 33, p. 3412).
 
-In the form of 51616/split-vae (Charakorn et al., 2020), where all cells of a grid are inferred at once. N cells i:
+In the form of 51616/split-vae (Charakorn et al., 2020), where all cells of a grid are inferred at once. O cells i:
 Generative story:
-    C ~ p(C = k) = s^k / sum_j s^j, k = 0..N;  which C cells hold an object: all choices alike     -> z_pres[i] in {0, 1}
+    C ~ p(C = k) = s^k / sum_j s^j, k = 0..O;  which C cells hold an object: all choices alike     -> z_pres[i] in {0, 1}
     z_scale[i] ~ N(mu_s, 0.5^2)     z_shift[i], z_what[i], z_depth[i] ~ N(0, I)     z_background ~ N(0, I)
     box[i]: size = anchor sigmoid(z_scale), centre = that of the cell + reach tanh(z_shift)
     colour and opacity in the box = decoder(z_what),  ground = decoder(z_background), black without that block
@@ -26,13 +26,15 @@ the deviations.
 
 import logging
 from dataclasses import dataclass, fields
+from math import log
 from typing import Literal, NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vae_zoo.config.types import Count, Finite, Index, NonNegative, Positive, Shape, Strides, Widths
-from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
+from vae_zoo.contract import Batch, Block, Codes, Detections, Network, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_standard, log_standard_normal, noise
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds, sample_occupied
 from vae_zoo.models.base import LatentVariableModel
@@ -49,72 +51,114 @@ CONTEXT_DIM = 8  # features that each head passes on to the heads after it
 MAX_PRESENCE_LOGIT = 10.0  # the logit of presence is clamped to [-10, 10]
 
 
-class ObjectCode(NamedTuple):
-    """What the code of the block `objects` says of each cell: where, that is z_scale and z_shift along x and y [B, N, 4],
-    what [B, N, A], depth [B, N, 1], presence [B, N, 1] in [0, 1]."""
+Part = Literal["objects", "background"]
+Noise = tuple[Float[Tensor, "B O _"], Float[Tensor, "B O"]]  # normal and logistic
 
-    where: Tensor
-    what: Tensor
-    depth: Tensor
-    presence: Tensor
+
+class ObjectCode(NamedTuple):
+    """The parts of a code of the block `objects`, for each cell.
+
+    Attributes:
+        where: z_scale and z_shift along x and y.
+        what: Appearance.
+        depth: Objects of smaller depth are in front.
+        presence: In [0, 1].
+    """
+
+    where: Float[Tensor, "B O 4"]
+    what: Float[Tensor, "B O A"]
+    depth: Float[Tensor, "B O 1"]
+    presence: Float[Tensor, "B O 1"]
 
     @classmethod
-    def of(cls, code: Tensor, num_cells: int) -> "ObjectCode":
-        """The parts of a code [B, N (4 + A + 2)]."""
+    def of(cls, code: Float[Tensor, "B _"], num_cells: int) -> "ObjectCode":
+        """Splits a code [B, O (4 + A + 2)].
+
+        Args:
+            code: Of the block `objects`.
+            num_cells: O.
+        """
         code = code.unflatten(1, (num_cells, -1))
         return cls(*code.split([WHERE, code.shape[-1] - WHERE - 2, 1, 1], dim=-1))
 
-    def join(self) -> Tensor:
-        """The parts cell by cell, [B, N (4 + A + 2)]."""
+    def join(self) -> Float[Tensor, "B _"]:
+        """Joins the parts cell by cell to [B, O (4 + A + 2)]."""
         return torch.cat(self, dim=-1).flatten(1)
 
 
 @dataclass
 class Objects:
-    """The posterior of the objects; each head's is given the draws of those before. scale, ..., depth: Normal of [B, N, .];
-    logit: of presence [B, N]; z_where, z_what, z_depth [B, N, .]: a draw of them, or the means; y: of the relaxed presence
-    [B, N], None for the means."""
+    """The posterior of the objects; each head gets the draws of those before it.
+
+    Attributes:
+        scale: q(z_scale), [B, O, 2].
+        shift: q(z_shift), [B, O, 2].
+        what: q(z_what), [B, O, A].
+        depth: q(z_depth), [B, O, 1].
+        logit: Of the probability of presence.
+        z_where: A draw of scale and shift, or their means.
+        z_what: A draw, or the mean.
+        z_depth: A draw, or the mean.
+        y: A draw of the logit of the relaxed presence; None: the other codes are means.
+    """
 
     scale: Normal
     shift: Normal
     what: Normal
     depth: Normal
-    logit: Tensor
-    z_where: Tensor
-    z_what: Tensor
-    z_depth: Tensor
-    y: Tensor | None
+    logit: Float[Tensor, "B O"]
+    z_where: Float[Tensor, "B O 4"]
+    z_what: Float[Tensor, "B O A"]
+    z_depth: Float[Tensor, "B O 1"]
+    y: Float[Tensor, "B O"] | None
 
     @property
-    def drawn(self) -> Tensor:
-        """y, where there is a draw."""
+    def drawn(self) -> Float[Tensor, "B O"]:
+        """y of a draw."""
         assert self.y is not None
         return self.y
 
     @property
-    def mean(self) -> Tensor:
-        """The code: the draw and its presence, 0 or 1 where it is no draw, [B, N (4 + A + 2)]."""
+    def mean(self) -> Float[Tensor, "B _"]:
+        """The code [B, O (4 + A + 2)]: a draw with its relaxed presence, or the means with presence 0 or 1."""
         presence = (self.logit > 0).to(self.z_where) if self.y is None else self.y.sigmoid()
         return ObjectCode(self.z_where, self.z_what, self.z_depth, presence[..., None]).join()
 
 
 @dataclass
 class Scene:
-    """image, ground [B, C, H, W]; share [B, N, H, W]: how much of each pixel is of each object; box [B, N, 4], centre and
-    size in pixels; sprite [B, N, C, g, g] and alpha [B, N, 1, g, g] within the boxes; presence [B, N]."""
+    """A rendered scene.
 
-    image: Tensor
-    ground: Tensor
-    share: Tensor
-    box: Tensor
-    sprite: Tensor
-    alpha: Tensor
-    presence: Tensor
+    Attributes:
+        image: In [0, 1].
+        ground: The image without objects.
+        share: Share of each pixel that an object has, in [0, 1].
+        box: Centre x, y, width and height, pixels.
+        sprite: Colours within the box, in [0, 1].
+        alpha: Opacity within the box, in [0, 1].
+        presence: In [0, 1].
+    """
+
+    image: Float[Tensor, "B C H W"]
+    ground: Float[Tensor, "B C H W"]
+    share: Float[Tensor, "B O H W"]
+    box: Float[Tensor, "B O 4"]
+    sprite: Float[Tensor, "B O C g g"]
+    alpha: Float[Tensor, "B O 1 g g"]
+    presence: Float[Tensor, "B O"]
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The inference network. channels, strides, features, head_kernel: of CellBackbone; head_hidden: units of the heads."""
+    """The inference network.
+
+    Args:
+        channels: Of CellBackbone.
+        strides: Of CellBackbone.
+        features: Of CellBackbone.
+        head_kernel: Of CellBackbone.
+        head_hidden: Units of the heads.
+    """
 
     channels: Widths = (64, 64, 64)
     strides: Strides = (2, 2, 2)
@@ -125,9 +169,17 @@ class Cells:
 
 @dataclass(frozen=True)
 class Renderer:
-    """glimpse_size: of the decoder's output, pixels a side; anchor: the largest size of an object, pixels; reach: how far
-    from the middle of its cell the middle of a box may lie, in cells; alpha_bias, alpha_scale: of the opacity's logit;
-    depth_weight: w as above, or `softmax` over cells of 100 t sigmoid(-z_depth): the nearest hides others."""
+    """The renderer of the objects.
+
+    Args:
+        glimpse_size: Side of the decoder's output, pixels.
+        anchor: Largest side of an object, pixels, > 0.
+        reach: Largest distance of the centre of a box from the centre of its cell, in cells, > 0.
+        alpha_bias: Added to the logit of the opacity.
+        alpha_scale: Factor on the logit of the opacity, > 0.
+        depth_weight: `split`: w of the module; `softmax`: over cells of 100 t sigmoid(-z_depth), so that the nearest object
+            hides the others.
+    """
 
     glimpse_size: Count = 12
     anchor: Positive = 12.0
@@ -139,8 +191,19 @@ class Renderer:
 
 @dataclass(frozen=True)
 class Presence:
-    """scale_prior: mu_s; count_prior: s > 0; both numbers or schedules of the step. pres_kl: see above; temperature: of the
-    relaxed presence; presence_bias: of its logit; presence_warmup_steps: see above."""
+    """Priors and posterior of number and size of the objects.
+
+    Args:
+        scale_prior: mu_s, a number or a schedule of the step.
+        count_prior: s > 0, a number or a schedule of the step.
+        pres_kl: Form of kl_pres, see the module.
+        temperature: Of the relaxed presence, > 0.
+        presence_bias: Added to the logit of presence.
+        presence_warmup_steps: Steps without gradient to depth and presence.
+
+    Raises:
+        ValueError: count_prior is not > 0 at every step.
+    """
 
     scale_prior: Finite | Schedule = Linear(2.0, 1.0, 1500, begin=1000)
     count_prior: Positive | Schedule = Linear(1.0, 0.01, 1500, begin=1000)
@@ -158,7 +221,15 @@ class Presence:
 
 @dataclass(frozen=True)
 class Betas:
-    """Weights of the KL terms, numbers or schedules of the step."""
+    """Weights of the KL terms, >= 0, numbers or schedules of the step.
+
+    Args:
+        beta_where: Of kl_where.
+        beta_what: Of kl_what.
+        beta_depth: Of kl_depth.
+        beta_pres: Of kl_pres.
+        beta_background: Of kl_background.
+    """
 
     beta_where: NonNegative | Schedule = 0.5
     beta_what: NonNegative | Schedule = 0.05
@@ -168,8 +239,20 @@ class Betas:
 
 
 class SPAIR(LatentVariableModel):
-    """what_dim: of each object; background_dim: 0 is a black ground; network: of the background; object_network: of the
-    glimpses. The rest: those of Cells, Renderer, Presence and Betas."""
+    """VAE of objects on a background; implements `vae_zoo.contract.FindsObjects`.
+
+    Args:
+        image_shape: [C, H, W].
+        what_dim: A, dimensions of the appearance of an object.
+        background_dim: Dimensions of the background; 0: the ground is black.
+        network: Family of encoder and decoder of the background (vae_zoo.nets).
+        object_network: Family of encoder and decoder of the glimpses (vae_zoo.nets).
+        likelihood: p(x | image), with one number for each pixel and channel.
+        **settings: Fields of Cells, Renderer, Presence and Betas; the rest as in LatentVariableModel.
+
+    Raises:
+        ValueError: The likelihood needs more than a mean, or beta_background has no effect.
+    """
 
     parts = (Cells, Renderer, Presence, Betas)
 
@@ -206,7 +289,7 @@ class SPAIR(LatentVariableModel):
         }
         y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         centres = self.backbone.cell * (torch.stack([x, y], -1).view(-1, 2) + 0.5)
-        self.centres = nn.Buffer(centres, persistent=False)  # [N, 2]
+        self.centres = nn.Buffer(centres, persistent=False)  # [O, 2]
         features, hidden, g = cells.features, cells.head_hidden, renderer.glimpse_size
         seen = features + CONTEXT_DIM + WHERE
         self.where_head = nn.Sequential(*dense([features, *hidden, 2 * WHERE + CONTEXT_DIM]))
@@ -229,67 +312,89 @@ class SPAIR(LatentVariableModel):
 
     # ---- inference ------------------------------------------------------------------------------------------------
 
-    def draw(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Noise of k draws for images [B, ...]: normal [k B, N, 4 + A + 1] and logistic [k B, N]."""
+    def draw(self, x: Float[Tensor, "B C H W"], k: int) -> tuple[Float[Tensor, "kB O _"], Float[Tensor, "kB O"]]:
+        """Draws the noise of k draws for each image.
+
+        Args:
+            x: Images in [0, 1].
+            k: Draws for each image.
+
+        Returns:
+            Normal noise [k B, O, 4 + A + 1] and logistic noise.
+        """
         eps = noise.normal(x.new_empty(len(x), self.num_cells, self.code_size - 1), (k,))
         u = noise.uniform(x.new_empty(len(x), self.num_cells), (k,)).clamp(1e-6, 1 - 1e-6)
         return eps.flatten(0, 1), u.logit().flatten(0, 1)
 
-    def infer(self, x: Tensor, draw: tuple[Tensor, Tensor] | None = None) -> Objects:
-        """q(objects | x) and the draw that this noise makes, or the means."""
+    def infer(self, x: Float[Tensor, "B C H W"], draw: Noise | None = None) -> Objects:
+        """Infers q(objects | x) and draws from it.
+
+        Args:
+            x: Images in [0, 1].
+            draw: Noise of a draw; None: the means.
+        """
         learning = float(not (self.training and self.step < self.presence.presence_warmup_steps))
         eps, logistic = draw or (x.new_zeros(x.shape[0], self.num_cells, self.code_size - 1), None)
-        features = self.backbone(x)  # [B, N, F]
+        features = self.backbone(x)  # [B, O, E]
         where, passed = self.where_head(features).split([2 * WHERE, CONTEXT_DIM], dim=-1)
         mu, raw = where.chunk(2, dim=-1)
         scale = Normal.from_softplus(torch.cat([mu[..., :2], raw[..., :2] - 1], dim=-1))
         shift = Normal.from_softplus(torch.cat([mu[..., 2:], raw[..., 2:]], dim=-1))
         z_where = torch.cat([_at(scale, eps[..., :2]), _at(shift, eps[..., 2:4])], dim=-1)
-        glimpse = crop(x, self.box(z_where), self.renderer.glimpse_size)  # [B, N, C, g, g]
+        glimpse = crop(x, self.box(z_where), self.renderer.glimpse_size)  # [B, O, C, g, g]
         what = Normal.from_softplus(self.object_encoder(glimpse.flatten(0, 1)).unflatten(0, (x.shape[0], -1)))
         z_what = _at(what, eps[..., WHERE:-1])
-        depth, passed = self.depth_head(torch.cat([features, passed.relu(), z_where, z_what], -1)).split(
-            [2, CONTEXT_DIM], dim=-1
-        )
+        depth = self.depth_head(torch.cat([features, passed.relu(), z_where, z_what], -1))
+        depth, passed = depth.split([2, CONTEXT_DIM], dim=-1)
         depth = Normal.from_softplus(_held(depth, learning))
         z = z_where, z_what, _at(depth, eps[..., -1:])
-        logit = (
-            self.pres_head(torch.cat([features, passed.relu(), *z], dim=-1))[..., 0].float() + self.presence.presence_bias
-        )
-        logit = _held(logit.clamp(-MAX_PRESENCE_LOGIT, MAX_PRESENCE_LOGIT), learning)
+        logit = self.pres_head(torch.cat([features, passed.relu(), *z], dim=-1))[..., 0].float()  # [B, O]
+        logit = (logit + self.presence.presence_bias).clamp(-MAX_PRESENCE_LOGIT, MAX_PRESENCE_LOGIT)
+        logit = _held(logit, learning)
         y = None if logistic is None else (logit + logistic) / self.presence.temperature
         return Objects(scale, shift, what, depth, logit, *z, y)
 
-    def encode(self, batch: Batch | Tensor) -> dict[str, Objects | Normal]:
-        """The objects at their means: no draw in it, and a presence of 0 or 1."""
+    def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Objects | Normal]:
+        """Infers the objects at their means, with presence 0 or 1, and the background.
+
+        Args:
+            batch: A batch, or images in [0, 1].
+        """
         x = self.image(batch)
         return {"objects": self.infer(x)} | self.encode_whole(x)
 
-    def encode_whole(self, x: Tensor) -> dict[str, Normal]:
-        """The posteriors of the blocks that belong to no object."""
+    def encode_whole(self, x: Float[Tensor, "B C H W"]) -> dict[str, Normal]:
+        """Infers the posteriors of the blocks other than `objects`."""
         return {"background": Normal.from_softplus(self.encoder(x))} if self.has_background else {}
 
     # ---- the renderer ---------------------------------------------------------------------------------------------
 
-    def box(self, z_where: Tensor) -> Tensor:
-        """Centre x, y and width, height in pixels, [B, N, 4]."""
+    def box(self, z_where: Float[Tensor, "B O 4"]) -> Float[Tensor, "B O 4"]:
+        """The boxes of z_scale and z_shift: centre x, y, width and height in pixels."""
         size = self.renderer.anchor * z_where[..., :2].float().sigmoid()
         reach = self.renderer.reach * self.backbone.cell
         return torch.cat([self.centres + reach * z_where[..., 2:].float().tanh(), size], dim=-1)
 
-    def seen_by(self, part: Literal["objects", "background"], code: Tensor, codes: Codes) -> Tensor:
-        """What a decoder is given of the codes: here that of its own part, [..., D]."""
+    def seen_by(self, part: Part, code: Float[Tensor, "*batch _"], codes: Codes) -> Float[Tensor, "*batch _"]:
+        """The input of a decoder, by default the code of its own part.
+
+        Args:
+            part: Whose decoder it is.
+            code: Of this part, [B, O, A] or [B, D].
+            codes: Of all blocks.
+        """
         return code
 
     def render(self, codes: Codes) -> Scene:
+        """Renders codes of images."""
         (C, H, W), how = self.image_shape, self.renderer
         code = ObjectCode.of(codes["objects"], self.num_cells)
-        depth, presence = code.depth[..., 0], code.presence[..., 0]  # [B, N]
+        depth, presence = code.depth[..., 0], code.presence[..., 0]  # [B, O]
         decoded = self.object_decoder(self.seen_by("objects", code.what, codes).flatten(0, 1)).float()
-        decoded = decoded.unflatten(0, depth.shape)  # [B, N, C + 1, g, g]
+        decoded = decoded.unflatten(0, depth.shape)  # [B, O, C + 1, g, g]
         sprite, alpha = decoded[:, :, :C].sigmoid(), (how.alpha_scale * decoded[:, :, C:] + how.alpha_bias).sigmoid()
         box = self.box(code.where)
-        colour, opacity = paste(torch.cat([sprite, alpha], dim=2), box, H, W).split([C, 1], dim=2)  # [B, N, ., H, W]
+        colour, opacity = paste(torch.cat([sprite, alpha], dim=2), box, H, W).split([C, 1], dim=2)  # [B, O, ., H, W]
         mixed, opaque, share = composite(colour, presence[..., None, None] * opacity[:, :, 0], depth, how.depth_weight)
         ground = torch.zeros_like(mixed)
         if self.has_background:
@@ -297,24 +402,52 @@ class SPAIR(LatentVariableModel):
         image = opaque * mixed + (1 - opaque) * ground
         return Scene(image, ground, share, box, sprite, alpha, presence)
 
-    def without_object(self, codes: Codes, object_: Tensor) -> Codes:
-        """The codes without one object of each image, [B] cells."""
+    def without_object(self, codes: Codes, object_: Int[Tensor, " B"]) -> Codes:
+        """Removes one object of each image.
+
+        Args:
+            codes: Of B images.
+            object_: Cell of the object, 0..O-1.
+
+        Returns:
+            The changed codes.
+        """
         code = ObjectCode.of(codes["objects"], self.num_cells)
         presence = code.presence.clone()
         presence[torch.arange(len(object_), device=object_.device), object_] = 0
         return codes | {"objects": code._replace(presence=presence).join()}
 
-    def with_object_moved(self, codes: Codes, object_: Tensor) -> Codes:
-        """The codes with one object of each image, [B] cells, on the other side of its cell along x."""
+    def with_object_moved(self, codes: Codes, object_: Int[Tensor, " B"]) -> Codes:
+        """Moves one object of each image to the other side of its cell along x.
+
+        Args:
+            codes: Of B images.
+            object_: Cell of the object, 0..O-1.
+
+        Returns:
+            The changed codes.
+        """
         code = ObjectCode.of(codes["objects"], self.num_cells)
         where, cell = code.where.clone(), (torch.arange(len(object_), device=object_.device), object_, 2)  # z_shift, along x
         where[cell] = torch.where(where[cell] > 0, -1.0, 1.0)
         return codes | {"objects": code._replace(where=where).join()}
 
-    def with_object_placed(self, codes: Codes, object_: Tensor, centre: Tensor, keep: bool = False) -> Codes:
-        """The object goes to the free cell, or its own, that is nearest to `centre` [B, 2], with its size and look."""
+    def with_object_placed(
+        self, codes: Codes, object_: Int[Tensor, " B"], centre: Float[Tensor, "B 2"], keep: bool = False
+    ) -> Codes:
+        """Moves one object of each image, with its size and appearance, to the nearest free cell, or in its own.
+
+        Args:
+            codes: Of B images.
+            object_: Cell of the object, 0..O-1.
+            centre: x and y of the middle of its new box, pixels.
+            keep: Whether the object stays where it is too.
+
+        Returns:
+            The changed codes.
+        """
         code, image = ObjectCode.of(codes["objects"], self.num_cells), torch.arange(len(object_), device=object_.device)
-        taken = code.presence[..., 0] > 0.5  # [B, N]
+        taken = code.presence[..., 0] > 0.5  # [B, O]
         taken[image, object_] = keep and not taken.all()
         far = (self.centres - centre[:, None]).square().sum(-1).masked_fill(taken, torch.inf)
         to, changed = far.argmin(1), ObjectCode(*(part.clone() for part in code))
@@ -326,17 +459,29 @@ class SPAIR(LatentVariableModel):
         changed.where[image, to, 2:] = offset.clamp(-0.999, 0.999).atanh()
         return codes | {"objects": changed.join()}
 
-    def with_look(self, codes: Codes, object_: Tensor, others: Codes, other: Tensor) -> Codes:
-        """The object has the code `what` of the other one."""
+    def with_look(self, codes: Codes, object_: Int[Tensor, " B"], others: Codes, other: Int[Tensor, " B"]) -> Codes:
+        """Gives one object of each image the appearance of an object of another image.
+
+        Args:
+            codes: Of B images.
+            object_: Cell of the object, 0..O-1.
+            others: Codes of the B other images.
+            other: Cell of the object there, 0..O-1.
+
+        Returns:
+            The changed codes.
+        """
         code, donor = (ObjectCode.of(c["objects"], self.num_cells) for c in (codes, others))
         what, image = code.what.clone(), torch.arange(len(object_), device=object_.device)
         what[image, object_] = donor.what[image, other]
         return codes | {"objects": code._replace(what=what).join()}
 
-    def decode(self, codes: Codes) -> Tensor:
+    def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
+        """Decodes codes to mean images in [0, 1]."""
         return self.render(codes).image.clamp(0, 1)  # sums of shares may miss 1 by rounding
 
     def sample_prior(self, n: int) -> Codes:
+        """Draws n codes of each block from the priors of the present step: number of objects, cells, other codes."""
         z = torch.randn(n, self.num_cells, self.code_size - 1, device=self.device)
         z[..., :2] = self.scale_prior(self.step) + SCALE_STD * z[..., :2]
         presence = sample_occupied(n, self.num_cells, self.count_prior(self.step), self.device)
@@ -346,11 +491,16 @@ class SPAIR(LatentVariableModel):
 
     # ---- objective ------------------------------------------------------------------------------------------------
 
-    def kl_objects(self, q: Objects) -> dict[str, Tensor]:
-        """KL of each part of the objects, summed over the cells, [B] nats."""
-        scale = Normal(
-            torch.full_like(q.scale.mu, self.scale_prior(self.step)), torch.full_like(q.scale.mu, SCALE_STD**2).log()
-        )
+    def _prior_of_scale(self, q: Objects) -> Normal:
+        """p(z_scale) at the present step."""
+        return Normal(*(torch.full_like(q.scale.mu, value) for value in (self.scale_prior(self.step), 2 * log(SCALE_STD))))
+
+    def kl_objects(self, q: Objects) -> dict[str, Float[Tensor, " B"]]:
+        """KL of each part of the objects, summed over the cells, nats.
+
+        Args:
+            q: Posterior of a draw.
+        """
         prior, temperature = prior_log_odds(q.drawn > 0, self.count_prior(self.step)), self.presence.temperature
         if self.presence.pres_kl == "analytic":
             pres = kl_relaxed(q.logit, prior)
@@ -359,14 +509,22 @@ class SPAIR(LatentVariableModel):
         else:
             pres = kl_bernoulli(q.logit, prior)
         return {
-            "kl_where": (kl_normal(q.scale, scale) + kl_standard(q.shift)).sum(1),
+            "kl_where": (kl_normal(q.scale, self._prior_of_scale(q)) + kl_standard(q.shift)).sum(1),
             "kl_what": kl_standard(q.what).sum(1),
             "kl_depth": kl_standard(q.depth).sum(1),
             "kl_pres": pres.sum(1),
         }
 
-    def scene_terms(self, x: Tensor, others: dict[str, Normal]) -> tuple[Terms, Codes]:
-        """The terms of images whose other blocks have these posteriors, and the draw at which they are."""
+    def scene_terms(self, x: Float[Tensor, "B C H W"], others: dict[str, Normal]) -> tuple[Terms, Codes]:
+        """The terms of images.
+
+        Args:
+            x: Images in [0, 1].
+            others: Posteriors of the blocks other than `objects`.
+
+        Returns:
+            The terms, and the codes drawn for them.
+        """
         q = self.infer(x, self.draw(x, 1))
         codes = {"objects": q.mean} | {name: block.rsample() for name, block in others.items()}
         rec = -self.likelihood.log_prob(x, self.likelihood.params_of(self.render(codes).image))
@@ -375,36 +533,48 @@ class SPAIR(LatentVariableModel):
         return terms | {"count": Term((q.logit > 0).sum(1).float())}, codes
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec and the KL of each part; count, the number of objects, is shown."""
         x = batch["image"]
         return self.scene_terms(x, self.encode_whole(x))[0]
 
-    def log_weights(self, batch: Batch, k: int) -> Tensor:
-        """With the relaxed presence in both p and q, and the priors of the present step: [k, B]."""
+    def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k B"]:
+        """log p(x, z) - log q(z | x) of k draws for each image, nats.
+
+        Presence is relaxed in p and q; the priors are those of the present step.
+
+        Args:
+            batch: Of images.
+            k: Draws for each image, >= 1.
+        """
         x = batch["image"]
         q = self.infer(x.repeat(k, 1, 1, 1), self.draw(x, k))
         others = self.encode_whole(x)
         z = {name: block.rsample((k,)) for name, block in others.items()}  # [k, B, D]
         codes = {"objects": q.mean} | {name: draws.flatten(0, 1) for name, draws in z.items()}
         log_w = self.likelihood.log_prob(x.repeat(k, 1, 1, 1), self.likelihood.params_of(self.render(codes).image))
-        z_scale, z_rest = q.z_where[..., :2], torch.cat([q.z_where[..., 2:], q.z_what, q.z_depth], dim=-1)
-        rest = Normal(
-            *(torch.cat([getattr(part, key) for part in (q.shift, q.what, q.depth)], -1) for key in ("mu", "logvar"))
-        )
+        z_scale, z_shift = q.z_where.chunk(2, dim=-1)  # [k B, O, 2] each
         prior = prior_log_odds(q.drawn > 0, self.count_prior(self.step))
         temperature = self.presence.temperature
         log_w = log_w + (log_relaxed(q.drawn, prior, temperature) - log_relaxed(q.drawn, q.logit, temperature)).sum(1)
-        log_w = log_w + (log_standard_normal(z_rest) - rest.log_prob(z_rest)).sum(1)
-        standard = (z_scale - self.scale_prior(self.step)) / SCALE_STD
-        log_scale = log_standard_normal(standard) - z_scale.shape[-1] * torch.tensor(SCALE_STD).log()
-        log_w = (log_w + (log_scale - q.scale.log_prob(z_scale)).sum(1)).view(k, len(x))
-        return log_w + sum(log_standard_normal(z[name]) - others[name].log_prob(z[name]) for name in others)
+        log_w = log_w + (self._prior_of_scale(q).log_prob(z_scale) - q.scale.log_prob(z_scale)).sum(1)
+        for part, z_part in ((q.shift, z_shift), (q.what, q.z_what), (q.depth, q.z_depth)):
+            log_w = log_w + (log_standard_normal(z_part) - part.log_prob(z_part)).sum(1)
+        return log_w.view(k, len(x)) + sum(log_standard_normal(z[name]) - others[name].log_prob(z[name]) for name in others)
 
     # ---- what is found --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def detect(self, batch: Batch | Tensor, least: float = 0.05) -> list[dict[str, Tensor]]:
-        """For each image what torchmetrics takes: boxes [n, 4], x0 y0 x1 y1 in pixels within the image, scores [n], the
-        probability of presence, above `least`, and labels [n], all 0."""
+    def detect(self, batch: Batch | Float[Tensor, "B C H W"], least: float = 0.05) -> list[Detections]:
+        """Finds the objects of images, in the form that torchmetrics takes.
+
+        Args:
+            batch: A batch, or images in [0, 1].
+            least: Least probability of presence.
+
+        Returns:
+            Of each image `boxes` [O, 4], x0 y0 x1 y1 in pixels within the image, `scores` [O], probabilities of presence,
+            and `labels` [O], all 0.
+        """
         q = self.infer(self.image(batch))
         _, H, W = self.image_shape
         centre, size = self.box(q.z_where).chunk(2, dim=-1)
@@ -417,13 +587,14 @@ class SPAIR(LatentVariableModel):
             found.append({"boxes": boxes[kept], "scores": score[kept], "labels": labels})
         return found
 
-    def presence_log_odds(self, batch: Batch | Tensor) -> Tensor:
-        """Logits of q(z_pres | x) of each cell, [B, N]."""
+    def presence_log_odds(self, batch: Batch | Float[Tensor, "B C H W"]) -> Float[Tensor, "B O"]:
+        """Log-odds that there is an object in each cell."""
         return self.infer(self.image(batch)).logit
 
     # ---- watched while training -----------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
+        """Warns if the run ends before presence is trained."""
         if 0 <= self.trainer.max_steps <= self.presence.presence_warmup_steps:
             self._warn(
                 "depth and presence get no gradient in this run, since model.presence_warmup_steps=%d is not below "
@@ -432,17 +603,16 @@ class SPAIR(LatentVariableModel):
             )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds objects and duplicates of a validation batch to the sums."""
         super().validation_step(batch, batch_idx)
         q = self.infer(batch["image"])
         twice = have_duplicates(self.box(q.z_where), q.logit > 0)
-        for name, value in {"found": (q.logit > 0).sum(), "twice": twice.sum()}.items():
-            self._sums[name] = self._sums.get(name, 0) + value.to(noise.widest_float(self.device))
+        self._add_up({"found": (q.logit > 0).sum(), "twice": twice.sum()})
 
     def on_validation_epoch_end(self) -> None:
+        """Logs objects and duplicates per image, and warns of scenes without objects and of duplicates."""
         super().on_validation_epoch_end()
-        found, twice, count = (
-            float(self.trainer.strategy.reduce(self._sums[name], reduce_op="sum")) for name in ("found", "twice", "count")
-        )
+        found, twice, count = (float(self._sums[name]) for name in ("found", "twice", "count"))
         self.log_values({"val/objects": found / count, "val/duplicates": twice / count})
         if found / count < 0.05 and self.step > self.presence.presence_warmup_steps:
             self._warn(
@@ -462,11 +632,21 @@ class SPAIR(LatentVariableModel):
 
 
 def composite(
-    colour: Tensor, t: Tensor, depth: Tensor, weight: Literal["split", "softmax"]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Objects laid over each other: colour [B, N, C, H, W], transparency t [B, N, H, W], depth [B, N].
+    colour: Float[Tensor, "B O C H W"],
+    t: Float[Tensor, "B O H W"],
+    depth: Float[Tensor, "B O"],
+    weight: Literal["split", "softmax"],
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 1 H W"], Float[Tensor, "B O H W"]]:
+    """Composes objects that lie over each other, by the equations of the module.
 
-    Returns C [B, C, H, W] and A [B, 1, H, W] of the module's equations, and each object's share of the pixels [B, N, H, W].
+    Args:
+        colour: Of the objects, in [0, 1].
+        t: Opacity times presence, in [0, 1].
+        depth: Objects of smaller depth are in front.
+        weight: As in Renderer.
+
+    Returns:
+        C, A and the share of each pixel that an object has.
     """
     near = (-depth).sigmoid()[..., None, None]
     if weight == "softmax":

@@ -16,19 +16,37 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vae_zoo.config.types import Count, Index, NonNegative, Shape
 from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal
 from vae_zoo.models.local_branch import HOLDS, LocalBranch
-from vae_zoo.models.spair import SPAIR
+from vae_zoo.models.spair import SPAIR, Part
 from vae_zoo.schedules import Schedule, as_schedule
 
 
 class SplitSPAIR(SPAIR):
-    """local_dim: dimensions of z_local; view: makes x_aux (vae_zoo.nets.views); local_to: whose decoder sees z_local;
-    beta_local, aux_weight: weights of the terms; the rest: as in SPAIR. network is that of the local branch too."""
+    """SPAIR with a local code.
+
+    Args:
+        image_shape: [C, H, W].
+        what_dim: As in SPAIR.
+        background_dim: As in SPAIR.
+        local_dim: Dimensions of z_local.
+        network: Family of encoder and decoder of the background and of the local branch (vae_zoo.nets).
+        object_network: As in SPAIR.
+        likelihood: Of both images.
+        view: Makes x_aux (vae_zoo.nets.views).
+        local_to: Whose decoder gets z_local.
+        beta_local: Weight of kl_z_local, >= 0, a number or a schedule of the step.
+        aux_weight: Weight of rec_aux, >= 0.
+        **spair: As in SPAIR.
+
+    Raises:
+        ValueError: local_to names the background, but there is none.
+    """
 
     def __init__(
         self,
@@ -61,18 +79,27 @@ class SplitSPAIR(SPAIR):
             self.decoder = network.decoder(background_dim + local_dim, self.image_shape)
         self.betas["kl_z_local"], self.aux_weight = as_schedule(beta_local), aux_weight
 
-    def encode_whole(self, x: Tensor) -> dict[str, Normal]:
+    def encode_whole(self, x: Float[Tensor, "B C H W"]) -> dict[str, Normal]:
+        """Infers the posteriors of the background and of z_local."""
         return super().encode_whole(x) | {"z_local": self.local.posterior(self.local.fixed_view(x))}
 
-    def seen_by(self, part: Literal["objects", "background"], code: Tensor, codes: Codes) -> Tensor:
+    def seen_by(self, part: Part, code: Float[Tensor, "*batch _"], codes: Codes) -> Float[Tensor, "*batch _"]:
+        """The input of a decoder: the code of its own part, and z_local if `local_to` names it.
+
+        Args:
+            part: Whose decoder it is.
+            code: Of this part, [B, O, A] or [B, D].
+            codes: Of all blocks.
+        """
         if part not in self.local_to:
             return code
         z_local = codes["z_local"]
-        if part == "objects":  # [B, N, A]: every cell sees it
+        if part == "objects":  # [B, O, A]: every cell sees it
             z_local = z_local[:, None].expand(-1, self.num_cells, -1)
         return torch.cat([code, z_local], dim=-1)
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms of SPAIR, rec_aux and kl_z_local."""
         x = batch["image"]
         x_aux = self.local.view(x) if self.training else self.local.fixed_view(x)
         terms, codes = self.scene_terms(x, super().encode_whole(x) | {"z_local": self.local.posterior(x_aux)})

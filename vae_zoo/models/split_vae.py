@@ -15,6 +15,7 @@ docs/methods/split.md.
 
 from collections.abc import Callable
 
+from jaxtyping import Float
 from torch import Tensor
 
 from vae_zoo.config.types import Count, NonNegative, Shape
@@ -26,9 +27,20 @@ from vae_zoo.schedules import Schedule, as_schedule
 
 
 class SplitVAE(LocalView, LatentVariableModel):
-    """global_dim, local_dim: dimensions of the blocks; network: of both encoders and both decoders, which share no weights;
-    likelihood: of both images; view: makes x_aux (vae_zoo.nets.views); beta_global, beta_local: numbers or schedules of the
-    step."""
+    """VAE with a global and a local code; implements `vae_zoo.contract.HasLocalView`.
+
+    Args:
+        image_shape: [C, H, W].
+        global_dim: Dimensions of z_global.
+        local_dim: Dimensions of z_local.
+        network: Family of both encoders and both decoders, which share no weights (vae_zoo.nets).
+        likelihood: Of both images.
+        view: Makes x_aux (vae_zoo.nets.views).
+        beta_global: Weight of kl_z_global, >= 0, a number or a schedule of the step.
+        beta_local: Weight of kl_z_local, >= 0, a number or a schedule of the step.
+        aux_weight: Weight of rec_aux, >= 0.
+        **training: As in LatentVariableModel.
+    """
 
     def __init__(
         self,
@@ -54,14 +66,25 @@ class SplitVAE(LocalView, LatentVariableModel):
         self.local = LocalBranch(self.image_shape, local_dim, view, network, likelihood)
         self.beta_global, self.beta_local, self.aux_weight = as_schedule(beta_global), as_schedule(beta_local), aux_weight
 
-    def encode(self, batch: Batch | Tensor) -> dict[str, Normal]:
+    def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Normal]:
+        """Infers q(z_global | x) and q(z_local | x_aux), Gaussians of [B, D]."""
         x = self.image(batch)
         return self.infer(x, self.local.fixed_view(x))
 
-    def infer(self, x: Tensor, x_aux: Tensor) -> dict[str, Normal]:
+    def infer(self, x: Float[Tensor, "B C H W"], x_aux: Float[Tensor, "B c h w"]) -> dict[str, Normal]:
+        """Infers the posteriors of both codes.
+
+        Args:
+            x: Images in [0, 1].
+            x_aux: Views of them, in [0, 1].
+
+        Returns:
+            {block: Gaussian of [B, D]}.
+        """
         return {"z_global": Normal.from_softplus(self.encoder(x)), "z_local": self.local.posterior(x_aux)}
 
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec, rec_aux, kl_z_global and kl_z_local."""
         x = batch["image"]
         x_aux = self.local.view(x) if self.training else self.local.fixed_view(x)
         q = self.infer(x, x_aux)
@@ -75,7 +98,8 @@ class SplitVAE(LocalView, LatentVariableModel):
             "kl_z_local": Term(kl_standard(q["z_local"]), self.beta_local(self.step)),
         }
 
-    def log_weights(self, batch: Batch, k: int) -> Tensor:
+    def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k B"]:
+        """log p(x, z) - log q(z | x) of k draws for each image, nats."""
         x, q = batch["image"], self.encode(batch)
         z = {name: block.rsample((k,)) for name, block in q.items()}  # [k, B, D] each
         params = self.decoder(self.join({name: draws.flatten(0, 1) for name, draws in z.items()}))

@@ -19,19 +19,26 @@ Deviations: network of PartedVAE, so that differences are the method's; every st
 """
 
 import torch
-import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_zoo.config.types import NonNegative
 from vae_zoo.contract import Batch, Term, Terms
-from vae_zoo.distributions import Normal, kl_standard, log_standard_normal
-from vae_zoo.models.discrete import LEAK, ClassConditionalModel
+from vae_zoo.distributions import Categorical, Normal, kl_standard, log_standard_normal
+from vae_zoo.models.discrete import ClassConditionalModel
 
 PAPERS_ALPHA = 0.1  # over N
 
 
 class SSVAE(ClassConditionalModel):
-    """labelled_weight, ce_weight: see above, None: the paper's. The rest: as in ClassConditionalModel."""
+    """VAE whose classes are summed out where their label is unknown.
+
+    Args:
+        *args: As in ClassConditionalModel.
+        labelled_weight: Weight of the term labelled, >= 0; None: that of the paper, see the module.
+        ce_weight: Weight of the term ce, >= 0; None: that of the paper, 0.1.
+        **common: As in ClassConditionalModel.
+    """
 
     class_holds = "the class given by the labels"
     needs = frozenset({"supervised"})
@@ -42,40 +49,34 @@ class SSVAE(ClassConditionalModel):
         self.z_head = nn.Linear(inputs, 2 * self.blocks["z"].size)
         self.labelled_weight, self.ce_weight = labelled_weight, ce_weight
 
-    def features(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.encoder(x), LEAK)  # [B, F]
+    def posterior_z(self, h: Float[Tensor, "... E"], c: Float[Tensor, "... S"]) -> Normal:
+        """q(z | x, c), a Gaussian of [..., D].
 
-    def class_log_probs(self, x: Tensor) -> Tensor:
-        return self.classes.log_softmax(self.c_head(self.features(x)))
-
-    def posterior_z(self, h: Tensor, c: Tensor) -> Normal:
-        """q(z | x, c): h [..., F], c [..., S] -> [..., D]."""
+        Args:
+            h: Features.
+            c: Classes, one-hot.
+        """
         return Normal.from_params(self.z_head(torch.cat([h, c], dim=-1)))
 
-    def encode(self, batch: Batch | Tensor) -> dict:
+    def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Normal | Categorical]:
+        """Infers q(z | x, c) of the most probable classes, and q(c_j | x)."""
         h = self.features(self.image(batch))
         log_c = self.classes.log_softmax(self.c_head(h))
         return {"z": self.posterior_z(h, self.classes.hard(log_c))} | self.class_codes(log_c)
 
-    def of_each_class(self, h: Tensor) -> tuple[Tensor, Normal]:
-        """The M combinations of classes [B, M, S] and q(z | x, c) under each [B, M, D]."""
+    def of_each_class(self, h: Float[Tensor, "B E"]) -> tuple[Float[Tensor, "B M S"], Normal]:
+        """The M combinations of classes, and q(z | x, c) under each, [B, M, D]."""
         codes = self.classes.combinations().expand(len(h), -1, -1)
         return codes, self.posterior_z(h[:, None].expand(-1, codes.shape[1], -1), codes)
 
-    def reconstruct_each(self, x: Tensor, z: Tensor, codes: Tensor) -> Tensor:
-        """log p(x | z, c): x [B, C, H, W], z [..., B, M, D], codes [B, M, S] -> [..., B, M] nats."""
-        inputs = torch.cat([z, codes.expand(*z.shape[:-1], -1)], dim=-1)
-        repeats = inputs.shape[:-1].numel() // (len(x) * codes.shape[1])
-        x = x.repeat_interleave(codes.shape[1], 0).repeat(repeats, 1, 1, 1)
-        return self.likelihood.log_prob(x, self.decoder(inputs.flatten(0, -2))).view(inputs.shape[:-1])
-
     def objective(self, batch: Batch) -> Terms:
+        """The terms rec, kl_z and kl_c, and in training labelled and ce of the labelled batch."""
         x = batch["image"]
         h = self.features(x)
         log_c = self.classes.log_softmax(self.c_head(h))
         codes, q_z = self.of_each_class(h)
         probs = (log_c[:, None] * codes).sum(-1).exp()  # [B, M]
-        rec = -(probs * self.reconstruct_each(x, q_z.rsample(), codes)).sum(1)
+        rec = -(probs * self.log_likelihoods(x, q_z.rsample(), codes)).sum(1)
         kl_z = (probs * kl_standard(q_z)).sum(1)
         kl_c = self.classes.kl(log_c).sum(1)
         terms = {"rec": Term(rec, 1.0), "kl_z": Term(kl_z, 1.0), "kl_c": Term(kl_c, 1.0)}
@@ -87,14 +88,18 @@ class SSVAE(ClassConditionalModel):
         return terms
 
     def labelled_weights(self) -> tuple[float, float]:
-        """Of `labelled` and `ce`."""
+        """The weights of the terms labelled and ce."""
         labelled_weight, ce_weight, data = self.labelled_weight, self.ce_weight, self.training_data
         if labelled_weight is None:  # a model that knows no data takes all images for labelled
             labelled_weight = 1.0 if data is None else data.num_labelled / data.num_images
         return labelled_weight, PAPERS_ALPHA if ce_weight is None else ce_weight
 
-    def labelled_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """`labelled` and `ce`, [B] nats each. Variables whose label is unknown take their most probable value."""
+    def labelled_terms(self, batch: Batch) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """The terms labelled and ce of a labelled batch, nats.
+
+        Args:
+            batch: With `label`; a variable whose label is unknown takes its most probable value.
+        """
         x, y = batch["image"], self.labels(batch)
         h = self.features(x)
         log_c = self.classes.log_softmax(self.c_head(h))
@@ -104,8 +109,15 @@ class SSVAE(ClassConditionalModel):
         rec = -self.likelihood.log_prob(x, self.decoder(torch.cat([q_z.rsample(), c], dim=1)))
         return rec + kl_standard(q_z) - self.classes.log_prior(c), self.classes.cross_entropy(log_c, y)
 
-    def log_weights(self, batch: Batch, k: int) -> Tensor:
-        """c is summed out: z is drawn from, and weighed under, the mixture over classes, and decoded with every one."""
+    def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k B"]:
+        """log p(x, z) - log q(z | x) of k draws for each image, nats; c is summed out.
+
+        z is drawn from the mixture q(z | x) over the combinations of classes, and decoded with each of them.
+
+        Args:
+            batch: Of images.
+            k: Draws for each image, >= 1.
+        """
         x, h = batch["image"], self.features(batch["image"])
         log_c = self.classes.log_softmax(self.c_head(h))
         codes, q_z = self.of_each_class(h)
@@ -114,6 +126,6 @@ class SSVAE(ClassConditionalModel):
         place = (drawn[:, :, None] == codes).all(-1).float()  # [k, B, M]: which of the combinations it is
         z = (place[..., None] * each).sum(2, keepdim=True)  # [k, B, 1, D]
         log_q = ((log_c[:, None] * codes).sum(-1) + q_z.log_prob(z)).logsumexp(2)  # [k, B]
-        log_px = self.reconstruct_each(x, z.expand_as(each), codes)  # [k, B, M]
+        log_px = self.log_likelihoods(x, z.expand_as(each), codes)  # [k, B, M]
         log_p = (log_px + self.classes.log_prior(codes)).logsumexp(2)
         return log_p + log_standard_normal(z[:, :, 0]) - log_q
