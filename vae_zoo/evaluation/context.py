@@ -8,6 +8,8 @@ from typing import cast
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
 
 from vae_zoo.contract import Batch
 from vae_zoo.data.arrays import Factor
@@ -21,14 +23,21 @@ NUM_TRAIN, NUM_TEST = 10_000, 5_000  # number of codes for fitting and for scori
 
 
 class Codes:
-    """Posterior means of the images of a data set, [N, D] or by block; each image is encoded on first use."""
+    """Posterior means of the images of a data set; each image is encoded on first use.
+
+    Args:
+        model: In eval mode.
+        data: Set up.
+        batch_size: Images encoded at a time.
+    """
 
     def __init__(self, model: LatentVariableModel, data: DataModule, batch_size: int = 256):
         self.model, self.data, self.batch_size = model, data, batch_size
         self.known = np.zeros(len(data.images), dtype=bool)
         self.codes: np.ndarray | None = None
 
-    def __call__(self, index: np.ndarray) -> np.ndarray:
+    def __call__(self, index: Int[np.ndarray, " N"]) -> Float[np.ndarray, "N D"]:
+        """Codes of these images, the blocks of `names` side by side."""
         new = torch.from_numpy(np.unique(index[~self.known[index]]))
         for part in new.split(self.batch_size) if len(new) else ():  # an empty tensor splits into one empty part
             codes = self._encode(part)
@@ -39,8 +48,8 @@ class Codes:
         assert self.codes is not None
         return self.codes[index]
 
-    def blocks(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """{block: [N, size]} of the blocks with one vector per image."""
+    def blocks(self, index: Int[np.ndarray, " N"]) -> dict[str, Float[np.ndarray, "N _"]]:
+        """Codes {block: [N, D]} of these images, of the blocks of `names`."""
         cuts = np.cumsum([self.model.blocks[name].size for name in self.names])[:-1]
         return dict(zip(self.names, np.split(self(index), cuts, axis=1)))
 
@@ -50,7 +59,7 @@ class Codes:
         return [name for name, block in self.model.blocks.items() if block.kind != "objects"]
 
     @torch.no_grad()
-    def _encode(self, index: torch.Tensor) -> np.ndarray:
+    def _encode(self, index: Tensor) -> np.ndarray:
         if not self.names:
             return np.empty((len(index), 0), dtype=np.float32)
         posterior = self.model.encode(self.data.single(index, self.model.device))
@@ -61,8 +70,14 @@ class Codes:
 class Context:
     """Model, data and shared results of an evaluation.
 
-    split: split that is scored, and prefix of the names. untrained: the model before training, for a row of the block-factor
-    matrix. inception: file of Inception weights, if given.
+    Attributes:
+        model: In eval mode.
+        data: Set up.
+        level: `basic`, `quick` or `full`.
+        split: Split that is scored, and prefix of the names.
+        untrained: The model before training, for a row of the block-factor matrix.
+        inception: File of Inception weights.
+        seed: Of classifiers, probes and samples.
     """
 
     model: LatentVariableModel
@@ -77,6 +92,7 @@ class Context:
     _follows: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def is_at_least(self, level: Level) -> bool:
+        """Whether the level of the evaluation is this one or a higher one."""
         return LEVELS.index(self.level) >= LEVELS.index(level)
 
     def has(self, need: str) -> bool:
@@ -87,30 +103,36 @@ class Context:
 
     @cached_property
     def codes(self) -> Codes:
+        """Posterior means of the images."""
         return Codes(self.model, self.data)
 
     @cached_property
-    def train(self) -> np.ndarray:
+    def train(self) -> Int[np.ndarray, " N"]:
         """Training images for fitting probes and maps from clusters to classes."""
         return rows(self.data, "train", NUM_TRAIN, self.seed)
 
     @cached_property
-    def val(self) -> np.ndarray:
+    def val(self) -> Int[np.ndarray, " N"]:
         """Validation images for choosing between alternatives."""
         return rows(self.data, "val", NUM_TEST, self.seed)
 
     @cached_property
-    def scored(self) -> np.ndarray:
+    def scored(self) -> Int[np.ndarray, " N"]:
+        """Images of the split on which estimators are scored."""
         return rows(self.data, self.split, NUM_TEST, self.seed)
 
     @cached_property
-    def bounds(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Bounds and KL of all test images, KL per dimension {block: [D]}; during training the validation logs them."""
+    def bounds(self) -> tuple[dict[str, float], dict[str, Float[np.ndarray, " _"]]]:
+        """Bounds and KL of all test images, and KL per dimension {block: [D]}, nats.
+
+        Empty during training, when the validation logs them.
+        """
         if self.split != "test":
             return {}, {}
         return likelihood.bounds(self.model, EvalBatches(self.data, "test", {"device": self.model.device}))
 
     def scored_batches(self) -> Iterator[Batch]:
+        """The images of `scored`, in batches on the device of the model."""
         for part in torch.from_numpy(self.scored).split(256):
             yield self.data.single(part, self.model.device)
 
@@ -120,13 +142,20 @@ class Context:
         return self.split != "val"
 
     def judge_of(self, target: str) -> judge.Judge:
-        """A classifier ("judge") of this factor or of the `label`, trained on real training images on first use."""
+        """A classifier ("judge") of a factor or of the `label`, trained on real training images on first use."""
         if target not in self._judges:
             self._judges[target] = judge.train_judge(self.data, target=target, seed=self.seed, device=self.model.device)
         return self._judges[target]
 
-    def pixel_clusters(self, num_clusters: int) -> tuple[np.ndarray, np.ndarray]:
-        """Clusters of the images of `train` and of all images of the split, by k-means on the pixels of `train`."""
+    def pixel_clusters(self, num_clusters: int) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"]]:
+        """Clusters by k-means on the pixels of the images of `train`.
+
+        Args:
+            num_clusters: K.
+
+        Returns:
+            Clusters of the images of `train`, and of all images of the split.
+        """
         if num_clusters not in self._by_pixels:
             images = pixels(self.data, self.train)
             assign = clustering.k_means(images, num_clusters, seed=self.seed)
@@ -145,8 +174,10 @@ class Context:
 
     @cached_property
     def has_known_labels(self) -> bool:
-        """Whether the split has two or more known labels that all occur in the training images. Identities of unseen people
-        do not."""
+        """Whether the split has two or more known labels, all of which occur in the training images.
+
+        Identities of people that training does not contain are no known labels.
+        """
         if self.data.label is None:
             return False
         train, scored = (self.data.first_label[self.data.indices[split]] for split in ("train", self.split))
@@ -159,13 +190,17 @@ class Context:
         return names or (["label"] if self.has_known_labels else [])
 
     @cached_property
-    def gaussian_codes(self) -> dict[str, np.ndarray]:
-        """Posterior means [N, D] of the Gaussian blocks, on the test images."""
+    def gaussian_codes(self) -> dict[str, Float[np.ndarray, "N _"]]:
+        """Posterior means {block: [N, D]} of the Gaussian blocks, on the test images."""
         blocks = self.codes.blocks(self.data.indices["test"].numpy())
         return {name: codes for name, codes in blocks.items() if self.model.blocks[name].kind == "gaussian"}
 
-    def to_show(self, count: int) -> torch.Tensor:
-        """Indices of `count` test images for figures: the most central one, and others spaced evenly over the split."""
+    def to_show(self, count: int) -> Int[Tensor, " n"]:
+        """Indices of test images for figures: the most central one, and others spaced evenly over the split.
+
+        Args:
+            count: Number of images, at most all of the split.
+        """
         index = self.data.indices["test"]
         spread = index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]
         if self.gaussian_codes:
@@ -173,8 +208,16 @@ class Context:
         return spread
 
 
-def targets(data: DataModule, index: np.ndarray) -> tuple[np.ndarray, list[Factor]]:
-    """Ground truth of these images: the factors [N, F], or else the labels."""
+def targets(data: DataModule, index: Int[np.ndarray, " N"]) -> tuple[Shaped[np.ndarray, "N F"], list[Factor]]:
+    """Ground truth of images: the factors, or else the labels.
+
+    Args:
+        data: Set up.
+        index: The images.
+
+    Returns:
+        The values, and descriptions of the columns; no column if the data set has neither.
+    """
     if data.factors is not None:
         return data.factors[index].numpy(), list(data.factor_info)
     if data.label is None:
@@ -184,17 +227,24 @@ def targets(data: DataModule, index: np.ndarray) -> tuple[np.ndarray, list[Facto
     return labels, [Factor(name, int(data.num_classes or 0), "categorical") for name in names]
 
 
-def pixels(data: DataModule, index: np.ndarray) -> np.ndarray:
-    """[N, C H W] float32 of the images at these places."""
+def pixels(data: DataModule, index: Int[np.ndarray, " N"]) -> Float[np.ndarray, "N _"]:
+    """The pixels of images, [N, C H W] in [0, 1]."""
     return torch.cat([data.batch(part)["image"].flatten(1) for part in torch.from_numpy(index).split(1000)]).numpy()
 
 
-def rows(data: DataModule, split: str, count: int, seed: int) -> np.ndarray:
-    """Indices of `count` random images of a split, or all, without replacement."""
+def rows(data: DataModule, split: str, count: int, seed: int) -> Int[np.ndarray, " N"]:
+    """Draws images of a split without replacement.
+
+    Args:
+        data: Set up.
+        split: Name of the split.
+        count: Number of images, at most all of the split.
+        seed: Of the draw.
+    """
     index = data.indices[split].numpy()
     return np.random.default_rng(seed).permutation(index)[:count]
 
 
-def central(codes: Sequence[torch.Tensor]) -> int:
-    """The image whose codes [N, D] are nearest to the prior mean, a start for traversals that stays near real images."""
-    return int(cast(torch.Tensor, sum(code.square().sum(1) for code in codes)).argmin())
+def central(codes: Sequence[Float[Tensor, "N _"]]) -> int:
+    """The image whose codes are nearest to the prior mean, a start for traversals that stays near real images."""
+    return int(cast(Tensor, sum(code.square().sum(1) for code in codes)).argmin())

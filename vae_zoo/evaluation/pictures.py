@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.stats import norm
 
 from vae_zoo.contract import Batch, Codes, HasClasses
 from vae_zoo.distributions import noise
 from vae_zoo.evaluation.context import central
+from vae_zoo.evaluation.suite import Frames, Picture
 from vae_zoo.evaluation.suites import classes
 from vae_zoo.figures import reconstructions, samples, swap_grid, traversal_animation, traversals
 from vae_zoo.metrics.arrays import to_numpy
@@ -18,11 +20,20 @@ SPAN = np.linspace(-2, 2, 9)  # values of a traversal, in prior standard deviati
 
 NEAR = 100  # number of nearby images that define the range of a traversal; at least 1/20 of all images
 
-Spans = dict[str, np.ndarray]  # {block: [D, len(SPAN)]}: values of the traversal of each dimension, instead of SPAN
+Spans = dict[str, Float[np.ndarray, "D _"]]  # {block: [D, len(SPAN)]}: values of the traversal of each dimension
 
 
-def stills(model: LatentVariableModel, batch: Batch, spans: Spans | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, figure [H, W, 3] uint8), cheap enough for use during training. batch: about 16 images to show."""
+def stills(model: LatentVariableModel, batch: Batch, spans: Spans | None = None) -> Iterator[tuple[str, Picture]]:
+    """Draws the figures of a model, at a cost that training can afford.
+
+    Args:
+        model: In eval mode.
+        batch: About 16 images to show, with `index`.
+        spans: Values of the traversals; None: those of SPAN.
+
+    Yields:
+        Name and figure.
+    """
     with torch.no_grad(), torch.random.fork_rng(), noise.per_image(batch["index"]):
         torch.manual_seed(0)  # the same prior samples at every step
         codes = model.codes(batch)
@@ -37,22 +48,36 @@ def stills(model: LatentVariableModel, batch: Batch, spans: Spans | None = None)
         yield from classes.pictures(model, batch)
 
 
-def animations(model: LatentVariableModel, batch: Batch, spans: Spans | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, frames [T, H, W, 3] uint8)."""
+def animations(model: LatentVariableModel, batch: Batch, spans: Spans | None = None) -> Iterator[tuple[str, Frames]]:
+    """Draws animations of the traversals.
+
+    Args:
+        model: In eval mode.
+        batch: Images, with `index`.
+        spans: Values of the traversals; None: those of SPAN.
+
+    Yields:
+        Name and frames.
+    """
     with torch.no_grad(), noise.per_image(batch["index"]):
         for name in traversable(model):
             yield f"traversals_{name}", traversal_animation(*traverse(model, batch, name, spans))
 
 
 def traversable(model: LatentVariableModel) -> list[str]:
+    """The blocks that have a traversal; those of the classes have their own figures."""
     kinds = ("gaussian",) if isinstance(model, HasClasses) else ("gaussian", "categorical")  # classes have their own figure
     return [name for name, block in model.blocks.items() if block.kind in kinds]
 
 
-def spans_of(codes: dict[str, np.ndarray]) -> Spans:
-    """Traversal values of each dimension of the codes {block: [N, D]}, near the central image: quantiles of the dimension
-    over the images whose other dimensions are nearest, at the probabilities of SPAN in a Gaussian. If codes are not
-    independent, a traversal of the prior would leave the region of real images.
+def spans_of(codes: dict[str, Float[np.ndarray, "N _"]]) -> Spans:
+    """Values of the traversal of each dimension, near the central image.
+
+    They are quantiles of the dimension over the images whose other dimensions are nearest, at the probabilities of SPAN in a
+    Gaussian. If codes are not independent, a traversal of the prior would leave the region of real images.
+
+    Args:
+        codes: Of each Gaussian block.
     """
     joint = np.hstack(list(codes.values()))  # [N, sum of D]
     squares = (joint - joint[np.square(joint).sum(1).argmin()]) ** 2
@@ -66,11 +91,21 @@ def spans_of(codes: dict[str, np.ndarray]) -> Spans:
 
 def traverse(
     model: LatentVariableModel, batch: Batch, block: str, spans: Spans | None = None, num_rows: int = 10
-) -> tuple[np.ndarray, list[str]]:
-    """Images of a traversal [rows, S, C, H, W] and the labels of its rows.
+) -> tuple[Float[np.ndarray, "_ _ C H W"], list[str]]:
+    """Decodes a traversal of a block.
 
-    Gaussian: the `num_rows` dimensions with the largest KL, in this order, take the values of SPAN or of `spans`, starting
-    from the code of `central`. Categorical: one row for each of the first images, one column per category.
+    Gaussian: the dimensions with the largest KL, in this order, take the values of SPAN or of `spans`, starting from the
+    code of `central`. Categorical: one row for each of the first images, one column per category.
+
+    Args:
+        model: In eval mode.
+        batch: Images.
+        block: Name of the block.
+        spans: Values of the traversals; None: those of SPAN.
+        num_rows: Most dimensions or images.
+
+    Returns:
+        Images by row and column, and the labels of the rows.
     """
     codes = model.codes(batch)
     if not _gaussian(model, block):
@@ -89,8 +124,15 @@ def traverse(
     return _decode(model, walked, len(dims), len(SPAN)), labels
 
 
-def swap(model: LatentVariableModel, batch: Batch, block: str, count: int = 8) -> np.ndarray:
-    """Swap grid: `block` from the image of the row, all other blocks from the image of the column."""
+def swap(model: LatentVariableModel, batch: Batch, block: str, count: int = 8) -> Picture:
+    """Draws a swap grid: `block` from the image of the row, all other blocks from the image of the column.
+
+    Args:
+        model: In eval mode.
+        batch: Images.
+        block: Name of the block.
+        count: Most images.
+    """
     codes = {name: code[:count] for name, code in model.codes(batch).items()}
     count = len(codes[block])
     mixed = {name: code.repeat(count, 1) for name, code in codes.items()}

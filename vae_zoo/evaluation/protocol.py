@@ -68,13 +68,22 @@ LACKS = {  # reasons for the log why a suite does not apply to a model
 
 @dataclass(kw_only=True)
 class Evaluation(Result):
-    """The results of all suites; names of numbers begin with the split. failed: {suite: exception}."""
+    """The results of all suites; the names of numbers begin with the split.
+
+    Attributes:
+        context: Of the suites.
+        failed: {suite: exception}.
+    """
 
     context: Context
     failed: dict[str, Exception] = field(default_factory=dict)
 
     def raise_failures(self) -> None:
-        """Raises the exceptions of all failed suites together; call it after the results are written."""
+        """Raises the exceptions of all failed suites together; call it after the results are written.
+
+        Raises:
+            ExceptionGroup: A suite failed.
+        """
         if self.failed:
             names = ", ".join(self.failed)
             message = f"these suites failed, the numbers of all other suites are written: {names}"
@@ -84,8 +93,18 @@ class Evaluation(Result):
 def evaluate(
     model: LatentVariableModel, data: DataModule, level: Level = "basic", suites: Iterable[Suite] = (), **options
 ) -> Evaluation:
-    """Runs all suites of this level that apply. model: in eval mode. suites: suites of the user, which replace those of the
-    same name. options: arguments of Context."""
+    """Runs all suites of this level that apply.
+
+    Args:
+        model: In eval mode.
+        data: Set up.
+        level: `basic`, `quick` or `full`.
+        suites: Suites of the user, which replace those of the same name.
+        **options: As in Context.
+
+    Returns:
+        The results of the suites that did not fail, and the exceptions of the others.
+    """
     context, left_out, chosen = Context(model, data, level, **options), [], []
     evaluation = Evaluation(context=context)
     own = list(suites)
@@ -129,14 +148,22 @@ def _failed(evaluation: Evaluation, suite: Suite, error: Exception) -> None:
 
 
 def check_applies(suite: Suite, context: Context) -> None:
-    """Raises DoesNotApply if model or data lack what a suite needs."""
+    """Checks that model and data have what a suite needs.
+
+    Args:
+        suite: The suite.
+        context: Of the evaluation.
+
+    Raises:
+        DoesNotApply: A capability of the model, a property of the data or the split is missing.
+    """
     if suite.capability is not None and not isinstance(context.model, suite.capability):
         raise DoesNotApply(LACKS.get(suite.capability, f"the model does not implement {suite.capability.__name__}"))
     for need in sorted(suite.needs):
         if not context.has(need):
             raise DoesNotApply(f"the data set has no {need}")
     if suite.split is not None and (context.split != "test" or suite.split not in context.data.indices):
-        raise DoesNotApply(f"split {suite.split} does not exist or is not evaluated now")
+        raise DoesNotApply(f"the data set has no split {suite.split}, or it is not scored during training")
 
 
 def finite(values: dict[str, float]) -> dict[str, float]:

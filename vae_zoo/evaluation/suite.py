@@ -1,28 +1,35 @@
 """Base class of suites: a suite evaluates one property of a trained model by numbers, tables and figures."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from vae_zoo.runs.load import build
 from vae_zoo.utils.errors import UserError
 
 Level = Literal["basic", "quick", "full"]
 LEVELS: tuple[Level, ...] = get_args(Level)
+Numbers = Iterator[tuple[str, float]]  # name and value, as in Result
+Picture = UInt8[np.ndarray, "_ _ 3"]  # height, width
+Frames = UInt8[np.ndarray, "T _ _ 3"]
 
 
 @dataclass
 class Result:
     """Result of a suite.
 
-    numbers: {name: value} as in metrics.json, without `<split>/`. tables: {name: (title, values [R, C], row names, column
-    names)}, drawn as heat maps. pictures: {name: [H, W, 3] uint8}.
+    Attributes:
+        numbers: {name: value} as in metrics.json, without `<split>/`.
+        tables: {name: (title, values, names of the rows, names of the columns)}, drawn as heat maps.
+        pictures: {name: figure}.
     """
 
     numbers: dict[str, float] = field(default_factory=dict)
-    tables: dict[str, tuple[str, np.ndarray, list[str], list[str]]] = field(default_factory=dict)
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    tables: dict[str, tuple[str, Float[np.ndarray, "R C"], list[str], list[str]]] = field(default_factory=dict)
+    pictures: dict[str, Picture] = field(default_factory=dict)
 
 
 class DoesNotApply(Exception):
@@ -32,9 +39,13 @@ class DoesNotApply(Exception):
 class Suite:
     """Base of all suites, also of those of the user.
 
-    name: for the log. level: lowest level at which it runs. capability: the Protocol of vae_zoo.contract that a model must
-    implement, None: any model. needs: what the data must have: labels, factors, groups or boxes. split: the split that is
-    scored instead of the test split, if the data have it; such a suite does not run on validation images.
+    Attributes:
+        name: For the log.
+        level: Lowest level at which it runs.
+        capability: Protocol of vae_zoo.contract that a model must implement; None: any model.
+        needs: Properties that the data must have: labels, factors, groups or boxes.
+        split: Split whose images are scored; None: that of the evaluation. A suite with a split does not run during
+            training.
     """
 
     name: str
@@ -44,19 +55,32 @@ class Suite:
     split: str | None = None
 
     def run(self, context: Any) -> Result:
-        """Computes the results. Must not change the context (vae_zoo.evaluation.context.Context), its model, its data or the
-        global random state. Raises DoesNotApply if the suite does not apply.
+        """Computes the results.
+
+        It must not change the context, its model, its data or the global random state.
+
+        Args:
+            context: The `Context` of vae_zoo.evaluation.context.
+
+        Raises:
+            DoesNotApply: The suite does not apply.
         """
         raise NotImplementedError  # pragma: contract
 
 
 def own_suites(nodes: dict[str, Any]) -> list[Suite]:
-    """Builds the suites in `evaluation.suites`. Raises UserError if an object is not a suite."""
+    """Builds the suites of `evaluation.suites`.
+
+    Args:
+        nodes: {name: config of an object; None: no suite}.
+
+    Raises:
+        UserError: An object is not a suite.
+    """
     suites = {name: build(node) for name, node in nodes.items() if node is not None}
     for name, suite in suites.items():
         if not isinstance(suite, Suite):
             target = nodes[name]["_target_"]
-            raise UserError(
-                f"evaluation.suites.{name}={target} is not a suite; derive it from vae_zoo.evaluation.suite.Suite"
-            )
+            base = "vae_zoo.evaluation.suite.Suite"
+            raise UserError(f"evaluation.suites.{name}={target} is not a suite; derive it from {base}")
     return list(suites.values())

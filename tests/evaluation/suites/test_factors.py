@@ -32,6 +32,12 @@ class Perfect:
         return {"shape": shape, "rest": factors[:, 1:]}
 
 
+@pytest.fixture(autouse=True)
+def namespaces_for_contexts():
+    with annotations.unchecked():
+        yield
+
+
 @pytest.fixture
 def few(monkeypatch):
     """Estimators that see few images; what they say is tested elsewhere."""

@@ -44,7 +44,8 @@ class Oracle(SPAIR):
         share = torch.stack([(mask == i + 1).float() * (not self.blind) for i in range(self.num_cells)], 1)
         nothing = torch.zeros(len(mask), self.num_cells)
         box = torch.rand(len(mask), self.num_cells, 4)
-        return Scene(image, image, share, box, nothing, nothing, nothing)
+        sprite = torch.zeros(*nothing.shape, 3, 2, 2)
+        return Scene(image, image, share, box, sprite, sprite[:, :, :1], nothing)
 
 
 @pytest.mark.parametrize("split", ["test", "test_unseen"])

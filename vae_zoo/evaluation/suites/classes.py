@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from vae_zoo.contract import Batch, HasClasses, HasClassMeans, WalksInClass
 from vae_zoo.evaluation.context import Context
-from vae_zoo.evaluation.suite import Result, Suite
+from vae_zoo.evaluation.suite import Numbers, Picture, Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.metrics import judge
 from vae_zoo.metrics.arrays import to_numpy
@@ -22,15 +22,17 @@ from vae_zoo.metrics.calibration import ece
 from vae_zoo.metrics.probes import linear_classifier
 from vae_zoo.models.base import LatentVariableModel
 
-Numbers = Iterator[tuple[str, float]]
 USED = 0.005  # minimum share of the images for a value to count as used
 PER_CLASS = 100  # images per class that the classifier names
 
 
 class Classes(Suite):
+    """Numbers of the classes of a model with labelled images, see the module."""
+
     name, capability, needs = "classes", HasClasses, frozenset({"labels"})
 
     def run(self, e: Context) -> Result:
+        """Computes `accuracy` and `separation`."""
         return Result(dict(accuracy(e)) | dict(separation(e)))
 
 
@@ -70,9 +72,9 @@ def separation(e: Context) -> Numbers:
     conditional_accuracy: how often it names the class from whose prior an image is decoded. conditional_accuracy_mean: the
     same with the class-dependent Gaussian blocks at their means and z from its prior.
     """
-    if not all((_first_labels(e, index.numpy()) >= 0).any() for index in e.data.indices.values()):
+    if not all((e.data.first_label[index] >= 0).any() for index in e.data.indices.values()):
         return  # labels exist for training images only
-    train, test = (_first_labels(e, index) for index in (e.train, e.scored))
+    train, test = (e.data.first_label[index].numpy() for index in (e.train, e.scored))
     if len(np.unique(train[train >= 0])) < 2:
         return  # fewer than two classes
     train_codes, test_codes = e.codes.blocks(e.train), e.codes.blocks(e.scored)
@@ -108,8 +110,17 @@ def _conditional(e: Context, one: judge.Judge, names: list[str]) -> Numbers:
         yield "conditional_accuracy_mean", (one.predict(e.model.decode(codes)).cpu() == wanted).double().mean().item()
 
 
-def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> Iterator[tuple[str, np.ndarray]]:
-    """For each variable: samples of each class, images moved to other classes, and traversals within each class."""
+def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> Iterator[tuple[str, Picture]]:
+    """Draws samples of each class, images moved to other classes, and traversals within each class, for each variable.
+
+    Args:
+        model: In eval mode; one without classes has no figure.
+        batch: Images.
+        num_columns: Samples of a class, and most images moved.
+
+    Yields:
+        Name and figure.
+    """
     if not isinstance(model, HasClasses):
         return
     for j, name in enumerate(class_blocks(model)):
@@ -119,9 +130,8 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
         classes = old[:1].repeat(size * num_columns, 1)
         classes[:, j] = values.repeat_interleave(num_columns)
         drawn = model.sample_class(classes)
-        shared = {
-            b: code[:num_columns].repeat(size, 1) for b, code in drawn.items() if b in model.free_of_class
-        }  # one per column
+        # codes that do not depend on the class: one for each column
+        shared = {b: code[:num_columns].repeat(size, 1) for b, code in drawn.items() if b in model.free_of_class}
         yield f"class_samples_{name}", grid(_grid(model, drawn | shared, size), rows, title="samples from each class")
         shown = min(num_columns, len(old))
         moved = {b: code[:shown].repeat_interleave(size + 1, 0) for b, code in codes.items()}
@@ -152,12 +162,6 @@ def _labels(e: Context, index: np.ndarray, column: int) -> np.ndarray | None:
     assert e.data.label is not None
     labels = e.data.label[index].numpy().reshape(len(index), -1)
     return labels[:, column] if column < labels.shape[1] else None
-
-
-def _first_labels(e: Context, index: np.ndarray) -> np.ndarray:
-    labels = _labels(e, index, 0)
-    assert labels is not None
-    return labels
 
 
 def _to_label(e: Context, name: str, column: int) -> np.ndarray:

@@ -18,17 +18,17 @@ cluster_accuracy_...     and the other scores, clusters and clusters_used: for t
 Source of the scores and pictures: Falck et al. (2021), utils.py and train.py of FabianFalck/mfcvae.
 """
 
-from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vae_zoo.contract import Codes, HasFacets
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.evaluation.context import Context
-from vae_zoo.evaluation.suite import Result, Suite
+from vae_zoo.evaluation.suite import Numbers, Picture, Result, Suite
 from vae_zoo.evaluation.suites.clusters import by_pixels, member_images
 from vae_zoo.figures import grid, swap_grid
 from vae_zoo.figures.charts import cluster_sizes, heat_map
@@ -43,13 +43,27 @@ ROWS, MEMBERS = 25, 10  # clusters and members shown
 TEMPERATURES = {0.0: 1, 0.3: 4, 1.0: 4}  # {factor on the standard deviations: number of samples per cluster}
 DONORS = 8  # images of each facet in a recombination
 CLASSES = 30  # largest number of values of a label with a confusion matrix
+TABLES = {  # score: name and title of its table
+    "cluster_accuracy_hungarian": ("facets", "accuracy of each label from the clusters of each facet, one-to-one"),
+    "ami": ("facets_ami", "adjusted mutual information of the clusters of each facet with each label"),
+}
 
 
 class Clustered:
-    """Codes of N images: q(c | x) of each facet {facet: [N, K]}, and posterior means of all blocks {block: [N, D]}."""
+    """Images with the clusters of each facet.
+
+    Args:
+        model: With facets, in eval mode.
+        data: Set up.
+        index: The images.
+
+    Attributes:
+        probs: q(c | x) of each facet, [N, K].
+        codes: Posterior means of all blocks, [N, D].
+    """
 
     @torch.no_grad()
-    def __init__(self, model: LatentVariableModel, data: DataModule, index: np.ndarray):
+    def __init__(self, model: LatentVariableModel, data: DataModule, index: Int[np.ndarray, " N"]):
         assert isinstance(model, HasFacets)
         self.index, probs, codes = torch.from_numpy(index), [], []
         for part in self.index.split(CHUNK):
@@ -59,18 +73,22 @@ class Clustered:
         self.probs = {name: torch.cat([part[name] for part in probs]).numpy() for name in model.facets}
         self.codes = {name: torch.cat([part[name] for part in codes]) for name in model.blocks}
 
-    def assigned(self, facet: str) -> np.ndarray:
+    def assigned(self, facet: str) -> Int[np.ndarray, " N"]:
+        """The cluster of each image in a facet."""
         return self.probs[facet].argmax(1)
 
-    def shares(self, facet: str) -> np.ndarray:
-        """Share of the images in each cluster, [K]."""
+    def shares(self, facet: str) -> Float[np.ndarray, " K"]:
+        """Share of the images in each cluster of a facet."""
         return np.bincount(self.assigned(facet), minlength=self.probs[facet].shape[1]) / len(self.index)
 
 
 class Facets(Suite):
+    """Numbers of the clusterings of a model with facets, see the module."""
+
     name, capability = "facets", HasFacets
 
     def run(self, e: Context) -> Result:
+        """Compares the clusterings with labels and with each other."""
         assert isinstance(e.model, HasFacets)
         scored, known = Clustered(e.model, e.data, e.data.indices[e.split].numpy()), labels(e)
         found = against_labels(e, scored, known) if known else Result()
@@ -81,7 +99,7 @@ class Facets(Suite):
         return found
 
 
-def alone(e: Context, scored: Clustered) -> Iterator[tuple[str, float]]:
+def alone(e: Context, scored: Clustered) -> Numbers:
     """Numbers that need no labels: for each facet, and for pairs of facets."""
     assert isinstance(e.model, HasFacets)
     names, (bounds, _) = e.model.facets, e.bounds
@@ -99,10 +117,13 @@ def alone(e: Context, scored: Clustered) -> Iterator[tuple[str, float]]:
         yield f"facet{i}/facet{j}/ami", clustering.ami(*pair)
 
 
-def labels(e: Context) -> dict[str, np.ndarray]:
-    """Labels to compare clusters with, {name: [all images] integers, -1 unknown}, the label of the data set first.
+def labels(e: Context) -> dict[str, Int[np.ndarray, " N"]]:
+    """Labels of all images to compare clusters with, -1 = unknown, the label of the data set first.
 
     Labels with fewer than two values in a split, or with values that no training image has, are not used.
+
+    Args:
+        e: Of the evaluation.
     """
     data, found = e.data, {}
     if data.label is not None:
@@ -123,8 +144,14 @@ def labels(e: Context) -> dict[str, np.ndarray]:
     return {name: values for name, values in found.items() if known(values)}
 
 
-def against_labels(e: Context, scored: Clustered, known: dict[str, np.ndarray]) -> Result:
-    """Agreement of clusters with labels; maps are fitted on training images, the facet is chosen on validation images."""
+def against_labels(e: Context, scored: Clustered, known: dict[str, Int[np.ndarray, " N"]]) -> Result:
+    """Compares clusters with labels; maps are fitted on training images, the facet is chosen on validation images.
+
+    Args:
+        e: Of the evaluation.
+        scored: Images of the split.
+        known: Of `labels`.
+    """
     assert isinstance(e.model, HasFacets)
     names, train, val = list(e.model.facets), Clustered(e.model, e.data, e.train), Clustered(e.model, e.data, e.val)
     found, every = Result(), {}
@@ -145,14 +172,7 @@ def against_labels(e: Context, scored: Clustered, known: dict[str, np.ndarray]) 
         if len(np.unique(values)) <= CLASSES:
             pair = scored.assigned(best), values[scored.index]
             found.pictures[f"confusion_{label}"] = confusion(*pair, fits[best], best, label)
-    for table, key, title in (
-        (
-            "facets",
-            "cluster_accuracy_hungarian",
-            "accuracy of each label when predicted from the clusters of each facet, one-to-one",
-        ),
-        ("facets_ami", "ami", "adjusted mutual information of the clusters of each facet with each label"),
-    ):
+    for key, (table, title) in TABLES.items():
         values = np.array([[every[label][name][key] for label in known] for name in names])
         found.tables[table] = (title, values.clip(0), names, list(known))
     return found
@@ -161,8 +181,22 @@ def against_labels(e: Context, scored: Clustered, known: dict[str, np.ndarray]) 
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
 
-def confusion(clusters: np.ndarray, values: np.ndarray, fit, facet: str, label: str) -> np.ndarray:
-    """Share of each class (columns) that is assigned to each class (rows)."""
+def confusion(
+    clusters: Int[np.ndarray, " N"],
+    values: Int[np.ndarray, " N"],
+    fit: clustering.Pair,
+    facet: str,
+    label: str,
+) -> Picture:
+    """Draws the share of each class (columns) that is assigned to each class (rows).
+
+    Args:
+        clusters: Of the images.
+        values: Their labels, -1 = unknown.
+        fit: Clusters and labels that name the clusters.
+        facet: Name of the facet.
+        label: Name of the label.
+    """
     table = clustering.confusion(clusters, values, fit=fit)
     classes = [str(c) for c in np.setdiff1d(np.union1d(values, fit[1]), [-1])]
     title = f"{label}: share of each true class (columns) that the clusters of {facet} assign to each class (rows)"
@@ -170,8 +204,14 @@ def confusion(clusters: np.ndarray, values: np.ndarray, fit, facet: str, label: 
 
 
 @torch.no_grad()
-def pictures(model: LatentVariableModel, data: DataModule, seen: Clustered) -> dict[str, np.ndarray]:
-    """For each facet the most confident members of its clusters and samples from them; for each pair, recombinations."""
+def pictures(model: LatentVariableModel, data: DataModule, seen: Clustered) -> dict[str, Picture]:
+    """Draws the most confident members of the clusters of each facet and samples from them, and recombinations of each pair.
+
+    Args:
+        model: With facets, in eval mode.
+        data: Set up.
+        seen: Images of the split.
+    """
     assert isinstance(model, HasFacets)
     found, first = {}, {}
     with torch.random.fork_rng():
@@ -199,9 +239,17 @@ def pictures(model: LatentVariableModel, data: DataModule, seen: Clustered) -> d
     return found
 
 
-def cluster_samples(model: LatentVariableModel, facet: str, c: Tensor, temperature: float) -> Codes:
-    """Samples codes with clusters c [n] of one facet; other facets are sampled from their priors at the same temperature,
-    and other blocks from their prior."""
+def cluster_samples(model: LatentVariableModel, facet: str, c: Int[Tensor, " n"], temperature: float) -> Codes:
+    """Draws codes with given clusters of one facet.
+
+    Other facets are drawn from their priors at the same temperature, and other blocks from their prior.
+
+    Args:
+        model: With facets.
+        facet: Whose clusters are given.
+        c: The clusters, 0..K-1.
+        temperature: Factor on the standard deviations, >= 0.
+    """
     assert isinstance(model, HasFacets)
     codes = model.sample_prior(len(c))
     for name in model.facets:
@@ -211,8 +259,19 @@ def cluster_samples(model: LatentVariableModel, facet: str, c: Tensor, temperatu
     return codes
 
 
-def recombined(rows: Codes, columns: Codes, facet: str) -> Codes:
-    """Combines `facet` of each row [R, D] with all other blocks of each column [C, D]: [R C, D], row by row."""
+def recombined(
+    rows: dict[str, Float[Tensor, "R _"]], columns: dict[str, Float[Tensor, "C _"]], facet: str
+) -> dict[str, Float[Tensor, "RC _"]]:
+    """Combines `facet` of each row with all other blocks of each column.
+
+    Args:
+        rows: Codes of the rows.
+        columns: Codes of the columns.
+        facet: Name of the facet.
+
+    Returns:
+        Codes of R C images, row by row.
+    """
     num_rows, num_columns = len(rows[facet]), len(columns[facet])
     mixed = {name: code.repeat(num_rows, 1) for name, code in columns.items()}
     return mixed | {facet: rows[facet].repeat_interleave(num_columns, 0)}

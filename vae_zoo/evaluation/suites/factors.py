@@ -1,35 +1,34 @@
 """Suites for data with known factors: disentanglement scores and the block-factor matrix."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import numpy as np
 
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.evaluation.context import NUM_TEST, NUM_TRAIN, Codes, Context, pixels, targets
-from vae_zoo.evaluation.suite import DoesNotApply, Level, Result, Suite
+from vae_zoo.evaluation.suite import DoesNotApply, Level, Numbers, Result, Suite
 from vae_zoo.metrics import disentanglement, probes, whole_set
 
 log = logging.getLogger(__name__)
 
-Numbers = Iterator[tuple[str, float]]
-
 
 class Disentanglement(Suite):
-    """Scores of codes against factors, of draws from the whole grid where there is one, else of training and scored images.
+    """Scores of codes against factors, on samples of the whole grid if there is one, else on training and scored images.
 
-    While a model trains, the images of a grid are training and validation images too, for a number on which a setting is
-    chosen must not come from test images; the scores that need the whole grid (beta_vae, factor_vae) are left out then.
+    During training the images of a grid are training and validation images too, since settings may be chosen by these
+    scores; the scores that need the whole grid (beta_vae, factor_vae) are left out.
 
-    A categorical block is one column, the number of its likeliest value, for MIG, modularity, IRS and SAP: its
-    probabilities all tell the same, so the gap between the best two columns would be 0. DCI, explicitness, BetaVAE and
-    FactorVAE score read the probabilities. <score>/gaussian: without the categorical blocks, of a model with both kinds.
+    For MIG, modularity, IRS and SAP a categorical block is one column, its most probable value: its probabilities have
+    nearly the same information each, so the gap between the best two columns would be 0. DCI, explicitness, BetaVAE and
+    FactorVAE score use the probabilities. <score>/gaussian: without the categorical blocks, for models with both kinds.
     """
 
     name, needs = "disentanglement", frozenset({"factors"})
 
     def run(self, e: Context) -> Result:
+        """Computes the scores of all blocks, and of the Gaussian ones alone if there are others."""
         if not all(e.data.factor_sizes):
             raise DoesNotApply("these scores need discrete factors, but a factor is continuous")
         names = e.codes.names
@@ -43,7 +42,15 @@ class Disentanglement(Suite):
 
 
 def scores(e: Context, names: Sequence[str]) -> Numbers:
-    """The scores of these blocks side by side."""
+    """The scores of the concatenated codes of some blocks.
+
+    Args:
+        e: Of the evaluation.
+        names: Of the blocks.
+
+    Yields:
+        Name and value.
+    """
     data, on_grid = e.data, e.data.is_grid and e.split == "test"
     if on_grid:
         rng = np.random.RandomState(e.seed)
@@ -80,32 +87,35 @@ def _columns(e: Context, names: Sequence[str], index: np.ndarray, hard: bool = F
 
 
 class WholeSet(Suite):
-    """Scores of vae_zoo.metrics.whole_set for the Gaussian blocks together, over all images of the set, which some papers do
-    not split: whole_set/factor_votes, beta_pairs, beta_pairs_train, sap_classes. Chosen by `evaluation.suites`."""
+    """Scores of vae_zoo.metrics.whole_set, over all images of the set, which some papers do not split.
 
-    name, needs = "scores of the whole set", frozenset({"factors"})
+    whole_set/factor_votes, beta_pairs, beta_pairs_train and sap_classes, of the Gaussian blocks together. Enabled by
+    `evaluation.suites`.
+    """
+
+    name, needs, split = "scores of the whole set", frozenset({"factors"}), "test"
 
     def run(self, e: Context) -> Result:
+        """Computes the scores."""
         names = [name for name in e.codes.names if e.model.blocks[name].kind == "gaussian"]
-        if e.split != "test" or not names or not all(e.data.factor_sizes):
-            raise DoesNotApply("it needs test images, Gaussian blocks and factors with a number of values")
+        if not names or not all(e.data.factor_sizes):
+            raise DoesNotApply("it needs Gaussian blocks and factors with a number of values")
         assert e.data.factors is not None
         index = np.random.default_rng(e.seed).permutation(len(e.data.images))
         codes, factors = _columns(e, names, index), e.data.factors.numpy()[index].astype(np.int64)
         found = dict(zip(("beta_pairs_train", "beta_pairs"), whole_set.beta_pairs(codes, factors)))
-        found |= {
-            "factor_votes": whole_set.factor_votes(codes, factors),
-            "sap_classes": whole_set.sap_classes(codes, factors),
-        }
+        found |= {score.__name__: score(codes, factors) for score in (whole_set.factor_votes, whole_set.sap_classes)}
         return Result({f"whole_set/{name}": value for name, value in found.items()})
 
 
 class BlockFactors(Suite):
-    """The block-factor matrix: scores of an MLP probe for each factor from each block, an untrained encoder and the pixels,
-    and of a linear probe from each block. block_mean/<block>/identity and style: mean over the factors of identities
+    """The block-factor matrix: scores of an MLP probe for each factor from each block, an untrained encoder and the pixels.
+
+    linear/<block>/<factor>: of a linear probe. block_mean/<block>/identity and style: mean over the factors of identities
     and of single images, if the data set distinguishes them.
 
-    level: lowest level at which it runs.
+    Args:
+        level: Lowest level at which it runs.
     """
 
     name = "block-factor matrix"
@@ -114,6 +124,7 @@ class BlockFactors(Suite):
         self.level = level
 
     def run(self, e: Context) -> Result:
+        """Fits the probes on training images and scores them."""
         (known, factors), (known_test, _) = targets(e.data, e.train), targets(e.data, e.scored)
         if e.data.factors is None and not e.has_known_labels:
             raise DoesNotApply("the data set has neither factors nor two labels that occur in training and scored images")

@@ -10,14 +10,16 @@ NUM_IMAGES = 10_000  # largest number of images for FID and KID
 
 
 class Generation(Suite):
-    """FID and KID between samples from the prior and images of the split, in the features of a classifier of this data set,
-    and of Inception if its weights are given.
+    """FID and KID between samples from the prior and images of the split.
+
+    In the features of a classifier of this data set, and of Inception if its weights are given.
     """
 
     name, level = "FID and KID", "full"
 
     @torch.no_grad()
     def run(self, e: Context) -> Result:
+        """Draws as many samples as there are images, at most 10,000, and compares them."""
         targets = e.judged()[:1]
         if not targets and e.inception is None:
             raise DoesNotApply("there are no labels or factors for a classifier, and no inception=<weights>")

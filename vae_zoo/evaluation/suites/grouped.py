@@ -24,6 +24,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -32,7 +33,7 @@ from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import Normal, noise
 from vae_zoo.distributions.pooling import log_same_group, pool, without_prior
 from vae_zoo.evaluation.context import Context
-from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
+from vae_zoo.evaluation.suite import DoesNotApply, Numbers, Picture, Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.figures.charts import line_chart
 from vae_zoo.metrics.arrays import to_numpy
@@ -46,9 +47,20 @@ CHUNK = 256  # images per batch
 SHOWN = 6  # groups in the figure of reconstructions
 
 
-def whole_groups(data: DataModule, split: str, seed: int, count: int = NUM_IMAGES) -> np.ndarray:
-    """Indices of about `count` images of a split, in groups large enough for evidence: each chosen group has twice the
-    largest k images, or all its images, and as many groups are chosen as fit."""
+def whole_groups(data: DataModule, split: str, seed: int, count: int = NUM_IMAGES) -> Int[np.ndarray, " N"]:
+    """Chooses images of a split in groups that are large enough for evidence.
+
+    Each chosen group has twice the largest k images, or all its images, and as many groups are chosen as fit.
+
+    Args:
+        data: Set up.
+        split: Name of the split.
+        seed: Of the choice.
+        count: Approximate number of images.
+
+    Returns:
+        Indices of the images.
+    """
     index = np.random.default_rng(seed).permutation(data.indices[split].numpy())
     group = np.unique(data.group_of(torch.from_numpy(index)).numpy(), return_inverse=True)[1]
     size = np.bincount(group)
@@ -61,19 +73,31 @@ def whole_groups(data: DataModule, split: str, seed: int, count: int = NUM_IMAGE
 
 
 def gaussian_blocks(model: LatentVariableModel) -> list[str]:
+    """Names of the Gaussian blocks."""
     return [name for name, block in model.blocks.items() if block.kind == "gaussian"]
 
 
 class Evidence:
-    """Images of one split [N], their codes, and sets of evidence among them.
+    """Images of one split, their codes, and sets of evidence among them.
 
-    content: posterior of the shared block from each image alone, Normal [N, Dc], or all Gaussian blocks of a model without a
-    group code. style: posterior of the block of single images; None for a model without a group code.
     The images of a group are on a ring in random order; the evidence of an image is the image and the next k - 1.
+
+    Args:
+        model: In eval mode.
+        data: Set up, with groups.
+        index: The N images.
+        seed: Of the order.
+
+    Attributes:
+        content: Posterior of the shared block from each image alone, [N, D], or of all Gaussian blocks of a model without a
+            group code.
+        style: Posterior of the block of single images; None: a model without a group code.
+        group: Of each image, 0..G-1.
+        count: Images of each group.
     """
 
     @torch.no_grad()
-    def __init__(self, model: LatentVariableModel, data: DataModule, index: np.ndarray, seed: int = 0):
+    def __init__(self, model: LatentVariableModel, data: DataModule, index: Int[np.ndarray, " N"], seed: int = 0):
         self.model, self.data, self.index, self.seed = model, data, torch.from_numpy(index), seed
         self.group = data.group_of(self.index).unique(return_inverse=True)[1]  # [N] in 0..G-1
         self.count = self.group.bincount()  # [G]
@@ -104,15 +128,21 @@ class Evidence:
         return self.style
 
     @cached_property
-    def label(self) -> np.ndarray:
+    def label(self) -> Int[np.ndarray, " N"]:
+        """The label of each image."""
         return self.data.first_label[self.index].numpy()
 
-    def of(self, k: int, skip: int = 0) -> Tensor:
-        """Evidence of each image [N, k]: k images on its ring, starting `skip` images after it."""
+    def of(self, k: int, skip: int = 0) -> Int[Tensor, "N k"]:
+        """Evidence of each image: k images on its ring.
+
+        Args:
+            k: Images of the evidence.
+            skip: Images between the image and its evidence; 0: the evidence begins with the image.
+        """
         return self._walk(torch.arange(len(self.index)), skip + k)[:, skip:]
 
-    def ring(self, k: int) -> Tensor:
-        """The first k images of each group's ring [G, k]."""
+    def ring(self, k: int) -> Int[Tensor, "G k"]:
+        """The first k images of each group's ring."""
         return self._walk(self.first, k)
 
     def _walk(self, image: Tensor, k: int) -> Tensor:
@@ -122,53 +152,67 @@ class Evidence:
             steps.append(self.next[steps[-1]])
         return torch.stack(steps, 1)
 
-    def beside_prior(self, evidence: Tensor) -> Normal:
-        """The content of each set of evidence [M, k] as evidence times prior, with the prior counted once, for
-        `log_same_group`. The posterior of a model without groups already contains the prior, which is divided out."""
-        content = self.content if isinstance(self.model, SharesGroupCode) else without_prior(self.content)
-        return pool(
-            content[evidence.flatten()],
-            torch.arange(len(evidence)).repeat_interleave(evidence.shape[1]),
-            len(evidence),
-            "product_with_prior",
-        )
+    def beside_prior(self, evidence: Int[Tensor, "M k"]) -> Normal:
+        """The content of sets of evidence with the prior counted once, for `log_same_group`.
 
-    def pooled(self, evidence: Tensor) -> Normal:
-        """The content of each set of evidence [M, k], pooled by the model's rule, or else by the product."""
+        The posterior of a model without groups already contains the prior, which is divided out.
+
+        Args:
+            evidence: Rows of images.
+
+        Returns:
+            A Gaussian of [M, D].
+        """
+        content = self.content if isinstance(self.model, SharesGroupCode) else without_prior(self.content)
+        group = torch.arange(len(evidence)).repeat_interleave(evidence.shape[1])
+        return pool(content[evidence.flatten()], group, len(evidence), "product_with_prior")
+
+    def pooled(self, evidence: Int[Tensor, "M k"]) -> Normal:
+        """The content of sets of evidence, [M, D], pooled by the model's rule, or else by the product."""
         group, content = torch.arange(len(evidence)).repeat_interleave(evidence.shape[1]), self.content[evidence.flatten()]
         if isinstance(self.model, SharesGroupCode):
             return self.model.pool(content, group, len(evidence))
         return pool(content, group, len(evidence))
 
-    def style_samples(self) -> Tensor:
+    def style_samples(self) -> Float[Tensor, "N D"]:
+        """A sample of the style of each image."""
         with noise.per_image(self.index, self.seed):
             return self.styles.rsample()
 
     @torch.no_grad()
-    def decode(self, content: Tensor, style: Tensor) -> Tensor:
-        """Mean images [M, C, H, W] of content means and styles."""
+    def decode(self, content: Float[Tensor, "M _"], style: Float[Tensor, "M _"]) -> Float[Tensor, "M C H W"]:
+        """Decodes content and style to mean images in [0, 1]."""
         assert isinstance(self.model, SharesGroupCode)
         device, shared, own = self.model.device, self.model.shared_block, self.model.own_block
         pairs = zip(content.split(CHUNK), style.split(CHUNK))
         return torch.cat([self.model.decode({shared: c.to(device), own: s.to(device)}).cpu() for c, s in pairs])
 
-    def images(self, rows: Tensor) -> Tensor:
+    def images(self, rows: Int[Tensor, " M"]) -> Float[Tensor, "M C H W"]:
+        """The images of these rows, in [0, 1]."""
         return torch.cat([self.data.batch(self.index[part])["image"] for part in rows.split(CHUNK)])
 
-    def mean_image(self, rows: Tensor) -> Tensor:
-        """Pixels averaged over each set [M, k]: [M, C H W]."""
+    def mean_image(self, rows: Int[Tensor, "M k"]) -> Float[Tensor, "M _"]:
+        """Pixels averaged over each set of images, [M, C H W]."""
         parts = rows.split(CHUNK)
         return torch.cat([self.images(part.flatten()).unflatten(0, part.shape).mean(1).flatten(1) for part in parts])
 
     def counts(self, times: int = 1, extra: int = 0) -> list[int]:
-        """The values of k for which every group has enough images."""
+        """The values of k for which every group has enough images.
+
+        Args:
+            times: Disjoint sets of k images.
+            extra: Further images.
+        """
         return [k for k in COUNTS if times * k + extra <= int(self.count.min())]
 
 
 class Grouped(Suite):
+    """Numbers of the codes of groups as more images are pooled, see the module."""
+
     name, needs = "evidence of groups", frozenset({"groups"})
 
     def run(self, e: Context) -> Result:
+        """Computes the numbers that the model and the labels allow."""
         if not gaussian_blocks(e.model):
             raise DoesNotApply("the model has no Gaussian block")
         test = whole_groups(e.data, e.split, e.seed)
@@ -194,7 +238,7 @@ class Grouped(Suite):
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
-def swaps(images: Evidence, judge: Judge):
+def swaps(images: Evidence, judge: Judge) -> Numbers:
     """Swap accuracies: content from k images, style from another image."""
     label, style = torch.from_numpy(images.label), images.styles.mu
     for k in images.counts():
@@ -208,7 +252,7 @@ def swaps(images: Evidence, judge: Judge):
             yield "style_shown", float((seen == label[donor]).double().mean())
 
 
-def probes(train: Evidence, test: Evidence):
+def probes(train: Evidence, test: Evidence) -> Numbers:
     """Accuracy of standardised logistic regression of the label, fitted on training images."""
 
     def accuracy(x: Tensor, x_test: Tensor) -> float:
@@ -222,7 +266,7 @@ def probes(train: Evidence, test: Evidence):
         yield "probe/style_mean", accuracy(train.styles.mu, test.styles.mu)
 
 
-def verification(images: Evidence):
+def verification(images: Evidence) -> Numbers:
     """AUC of verification: do two disjoint sets of k images come from one group or from two?"""
     if len(images.count) < 2:
         return
@@ -240,7 +284,7 @@ def verification(images: Evidence):
             yield f"verification_auc{name}_k{k}", float(roc_auc_score(truth, torch.cat(scores)))
 
 
-def identification(images: Evidence):
+def identification(images: Evidence) -> Numbers:
     """Accuracy of identifying the group of a new image, given k other images of each group."""
     counts = images.counts(extra=1)
     if not counts:
@@ -256,7 +300,7 @@ def identification(images: Evidence):
         yield f"identification_k{k}", float((named == images.group[new]).double().mean())
 
 
-def held_out(images: Evidence):
+def held_out(images: Evidence) -> Numbers:
     """Squared error of a new image decoded from its own style and the content of other images of its group."""
     x = images.images(torch.arange(len(images.index)))
     for k in images.counts(extra=1):
@@ -280,7 +324,7 @@ def _others(evidence: Tensor, seed: int) -> Tensor:
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
 
-def growth(numbers: dict[str, float]) -> np.ndarray:
+def growth(numbers: dict[str, float]) -> Picture:
     """Line chart of all scores in [0, 1] against k."""
     curves = defaultdict(dict)
     for name, value in numbers.items():
@@ -290,8 +334,8 @@ def growth(numbers: dict[str, float]) -> np.ndarray:
     return line_chart(curves, "number of pooled images k", "", "quality of the content code", (0, 1))
 
 
-def group_reconstructions(images: Evidence) -> np.ndarray:
-    """One image each of some groups, and its reconstructions with the content of 1, 2, 5, 10 images of the group."""
+def group_reconstructions(images: Evidence) -> Picture:
+    """Draws images of some groups, and their reconstructions with the content of 1, 2, 5, 10 images of the group."""
     rows = images.ring(1)[:: max(1, len(images.count) // SHOWN), 0][:SHOWN]
     columns = [images.images(rows)]
     for k in images.counts():
@@ -300,15 +344,19 @@ def group_reconstructions(images: Evidence) -> np.ndarray:
     return grid(torch.stack(columns, 1).numpy(), column_labels=labels, title="content pooled from k images of the group")
 
 
-def interpolation(images: Evidence, steps: int = 7) -> np.ndarray:
-    """Interpolation between two images: the content along the rows, the style along the columns."""
+def interpolation(images: Evidence, steps: int = 7) -> Picture:
+    """Draws the interpolation between two images: the content along the rows, the style along the columns.
+
+    Args:
+        images: With styles.
+        steps: Codes along each axis.
+    """
     first, last = images.ring(1)[[0, -1], 0]
     t = torch.linspace(0, 1, steps)[:, None]
     walk = [torch.lerp(code.mu[first].cpu(), code.mu[last].cpu(), t) for code in (images.content, images.styles)]
     drawn = images.decode(walk[0].repeat_interleave(steps, 0), walk[1].repeat(steps, 1))
-    return grid(
-        drawn.unflatten(0, (steps, steps)).numpy(), title="content changes from top to bottom, style from left to right"
-    )
+    title = "content changes from top to bottom, style from left to right"
+    return grid(drawn.unflatten(0, (steps, steps)).numpy(), title=title)
 
 
 def _concatenated(parts: list[Normal]) -> Normal:

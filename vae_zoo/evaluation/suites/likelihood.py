@@ -23,6 +23,7 @@ class Likelihood(Suite):
     name = "likelihood"
 
     def run(self, e: Context) -> Result:
+        """Computes the numbers, and draws the KL of each dimension."""
         if e.split != "test":
             raise DoesNotApply("during training the validation logs these numbers")
         if not likelihood.has_bound(e.model):
@@ -42,6 +43,7 @@ class ImportanceWeighted(Suite):
     name, level, capability = "importance-weighted bound", "quick", HasBound
 
     def run(self, e: Context) -> Result:
+        """Computes nll_iw100."""
         assert isinstance(e.model, HasBound)
         batches = EvalBatches(e.data, e.split, {"device": e.model.device}, batch_size=64, most=IW_IMAGES[e.level])
         return Result({f"nll_iw{IW_SAMPLES}": likelihood.importance_weighted(e.model, batches, IW_SAMPLES)})
@@ -54,6 +56,7 @@ class AggregatePosterior(Suite):
 
     @torch.no_grad()
     def run(self, e: Context) -> Result:
+        """Computes aggregate/<block>/<term>."""
         parts, numbers = [e.model.encode(batch) for batch in e.scored_batches()], {}
         for name, block in e.model.blocks.items():
             if block.kind == "gaussian":

@@ -24,12 +24,13 @@ from typing import cast
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from vae_zoo.contract import Codes, HasClasses, HasLocalView
+from vae_zoo.contract import Batch, Codes, HasClasses, HasLocalView
 from vae_zoo.data.arrays import Factor
 from vae_zoo.evaluation.context import Context
-from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
+from vae_zoo.evaluation.suite import Numbers, Picture, Result, Suite
 from vae_zoo.evaluation.suites.classes import class_blocks
 from vae_zoo.evaluation.suites.samples import sampled
 from vae_zoo.figures import grid
@@ -44,15 +45,18 @@ SCORES = ("cluster_accuracy_majority", "cluster_accuracy_hungarian", "nmi", "ami
 
 
 class LocalGlobal(Suite):
+    """Numbers of a model with a global and a local code, see the module."""
+
     name, capability = "local and global code", HasLocalView
 
     def run(self, e: Context) -> Result:
+        """Computes the numbers from posterior means, and draws the figures."""
         shown = pictures(e.model, e.data.single(e.to_show(SHOWN), e.model.device)) if e.keeps_pictures else {}
         return Result(dict(numbers(e)), pictures=shown)
 
 
 class LocalGlobalControls(Suite):
-    """What each code holds, beside what needs no split: a decoder that ignores a code still passes the other numbers.
+    """Controls of LocalGlobal, whose numbers are also good for a decoder that ignores a code.
 
     colour_r2_<block>       R2 of an MLP probe for the colour of the ground (median of the border pixels, mean over channels)
     class_<block>           score of an MLP probe for the label: 0 the most frequent class, 1 all labels
@@ -60,11 +64,10 @@ class LocalGlobalControls(Suite):
                             clusters as the model or, if it has none, as there are labels
     """
 
-    name, capability = "controls of global and local code", HasLocalView
+    name, capability, split = "controls of global and local code", HasLocalView, "test"
 
     def run(self, e: Context) -> Result:
-        if e.split != "test":
-            raise DoesNotApply("controls are computed at the end of training")
+        """Fits probes and clusters on training images and scores them."""
         split = cast(HasLocalView, e.model)
         train, scored = e.train[:PROBED], e.scored[:PROBED]
         blocks = split.global_block, split.local_block
@@ -83,17 +86,13 @@ class LocalGlobalControls(Suite):
 
 
 def _border_colours(e: Context, index: np.ndarray) -> np.ndarray:
-    """[N, C]: median of the pixels on the border, which is the ground's where that has one colour."""
+    """[N, C]: median of the pixels on the border, the colour of the ground if that has one colour."""
     parts = [e.data.single(part)["image"] for part in torch.from_numpy(index).split(CHUNK)]
-    return np.concatenate(
-        [
-            torch.cat([x[..., 0, :], x[..., -1, :], x[..., 1:-1, 0], x[..., 1:-1, -1]], -1).median(-1).values.numpy()
-            for x in parts
-        ]
-    )
+    borders = (torch.cat([x[..., 0, :], x[..., -1, :], x[..., 1:-1, 0], x[..., 1:-1, -1]], dim=-1) for x in parts)
+    return torch.cat([border.median(dim=-1).values for border in borders]).numpy()
 
 
-def _clusters(e: Context, blocks: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+def _clusters(e: Context, blocks: tuple[str, ...]) -> Numbers:
     index = e.data.indices[e.split].numpy()
     labels = [e.data.first_label[torch.from_numpy(rows)].numpy() for rows in (e.train, index)]
     sizes = [block.size for block in e.model.blocks.values() if block.kind == "categorical"]
@@ -109,22 +108,31 @@ def _clusters(e: Context, blocks: tuple[str, ...]) -> Iterator[tuple[str, float]
 
 
 class SampledCodes(Suite):
-    """The same numbers of samples of the codes in place of means, of ALL test images: sampled_codes/accuracy_rec and others.
-    accuracy_resample_<block>_official: as 51616/split-vae shows these images to the classifier, in the upper half of its
-    range, (1 + x) / 2. Chosen by `evaluation.suites`."""
+    """The numbers of LocalGlobal from samples of the codes instead of means, on all test images: sampled_codes/<name>.
 
-    name, capability, needs = "sampled codes", HasLocalView, frozenset({"labels"})
+    accuracy_resample_<block>_official: as 51616/split-vae shows these images to the classifier, in the upper half of its
+    range, (1 + x) / 2. Enabled by `evaluation.suites`.
+    """
+
+    name, capability, needs, split = "sampled codes", HasLocalView, frozenset({"labels"}), "test"
 
     def run(self, e: Context) -> Result:
-        if e.split != "test":
-            raise DoesNotApply("it needs test images")
-        index = e.data.indices["test"]
-        return Result({f"sampled_codes/{name}": value for name, value in numbers(e, sampled(e, index, e.seed))})
+        """Computes the numbers from one sample of each image."""
+        samples = sampled(e, e.data.indices["test"], e.seed)
+        return Result({f"sampled_codes/{name}": value for name, value in numbers(e, samples)})
 
 
 @torch.no_grad()
-def numbers(e: Context, samples: Codes | None = None) -> Iterator[tuple[str, float]]:
-    """Of the posterior means of the scored images, or of samples of all test images, then with the <name>_official too."""
+def numbers(e: Context, samples: Codes | None = None) -> Numbers:
+    """The numbers of posterior means of the scored images, or of samples of all test images.
+
+    Args:
+        e: Of the evaluation.
+        samples: Codes of all test images, which have the numbers <name>_official too; None: posterior means.
+
+    Yields:
+        Name and value.
+    """
     index = torch.from_numpy(e.scored) if samples is None else e.data.indices["test"]
     codes = samples or {name: torch.from_numpy(part) for name, part in e.codes.blocks(e.scored).items()}
     codes = {name: part.to(e.model.device) for name, part in codes.items()}
@@ -165,21 +173,21 @@ def numbers(e: Context, samples: Codes | None = None) -> Iterator[tuple[str, flo
             yield f"accuracy_{name}_official", (named == label)[label >= 0].double().mean().item()
 
 
-def another(N: int) -> Tensor:
-    """A random permutation of N images without fixed points, from torch's global generator."""
+def another(N: int) -> Int[Tensor, " N"]:
+    """Draws a permutation of N images without fixed points, from torch's global generator."""
     order = torch.randperm(N)
     other = torch.empty_like(order)
     other[order] = order.roll(1)
     return other
 
 
-def mean_colour(images: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, C]."""
+def mean_colour(images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C"]:
+    """Mean colour of each image."""
     return images.mean((2, 3))
 
 
-def decoded(model: LatentVariableModel, codes: Codes) -> Iterator[Tensor]:
-    """Decodes codes [N, D] in chunks."""
+def decoded(model: LatentVariableModel, codes: Codes) -> Iterator[Float[Tensor, "_ C H W"]]:
+    """Decodes codes in chunks."""
     count = len(next(iter(codes.values())))
     for rows in torch.arange(count).split(CHUNK):
         yield model.decode({name: code[rows] for name, code in codes.items()})
@@ -189,9 +197,15 @@ def decoded(model: LatentVariableModel, codes: Codes) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def pictures(model: LatentVariableModel, batch) -> dict[str, np.ndarray]:
-    """Images and shuffled images with their reconstructions; samples of one code with the other code fixed. The swaps of
-    vae_zoo.evaluation.pictures show style transfer."""
+def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, Picture]:
+    """Draws images and views with their reconstructions, and samples of one code with the other code fixed.
+
+    The swaps of vae_zoo.evaluation.pictures show style transfer.
+
+    Args:
+        model: With a local view, in eval mode.
+        batch: Images.
+    """
     assert isinstance(model, HasLocalView)
     x = batch["image"]
     codes, count = model.codes(batch), len(x)

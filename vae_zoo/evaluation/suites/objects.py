@@ -19,10 +19,12 @@ from typing import cast
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from vae_zoo.contract import Batch, Codes, FindsObjects
 from vae_zoo.evaluation.context import Context
-from vae_zoo.evaluation.suite import Result, Suite
+from vae_zoo.evaluation.suite import Picture, Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.figures.scenes import with_boxes
 from vae_zoo.metrics import detection
@@ -38,10 +40,13 @@ IOUS = (0.3, 0.5, 0.75)
 
 
 class Objects(Suite):
+    """Numbers of the objects of a model on scenes, see the module."""
+
     name, capability, needs = "objects", FindsObjects, frozenset({"boxes"})
 
     @torch.no_grad()
     def run(self, e: Context) -> Result:
+        """Computes the numbers of the split, and draws the figures."""
         split = self.split or e.split
         found = Result(numbers(e, split))
         if e.keeps_pictures:
@@ -51,11 +56,14 @@ class Objects(Suite):
 
 
 class UnseenObjects(Objects):
+    """The same on backgrounds that training does not contain."""
+
     name, split = "objects on unseen backgrounds", "test_unseen"
 
 
 @torch.no_grad()
 def numbers(e: Context, split: str) -> dict[str, float]:
+    """The numbers of a split."""
     finder = cast(FindsObjects, e.model)
     found, boxes, masks, ari, squares, twice, parts = [], [], [], [], [], [], []
     for index in e.data.indices[split].split(CHUNK):
@@ -82,7 +90,8 @@ def numbers(e: Context, split: str) -> dict[str, float]:
     }
 
 
-def of_counts(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
+def of_counts(found: Int[np.ndarray, " N"], true: Int[np.ndarray, " N"]) -> dict[str, float]:
+    """Scores of the predicted numbers of objects."""
     return {
         "count_accuracy": float((found == true).mean()),
         "count_mae": float(np.abs(found - true).mean()),
@@ -91,8 +100,13 @@ def of_counts(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
     }
 
 
-def of_tiles(masks: torch.Tensor, boxes: torch.Tensor) -> dict[str, float]:
-    """ARI of the object pixels without any object, and of a fixed tiling. masks [N, H, W]; boxes of all images [M, 4]."""
+def of_tiles(masks: Int[Tensor, "N H W"], boxes: Float[Tensor, "M 4"]) -> dict[str, float]:
+    """Baselines: ARI of the object pixels without any object, and of a fixed tiling.
+
+    Args:
+        masks: True number of the object of each pixel.
+        boxes: True boxes of all images.
+    """
     side = max(1, round((boxes[:, 2:] - boxes[:, :2]).mean().item())) if len(boxes) else 1
     rows, columns = (torch.arange(size) // side for size in masks.shape[1:])
     tiles = rows[:, None] * (columns[-1] + 1) + columns
@@ -100,8 +114,13 @@ def of_tiles(masks: torch.Tensor, boxes: torch.Tensor) -> dict[str, float]:
     return {f"ari_fg_{name}": float(np.nanmean(detection.adjusted_rand(map_, masks))) for name, map_ in maps.items()}
 
 
-def of_components(parts: list[np.ndarray], boxes: list[torch.Tensor]) -> dict[str, float]:
-    """Scores of connected components; all boxes have the same confidence."""
+def of_components(parts: list[Float[np.ndarray, "_ 4"]], boxes: list[Float[Tensor, "_ 4"]]) -> dict[str, float]:
+    """Scores of connected components; all boxes have the same confidence.
+
+    Args:
+        parts: Boxes of the components of each image.
+        boxes: True boxes of each image.
+    """
     found = [
         {"boxes": torch.from_numpy(b), "scores": torch.ones(len(b)), "labels": torch.zeros(len(b), dtype=torch.long)}
         for b in parts
@@ -111,16 +130,21 @@ def of_components(parts: list[np.ndarray], boxes: list[torch.Tensor]) -> dict[st
     return {"count_accuracy_components": float(accuracy), "ap50_components": ap50}
 
 
-def instance_map(share: torch.Tensor) -> torch.Tensor:
-    """Assigns each pixel to its largest share, [B, H, W]: 0 the background, i + 1 object i; shares are [B, N, H, W]."""
+def instance_map(share: Float[Tensor, "B O H W"]) -> Int[Tensor, "B H W"]:
+    """Assigns each pixel to its largest share: 0 the background, i + 1 object i."""
     return torch.cat([1 - share.sum(1, keepdim=True), share], dim=1).argmax(1)
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
 
-def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, np.ndarray]:
-    """Boxes on images and reconstructions, content of each cell, scenes with the most probable object removed or moved."""
+def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, Picture]:
+    """Draws boxes on images and reconstructions, the content of each cell, and scenes with one object edited.
+
+    Args:
+        model: That finds objects, in eval mode.
+        batch: Images with boxes.
+    """
     finder = cast(FindsObjects, model)
     codes = model.codes(batch)
     scene = finder.render(codes)

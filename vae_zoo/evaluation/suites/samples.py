@@ -14,11 +14,11 @@ the classifiers beyond their layers could not be read: scikit-learn's defaults.
 """
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier
@@ -27,7 +27,7 @@ from torch import Tensor
 from vae_zoo.contract import Codes, SharesGroupCode
 from vae_zoo.distributions import Normal, noise
 from vae_zoo.evaluation.context import Context
-from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
+from vae_zoo.evaluation.suite import DoesNotApply, Numbers, Result, Suite
 from vae_zoo.evaluation.suites.facets import labels
 from vae_zoo.evaluation.suites.grouped import CHUNK, Evidence, gaussian_blocks, whole_groups
 from vae_zoo.metrics.arrays import to_numpy
@@ -37,15 +37,29 @@ EPOCHS = 200  # at most, scikit-learn's default
 LEAST = 10  # images of an unseen group that is used, half of which train the classifier
 
 
-def classifier(hidden: tuple[int, ...], x: np.ndarray, y: np.ndarray, seed: int) -> MLPClassifier:
+def classifier(hidden: tuple[int, ...], x: Float[np.ndarray, "N D"], y: Int[np.ndarray, " N"], seed: int) -> MLPClassifier:
+    """Fits a network of scikit-learn's defaults.
+
+    Args:
+        hidden: Units of the hidden layers.
+        x: Codes.
+        y: Classes.
+        seed: Of the network.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the default number of epochs is the definition
         return MLPClassifier(hidden, max_iter=EPOCHS, random_state=seed).fit(x, y)
 
 
 @torch.no_grad()
-def sampled(e: Context, index: Tensor, seed: int) -> Codes:
-    """A sample of each Gaussian block, and the mean of any other, of these images {block: [N, D]}."""
+def sampled(e: Context, index: Int[Tensor, " B"], seed: int) -> Codes:
+    """Draws a sample of each Gaussian block, and takes the mean of any other, of images.
+
+    Args:
+        e: Of the evaluation.
+        index: The images.
+        seed: Of the draws.
+    """
     parts = []
     for rows in index.split(CHUNK):
         with noise.per_image(rows, seed):
@@ -55,14 +69,15 @@ def sampled(e: Context, index: Tensor, seed: int) -> Codes:
 
 
 class BlockProbe(Suite):
-    """What a classifier reads of each label from a sample of each block, of all training and all test images."""
+    """Accuracy of a classifier of each label from a sample of each block, on all training and all test images."""
 
-    name = "probe of samples"
+    name, split = "probe of samples", "test"
 
     def run(self, e: Context) -> Result:
+        """Trains three classifiers for each block and label."""
         names, known, found = gaussian_blocks(e.model), labels(e), dict[str, list[float]]()
-        if e.split != "test" or not known or not names:
-            raise DoesNotApply("it needs test images, a label with several values and a Gaussian block")
+        if not known or not names:
+            raise DoesNotApply("it needs a label with several values and a Gaussian block")
         splits = [e.data.indices[split] for split in ("train", "test")]
         for seed in range(RUNS):
             codes = [{name: to_numpy(code) for name, code in sampled(e, index, seed).items()} for index in splits]
@@ -77,18 +92,20 @@ class BlockProbe(Suite):
 
 
 class EvidenceClassifier(Suite):
-    """How well k images of a group tell which group it is. Groups of the test images that training has are learned from
-    training images; where test groups are unseen, from half of the test images of those that have 10."""
+    """Accuracy of a classifier of the group from the code of k of its images.
 
-    name, needs = "classifier of evidence", frozenset({"groups"})
+    If training contains the groups of the test images, it is trained on training images; otherwise on half of the test
+    images of those groups that have 10.
+    """
+
+    name, needs, split = "classifier of evidence", frozenset({"groups"}), "test"
 
     def run(self, e: Context) -> Result:
-        if e.split != "test":
-            raise DoesNotApply("it needs test images")
+        """Trains a classifier on each block and tests it for each k."""
         train, test = (Evidence(e.model, e.data, index, e.seed) for index in self.images(e))
         counts = [k for k in train.counts() if k in test.counts()]
 
-        def scores(block: str, learned: Tensor, tested: dict[int, Tensor]) -> Iterator[tuple[str, float]]:
+        def scores(block: str, learned: Tensor, tested: dict[int, Tensor]) -> Numbers:
             fitted, truth = classifier((256, 256), to_numpy(learned), train.group.numpy(), e.seed), test.group.numpy()
             for k, samples in tested.items():
                 probs: Any = fitted.predict_proba(to_numpy(samples))
@@ -103,8 +120,15 @@ class EvidenceClassifier(Suite):
         return Result(dict(scores(e.model.shared_block, *pooled)) | dict(own))
 
     @staticmethod
-    def images(e: Context) -> tuple[np.ndarray, np.ndarray]:
-        """Images that train the classifier, and those that it is tested on; the same groups in both."""
+    def images(e: Context) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"]]:
+        """Chooses the images that train the classifier, and those that it is tested on, of the same groups.
+
+        Args:
+            e: Of the evaluation.
+
+        Raises:
+            DoesNotApply: No unseen group has enough images.
+        """
         group = e.data.group_of(torch.arange(len(e.data.images))).numpy()
         train, test = (e.data.indices[split].numpy() for split in ("train", "test"))
         if np.isin(group[test], group[train]).all():
@@ -119,8 +143,14 @@ class EvidenceClassifier(Suite):
         return order[place % 2 == 0], order[place % 2 == 1]
 
     @staticmethod
-    def sample(evidence: Evidence, k: int, seed: int) -> Tensor:
-        """Of what k images share, a sample for each image: itself and k - 1 others of its group."""
+    def sample(evidence: Evidence, k: int, seed: int) -> Float[Tensor, "N D"]:
+        """A sample of the code of each image pooled with k - 1 others of its group.
+
+        Args:
+            evidence: The images.
+            k: Images that are pooled.
+            seed: Of the draw.
+        """
         pooled: Normal = evidence.pooled(evidence.of(k))
         with noise.per_image(evidence.index, seed):
             return pooled.rsample()

@@ -13,6 +13,7 @@ class Swaps(Suite):
     name, level = "swaps", "full"
 
     def run(self, e: Context) -> Result:
+        """Computes the accuracies for each categorical factor, or for the label."""
         if len(e.model.blocks) < 2:
             raise DoesNotApply("the model has one block")
         batches, blocks, numbers, seen = list(e.scored_batches()), list(e.model.blocks), {}, {}

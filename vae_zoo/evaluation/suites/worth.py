@@ -25,6 +25,7 @@ import logging
 from math import inf
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from vae_zoo.contract import Codes, HasClasses, HasLocalView, SharesGroupCode
@@ -42,9 +43,12 @@ CHUNK = 250  # images per batch
 
 
 class Worth(Suite):
+    """Worth of each block and separation, see the module."""
+
     name = "worth of blocks"
 
     def run(self, e: Context) -> Result:
+        """Computes the numbers, and warns of unused blocks."""
         numbers = worth(e)
         if judges_swaps(e):
             first, second, *_ = sorted(e.follows("label").values(), reverse=True)
@@ -70,9 +74,8 @@ def worth(e: Context) -> dict[str, float]:
     sums = {name: torch.zeros(3, dtype=torch.float64) for name in model.blocks}  # changed, swapped error, own error
     for rows in torch.arange(len(scored)).split(CHUNK):
         x, own = _encoded(e, scored[rows])
-        drawn, others = model.decode(own), {}
-        for kind in set(kinds.values()):
-            others[kind] = _encoded(e, donors[kind][rows].clamp(min=0))[1]
+        drawn = model.decode(own)
+        others = {kind: _encoded(e, donors[kind][rows].clamp(min=0))[1] for kind in set(kinds.values())}
         for name, kind in kinds.items():
             image, there = model.decode(swapped(model, own, others[kind], name)), donors[kind][rows] >= 0
             for place, (a, b) in enumerate(((image, drawn), (x, image), (x, drawn))):
@@ -101,8 +104,15 @@ def varies_within(model: LatentVariableModel) -> set[str]:
     return names | ({model.local_block} if isinstance(model, HasLocalView) else set())
 
 
-def pools(e: Context) -> dict[str, tuple[Tensor, Tensor]]:
-    """{kind: (candidate images [N], class or group that must be equal [N] int64, -1: unknown)}."""
+def pools(e: Context) -> dict[str, tuple[Int[Tensor, " N"], Int[Tensor, " N"]]]:
+    """The images that a block of each kind may come from, and their class or group, -1 = unknown.
+
+    Args:
+        e: Of the evaluation.
+
+    Returns:
+        {kind: (images, class or group that must be equal)}.
+    """
     images = e.data.indices[e.split]
     anything = torch.zeros(len(images), dtype=torch.int64)
     shared = anything
@@ -114,8 +124,20 @@ def pools(e: Context) -> dict[str, tuple[Tensor, Tensor]]:
     return {"any": (images, anything), "within": (images, shared if (sizes > 1).any() else anything)}
 
 
-def other_images(scored: Tensor, images: Tensor, shared: Tensor, seed: int) -> Tensor:
-    """For each scored image a uniformly random other image with the same class or group [M]; -1 if there is none."""
+def other_images(
+    scored: Int[Tensor, " M"], images: Int[Tensor, " N"], shared: Int[Tensor, " N"], seed: int
+) -> Int[Tensor, " M"]:
+    """Draws for each scored image another image with the same class or group.
+
+    Args:
+        scored: The images, which are among `images`.
+        images: The candidates.
+        shared: Class or group of the candidates, -1 = unknown.
+        seed: Of the draws.
+
+    Returns:
+        The other images, -1 if there is none.
+    """
     order = shared.argsort(stable=True)
     of_image = {image: place for place, image in enumerate(images[order].tolist())}
     place = torch.tensor([of_image[image] for image in scored.tolist()])
@@ -129,7 +151,14 @@ def other_images(scored: Tensor, images: Tensor, shared: Tensor, seed: int) -> T
 
 
 def swapped(model: LatentVariableModel, own: Codes, other: Codes, block: str) -> Codes:
-    """The codes with this block from the other images; for a class block, with all codes that depend on the class."""
+    """Replaces one block of codes; for a class block, all codes that depend on the class.
+
+    Args:
+        model: Of the codes.
+        own: Codes of images.
+        other: Codes of as many others.
+        block: Name of the block.
+    """
     if not isinstance(model, HasClasses) or model.blocks[block].kind != "categorical":
         return own | {block: other[block]}
     classes = [(other if name == block else own)[name].argmax(1) for name in class_blocks(model)]
