@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
+from tests.annotations import unchecked
 from tests.models.builders import LADDERS, check_weights_belong_to_their_image_and_draw, costs, fit, images, weights_of
 from tests.training.test_trainer import configuration
 from vae_zoo.data.sets.digits import Digits
@@ -742,6 +743,7 @@ def test_precision_of_the_networks_is_not_that_of_the_terms():
     assert all(value.dtype == torch.float32 for value in terms.values())
 
 
+@unchecked()  # a trainer of a strategy alone
 def test_ddp_that_waits_for_every_gradient_is_refused_where_facets_wait():
     model = build(schedule=progressive())
     model.check_trainer(SimpleNamespace(strategy=DDPStrategy(find_unused_parameters=True)))
