@@ -11,15 +11,17 @@ from vae_zoo.distributions import Normal, pool
 from vae_zoo.evaluation.context import rows
 from vae_zoo.evaluation.suites import grouped as ev
 from vae_zoo.metrics.judge import train_judge
+from vae_zoo.models.base import LatentVariableModel
 
 
-class Oracle:
+class Oracle(LatentVariableModel):
     """Content says the shape and style the colour, or the other way round; `noise` is added to what an image says."""
 
-    needs, device = frozenset({"group"}), torch.device("cpu")
+    needs = frozenset({"group"})
     shared_block, own_block = "content", "style"
 
     def __init__(self, content="shape", noise=0.0):
+        super().__init__((3, 9, 9))
         self.blocks = {"content": Block(CLASSES, "gaussian", ""), "style": Block(CLASSES, "gaussian", "")}
         self.content, self.noise = content, noise
 

@@ -182,11 +182,7 @@ def against_labels(e: Context, scored: Clustered, known: dict[str, Int[np.ndarra
 
 
 def confusion(
-    clusters: Int[np.ndarray, " N"],
-    values: Int[np.ndarray, " N"],
-    fit: clustering.Pair,
-    facet: str,
-    label: str,
+    clusters: Int[np.ndarray, " N"], values: Int[np.ndarray, " N"], fit: clustering.Pair, facet: str, label: str
 ) -> Picture:
     """Draws the share of each class (columns) that is assigned to each class (rows).
 
