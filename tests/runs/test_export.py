@@ -13,6 +13,7 @@ from filelock import FileLock
 from PIL import Image
 
 import vae_zoo
+from tests.annotations import unchecked
 from tests.cli.calls import call, contents
 from tests.commands import REPOSITORY
 from tests.config.test_schemas import choices, composed
@@ -26,6 +27,14 @@ from vae_zoo.utils.files import replacing
 
 pytest.importorskip("onnxscript", reason="exports need onnxscript: pip install 'vae_zoo[export]'")
 ort = pytest.importorskip("onnxruntime", reason="exports are read by onnxruntime: pip install 'vae_zoo[export]'")
+
+
+@pytest.fixture(autouse=True)
+def no_checks_in_graphs():
+    """As in a user's process: torch cannot trace the checks of annotations."""
+    with unchecked():
+        yield
+
 
 SMALL = ["model/network=mlp", "model.network.hidden=[8]"]
 FAST = {("split_vae", "onnx"): SMALL, ("parted_vae", "torch_export"): SMALL, ("mfcvae", "torch_export"): []}

@@ -8,6 +8,7 @@ from tests.evaluation.suites.test_grouped import Oracle
 from tests.metrics.test_judge import CLASSES, COLOURS, Painted
 from vae_zoo.distributions import Normal
 from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.protocol import check_applies
 from vae_zoo.evaluation.suite import DoesNotApply
 from vae_zoo.evaluation.suites import samples
 from vae_zoo.evaluation.suites.samples import BlockProbe, EvidenceClassifier
@@ -37,8 +38,8 @@ def test_a_probe_reads_of_samples_what_a_block_has(data, monkeypatch):
     assert found[f"block_probe/content/{colour}/accuracy"] < 1 / COLOURS + 0.2
     assert found[f"block_probe/all/{colour}/accuracy"] > 0.95
     assert found[f"block_probe/content/{shape}/accuracy_std"] > 0, "each run has samples of its own"
-    with pytest.raises(DoesNotApply, match="test images"):
-        BlockProbe().run(Context(Oracle(), data, split="val"))
+    with pytest.raises(DoesNotApply, match="not scored during training"):
+        check_applies(BlockProbe(), Context(Oracle(), data, split="val"))
 
 
 def test_more_evidence_tells_the_group_better_and_style_does_not(data):
