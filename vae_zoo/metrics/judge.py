@@ -1,7 +1,7 @@
-"""The judge: a small classifier of REAL training images, and what it says of images that a model decoded.
+"""The judge: a small classifier that is trained on real images and applied to images that a model decoded.
 
-It sees training images and their labels, is stopped by the validation images, and states its own accuracy on the test
-images, above which no number that it gives can be trusted. Its last hidden layer is also the feature network of
+It is trained on training images and labels, and stopped early by the validation images. Its accuracy on the test images is
+an upper limit of what its numbers can show. Its last hidden layer is also the feature network of
 vae_zoo.metrics.generation.
 """
 

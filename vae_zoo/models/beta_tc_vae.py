@@ -1,4 +1,4 @@
-"""beta-TCVAE: the KL split in three, its total correlation weighted by itself (Chen et al., 2018, equation 4).
+"""beta-TCVAE: the KL in three parts, of which the total correlation has a weight of its own (Chen et al., 2018, equation 4).
 
     kl_z = mi + tc + kl_dims
     mi      = E[log q(z | x) - log q(z)]                  index-code mutual information
@@ -9,7 +9,7 @@ Minimised, in nats per image:  loss = rec + alpha * mi + beta * tc + gamma * kl_
 q(z) = 1/N sum_n q(z | x_n) over the N training images is estimated from the batch: `weighted` sampling (appendix C.1,
 biased) or `stratified` sampling (C.2, unbiased for q(z)).
 Deviation: the published code puts the stratified weight of an image's own posterior into the first column of the
-matrix; here it is on the diagonal, as the derivation asks.
+matrix; here it is on the diagonal, as the derivation requires.
 """
 
 from math import log

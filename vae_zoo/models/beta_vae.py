@@ -1,4 +1,4 @@
-"""beta-VAE: a heavier KL (Higgins et al., 2017, equation 4).
+"""beta-VAE: a VAE with a weight on the KL (Higgins et al., 2017, equation 4).
 
 Minimised, in nats per image:  loss = rec + beta * kl_z
 """

@@ -1,7 +1,7 @@
 """FactorVAE: a discriminator estimates the total correlation (Kim and Mnih, 2018, equation 2 and algorithm 2).
 
-The discriminator tells draws of q(z) (class 0) from draws of prod_d q(z_d) (class 1), the latter made by permuting each
-dimension over the batch. With logits l, tc = E[l_0 - l_1] estimates KL(q(z) || prod_d q(z_d)).
+The discriminator distinguishes draws of q(z) (class 0) from draws of prod_d q(z_d) (class 1), which are made by permuting
+each dimension over the batch. With logits l, tc = E[l_0 - l_1] estimates KL(q(z) || prod_d q(z_d)).
 Minimised, in nats per image:  VAE  loss = rec + kl_z + gamma * tc      discriminator  cross-entropy of the two classes
 Deviation: the permuted codes are those of the same batch, as in disentanglement_lib; the paper draws a second one.
 """

@@ -8,8 +8,8 @@ In training c is a draw of the Gumbel-softmax, the same in q and p; in evaluatio
 `class_sum="exact"` both terms are sums over all K clusters instead, weighted by q(c | x): K times the work of the decoder.
 
 With a soft c this is the bound of a relaxed model only; `log_weights` sums c out of both mixtures, so its bound is one on
-log p(x). kl_c is of each image, not of all together: a large alpha makes every image unsure of its cluster. Clusters that
-die are the known failure of this model; `val/classes_used` tells.
+log p(x). kl_c is of each image, not of all together: a large alpha makes the cluster of every image uncertain. Clusters
+that die are the known failure of this model; `val/classes_used` shows it.
 
 Equations and networks are those of 51616/split-vae at 58b6efa; docs/methods/split.md has the deviations.
 """

@@ -4,12 +4,12 @@ Generative story:  z ~ N(0, I)    c_j ~ Cat(pi_j)    x ~ p(x | z, c)
 Inference:         h = f(x)    q(z | x) = N(mu(h), diag exp(logvar(h)))    q(c_j | x) = softmax(logits_j(h))
 Minimised, in nats per image:  loss = rec + gamma * |C_z(t) - kl_z| + gamma * |min(C_c(t), sum_j H(pi_j)) - kl_c|
 c is drawn from the Gumbel-softmax in training and is the arg max in evaluation; t counts steps from 1.
-H(pi_j), the entropy of the prior, is the most that kl_c can be where the classes are as frequent as the prior says: log K_j
-if it is uniform, as in the paper.
+H(pi_j), the entropy of the prior, is the largest kl_c if the classes are as frequent as under the prior: log K_j if it is
+uniform, as in the paper.
 
 Deviations: network and leaky slopes are those of PartedVAE here, so that differences are the method's. The official code
-(Schlumberger/joint-vae) divides the whole loss by the pixels, which Adam does not notice, and its cross-entropy by the
-colour channels too; ours sums over both.
+(Schlumberger/joint-vae) divides the whole loss by the number of pixels, which does not change the steps of Adam, and
+its cross-entropy by the colour channels too; ours sums over both.
 """
 
 import torch

@@ -4,10 +4,10 @@ Generative story:  z_j ~ N(0, I), j = 0 .. J-1 from the shallowest;  x ~ p(x | z
 Inference:         q(z_j | x) = N(mu_j(x), diag exp(logvar_j(x))), read at depth j of one encoder
 Minimised, in nats per image:
     loss = rec + sum_j gamma_j * kl_j,   rec = -log p(x | z) at one draw,  kl_j = KL(q(z_j | x) || N(0, I))
-What a layer must compute to see something decides where it is kept: strokes and colours near the pixels, kinds of things
+Information is in the code at whose depth the network can compute it: strokes and colours near the pixels, kinds of objects
 deep. With a `schedule` the deepest facet is trained first and the others fade in one after the other, their rungs in the
-decoder by alpha_j and their KL by gamma_j (Li et al., 2020, arXiv:2002.10549). A facet that waits, both 0, is no part of the
-model: neither is it decoded nor does it count in any bound.
+decoder by alpha_j and their KL by gamma_j (Li et al., 2020, arXiv:2002.10549). A facet that waits (both 0) is not part of
+the model: it is not decoded and does not count in any bound.
 
 Deviation from the progressive ladder's own code: the encoder's rungs are not faded, and one run with one optimiser passes
 through all stages, both as in MFCVAE's code.

@@ -13,10 +13,10 @@ The q(c | x) that is best for all of q(z | x) is the normalised geometric mean o
 It is what `clusters` gives, and `estimator="analytic"` is the bound with it: looser than the one with p(c | z) by
 E KL(q(c | x) || p(c | z)), but free of noise. (VaDE's E_q(z | x) p(c | z), the arithmetic mean, is not the optimum.)
 
-Ours alone, off by default: the clusters of the deepest facet D survive distortion, x -> T x, are sure, and are used alike,
+Ours, off by default: the clusters of the deepest facet D are invariant to distortions x -> T x, confident and balanced,
     loss += consistency_weight * E [-sum_c q(c_D | x) log q(c_D | T x)]     no gradient through q(c_D | x)
           + entropy_weight * E H(q(c_D | x)) + balance_weight * (log K_D - H(E q(c_D | x)))
-with E over the batch; where and how a thing is drawn is then left to the other facets. With one weight w the last two are
+with E over the batch; position and style are then left to the other facets. With one weight w the last two are
 w * (log K_D - I(c_D; x)). Source: IMSAT (Hu et al., 2017, arXiv:1702.08720).
 
 Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this with one facet: VaDE (Jiang et al., 2017,

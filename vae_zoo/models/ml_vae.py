@@ -11,7 +11,7 @@ Minimised, in nats, divided by the number of GROUPS (equation 5):
     loss = 1/G sum_G ( sum_{i in G} [rec[i] + beta_style * kl_style[i]] + beta_content * kl_content[G] )
     rec[i] = -log p(x[i] | z_content[i], z_style[i]) at one draw,  kl_* = KL(q || N(0, I))
 
-The content is paid for once a group whatever its size; this small saving is all that moves what is common into it. The
+The KL of the content counts once for a group of any size; only this small saving moves shared information into it. The
 draws z_content[i] are each image's own, from its GROUP's posterior; both this and one draw for the whole group are
 unbiased, the former's gradients vary less.
 

@@ -2,7 +2,7 @@
 
 In the form of 51616/split-vae (Charakorn et al., 2020), where all cells of a grid are inferred at once. O cells i:
 Generative story:
-    C ~ p(C = k) = s^k / sum_j s^j, k = 0..O;  which C cells hold an object: all choices alike     -> z_pres[i] in {0, 1}
+    C ~ p(C = k) = s^k / sum_j s^j, k = 0..O;  which C cells hold an object: all equally likely    -> z_pres[i] in {0, 1}
     z_scale[i] ~ N(mu_s, 0.5^2)     z_shift[i], z_what[i], z_depth[i] ~ N(0, I)     z_background ~ N(0, I)
     box[i]: size = anchor sigmoid(z_scale), centre = that of the cell + reach tanh(z_shift)
     colour and opacity in the box = decoder(z_what),  ground = decoder(z_background), black without that block

@@ -7,9 +7,9 @@ Minimised, in nats per image:
     loss = that of SPAIR + aux_weight * rec_aux + beta_local * kl_z_local
     rec_aux = -log p(x_aux | z_local) at one draw,  kl_z_local = KL(q || N(0, I))
 
-Nothing that decides on boxes and presence sees z_local: it can only free the other codes of colour and texture. With `none`
-all else is SPAIR, and the local branch learns beside it: the matched comparison. The official settings say `objects`; the
-official switch for the background is wired to nothing. docs/journal/spair.md shows all four.
+Boxes and presence do not depend on z_local, which can only take colour and texture out of the other codes. With `none` all
+else is SPAIR and the local branch learns beside it, for a matched comparison. The official settings say `objects`; the
+official switch for the background has no effect. docs/journal/spair.md shows all four.
 """
 
 from collections.abc import Callable

@@ -7,7 +7,8 @@ Minimised, in nats per image:
     rec = -log p(x | z_global, z_local), rec_aux = -log p(x_aux | z_local) at one draw each,  kl_* = KL(q || N(0, I))
 
 With all weights 1 the loss is the negative bound on log p(x, x_aux). That on log p(x) alone is without rec_aux, for any
-shuffling, and is what `log_weights` gives. aux_weight = 0 is the ablation: nothing then says which code holds what.
+shuffling, and is what `log_weights` gives. aux_weight = 0 is the ablation, in which nothing
+determines the content of each code.
 
 The body of the paper could not be read: equations and networks are those of 51616/split-vae at 58b6efa; deviations are in
 docs/methods/split.md.

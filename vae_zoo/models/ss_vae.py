@@ -1,4 +1,4 @@
-"""M2: the label is a latent variable that is sometimes seen (Kingma et al., 2014, arXiv:1406.5298, equations 6 to 9).
+"""M2: the label is a latent variable that is sometimes observed (Kingma et al., 2014, arXiv:1406.5298, equations 6 to 9).
 
 Generative story:  z ~ N(0, I)    c ~ Cat(pi)    x ~ p(x | z, c)
 Inference:         h = f(x)    q(c | x) = softmax(logits(h))    q(z | x, c) = N(mu(h, c), diag exp(logvar(h, c)))

@@ -1,4 +1,4 @@
-"""VAE: one Gaussian code, and the mould of the baselines that change only its regulariser (Kingma and Welling, 2014).
+"""VAE with one Gaussian code, the base of the baselines that change only its regulariser (Kingma and Welling, 2014).
 
 Generative story:  z ~ N(0, I),  x ~ p(x | z)          Inference:  q(z | x) = N(mu(x), diag exp(logvar(x)))
 Minimised, in nats per image:  loss = rec + kl_z,  rec = -log p(x | z) at one draw of q,  kl_z = KL(q(z | x) || N(0, I))
