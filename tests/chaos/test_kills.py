@@ -41,19 +41,16 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(method, tm
     whole.join()
     assert whole.exitcode == 0, (tmp_path / "said.txt").read_text()
     typical = {phase: board.seconds(phase) for phase in PHASES}
-    killed = Counter()
-    for number, phase in enumerate(drawn(moments)):
-        board.clear()
-        child = start(tmp_path, "train resume=killed" if number else f"{words} hydra.run.dir=killed", board)
-        while board.times(phase) < 1 and child.is_alive():
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, min(typical[phase], 1)))
-        while phase in DURING and board.phase != phase and child.is_alive():
-            time.sleep(0.0005)  # until it is there again
-        during = board.phase
-        child.kill()
-        child.join()
-        assert child.exitcode == -signal.SIGKILL, (phase, child.exitcode, (tmp_path / "said.txt").read_text())
+    killed, run, before = Counter(), tmp_path / "killed", tmp_path / "before"
+    for phase in drawn(moments):
+        delay = moments.uniform(0, min(typical[phase], 1))
+        if run.is_dir():
+            shutil.copytree(run, before)
+        while (during := killed_in(phase, delay, words, tmp_path, board)) is None:  # it ended first
+            shutil.rmtree(run)
+            shutil.copytree(before, run)
+            delay /= 2
+        shutil.rmtree(before, ignore_errors=True)
         killed[during] += 1
     child = start(tmp_path, "train resume=killed", board)
     child.join()
@@ -63,6 +60,24 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(method, tm
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert histories(tmp_path / "whole") == histories(tmp_path / "killed")
     shutil.rmtree(tmp_path)
+
+
+def killed_in(phase: str, delay: float, words: str, folder: Path, board: Board) -> str | None:
+    """Goes on with the run and kills it this long after it has entered a phase; the phase in which it died, None if it had
+    ended. Before its first checkpoint it is started again."""
+    board.clear()
+    has_begun = (folder / "killed" / "checkpoints" / "last.ckpt").is_file()
+    child = start(folder, "train resume=killed" if has_begun else f"{words} hydra.run.dir=killed", board)
+    while board.times(phase) < 1 and child.is_alive():
+        time.sleep(0.001)
+    time.sleep(delay)
+    while phase in DURING and board.phase != phase and child.is_alive():
+        time.sleep(0.0005)  # until it is there again
+    during = board.phase
+    child.kill()
+    child.join()
+    assert child.exitcode in (-signal.SIGKILL, 0), (phase, child.exitcode, (folder / "said.txt").read_text())
+    return during if child.exitcode else None
 
 
 def drawn(moments: random.Random) -> list[str]:

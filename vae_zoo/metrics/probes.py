@@ -189,7 +189,7 @@ def _fit(x: Array, y: Array, kind: Kind, hidden: int | None, seed: int) -> Pipel
         estimator = network(
             hidden_layer_sizes=(hidden,),
             learning_rate_init=0.01,
-            batch_size=min(200, len(y)),
+            batch_size="auto",  # at most 200
             max_iter=60,
             n_iter_no_change=15,
             early_stopping=len(y) >= 20 and min(counts) >= 2 and len(counts) <= len(y) // 10,
