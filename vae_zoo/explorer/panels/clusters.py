@@ -1,5 +1,7 @@
 """Clusters: facet, cluster, members, samples, and the image with this facet of the cluster."""
 
+from functools import cache
+
 import gradio as gr
 import numpy as np
 
@@ -24,7 +26,7 @@ def fits(run: LoadedRun) -> bool:
 def build(page: Page, run: LoadedRun) -> None:
     """The clusters of a facet, to choose one from, and what is in it."""
     facets = list(run.model.facets) if isinstance(run.model, HasFacets) else []
-    seen = Clustered(run.model, run.data, run.index)
+    clustered = cache(lambda: Clustered(run.model, run.data, run.index))  # when the panel is opened
     with gr.Row():
         facet = gr.Radio(facets, value=facets[0], label="facet")
         temperature = gr.Slider(0, 1.5, 0.5, step=0.1, label="temperature: factor on the standard deviations")
@@ -32,6 +34,7 @@ def build(page: Page, run: LoadedRun) -> None:
     clusters, view = clickable(), gr.HTML()
 
     def choices(image: str, facet: str) -> str:
+        seen = clustered()
         numbers, members = most_confident(seen.probs[facet], 1)
         shares = seen.shares(facet)
         captions = [f"cluster {c}: {100 * shares[c]:.0f} %" for c in numbers]
@@ -41,6 +44,7 @@ def build(page: Page, run: LoadedRun) -> None:
         return int(event.index[0])
 
     def draw(image: str, facet: str, cluster: int | None, temperature: float) -> str:
+        seen = clustered()
         numbers, members = most_confident(seen.probs[facet], MEMBERS)
         row = int(np.flatnonzero(numbers == cluster)[0]) if cluster in numbers else 0
         c, there = int(numbers[row]), members[row][members[row] >= 0]

@@ -1,7 +1,5 @@
 """Objects: boxes on the image; a click removes, moves, copies or changes an object."""
 
-from html import escape
-
 import gradio as gr
 import torch
 
@@ -67,6 +65,5 @@ def scene(run: LoadedRun, codes: Codes, held: int | None, original: str) -> str:
     drawn = png(run.decode(codes)[0])
     image = f'<image href="{drawn}" width="{W}" height="{H}" data-key="place"/>'
     svg = f'<svg class="scene" data-area viewBox="0 0 {W} {H}">{image}{"".join(boxes)}</svg>'
-    caption = f"objects: {len(boxes)}"
-    pictures = figure(drawn, "edited", caption="edited") + figure(original, "image", caption="image", kind="tile")
-    return f'<div class="objects"><div>{svg}<p>{escape(caption)}</p></div><div class="strip">{pictures}</div></div>'
+    pictures = figure(drawn, "edited", caption="edited") + figure(original, "image", caption="image")
+    return f'<div class="objects"><div>{svg}<p>objects: {len(boxes)}</p></div><div class="strip">{pictures}</div></div>'
