@@ -10,8 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
-
-from vae_zoo.metrics.disentanglement import sap
+from sklearn.svm import LinearSVC
 
 CHUNK = 100  # rows of a vote, and pairs of a feature
 COLLAPSED = 0.1  # deviation below which the votes of a dimension are lost
@@ -75,9 +74,13 @@ def sap_classes(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"]
     """
     rows = np.random.default_rng(0).permutation(len(codes))[:SAP_ROWS]
     train, test = np.split(rows, [int(0.8 * len(rows))])
-    if codes.shape[1] < 2:
-        return float("nan")
-    return sap(codes[train], factors[train], test=(codes[test], factors[test]))
+    accuracy = np.empty((codes.shape[1], factors.shape[1]))
+    for i, x in enumerate(codes.T[:, :, None]):
+        for k, y in enumerate(factors.T):
+            machine = LinearSVC(C=0.01, class_weight="balanced", dual=False)  # pyright: ignore[reportArgumentType]
+            accuracy[i, k] = machine.fit(x[train], y[train]).score(x[test], y[test])
+    best = np.sort(accuracy, axis=0)
+    return float((best[-1] - best[-2]).mean()) if len(best) > 1 else float("nan")
 
 
 def _chunks(factors: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
