@@ -30,7 +30,7 @@ from vae_zoo.config.settings import group_of, known, schema_of
 
 FEWEST = 600  # settings times values
 GROUPS = ("model", "data", "trainer", "callbacks", "logger")  # "text" for one of these, or for a group in one, is a choice
-UNLIKE = {kinds._ordered: [9, 8], kinds._different: [1, 1]}
+UNLIKE = {kinds._ordered: [9, 8], kinds._increasing: [9, 9], kinds._different: [1, 1]}
 PLACES = {  # of components that no choice has: {kind: (model, setting)}
     "View": ("split_vae", "model.view"),
     "Schedule": ("beta_vae", "model.beta"),
