@@ -1,11 +1,14 @@
 """One file of the user's arrays, in each of the forms that are read."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
 import torch
 import zarr
 
+from tests.cli.calls import TINY, call
 from vae_zoo.data.sets.arrays import ArrayFile
 from vae_zoo.data.storage.array_file import image_shape
 from vae_zoo.utils.errors import UserError
@@ -198,3 +201,21 @@ def test_a_reader_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     with pytest.raises(UserError, match=r"needs h5py, which is not installed; run `pip install 'vae_zoo\[data\]'`"):
         read(path)
+
+
+@pytest.mark.slow
+def test_a_file_with_factors_has_the_metrics_of_the_field_in_its_report(tmp_path, small_evaluation):
+    rng = np.random.default_rng(0)
+    known = {"shape": np.arange(300) % 3, "x": np.arange(300) % 7, "grey": rng.random(300)}
+    images = np.zeros((300, 16, 16), np.uint8)
+    for image, shape, x, grey in zip(images, *known.values()):
+        image[2 : 6 + 3 * shape, x : x + 4] = 80 + 170 * grey
+    np.savez(tmp_path / "mine.npz", images=images, factors=np.stack([*known.values()], 1), factor_names=[*known])
+    words = TINY.replace("data=digits", "data=arrays data.path=mine.npz")
+    assert call(tmp_path, f"train {words} model=vae hydra.run.dir=run").code == 0
+    assert call(tmp_path, "evaluate run=run evaluation.level=full").code == 0
+    numbers = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+    assert {f"test/block/z/{name}" for name in known} <= numbers.keys()
+    assert {"test/mig", "test/dci_disentanglement", "test/sap", "test/modularity"} <= numbers.keys(), "of shape and x"
+    report = (tmp_path / "run" / "evaluation" / "report.html").read_text()
+    assert all(f">{name}<" in report for name in known), "a column of the block-factor matrix"

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 
 class Disentanglement(Suite):
-    """Scores of codes against factors, on samples of the whole grid if there is one, else on training and scored images.
+    """Scores of codes against the discrete factors, of draws from the whole grid if there is one, else of training and
+    scored images.
 
     During training the images of a grid are training and validation images too, since settings may be chosen by these
     scores; the scores that need the whole grid (beta_vae, factor_vae) are left out.
@@ -29,8 +30,11 @@ class Disentanglement(Suite):
 
     def run(self, e: Context) -> Result:
         """Computes the scores of all blocks, and of the Gaussian ones alone if there are others."""
-        if not all(e.data.factor_sizes):
-            raise DoesNotApply("these scores need discrete factors, but a factor is continuous")
+        factors = discrete(e.data)
+        if not factors or len(factors) < min(2, len(e.data.factor_sizes)):
+            raise DoesNotApply("these scores need two discrete factors, but the others are continuous")
+        if len(factors) < len(e.data.factor_sizes):
+            log.info("disentanglement is scored on %s, not on continuous factors", [e.data.factor_names[i] for i in factors])
         names = e.codes.names
         gaussian = [name for name in names if e.model.blocks[name].kind == "gaussian"]
         if (width := _columns(e, names, e.scored[:1], hard=True).shape[1]) < 2:
@@ -39,6 +43,11 @@ class Disentanglement(Suite):
         if sum(e.model.blocks[name].size for name in gaussian) >= 2 and len(gaussian) < len(names):
             numbers |= {f"{score}/gaussian": value for score, value in scores(e, gaussian)}
         return Result(numbers)
+
+
+def discrete(data: DataModule) -> list[int]:
+    """Finds the columns of the factors with a number of values."""
+    return [column for column, size in enumerate(data.factor_sizes) if size]
 
 
 def scores(e: Context, names: Sequence[str]) -> Numbers:
@@ -59,7 +68,7 @@ def scores(e: Context, names: Sequence[str]) -> Numbers:
     else:
         assert data.factors is not None
         index = [e.train, e.scored]
-        draws = [data.factors[i].numpy().astype(np.int64) for i in index]
+        draws = [data.factors[i].numpy()[:, discrete(data)].astype(np.int64) for i in index]
     train, test = ((_columns(e, names, i, hard=True), factors) for i, factors in zip(index, draws))
     yield "mig", disentanglement.mig(*train)
     yield "modularity", disentanglement.modularity(*train)
