@@ -15,8 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Disentanglement(Suite):
-    """Scores of codes against the discrete factors, of draws from the whole grid if there is one, else of training and
-    scored images.
+    """Scores of codes against the discrete factors, on samples of the whole grid, or else on training and scored images.
 
     During training the images of a grid are training and validation images too, since settings may be chosen by these
     scores; the scores that need the whole grid (beta_vae, factor_vae) are left out.
