@@ -127,10 +127,12 @@ def test_a_suite_that_fails_ends_both_commands_with_1_after_all_numbers_are_writ
     assert answer.code == 1 and "ArithmeticError: my bad" in answer.err
     found = json.loads((project / "whole" / "evaluation" / "metrics.json").read_text())
     assert found == {name: value for name, value in whole.items() if name.startswith("test/")}
-    none = "+evaluation.suites.wrong={_target_:vae_zoo.distributions.Bernoulli}"
-    for command in (f"train {words} hydra.run.dir=none", "evaluate run=whole trust=[coarse_fine,squares]"):
-        answer = call(project, f"{command} {none}")
-        assert answer.code == 2 and "evaluation.suites.wrong=vae_zoo.distributions.Bernoulli is not a suite" in answer.err
+    own = ("squares.Squares", ",image_shape:[1,32,32],num_images:500", "is not a suite")
+    for target, given, why in (("vae_zoo.distributions.Bernoulli", "", "is not allowed"), own):
+        wrong = f"+evaluation.suites.wrong={{_target_:{target}{given}}}"
+        for command in (f"train {words} hydra.run.dir=none", "evaluate run=whole trust=[coarse_fine,squares]"):
+            answer = call(project, f"{command} {wrong}")
+            assert answer.code == 2 and "evaluation.suites.wrong" in answer.err and why in answer.err
 
 
 def test_the_notebook_lines_run(project, first, monkeypatch):
