@@ -8,12 +8,11 @@ full-resolution frames of its dsprites.gif and miss 0 pixels in 64 frames of the
 in 192 of the heart.
 """
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 
+from vae_zoo.data.storage.array_file import Archive, Member
 from vae_zoo.data.storage.download import blaming
 
 SHAPES = ("square", "ellipse", "heart")
@@ -87,37 +86,31 @@ def read_published(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
         f"{path} cannot be read as dSprites (...); it must contain {form}; download it again or remove data.path to use "
         f"drawn images"
     )
-    with blaming(sentence), zipfile.ZipFile(path) as archive:
-        if missing := {"imgs.npy", "latents_classes.npy"} - set(archive.namelist()):
+    with blaming(sentence), Archive(path) as archive:
+        if missing := {"imgs", "latents_classes"} - {*archive.keys()}:
             raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
-        packed = _read_images(archive)
-        return packed, _read_classes(archive, len(packed))
+        packed = _packed(archive["imgs"])
+        return packed, _checked(archive["latents_classes"], len(packed))
 
 
-def _read_images(archive: zipfile.ZipFile) -> np.ndarray:
+def _packed(images: Member) -> np.ndarray:
     """`imgs` as bits: uint8 [N, 512]."""
-    with archive.open("imgs.npy") as member:
-        read_header = npy.read_array_header_1_0 if npy.read_magic(member) == (1, 0) else npy.read_array_header_2_0
-        shape, fortran_order, dtype = read_header(member)
-        if shape[1:] != (64, 64) or shape[0] < 1 or fortran_order or dtype != np.uint8:
-            raise ValueError(f"imgs is {dtype} {shape}{' in Fortran order' * fortran_order}")
-        if archive.getinfo("imgs.npy").file_size - member.tell() != shape[0] * 64 * 64:
-            raise ValueError(f"the number of bytes of imgs does not match its shape {shape}")
-        packed = np.empty((shape[0], 512), np.uint8)
-        for part in np.split(packed, range(1024, len(packed), 1024)):  # 4 MB of pixels at a time
-            pixels = np.frombuffer(member.read(len(part) * 64 * 64), np.uint8)
-            if pixels.max() > 1:
-                raise ValueError(f"imgs has a pixel of {pixels.max()}")
-            part[:] = np.packbits(pixels).reshape(part.shape)
+    if images.shape[1:] != (64, 64) or images.shape[0] < 1 or images.dtype != np.uint8:
+        raise ValueError(f"imgs is {images.dtype} {images.shape}")
+    packed = np.empty((images.shape[0], 512), np.uint8)
+    for start in range(0, len(packed), 1024):  # 4 MB of pixels at a time
+        pixels = images[start : start + 1024]
+        if pixels.max() > 1:
+            raise ValueError(f"imgs has a pixel of {pixels.max()}")
+        packed[start : start + 1024] = np.packbits(pixels.reshape(len(pixels), -1), axis=1)
     return packed
 
 
-def _read_classes(archive: zipfile.ZipFile, num_images: int) -> np.ndarray:
+def _checked(member: Member, num_images: int) -> np.ndarray:
     """`latents_classes`: int64 [N, 6]."""
-    with archive.open("latents_classes.npy") as member:
-        classes = npy.read_array(member, allow_pickle=False)
-    if classes.shape != (num_images, 6) or classes.dtype.kind not in "iu":
-        raise ValueError(f"latents_classes is {classes.dtype} {classes.shape} for {num_images} images")
+    if member.shape != (num_images, 6) or member.dtype.kind not in "iu":
+        raise ValueError(f"latents_classes is {member.dtype} {member.shape} for {num_images} images")
+    classes = member[:]
     if ((classes < 0) | (classes >= FACTOR_SIZES)).any():
         raise ValueError(f"latents_classes has values from {classes.min(0).tolist()} to {classes.max(0).tolist()}")
     return classes.astype(np.int64)
