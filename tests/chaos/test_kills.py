@@ -44,11 +44,12 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(method, tm
     killed, run, before = Counter(), tmp_path / "killed", tmp_path / "before"
     for phase in drawn(moments):
         delay = moments.uniform(0, min(typical[phase], 1))
-        if phase not in DURING:
+        if run.is_dir():
             shutil.copytree(run, before, symlinks=True)
         while (during := killed_in(phase, delay, words, tmp_path, board)) is None:  # it ended first
             shutil.rmtree(run)
-            shutil.copytree(before, run, symlinks=True)
+            if before.is_dir():
+                shutil.copytree(before, run, symlinks=True)
             delay /= 2
         shutil.rmtree(before, ignore_errors=True)
         killed[during] += 1
