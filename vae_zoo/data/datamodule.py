@@ -341,7 +341,7 @@ class DataModule(L.LightningDataModule):
     def train_dataloader(self) -> Iterator[Batch]:
         """Endless: Lightning sees one long epoch, and what an epoch is stays this module's business."""
         placement = self._placement()
-        return read_ahead(partial(self.train_batch, **placement), count(self._attached().global_step))
+        return read_ahead(partial(self.train_batch, **placement), count(self._attached().global_step), placement["device"])
 
     def val_dataloader(self) -> "EvalBatches":
         return EvalBatches(self, "val", self._placement())
@@ -439,9 +439,10 @@ def by_blocks(number: int, generator: torch.Generator) -> Tensor:
     return order[(window + torch.rand(number, generator=generator, dtype=torch.float64)).argsort()]
 
 
-def read_ahead(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
-    """Yields the batch of each step while a thread makes the next one."""
-    with ThreadPoolExecutor(1) as thread:
+def read_ahead(make: Callable[[int], Batch], steps: Iterable[int], device: torch.device | None = None) -> Iterator[Batch]:
+    """Yields the batch of each step while a thread makes the next one. device: of the batches."""
+    on_gpu = torch.device(device or "cpu").type == "cuda"
+    with ThreadPoolExecutor(1, initializer=partial(torch.cuda.set_device, device) if on_gpu else None) as thread:
         steps = iter(steps)
         batch = thread.submit(make, next(steps))
         for step in steps:
