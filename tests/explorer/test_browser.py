@@ -18,6 +18,7 @@ from tests.cli.calls import call
 from tests.cli.test_contributing import FILES
 from tests.commands import command, environment
 from tests.conftest import shrink_evaluation
+from vae_zoo.utils.files import write_json
 
 pytestmark = pytest.mark.browser
 CHROMIUM = os.environ.get("CHROMIUM") or which("chromium") or which("chromium-browser") or which("google-chrome")
@@ -248,7 +249,7 @@ def test_a_dimension_is_played_and_pictures_and_codes_are_saved(chromium, addres
 SMALL = "data=digits data.size=24 data.subset=200 data.test_size=60 trainer=cpu trainer.max_steps=20 callbacks=none"
 MLP = "model/network=mlp model.network.hidden=[16]"
 METHODS = {
-    "split_vae": f"{MLP} +evaluation.suites.blocks._target_=vae_zoo.evaluation.BlockFactors",
+    "split_vae": MLP,
     "ml_vae": MLP,
     "parted_vae": MLP,
     "mfcvae": "model.facet_dims=[3,3] model.num_clusters=[4,5]",
@@ -270,6 +271,7 @@ def every_method(chromium, tmp_path_factory):
         for name, words in METHODS.items():
             answer = call(folder, f"train model={name} {SMALL} {words} hydra.run.dir={name}")
             assert answer.code == 0, answer.err
+    write_json(folder / "split_vae" / "evaluation" / "metrics.json", {"test/block/z_global/label": 0.5})
     with served(folder, f"run=[{','.join(METHODS)}]", "trust=[coarse_fine]") as url:
         yield url
 
