@@ -12,6 +12,7 @@ import yaml
 from hydra.errors import MissingConfigException
 from PIL import Image
 
+from tests.annotations import unchecked
 from tests.cli.calls import TINY, call, contents
 from tests.commands import run as run_process
 from vae_zoo import UserError, load_model
@@ -32,7 +33,7 @@ model=mystery | annealed_vae, | or vae
 $ train data=dsprite
 data=dsprite | did you mean dsprites
 $ train trainer=gpuu
-trainer=gpuu | did you mean gpu | cpu, ddp, ddp_cpu, debug, default, gpu
+trainer=gpuu | did you mean gpu | cpu, ddp, ddp_cpu, debug, default, fast, gpu
 $ train logger=wanb
 logger=wanb | did you mean wandb | csv, many, none, tensorboard, wandb
 $ train experiment=beta_vae/dsprite
@@ -510,7 +511,8 @@ def test_one_sentence_exit_code_2_and_nothing_left(typed, tmp_path, copy_of_run)
     for name, path in made.items():
         line, parts = line.replace(f"{{{name}}}", str(path)), parts.replace(f"{{{name}}}", str(path))
     before = contents(tmp_path)
-    answer = call(tmp_path, line)
+    with unchecked():  # as outside of tests, annotations are not checked
+        answer = call(tmp_path, line)
     assert answer.code == 2 and answer.err.count("\n") == 1, answer
     assert answer.err.startswith("error: ") and all(part in answer.err for part in parts.split(" | ")), answer.err
     assert contents(tmp_path) == before

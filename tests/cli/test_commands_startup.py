@@ -62,7 +62,7 @@ def test_help_lists_groups_and_experiments(tmp_path):
     assert said.endswith("0: train --config-dir conf --help, heavy: []\n")
     for line in (
         "experiment/mine: digits",
-        "trainer: cpu, ddp, ddp_cpu, debug, default, gpu",
+        "trainer: cpu, ddp, ddp_cpu, debug, default, fast, gpu",
         "model/network: conv, conv_norm, conv_vlae, fc_vlae, mlp, parted218, parted32, parted64, split, vade",
     ):
         assert f"{line}\n" in said

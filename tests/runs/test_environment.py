@@ -32,7 +32,7 @@ def test_run_that_was_online_is_written_whole_where_the_environment_keeps_it_off
     assert not WandB(tmp_path)._offline
     monkeypatch.setenv("WANDB_MODE", "offline")
     board = WandB(tmp_path)
-    assert board._offline and board._history == tmp_path / "metrics.csv"
+    assert board._offline and board._rewritten, "the history of metrics.csv"
 
 
 def test_settings_of_wandb_in_the_environment_are_in_the_config(monkeypatch):

@@ -5,11 +5,10 @@ has the gradient that one process has on the joined batch: gradients reach the o
 Every rank must call these functions equally often and in the same order, so only a training step may.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -29,24 +28,41 @@ def joined(x: Tensor) -> Joined:
     """The rows of x [B, ...] of all ranks, which may have different numbers of them."""
     if number() == 1:
         return Joined(x, slice(0, len(x)))
-    from torch.distributed.nn.functional import all_gather
-
     size = torch.tensor(len(x), device=x.device)
     sizes = [torch.zeros_like(size) for _ in range(number())]
     dist.all_gather(sizes, size)
     counts = torch.stack(sizes).tolist()
-    padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(counts) - len(x)))
     begin = sum(counts[: dist.get_rank()])
-    return Joined(torch.cat([rows[:n] for rows, n in zip(all_gather(padded), counts)]), slice(begin, begin + len(x)))
+    own = slice(begin, begin + len(x))
+    rows = x.new_zeros(sum(counts), *x.shape[1:])
+    rows[own] = x
+    return Joined(_added(rows), own)
+
+
+class _Added(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def _added(x: Tensor) -> Tensor:
+    """The sum of x over ranks; gradients are added up too."""
+    return cast(Tensor, _Added.apply(x))
 
 
 def mean(x: Tensor) -> Tensor:
     """Mean over the rows of all ranks, [B, ...] -> [...]."""
     if number() == 1:
         return x.mean(0)
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(x.sum(0)) / all_rows(x)
+    return _added(x.sum(0)) / all_rows(x)
 
 
 def all_rows(x: Tensor) -> Tensor:
