@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -34,7 +35,7 @@ def first_of(word: str) -> str:
     """A word with the first of the values that a sweep tries."""
     key, is_set, value = word.partition("=")
     found = re.match(r"(?:tag\(\w+,)?(?:interval|choice|range)\((\w+)", value)
-    return f"{key}={found[1]}" if found else word if "[" in value or not is_set else f"{key}={value.split(',')[0]}"
+    return f"{key}={found[1]}" if found else word if {"[", "{"} & {*value} or not is_set else f"{key}={value.split(',')[0]}"
 
 
 def composed(script: str, words: list[str]) -> DictConfig:
@@ -63,6 +64,15 @@ def keys() -> set[str]:
     return {".".join(parts[:n]) for parts in (key.split(".") for key in found) for n in range(1, len(parts) + 1)}
 
 
+def _write_arrays(path: Path, keys: set[str]) -> None:
+    arrays = dict.fromkeys(keys, np.zeros((2, 64, 64), np.uint8))
+    if path.suffix == ".h5":
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            file.update(arrays)
+    else:
+        np.savez(path, **arrays)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if commands(text, "train")])
 def test_training_commands_pass_the_checks(page, tmp_path, monkeypatch):
@@ -71,6 +81,10 @@ def test_training_commands_pass_the_checks(page, tmp_path, monkeypatch):
         if {"--config-dir", "--help"} & {*words} or any(word.startswith("resume=") for word in words):
             continue
         words = [first_of(word) for word in words if word != "-m" and not OF_LAUNCHERS.match(word)]
+        if "data=arrays" in words:  # whose shape of images is read from the file
+            (path,) = [Path(word.partition("=")[2]) for word in words if word.startswith("data.path=")]
+            keys = {"images"} | {word.partition("=")[2] for word in words if word.startswith("data.keys.images=")}
+            _write_arrays(tmp_path / path.name, keys)
         words = [word for word in words if "given" not in word.partition("=")[0] and not word.startswith("experiment=given")]
         check.check_train(compose.settings(composed("train", words)))
 

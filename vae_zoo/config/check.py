@@ -82,8 +82,11 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
             raise UserError(f"{missing[0]} has no value and no default; add {missing[0]}=<value>")
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     except OmegaConfBaseException as error:
-        if isinstance(error.__cause__, UserError):  # of a resolver
-            raise error.__cause__ from None
+        of_resolver = error.__cause__ or error.__context__
+        while of_resolver is not None and not isinstance(of_resolver, UserError):
+            of_resolver = of_resolver.__cause__ or of_resolver.__context__
+        if of_resolver is not None:
+            raise of_resolver from None
         reason = one_line(error)
         raise UserError(f"{error.full_key} cannot be resolved ({reason}); set it or correct the name") from error
 
