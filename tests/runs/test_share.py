@@ -53,7 +53,7 @@ def test_the_card_has_metadata_numbers_beside_controls_command_and_licence(share
     assert results["test/accuracy"].metric_value == 0.9 and results["test/accuracy"].dataset_name == "Digits"
     assert "| `test/accuracy` | 0.9 | chance 0.1 |" in card.text
     assert re.search(r"\| z \| 0\.5 \|\n\| untrained \| 0\.25 \|", card.text)
-    assert "python train.py model=vae seed=0" in card.text and "secret" not in card.text
+    assert "python train.py model=vae data.root=<path> seed=0" in card.text and "secret" not in card.text
     assert "UCI, CC BY 4.0" in card.text and "| z | 10 | gaussian |" in card.text
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", card.text)
     assert pictures and all((shared / picture).is_file() for picture in pictures)

@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.cli.calls import TINY, call
-from vae_zoo.utils.text import override
+from vae_zoo.utils.text import override, without_paths
 
 TEXTS = [
     "/x/lr=0.1",
@@ -53,3 +53,11 @@ def test_message_shows_the_word_that_works(tmp_path, text):
 def test_a_key_that_cannot_be_removed_is_told_so(tmp_path, word, sentence):
     answer = call(tmp_path, f"train {TINY} model=vae {word}")
     assert answer.code == 2 and sentence in answer.err and "add it" not in answer.err, answer.err
+
+
+def test_a_command_that_others_read_names_no_place_of_its_author():
+    command = (
+        "python train.py data.root=/home/me/data 'data.path=~/my images' data.path=../x model=vae 'data.kinds={a: b}' seed=0"
+    )
+    told = "python train.py data.root=<path> data.path=<path> data.path=<path> model=vae 'data.kinds={a: b}' seed=0"
+    assert without_paths(command) == told

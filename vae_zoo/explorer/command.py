@@ -5,10 +5,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from vae_zoo.config.check import check_trust
 from vae_zoo.explorer.state import LoadedRun
-from vae_zoo.runs import folder as runs
-from vae_zoo.runs.load import build, load_model
+from vae_zoo.runs.load import load_run
 from vae_zoo.utils.console import quiet
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import read_dict
@@ -47,13 +45,6 @@ def explore_command(cfg: dict[str, Any]) -> None:
 
 def load(folder: Path, cfg: dict[str, Any]) -> LoadedRun:
     """A run with its data."""
-    config = runs.read_config(folder)
-    check_trust(config, cfg["trust"])
-    model = load_model(folder, cfg["device"], trust=cfg["trust"])
-    for key, value in cfg["data"].items():
-        if value is not None:
-            runs.change(config, "data", key, value)
-    data = build(config["data"])
-    data.serve(model)
+    _, model, data = load_run(folder, cfg)
     numbers = read_dict(folder / "metrics.json")[0] | read_dict(folder / "evaluation" / "metrics.json")[0]
     return LoadedRun("/".join(folder.absolute().parts[-2:]), model, data, numbers)

@@ -12,6 +12,7 @@ from typing import Any
 from vae_zoo.reports.settings import Group, Table
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.files import write_json
+from vae_zoo.utils.text import without_paths
 
 
 def export_results(tables: Iterable[Table], out: Path) -> list[Path]:
@@ -45,9 +46,10 @@ def _entry(group: Group, table: Table, statuses: Sequence[dict[str, Any]]) -> di
         "data": table.data,
         "settings": group.settings,
         "seeds": [run.config["seed"] for run in group.runs],
+        "command": list(dict.fromkeys(without_paths(str(status.get("command", ""))) for status in statuses)),
         **{
             key: list(dict.fromkeys(str(status.get(key, "")) for status in statuses))
-            for key in ("command", "commit", "hardware", "started")
+            for key in ("commit", "hardware", "started")
         },
         "versions": statuses[0].get("versions", {}),
         "numbers": {

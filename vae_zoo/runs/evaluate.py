@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from vae_zoo.config.check import check_trust
 from vae_zoo.evaluation import protocol
 from vae_zoo.evaluation.pictures import animations, spans_of, stills
 from vae_zoo.evaluation.suite import own_suites
@@ -15,7 +14,7 @@ from vae_zoo.figures.encode import to_webp
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.reports.report import write_report
 from vae_zoo.runs import folder as runs
-from vae_zoo.runs.load import build, load_model
+from vae_zoo.runs.load import build, load_run
 from vae_zoo.training.attached import RunTrainer
 from vae_zoo.training.callbacks.figures import log_image
 from vae_zoo.training.callbacks.monitor import Monitor
@@ -47,14 +46,7 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     keep_freed_memory()
     set_threads()
     run = Path(cfg["run"]).expanduser()
-    config = runs.read_config(run)
-    check_trust(config, cfg["trust"])
-    model = load_model(run, cfg["device"], trust=cfg["trust"])
-    for key, value in cfg["data"].items():
-        if value is not None:
-            runs.change(config, "data", key, value)
-    data = build(config["data"])
-    data.serve(model)
+    config, model, data = load_run(run, cfg)
     out = Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation"
     untrained = first_weights(config, model.device)
     suites = own_suites(config["evaluation"]["suites"] | cfg["evaluation"]["suites"])

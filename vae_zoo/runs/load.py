@@ -86,6 +86,30 @@ def load_model(run: str | Path, device: str = "cpu", trust: Sequence[str] = ()) 
     return model.to(device).eval()
 
 
+def load_run(folder: Path, options: dict[str, Any]) -> tuple[dict[str, Any], LatentVariableModel, Any]:
+    """Loads a run with its data, for a command.
+
+    Args:
+        folder: Run folder.
+        options: `device`, `trust`, and `data` with present paths of the data, of the command's config.
+
+    Returns:
+        The config, the model and the data module, which is set up and serves the model.
+
+    Raises:
+        UserError: A part is missing or not trusted.
+    """
+    config = runs.read_config(folder)
+    check_trust(config, options["trust"])
+    model = load_model(folder, options["device"], trust=options["trust"])
+    for key, value in options["data"].items():
+        if value is not None:
+            runs.change(config, "data", key, value)
+    data = build(config["data"])
+    data.serve(model)
+    return config, model, data
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint.
 

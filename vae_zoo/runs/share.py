@@ -3,7 +3,6 @@
 `load_model` reads the folder, or the repository it was uploaded to; nothing in it is a pickle.
 """
 
-import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import read_dict, write_atomic, write_json
 from vae_zoo.utils.lazy import need
+from vae_zoo.utils.text import without_paths
 
 CONTROLS = "chance constant shuffled components floor ceiling baseline pixels".split()  # <metric>_<control>
 FIRST = ("swap_", "reconstructions", "blocks", "traversals_", "samples")  # figures of the card, by the beginning of the name
@@ -75,7 +75,7 @@ def _card(run: Path, config: dict[str, Any], model: LatentVariableModel, figures
     keys = [key for key in sorted(numbers, key=catalogue.metric_order) if _is_shown(key, numbers)]
     settings = runs.placeless(config["data"]).items()
     about = " ".join(f"{key}={shown(value)}" for key, value in settings if value is not None and key != "_target_")
-    command = shlex.join(word for word in shlex.split(str(status.get("command", ""))) if not _has_path(word))
+    command = without_paths(str(status.get("command", "")))
     parts = [
         f"---\n{yaml.safe_dump(_metadata(title, data, licence, {k: numbers[k] for k in keys}), sort_keys=False)}---",
         f"# {title}",
@@ -160,12 +160,6 @@ def _probes(numbers: dict[str, float]) -> list[str]:
     rows = [[block, *(_digits(row[f]) for f in factors)] for block, row in scores.items()]
     head = "Score of a probe for each factor from each block, 0 to 1; the last rows are controls:"
     return [head, _table(["block", *factors], rows)]
-
-
-def _has_path(word: str) -> bool:
-    """Whether a word of a command says where files lie on the machine of the author."""
-    value = word.partition("=")[2]
-    return value.startswith(("/", "~", "./", "../"))
 
 
 def _digits(value: float | None) -> str:

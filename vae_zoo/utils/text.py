@@ -37,3 +37,12 @@ def readable(node: Any) -> Any:
     if isinstance(node, list):
         return [readable(value) for value in node]
     return node.encode("utf-8", "replace").decode() if isinstance(node, str) else node
+
+
+def without_paths(command: str) -> str:
+    """A command with `<path>` in place of where files lie on the machine of its author."""
+    words = (word.partition("=") for word in shlex.split(command))
+    return " ".join(
+        f"{key}=<path>" if value.startswith(("/", "~", "./", "../")) else shlex.quote(f"{key}{sign}{value}")
+        for key, sign, value in words
+    )
