@@ -132,6 +132,20 @@ def test_of_simultaneous_builders_one_builds_and_all_get_the_array(cache, caplog
     assert all("waiting for it" in record.message for record in caplog.records)
 
 
+def test_an_array_that_appears_after_the_look_into_the_cache_is_not_built_again(cache, monkeypatch):
+    kept, other = storage._kept, Cache(cache.path)
+
+    def overtaken(*args):
+        found = kept(*args)
+        monkeypatch.setattr(storage, "_kept", kept)
+        other.open()
+        return found
+
+    monkeypatch.setattr(storage, "_kept", overtaken)
+    assert np.array_equal(cache.open(), ARRAY) and (cache.builds, other.builds) == (0, 1)
+    assert len(list(cache.path.parent.iterdir())) == 2
+
+
 # ---- in parts -------------------------------------------------------------------------------------------------------
 
 

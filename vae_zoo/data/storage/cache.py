@@ -9,7 +9,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -83,9 +83,10 @@ def stored(
     Raises:
         Unwritable: The file cannot be written; it says how many bytes are needed.
     """
+    before = _stamp(path)  # before it is read: what another process makes from here on is seen under the lock
     if (kept := _kept(path, shape, dtype)) is not None:
         return kept
-    rows, before = most(), _stamp(path)
+    rows = most()
     needed = rows * int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
     try:
         with new_folder(path.parent):
@@ -161,7 +162,7 @@ def _alone(path: Path) -> Iterator[IO[bytes]]:
             except BlockingIOError:
                 log.info("another process makes %s; waiting for it", path)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if not (part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno()))):
+            if not _names(part, file):
                 continue  # it was finished meanwhile
             try:
                 yield file
@@ -169,9 +170,15 @@ def _alone(path: Path) -> Iterator[IO[bytes]]:
                 _about(part).unlink(missing_ok=True)
                 part.unlink(missing_ok=True)
                 raise
-            if path.exists() and part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno())):
+            if path.exists() and _names(part, file):
                 part.unlink()  # another process made the array before this one had the lock
             return
+
+
+def _names(path: Path, file: IO[bytes]) -> bool:
+    with suppress(FileNotFoundError):  # another process may take the name at any time
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
 
 
 def _checked(array: Array, shape: Shape, dtype: DTypeLike) -> Array:
