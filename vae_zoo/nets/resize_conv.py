@@ -3,12 +3,16 @@
 Source: 51616/split-vae, vae/model.py. Weights start Glorot-uniform, biases at 0.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vae_zoo.config.types import Widths
 
@@ -21,8 +25,8 @@ class ResizeConv:
         channels: Of the encoder's convolutions, from the image inwards.
         kernels: Of the same, even.
         activation: After each convolution of the encoder.
-        decoder_channels: From the code outwards, as many as `channels`. Images are enlarged twice after each convolution but
-            the last.
+        decoder_channels: From the code outwards, as many as `channels`. Images are enlarged by 2 before each convolution
+            but the first.
         decoder_kernels: From the code outwards, one more than channels: the last is that of the output.
 
     Raises:
@@ -74,14 +78,17 @@ class ResizeConv:
         Raises:
             ValueError: A side of the images is no multiple of 2 ** len(channels).
         """
-        inner = (self.decoder_channels[0], *self._innermost(image_shape))
-        layers = [nn.Linear(num_inputs, prod(inner)), nn.ReLU(), nn.Unflatten(1, inner)]
-        widths = [inner[0], *self.decoder_channels, image_shape[0]]
-        for i, o, kernel in zip(widths, widths[1:], self.decoder_kernels):
-            before, after = (kernel - 1) // 2, kernel // 2  # what TensorFlow adds to keep the size, uneven for even kernels
-            layers += [nn.ZeroPad2d((before, after, before, after)), nn.Conv2d(i, o, kernel)]
-            layers += [nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear")]
-        return _initialised(nn.Sequential(*layers[:-2]))
+        inner = (channels, *size) = (self.decoder_channels[0], *self._innermost(image_shape))
+        first, *kernels = self.decoder_kernels
+        before, after = _same(first)
+        convs = [nn.ZeroPad2d((before, after, before, after)), nn.Conv2d(channels, channels, first)]
+        layers = [nn.Linear(num_inputs, prod(inner)), nn.ReLU(), nn.Unflatten(1, inner), *convs]
+        network = {str(i): layer for i, layer in enumerate(layers)}
+        widths = [*self.decoder_channels, image_shape[0]]
+        for stage, (i, o, kernel) in enumerate(zip(widths, widths[1:], kernels), start=1):
+            conv = EnlargingConv2d(i, o, kernel, (size[0] << stage - 1, size[1] << stage - 1))
+            network |= {f"{4 * stage + 1}": nn.ReLU(), f"{4 * stage + 4}": conv}  # names of the weights as in version 0.1
+        return _initialised(nn.Sequential(OrderedDict(network)))
 
     def _innermost(self, image_shape: Sequence[int]) -> tuple[int, int]:
         """(height, width) next to the code."""
@@ -90,6 +97,60 @@ class ResizeConv:
             height, width = image_shape[1:]
             raise ValueError(f"image sides must be multiples of {factor}, got {height}x{width}")
         return image_shape[1] // factor, image_shape[2] // factor
+
+
+class EnlargingConv2d(nn.Conv2d):
+    """Bilinear enlargement by 2, then a convolution that keeps the size, with a quarter of its multiplications.
+
+    Enlargement and zero padding act on rows and columns, the channels are mixed alike at every pixel. So the mixing comes
+    first, on the small image, once for each position of the kernel; what it gives is enlarged, moved and added up by one
+    matrix for the columns and one for the rows. The result is that of nn.Upsample(scale_factor=2, mode="bilinear"),
+    zero padding and nn.Conv2d but for rounding, at the borders too.
+
+    Args:
+        in_channels: Of the images to enlarge.
+        out_channels: Of the enlarged ones.
+        kernel: Side of the kernel.
+        size: (height, width) of the images to enlarge.
+    """
+
+    bias: nn.Parameter
+    rows: Tensor  # [2 * height, height * kernel]
+    columns: Tensor  # [2 * width, width * kernel]
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, size: tuple[int, int]):
+        super().__init__(in_channels, out_channels, kernel)
+        for name, side in zip(("rows", "columns"), size):
+            self.register_buffer(name, _enlarging(side, kernel), persistent=False)
+
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B O H2 W2"]:
+        """Enlarges and convolves images.
+
+        Args:
+            image: Of the size given above.
+
+        Returns:
+            Images of twice their sides.
+        """
+        height, width = image.shape[2:]
+        kernel, out = self.kernel_size[0], self.out_channels
+        mixing = self.weight.permute(1, 3, 2, 0).flatten(1)  # [C, (kx ky O)]
+        mixed = image.permute(0, 2, 3, 1) @ mixing  # [B, H, W, (kx ky O)]
+        wide = self.columns @ mixed.reshape(-1, width * kernel, kernel * out)  # [(B H), 2W, (ky O)]
+        wide = wide.view(-1, height, 2 * width, kernel, out).transpose(2, 3)  # [B, H, ky, 2W, O]
+        large = self.rows @ wide.reshape(-1, height * kernel, 2 * width * out)  # [B, 2H, (2W O)]
+        return (large.view(-1, 2 * height, 2 * width, out) + self.bias).permute(0, 3, 1, 2)
+
+
+def _same(kernel: int) -> tuple[int, int]:
+    """What TensorFlow adds before and after to keep the size: uneven for even kernels."""
+    return (kernel - 1) // 2, kernel // 2
+
+
+def _enlarging(side: int, kernel: int) -> Float[Tensor, "large small"]:
+    """The matrix from [side * kernel] to [2 * side]: row y adds pixel y + k - before of the enlarged image, for each k."""
+    enlarged = F.interpolate(torch.eye(side)[None], scale_factor=2, mode="linear")[0]  # [side, 2 * side]
+    return F.pad(enlarged, _same(kernel)).unfold(1, kernel, 1).permute(1, 0, 2).flatten(1)
 
 
 def _initialised(network: nn.Sequential) -> nn.Module:
