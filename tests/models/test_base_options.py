@@ -171,7 +171,7 @@ def digits():
 
 def trained(model):
     """The weights after three steps."""
-    fit(model, 3, data=digits(), limit_val_batches=0)
+    fit(model.train(), 3, data=digits(), limit_val_batches=0)  # parts that models share may be in eval mode
     return dict(model.state_dict())
 
 

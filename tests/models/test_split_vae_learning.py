@@ -67,14 +67,15 @@ def scores(model, data):
 
 @pytest.mark.slow
 def test_class_and_colours_come_apart():
-    """Thresholds of the reference, whose weights are all 1: with these, colours were in both codes here (ratio 0.89 to
-    0.99 for seeds 0 to 2)."""
+    """Thresholds of the reference but for the last. After so few steps the ratio depends on rounding: .76 .39 .96 (seeds 0
+    to 2), and .41 .44 .90 with the layers of the official code one by one; without the shuffled image it is above 1.2. A
+    warm-up of beta_global steadies it (.42 .41), but has .69 without the shuffled image too, so it would hide a fault."""
     got = scores(*trained(SplitVAE, **SPLIT))
     assert got["class_z_global"] >= 0.75 and got["class_z_local"] <= 0.40, got
     assert got["colour_z_local"] >= 0.65 and got["colour_z_local"] - got["colour_z_global"] >= 0.1, got
     assert got["judge_accuracy"] >= 0.97 and got["accuracy_rec"] >= 0.85 and got["accuracy_resample_local"] >= 0.65, got
     assert got["accuracy_swap_local"] >= 0.55 and got["accuracy_resample_global"] <= 0.40, got
-    assert got["colour_transfer_ratio"] <= 0.75, got
+    assert got["colour_transfer_ratio"] <= 1.0, got
 
 
 @pytest.mark.slow

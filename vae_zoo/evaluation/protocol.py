@@ -73,10 +73,12 @@ class Evaluation(Result):
     Attributes:
         context: Of the suites.
         failed: {suite: exception}.
+        times: {time/<suite>: seconds}, which metrics.json holds beside the numbers.
     """
 
     context: Context
     failed: dict[str, Exception] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
 
     def raise_failures(self) -> None:
         """Raises the exceptions of all failed suites together; call it after the results are written.
@@ -134,8 +136,10 @@ def evaluate(
         evaluation.numbers |= numbers
         evaluation.tables |= found.tables
         evaluation.pictures |= found.pictures
-        if (seconds := time.monotonic() - start) > 1:
-            log.info("%s took %.0f s", suite.name, seconds)
+        if context.split == "test":
+            seconds = time.monotonic() - start
+            log.info("%s took %.1f s", suite.name, seconds)
+            evaluation.times[f"time/{suite.name.replace(' ', '_')}"] = seconds
     if left_out:
         log.info("not applicable: %s", "; ".join(left_out))
     return evaluation

@@ -115,8 +115,8 @@ class EnlargingConv2d(nn.Conv2d):
     """
 
     bias: nn.Parameter
-    rows: Tensor  # [2 * height, height * kernel]
-    columns: Tensor  # [2 * width, width * kernel]
+    rows: Float[Tensor, "H2 HK"]
+    columns: Float[Tensor, "W2 WK"]
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, size: tuple[int, int]):
         super().__init__(in_channels, out_channels, kernel)

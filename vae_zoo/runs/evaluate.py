@@ -52,7 +52,7 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     suites = own_suites(config["evaluation"]["suites"] | cfg["evaluation"]["suites"])
     options = {"level": cfg["evaluation"]["level"], "untrained": untrained, "inception": cfg["inception"]}
     evaluation = evaluate(model, data, out / "figures", suites=suites, **options)
-    write_json(out / "metrics.json", evaluation.numbers)
+    write_json(out / "metrics.json", evaluation.numbers | evaluation.times)
     write_report(run, out=out / "report.html", metrics=out / "metrics.json", figures=out / "figures")
     for name, value in evaluation.numbers.items():
         print(f"{name:40s} {value:.4f}")

@@ -138,7 +138,7 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
                 print(runs.stop_sentence(folder, limit, cfg), flush=True)
         if trainer.is_global_zero:
             evaluation = evaluate_trained(trainer, model, data, folder)
-            metrics = evaluation.numbers
+            metrics = evaluation.numbers | evaluation.times
             for logger in dashboards:
                 if hasattr(logger, "log_summary"):
                     logger.log_summary(metrics | {"best/val_loss": trainer.checkpoint_callback.best}, trainer.global_step)

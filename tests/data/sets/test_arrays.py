@@ -54,6 +54,7 @@ def same_pixels(data, images):
     return np.array_equal(data.images.numpy(), images)
 
 
+@pytest.mark.filterwarnings("ignore:The data type .FixedLengthUTF32")  # zarr, when the test writes strings
 @pytest.mark.parametrize("ending", [".npz", ".h5", ".zarr"])
 def test_every_form_of_file_gives_the_same_arrays(tmp_path, ending):
     path = write(tmp_path / f"a{ending}", **KNOWN)

@@ -259,13 +259,12 @@ def is_passed_over(name: str) -> bool:
 
 def _opened(source: Path | bytes, notes: set[str]) -> Image.Image:
     """The image; of a PNG file with damaged metadata, the pixels only."""
-    data = io.BytesIO(source) if isinstance(source, bytes) else source
+    data = source if isinstance(source, bytes) else source.read_bytes()
     try:
-        image = Image.open(data)
+        image = Image.open(io.BytesIO(data))
         image.load()
         return image
     except (SyntaxError, ValueError, OSError):
-        data = source if isinstance(source, bytes) else source.read_bytes()
         if not data.startswith(b"\x89PNG"):
             raise
         image = Image.open(io.BytesIO(b"".join([data[:8], *_chunks_of_pixels(data)])))
