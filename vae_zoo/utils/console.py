@@ -22,6 +22,7 @@ def quiet() -> None:
     for message in (
         ".*treespec, LeafSpec.*",  # Lightning calls a deprecated function of torch
         "The `srun` command is available",  # one process needs none, and several are told in check_launch
+        "Grad strides do not match bucket view strides",  # of axes of size 1 under ddp, where strides mean nothing
         ".*callbacks used to create the checkpoint need to be provided",  # a limit was taken away beside resume=
     ):
         warnings.filterwarnings("ignore", message)
