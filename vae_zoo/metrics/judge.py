@@ -46,7 +46,9 @@ class Judge(nn.Module):
         self.num_features, self.column = num_features, column
         channels = [image_shape[0], width, 4 * width, 8 * width]
         layers = [m for i, o in zip(channels, channels[1:]) for m in _convolution(i, o)]
-        hidden = [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels[-1], num_features), nn.ReLU()]
+        has_size_4 = all(ceil(size / 8) == 4 for size in image_shape[1:])  # pooling would take a tenth of the time there
+        pool = nn.Identity() if has_size_4 else nn.AdaptiveAvgPool2d(4)
+        hidden = [pool, nn.Flatten(), nn.Linear(16 * channels[-1], num_features), nn.ReLU()]
         self.trunk = nn.Sequential(*layers, *hidden)
         self.head = nn.Linear(num_features, num_classes)
 
@@ -128,7 +130,7 @@ def _fit(
 ) -> None:
     """Trains on the rows of each stretch in turn; keeps the best of the states after them on val."""
     (x, y), device = train, judge.head.weight.device
-    optimizer = torch.optim.Adam(judge.parameters(), lr)
+    optimizer = torch.optim.Adam(judge.parameters(), lr, foreach=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, sum(ceil(len(s) / batch_size) for s in stretches))
     best, kept, waited = -1.0, {}, 0
     for stretch in stretches:
