@@ -1,6 +1,8 @@
 """How many threads a process computes with, and how they wait for each other. Imports neither torch nor lightning."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 THREADS = "OMP_NUM_THREADS"
 # By default the threads of OpenMP (GNU's and Intel's) wait in a loop that keeps a core busy, which is slow as soon as
@@ -29,3 +31,16 @@ def set_threads(before: int | None = None) -> int:
     if not os.environ.get(THREADS, "").isdigit():
         torch.set_num_threads(before or num_cores())
     return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """Lets torch compute with one thread inside: for layers so small that a second thread costs more than it does."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
