@@ -9,6 +9,7 @@ FILES = {  # public name: the file that defines it
     "DIPVAE": "dip_vae",
     "FactorVAE": "factor_vae",
     "GMVAE": "gmvae",
+    "GMVAE2016": "gmvae2016",
     "GroupVAE": "group_vae",
     "JointVAE": "joint_vae",
     "LadderVAE": "ladder_vae",

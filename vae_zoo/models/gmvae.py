@@ -1,4 +1,4 @@
-"""GMVAE: a VAE whose prior is a mixture, so that it clusters (Dilokthanakul et al., 2016; SPLIT's baseline).
+"""GMVAE: a VAE whose prior is a mixture, so that it clusters: the baseline of SPLIT (Charakorn et al., 2020).
 
 Generative story:  c ~ Cat(1 / K)    z | c ~ N(m(c), diag s(c)^2), m and s learned    x ~ p(x | z)
 Inference:         q(c | x) = softmax(logits(x))    q(z | x, c) = N(mu(x, c), diag std(x, c)^2)
@@ -12,6 +12,7 @@ log p(x). kl_c is of each image, not of all together: a large alpha makes the cl
 that die are the known failure of this model; `val/classes_used` shows it.
 
 Equations and networks are those of 51616/split-vae at 58b6efa; docs/methods/split.md has the deviations.
+vae_zoo/models/gmvae2016.py is the model of Dilokthanakul et al. (2016), whose components depend on a second code w.
 """
 
 from typing import Any, Literal
