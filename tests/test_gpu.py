@@ -108,3 +108,15 @@ def test_images_on_the_host_cost_the_device_a_batch_at_a_time(tmp_path):
     _, _, data = train(tmp_path, "model=vae", "data=digits", "model/network=mlp", "trainer.max_steps=5", ON)
     assert data.images.device.type == "cpu"
     assert torch.cuda.max_memory_allocated() < 500e6
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="memory of a CUDA device")
+def test_a_job_that_shares_its_gpu_gets_no_more_than_its_share_of_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAE_ZOO_GPU_SHARE", "0.25")
+    train(tmp_path, *SMALL, "model=vae", ON)
+    total = torch.cuda.get_device_properties(0).total_memory
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(int(0.3 * total), dtype=torch.uint8, device=DEVICE)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

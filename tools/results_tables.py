@@ -72,7 +72,10 @@ EXPERIMENTS = {
         *CLUSTERS,
         Row("purity of the clusters", "test/cluster_purity", "test/cluster_purity_pixels", "k-means on pixels"),
     ],
-    "spair/scenes_small": COUNTS,
+    "spair/scenes_small": [
+        *COUNTS,
+        Row("AP at IoU 0.5, backgrounds seen in training", "test/ap50", "test/ap50_components", "connected components"),
+    ],
 }
 PARITY = (  # beside the official codes: method, file, row
     ("ML-VAE", "ml_vae/mnist", CONTENT),
@@ -114,17 +117,31 @@ def parity(page: Path) -> list[str]:
     return [*lines, "", *(source(page, file) for file in files), f"{official['note']}: {codes}."]
 
 
+def methods(page: Path) -> list[str]:
+    """The numbers of every experiment beside those of a trivial model and the worth of the blocks."""
+    lines = table(["experiment", "number", "ours", "control", "worth of each block (0: not used)"])
+    for name, rows in EXPERIMENTS.items():
+        numbers = read(name)["numbers"]
+        worth = ", ".join(f"`{block}` {numbers[metric]['mean']:.2f}" for block, metric in worths(numbers).items())
+        for r in rows:
+            lines.append(row([f"`{name}`", r.what, shown(numbers[r.metric]), control(numbers, r), worth]))
+    return [*lines, "", "Commands, commits, seeds and hardware are in the file of each experiment in `results/`."]
+
+
 def experiment(page: Path, name: str) -> list[str]:
     """The numbers of an experiment beside those of a trivial model, and the worth of each block, 0 where it is unused."""
     numbers = read(name)["numbers"]
     lines = table(["", "mean ± deviation", "control"])
     for r in EXPERIMENTS[name]:
-        lines.append(row([r.what, shown(numbers[r.metric]), control(numbers, r)]))
-    for metric in (metric for metric in numbers if metric.startswith("test/worth/")):
-        lines.append(
-            row([f"worth of `{metric.rpartition('/')[2]}`", shown(numbers[metric]), "0 (a block that is not used)"])
-        )
+        lines.append(row([r.what, shown(numbers[r.metric], seeds=True), control(numbers, r)]))
+    for block, metric in worths(numbers).items():
+        lines.append(row([f"worth of `{block}`", shown(numbers[metric]), "0 (a block that is not used)"]))
     return [*lines, "", source(page, name)]
+
+
+def worths(numbers: dict[str, Any]) -> dict[str, str]:
+    """{block: its metric}."""
+    return {metric.rpartition("/")[2]: metric for metric in numbers if metric.startswith("test/worth/")}
 
 
 def control(numbers: dict[str, Any], r: Row) -> str:
@@ -139,9 +156,13 @@ def row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def shown(number: dict[str, Any]) -> str:
-    """Mean and sample standard deviation over the seeds."""
-    return f"{number['mean']:.3f}" + (f" ± {number['std']:.3f}" if number["std"] is not None else "")
+def shown(number: dict[str, Any], seeds: bool = False) -> str:
+    """Mean and sample standard deviation over the seeds; `seeds`: and their values where the deviation exceeds mean / 10."""
+    mean, std = number["mean"], number["std"]
+    text = f"{mean:.3f}" + (f" ± {std:.3f}" if std is not None else "")
+    if seeds and std and std > 0.1 * abs(mean):
+        text += f" ({', '.join(f'{value:.3f}' for value in number['values'])})"
+    return text
 
 
 def source(page: Path, name: str) -> str:
@@ -154,7 +175,7 @@ def source(page: Path, name: str) -> str:
     )
 
 
-TABLES = {"first_run": first_run, "parity": parity}
+TABLES = {"first_run": first_run, "parity": parity, "methods": methods}
 
 
 def with_tables(page: Path) -> str:

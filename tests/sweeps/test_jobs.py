@@ -283,6 +283,7 @@ def test_jobs_share_the_threads_and_each_has_its_own_gpu(monkeypatch):
     auto = {"accelerator": "auto", "devices": "auto", "strategy": "auto"}
     assert [sweeps.share(place, 4, auto)["CUDA_VISIBLE_DEVICES"] for place in range(4)] == ["0", "1", "0", "1"]
     assert "CUDA_VISIBLE_DEVICES" not in sweeps.share(0, 4, {**auto, "accelerator": "gpu", "devices": 2})
+    assert [sweeps.share(0, jobs, auto).get("VAE_ZOO_GPU_SHARE") for jobs in (2, 3, 8)] == [None, "0.5000", "0.2500"]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert sweeps.share(0, 2, cpu) == {"OMP_NUM_THREADS": "1"}
 
@@ -304,6 +305,7 @@ def test_ddp_on_all_gpus_has_as_many_ranks_as_there_are(monkeypatch, visible, nu
     assert sweeps.share(0, 2, every) == {"OMP_NUM_THREADS": str(8 // ranks)}
     assert sweeps.jobs_at_once(every) == (1 if num else 16)
     assert sweeps.jobs_at_once({**every, "devices": 1}) == (num or 16)
+    assert sweeps.jobs_at_once({**every, "devices": 1}, jobs_per_gpu=8) == (8 * num or 16)
     assert sweeps.num_ranks({**every, "devices": [0, 2]}) == 2
 
 

@@ -132,7 +132,7 @@ def register_resolvers() -> None:
         "channels": lambda colour: 1 if colour == "grey" else 3,
         "expanded": lambda path: str(Path(str(path)).expanduser()),
         "image_shape": _image_shape,
-        "jobs_at_once": lambda *, _root_: sweeps.jobs_at_once(_root_.trainer),
+        "jobs_at_once": lambda *, _root_: sweeps.jobs_at_once(_root_.trainer, _root_.sweep.jobs_per_gpu),
         "run_name": _run_name,
         "tags": _tags,
         "wandb_offline": lambda: os.environ.get("WANDB_MODE") in OFFLINE,

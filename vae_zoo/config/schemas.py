@@ -83,6 +83,7 @@ class Sweep(Schema):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", description="letters, digits and . _ -")] | None = OPTIONAL
     stop_on_failure: bool = OPTIONAL  # these are not in the config.yaml of older runs
     jobs: Count = OPTIONAL
+    jobs_per_gpu: Count = OPTIONAL
     metric: str = OPTIONAL
     worker: str = OPTIONAL  # identifies the command of this job; set by the sweeper
 

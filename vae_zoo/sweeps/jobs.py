@@ -26,7 +26,7 @@ import yaml
 from vae_zoo.runs import folder as runs
 from vae_zoo.runs.record import Job, read_record
 from vae_zoo.utils.files import lock, write_atomic
-from vae_zoo.utils.threads import THREADS, num_cores
+from vae_zoo.utils.threads import GPU_SHARE, THREADS, num_cores
 
 RECORDS = "sweeps"  # folder next to the runs
 WORKERS = ".workers"  # subfolder of a sweep with one folder per command
@@ -158,6 +158,8 @@ def share(place: int, jobs: int, trainer: dict[str, Any]) -> dict[str, str]:
     own = gpus()
     if len(own) > 1 and trainer.get("devices") in ("auto", 1) and trainer.get("accelerator") in ("auto", "gpu", "cuda"):
         environment["CUDA_VISIBLE_DEVICES"] = own[place % len(own)]
+    if own and num_ranks(trainer) == 1 and (together := -(-jobs // len(own))) > 1:
+        environment[GPU_SHARE] = f"{1 / together:.4f}"
     return environment
 
 
@@ -182,9 +184,9 @@ def gpus() -> list[str]:
     return [str(i) for i, line in enumerate(filter(lambda text: text.startswith("GPU "), listed.splitlines()))]
 
 
-def jobs_at_once(trainer: Mapping[str, Any]) -> int:
-    """Number of jobs in parallel: GPUs, or without GPUs cores, divided by the ranks of a job."""
-    return max(1, (len(gpus()) or num_cores()) // num_ranks(trainer))
+def jobs_at_once(trainer: Mapping[str, Any], jobs_per_gpu: int = 1) -> int:
+    """Number of jobs in parallel: jobs_per_gpu on each GPU, or without GPUs one per core, divided by the ranks of a job."""
+    return max(1, (len(gpus()) * jobs_per_gpu or num_cores()) // num_ranks(trainer))
 
 
 @contextlib.contextmanager

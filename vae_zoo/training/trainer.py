@@ -20,6 +20,7 @@ from vae_zoo.training.callbacks.monitor import Monitor
 from vae_zoo.utils import launch
 from vae_zoo.utils.files import atomic
 from vae_zoo.utils.memory import keep_freed_memory
+from vae_zoo.utils.threads import GPU_SHARE
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +133,11 @@ class Trainer(RunTrainer):
 
     def fit(self, model: L.LightningModule, *args, **kwargs) -> None:
         """Trains the model. Memory format and compilation change it in place, so checkpoints load with or without them."""
-        if self.strategy.root_device.type == "cpu":
+        device = self.strategy.root_device
+        if device.type == "cpu":
             keep_freed_memory()
+        elif device.type == "cuda" and (share := os.environ.get(GPU_SHARE)):
+            torch.cuda.set_per_process_memory_fraction(float(share), device)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
         if self.compile_networks:

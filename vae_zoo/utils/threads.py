@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 
 THREADS = "OMP_NUM_THREADS"
+GPU_SHARE = "VAE_ZOO_GPU_SHARE"  # of the memory of a GPU that several jobs of a sweep use, in (0, 1]
 # By default the threads of OpenMP (GNU's and Intel's) wait in a loop that keeps a core busy, which is slow as soon as
 # another process needs the core. Turns of the loop, and milliseconds, after which they sleep:
 WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
