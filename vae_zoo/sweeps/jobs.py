@@ -156,10 +156,11 @@ def share(place: int, jobs: int, trainer: dict[str, Any]) -> dict[str, str]:
     given = os.environ.get(THREADS, "")
     environment = {THREADS: str(max(1, min(threads, int(given))) if given.isdigit() else threads)}
     own = gpus()
-    if len(own) > 1 and trainer.get("devices") in ("auto", 1) and trainer.get("accelerator") in ("auto", "gpu", "cuda"):
-        environment["CUDA_VISIBLE_DEVICES"] = own[place % len(own)]
-    if own and num_ranks(trainer) == 1 and (together := -(-jobs // len(own))) > 1:
-        environment[GPU_SHARE] = f"{1 / together:.4f}"
+    if own and trainer.get("devices") in ("auto", 1) and trainer.get("accelerator") in ("auto", "gpu", "cuda"):
+        if len(own) > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = own[place % len(own)]
+        if (together := math.ceil(jobs / len(own))) > 1:
+            environment[GPU_SHARE] = f"{1 / together:.4f}"
     return environment
 
 
