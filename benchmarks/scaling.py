@@ -1,4 +1,4 @@
-"""How the cost of a step, an evaluation and a table grows: python benchmarks/scaling.py [only=<part of a name>] [plot=<file>]
+"""How the cost of a step, of scores and of a table grows: python benchmarks/scaling.py [only=<part of a name>] [plot=<file>]
 
 Each row takes one size through several values and fits cost ~ size^exponent on the upper half of them, where fixed costs
 matter least. step: milliseconds of a training step (forward, backward, Adam), the median of some steps after two others,
