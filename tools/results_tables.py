@@ -85,6 +85,42 @@ PARITY = (  # beside the official codes: method, file, row
 )
 
 
+# Tables `<!-- results: <name> -->` of several experiments side by side: column: file; rows: metric and what it is.
+ARMS = {
+    "split_separation": (
+        {"with the shuffled image": "split_vae-first_run", "without, `aux_weight=0`": "split_vae-first_run_no_shuffle"},
+        {
+            "test/colour_transfer_ratio": "colour transfer ratio (below 1: colours are in `z_local`)",
+            "test/colour_r2_z_global": "R² of the background's colour from `z_global`",
+            "test/colour_r2_z_local": "R² of the background's colour from `z_local`",
+            "test/class_z_global": "digit from `z_global`",
+            "test/class_z_local": "digit from `z_local`",
+            "test/accuracy_rec": "digit told on reconstructions",
+            "test/worth/z_global": "worth of `z_global`",
+            "test/worth/z_local": "worth of `z_local`",
+        },
+    ),
+    "split_clusters": (
+        {
+            "GMVAE": "gmvae/street_digits",
+            "GMVAE 2016": "gmvae2016/street_digits",
+            "SPLIT-GMVAE": "split_gmvae/street_digits",
+        },
+        {
+            f"test/{metric}": what
+            for metric, what in {
+                "cluster_accuracy_hungarian": "Hungarian accuracy",
+                "cluster_accuracy_hungarian_pixels": "the same of k-means on pixels",
+                "ami": "AMI",
+                "ami_pixels": "the same of k-means on pixels",
+                "cluster_accuracy_majority": "majority accuracy, 30 clusters",
+                "cluster_accuracy_majority_pixels": "the same of k-means on pixels",
+            }.items()
+        },
+    ),
+}
+
+
 def read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
@@ -139,6 +175,16 @@ def experiment(page: Path, name: str) -> list[str]:
     return [*lines, "", source(page, name)]
 
 
+def arms(page: Path, name: str) -> list[str]:
+    """The same numbers of several experiments side by side."""
+    files, metrics = ARMS[name]
+    numbers = {title: read(file)["numbers"] for title, file in files.items()}
+    lines = table(["", *files])
+    for metric, what in metrics.items():
+        lines.append(row([what, *(shown(part[metric]) if metric in part else "–" for part in numbers.values())]))
+    return [*lines, "", *(source(page, file) for file in files.values())]
+
+
 def worths(numbers: dict[str, Any]) -> dict[str, str]:
     """{block: its metric}."""
     return {metric.rpartition("/")[2]: metric for metric in numbers if metric.startswith("test/worth/")}
@@ -182,7 +228,8 @@ def with_tables(page: Path) -> str:
     """The page with the tables that its files give now."""
 
     def replaced(found: re.Match[str]) -> str:
-        lines = TABLES[found[2]](page) if found[2] in TABLES else experiment(page, found[2])
+        name = found[2]
+        lines = TABLES[name](page) if name in TABLES else (arms if name in ARMS else experiment)(page, name)
         return found[1] + "\n".join(lines) + "\n" + found[3]
 
     return TABLE.sub(replaced, page.read_text())

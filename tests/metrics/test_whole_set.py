@@ -58,7 +58,7 @@ def test_gap_is_that_of_the_two_best_dimensions():
 
 @pytest.mark.slow
 def test_gap_of_a_perfect_code_of_dsprites(factors):
-    """The ceiling of the reference is that of codes of variance 1; the regularised classifiers give less to narrower codes."""
+    """The reference's ceiling is that of codes of variance 1; regularised classifiers give less to narrower codes."""
     code = perfect(factors)
     assert 0.235 < whole_set.sap_classes((code - code.mean(0)) / code.std(0), factors) < 0.265
     assert 0.2 < whole_set.sap_classes(code, factors) < 0.235
