@@ -22,7 +22,7 @@ GROUPS = {  # page: (folder below conf/, how a choice is written, first sentence
     "data": ("data", "data", "The data set. Every set also takes the keys of `_common`."),
     "trainer": ("trainer", "trainer", "Length, hardware and precision of training."),
     "callbacks": ("callbacks", "callbacks", "What happens while training: figures, metrics, checkpoints, progress."),
-    "logger": ("logger", "logger", "Loggers beside `metrics.csv` and the figures, which are always written."),
+    "logger": ("logger", "logger", "Loggers in addition to `metrics.csv` and the figures, which are always written."),
     "launcher": ("launcher", "launcher", "How the jobs of a sweep are started."),
     "sweep": ("sweep", "sweep", "Presets of sweeps and searches; none of them needs `-m`."),
     "debug": ("debug", "debug", "Short runs for development."),

@@ -45,7 +45,7 @@ def test_every_paper_setting_passes_the_check_and_says_how_to_run_it(experiment)
     cfg = check.check_train(compose.settings(composed("train", [f"experiment={experiment}"])))
     assert f"python train.py experiment={experiment}" in header(experiment)
     inherited = re.search(r"paper/\w+", header(experiment).partition("python train.py")[0])
-    assert "Forced:" in header(experiment) or inherited, "the header lists what differs, or the setting that it is like"
+    assert "Deviations:" in header(experiment) or inherited, "the header lists what differs, or the setting that it is like"
     assert cfg["trainer"]["max_steps"] >= 10_000
 
 
