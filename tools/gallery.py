@@ -43,12 +43,10 @@ PANELS = (
         "ML-VAE",
         "person of the column, scene of the row",
     ),
-    Panel(
-        "parted_vae", "experiment=parted_vae/digits", "class_swap_c", "PartedVAE", "the class is changed, all else is kept"
-    ),
+    Panel("parted_vae", "experiment=parted_vae/digits", "class_swap_c", "PartedVAE", "the class is changed, z is kept"),
     Panel("mfcvae", "experiment=mfcvae/digits", "members_facet1", "MFCVAE", "clusters found without labels"),
     Panel("spair", "experiment=spair/scenes_small", "boxes_test", "SPAIR", "objects found without labels"),
-    Panel("blocks", "experiment=split_vae/first_run", "blocks", "Every method", "what each block holds of each factor"),
+    Panel("blocks", "experiment=split_vae/first_run", "blocks", "Every method", "score of each factor from each block"),
 )
 
 

@@ -2,7 +2,7 @@
 
 A table stands between `<!-- results: <name> -->` and `<!-- end of results -->` and comes from files in results/, which
 `python evaluate.py runs=<folder> export=results` makes from finished runs; a file has their commands, commit and hardware.
-results/official.json holds what the official codes of the papers gave on the same images.
+results/official.json holds the results of the papers' official code on the same images.
 """
 
 import json
@@ -32,13 +32,16 @@ CLUSTERS = tuple(
     for what, metric in (("Hungarian accuracy", "cluster_accuracy_hungarian"), ("AMI", "ami"))
 )
 CONTENT = Row(
-    "digit read from `content` of one image",
+    "accuracy of a digit probe on `content` of one image",
     "test/probe/content_k1",
     "test/probe/untrained_content_k1",
     "untrained encoder",
 )
 STYLE = Row(
-    "digit read from `style` (lower is better)", "test/probe/style", "test/probe/untrained_style", "untrained encoder"
+    "accuracy of a digit probe on `style` (lower is better)",
+    "test/probe/style",
+    "test/probe/untrained_style",
+    "untrained encoder",
 )
 ACCURACY = Row("accuracy of `c`", "test/accuracy", "test/cluster_accuracy_hungarian_pixels", "k-means on pixels, Hungarian")
 VERIFIED = [
@@ -50,7 +53,7 @@ COUNTS = [
         f"count accuracy, {where}",
         f"{split}/count_accuracy",
         f"{split}/count_accuracy_components",
-        "connected components; the most frequent count has .26",
+        "connected components; 0.26 for always predicting the most frequent count",
     )
     for where, split in (("backgrounds seen in training", "test"), ("unseen backgrounds", "test_unseen"))
 ]
@@ -58,10 +61,10 @@ COUNTS = [
 EXPERIMENTS = {
     "split_vae-first_run": [
         Row(
-            "digit told on reconstructions", "test/accuracy_rec", "test/judge_accuracy", "the same classifier on the images"
+            "accuracy of a digit classifier on reconstructions", "test/accuracy_rec", "test/judge_accuracy", "on the images"
         ),
-        Row("digit kept when `z_local` is that of another image", "test/accuracy_swap_local"),
-        Row("digit kept when `z_global` is that of another image (chance .10)", "test/accuracy_swap_global"),
+        Row("share of images that keep their digit if `z_local` is from another image", "test/accuracy_swap_local"),
+        Row("the same if `z_global` is from another image (chance 0.10)", "test/accuracy_swap_global"),
     ],
     "ml_vae/mnist": [CONTENT, STYLE],
     "ml_vae/faces": VERIFIED,
@@ -77,7 +80,7 @@ EXPERIMENTS = {
         Row("AP at IoU 0.5, backgrounds seen in training", "test/ap50", "test/ap50_components", "connected components"),
     ],
 }
-PARITY = (  # beside the official codes: method, file, row
+PARITY = (  # comparison with the official code: method, file, row
     ("ML-VAE", "ml_vae/mnist", CONTENT),
     ("ML-VAE", "ml_vae/mnist", STYLE),
     ("PartedVAE", "parted_vae/mnist10k", ACCURACY),
@@ -126,7 +129,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def first_run(page: Path) -> list[str]:
-    """What is read of each factor from each block after `python train.py`."""
+    """The block-factor matrix after `python train.py`."""
     results = read("split_vae-first_run")
     numbers = results["numbers"]
     factors = [name.rpartition("/")[2] for name in numbers if name.startswith("test/block/z_global/")]
@@ -136,14 +139,14 @@ def first_run(page: Path) -> list[str]:
     return [
         *lines,
         "",
-        f"On test images; 0 is chance, the most frequent value; 1 is perfect. {source(page, 'split_vae-first_run')}",
+        f"On test images; 0: as good as the most frequent value, 1: perfect. {source(page, 'split_vae-first_run')}",
     ]
 
 
 def parity(page: Path) -> list[str]:
-    """Ours beside the official codes on the same images at equal updates."""
+    """Our results and those of the official code, on the same images with as many updates."""
     official = read("official")
-    lines = table(["method", "on MNIST-10k", "ours", "official code", "control"])
+    lines = table(["method", "metric on MNIST-10k", "ours", "official code", "control"])
     there = [(method, file, r) for method, file, r in PARITY if (RESULTS / f"{file}.json").exists()]
     for method, file, r in there:
         numbers, theirs = read(file)["numbers"], official["numbers"][file].get(r.metric)
@@ -165,13 +168,13 @@ def methods(page: Path) -> list[str]:
 
 
 def experiment(page: Path, name: str) -> list[str]:
-    """The numbers of an experiment beside those of a trivial model, and the worth of each block, 0 where it is unused."""
+    """The numbers of an experiment with those of a trivial model, and the worth of each block, 0 if it is unused."""
     numbers = read(name)["numbers"]
     lines = table(["", "mean ± deviation", "control"])
     for r in EXPERIMENTS[name]:
         lines.append(row([r.what, shown(numbers[r.metric], seeds=True), control(numbers, r)]))
     for block, metric in worths(numbers).items():
-        lines.append(row([f"worth of `{block}`", shown(numbers[metric]), "0 (a block that is not used)"]))
+        lines.append(row([f"worth of `{block}`", shown(numbers[metric]), "0 (an unused block)"]))
     return [*lines, "", source(page, name)]
 
 

@@ -628,7 +628,7 @@ def test_cells_are_labelled_in_turn_the_first_factor_the_fastest():
 
 def test_cells_of_continuous_factors_are_refused():
     info = [Factor("a", 0, "continuous"), Factor("b", 5, "ordered")]
-    with pytest.raises(UserError, match="label_pick=cells needs factors with a number of values; choose balanced or random"):
+    with pytest.raises(UserError, match="label_pick=cells needs discrete factors; choose balanced or random"):
         toy(arrays={"factor_info": info}, labelled=10, label_pick="cells")
 
 

@@ -321,7 +321,7 @@ def test_every_panel_of_every_method_shows_pictures_and_follows_the_image(chromi
         panel = tab(page, "Clusters")
         panel.locator("[data-key]").nth(1).click()
         number = panel.locator("[data-key]").nth(1).get_attribute("data-key")
-        panel.get_by_text(f"members of cluster {number}, the surest first").wait_for()
+        panel.get_by_text(f"members of cluster {number}, most confident first").wait_for()
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def test_uploads_that_are_no_picture_or_too_large_are_refused_in_a_sentence(tmp_
         images.upload(path)
     with path.open("wb") as file:
         file.truncate(10**9)  # a gigabyte, of which none is read
-    with pytest.raises(UserError, match="the file has 1000 MB, at most 20 are read"):
+    with pytest.raises(UserError, match="the file has 1000 MB; give one of at most 20 MB"):
         images.upload(path)
     assert not images.uploads
 

@@ -82,7 +82,7 @@ def read(folder, **options):
 def test_report_shows_what_the_run_folder_holds(run):
     page = read(run)
     for text in (
-        ["MLVAE on dsprites, seed 3", "finished", "2026-01-12 14:03:22", "ml_vae-dsprites/seed3_1f3a9c2b"]
+        ["ml_vae on dsprites, seed 3", "finished", "2026-01-12 14:03:22", "ml_vae-dsprites/seed3_1f3a9c2b"]
         + [
             "python train.py model=ml_vae seed=3",
             "-41.23",

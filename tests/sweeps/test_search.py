@@ -105,13 +105,16 @@ def test_a_trial_whose_run_outlives_its_command_is_given_out_again_once_that_is_
 @pytest.mark.parametrize(
     "space, sentence",
     [
-        ({"x": CategoricalDistribution(["1", "2", "3"])}, r"has x as choice\(1,2\), this command as choice\(1,2,3\)"),
-        ({"x": FloatDistribution(0.0, 1.0)}, r"x as choice\(1,2\), this command as numbers from 0.0 to 1.0"),
+        (
+            {"x": CategoricalDistribution(["1", "2", "3"])},
+            r"x is choice\(1,2\) in the study in .*, but choice\(1,2,3\) in this command",
+        ),
+        ({"x": FloatDistribution(0.0, 1.0)}, r"x is choice\(1,2\) in .*, but numbers from 0.0 to 1.0 in"),
         (
             {"x": CategoricalDistribution(["1", "2"]), "y": IntDistribution(1, 3)},
-            "y as no such setting, this command as whole",
+            "y is no such setting in .*, but whole",
         ),
-        ({"y": IntDistribution(1, 3)}, "this command as no such setting"),
+        ({"y": IntDistribution(1, 3)}, "but no such setting in this command"),
     ],
 )
 def test_a_study_is_not_continued_in_another_space_and_stays_as_it_is(tmp_path, space, sentence):
@@ -168,7 +171,7 @@ def test_a_study_that_is_damaged_elsewhere_is_told_with_its_line(tmp_path):
 )
 def test_bounds_that_are_no_range_are_told(word):
     (override,) = OverridesParser.create().parse_overrides([word])
-    with pytest.raises(UserError, match="is no range to search; give two finite bounds, the lower first"):
+    with pytest.raises(UserError, match="is not a search range; give two finite bounds, the lower first"):
         search.distribution(override)
 
 

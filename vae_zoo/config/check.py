@@ -139,7 +139,7 @@ def check_together(cfg: dict[str, Any]) -> None:
     if "image_shape" in data and model.get("image_shape", data["image_shape"]) != data["image_shape"]:
         raise UserError(
             f"model.image_shape={model['image_shape']}, but data.image_shape={data['image_shape']}; "
-            f"remove model.image_shape, it follows the data"
+            f"remove model.image_shape, since it is derived from the data"
         )
     _check_convolutions(model.get("network"), min(data["image_shape"][1:]))
     needs, about = needs_of(model), known().get(data["_target_"])
@@ -209,7 +209,7 @@ def check_trust(node: Any, trust: Iterable[str]) -> None:
             )
         node = node.values()
     if isinstance(node, str) and "${" in node:  # which could become any target when the config is read
-        raise UserError(f"the config of the run has {shown(node)}, but a run stores no interpolations; write the value")
+        raise UserError(f"{shown(node)} in the config of the run is an interpolation, which is not allowed; write its value")
     if not isinstance(node, str) and isinstance(node, Iterable):
         for value in node:
             check_trust(value, trust)

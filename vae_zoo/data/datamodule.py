@@ -210,7 +210,7 @@ class DataModule(L.LightningDataModule):
             order = in_turn(order, self.first_label[known].numpy())
         elif self.label_pick == "cells":
             if self.factors is None or not all(self.factor_sizes):
-                raise UserError("data.label_pick=cells needs factors with a number of values; choose balanced or random")
+                raise UserError("data.label_pick=cells needs discrete factors; choose balanced or random")
             order = in_turn(order, cells(self.factors[known].numpy(), self.factor_sizes))
         self.labelled_indices = known[torch.from_numpy(np.sort(order[: self.labelled]))]
         assert self.label is not None

@@ -12,14 +12,14 @@ from vae_zoo.evaluation.suites.grouped import Evidence
 from vae_zoo.explorer.state import Images, LoadedRun, repeated, seeded
 from vae_zoo.metrics.arrays import to_numpy
 
-LENDERS = 8  # test images whose objects lend their look
+LENDERS = 8  # test images whose objects lend their appearance
 
 Row = tuple[str, np.ndarray | list[np.ndarray], list[str]]  # title, images [N, C, H, W], captions
 Edit = tuple[str, int, float, float]  # what is done, to which object, x and y of its new middle as shares of the sides
 
 
 def of_group(evidence: Evidence, group: int, count: int) -> tuple[Row, Row]:
-    """Images with their common content; and a new image of the group with its own style and the content of others.
+    """Images decoded with their common content; and a new image of the group with its style and the content of others.
 
     Args:
         evidence: Of the test images.
@@ -40,8 +40,8 @@ def of_group(evidence: Evidence, group: int, count: int) -> tuple[Row, Row]:
         error, spread = float((drawn - new).square().mean()), float((0.5 * q.logvar).exp().mean())
         shown.append(drawn)
         texts.append(f"content of {k}: error {error:.4f}, std {spread:.2f}")
-    title = f"{len(rows)} images of group {group}, and their styles with the content pooled from all"
-    other = "a new image of the group, with its own style and the content of others; std: of the content"
+    title = f"{len(rows)} images of group {group}; then each style, decoded with the content pooled from all of them"
+    other = "a new image of the group, decoded from its own style and the content of 1, 2, ... others; std of the content"
     return (title, images, captions), (other, torch.cat([new, *shown]).numpy(), ["new image", *texts])
 
 
@@ -75,7 +75,7 @@ def local_and_global(images: Images, run: LoadedRun, name: str, count: int) -> l
     view, explained = model.local_view(x.to(model.device)), model.decode_local(codes[model.local_block])
     shown = [x[0].numpy(), to_numpy(view)[0], to_numpy(explained)[0], run.decode(codes)[0]]
     captions = ["image", "its local view", f"what {model.local_block} alone explains", "reconstruction"]
-    found: list[Row] = [("the image, and what its local code sees", shown, captions)]
+    found: list[Row] = [(f"the image, and the view from which {model.local_block} is inferred", shown, captions)]
     others = run.data.single(torch.from_numpy(run.index[:count]))["image"]
     donors = run.encode(others)
     for block in (model.local_block, model.global_block):
@@ -114,7 +114,7 @@ def looks(run: LoadedRun) -> tuple[list[Codes], list[Tensor]]:
     assert isinstance(run.model, FindsObjects)
     codes = run.encode(run.data.single(torch.from_numpy(run.index[:LENDERS]))["image"])
     there = (run.model.render(codes).presence > 0.5).nonzero()
-    if not len(there):  # no object is found anywhere; the first place lends its look
+    if not len(there):  # no object is found anywhere; the first cell lends its appearance
         there = torch.zeros(1, 2, dtype=torch.long)
     of_image = [{name: code[i : i + 1] for name, code in codes.items()} for i in there[:, 0].tolist()]
     return of_image, list(there[:, 1:])

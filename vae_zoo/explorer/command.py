@@ -32,11 +32,11 @@ def explore_command(cfg: dict[str, Any]) -> None:
         one, other = (list(r.model.image_shape) for r in (loaded[0], run))
         if one != other:
             raise UserError(
-                f"run={cfg['run']}: images of {one} and of {other} cannot be shown together; give runs of one shape"
+                f"run={cfg['run']}: images of {one} and of {other} cannot be shown together; give runs with one image shape"
             )
     page = build_page(loaded)
     page.launch(cfg["host"], cfg["port"], cfg["share"])
-    print(f"the explorer is at {page.blocks.local_url}; Ctrl-C ends it", flush=True)
+    print(f"the explorer is at {page.blocks.local_url}; Ctrl-C stops it", flush=True)
     try:
         threading.Event().wait()
     finally:

@@ -23,7 +23,7 @@ FONT, MONOSPACE = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # 
 
 
 def answered(function: Callable[[dict], dict]) -> Callable[[dict], dict]:
-    """Answers a question of the browser; what it asks wrongly is {"error": sentence}."""
+    """Answers a request of the browser; an invalid request is answered with {"error": sentence}."""
 
     @wraps(function)
     def answer(asked: dict) -> dict:
@@ -133,14 +133,14 @@ class Page:
 
 
 def _values(run: LoadedRun, codes: dict, text: str) -> dict[str, list[float]] | None:
-    """What a link says of a run, such as `z:0.1,0.2;c:3`."""
+    """The values that a link gives for a run, such as `z:0.1,0.2;c:3`."""
     if not text:
         return None
     if not re.fullmatch(r"(\w+:[-+.,\de]+)(;\w+:[-+.,\de]+)*", text):
-        raise UserError(f"the link has {text[:40]!r}, which are not values such as z:0.1,0.2;c:3; the image's own are shown")
+        raise UserError(f"the link has {text[:40]!r}; values are written as z:0.1,0.2;c:3; test image 0 is shown instead")
     try:
         values = {name: [float(v) for v in numbers.split(",")] for name, numbers in (p.split(":") for p in text.split(";"))}
     except ValueError as error:
-        raise UserError(f"the link has {text[:40]!r}, which has a number that cannot be read") from error
+        raise UserError(f"the link has {text[:40]!r}, which contains an invalid number; test image 0 is shown") from error
     run.walked(codes, values)
     return values

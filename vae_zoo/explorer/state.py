@@ -125,7 +125,7 @@ class LoadedRun:
             block = self.model.blocks.get(name)
             allowed = {"gaussian": block.size, "categorical": 1}.get(block.kind) if block else None
             if block is None or len(numbers) != allowed or not all(isfinite(v) for v in numbers):
-                raise UserError(f"the link has {len(numbers)} values of block {name}, which this run does not have")
+                raise UserError(f"the link has {len(numbers)} values for block {name}, which does not fit this run")
             code = torch.tensor([list(numbers)], dtype=torch.float32, device=self.model.device)
             if block.kind == "categorical":
                 if not 0 <= numbers[0] < block.size:
@@ -185,7 +185,7 @@ class Images:
         """Reads a user's picture as own images are read. Returns its name; raises UserError for what cannot be read."""
         path = Path(path)
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"the file has {path.stat().st_size / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f} are read")
+            raise UserError(f"the file has {path.stat().st_size / 1e6:.0f} MB; give one of at most {MAX_BYTES / 1e6:.0f} MB")
         pixels = read_upload(path, self.run.model.image_shape)
         name = f"upload:{hashlib.sha256(pixels.tobytes()).hexdigest()[:12]}"
         self.uploads[name] = torch.from_numpy(pixels.copy())[None].float().div_(255)

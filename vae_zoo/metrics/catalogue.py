@@ -1,8 +1,8 @@
 """Catalogue of metrics and figures by name. Imports only the standard library, since Hydra's plugins use it.
 
-A metric's name ends in what it measures, `test/facet0/shape/nmi` in nmi, and that part alone is looked up here. Two endings
-say of what: `<name>/gaussian`, without the categorical blocks, and `<name>_pixels`, of the images without any model. And
-`worth/<block>` is looked up by what stands before the block.
+Only the last part of a metric's name is looked up here, such as nmi of `test/facet0/shape/nmi`. Two endings are removed before:
+`<name>/gaussian` is the score without the categorical blocks, `<name>_pixels` that of the images without any model. For
+`worth/<block>` the part before the block is looked up.
 """
 
 import re

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vae_zoo.contract import Network
 from vae_zoo.distributions import Likelihood, Normal, noise
 
-HOLDS = "what shuffling keeps: colours and texture"
+HOLDS = "colours and texture, which remain if the patches of the image are shuffled"
 
 
 class LocalBranch(nn.Module):

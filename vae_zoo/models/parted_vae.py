@@ -13,7 +13,7 @@ Before every step on the loss, encoder and class head take a step of their own o
     ce + consistency_weight * consistency,   ce = -log q(y | x)
 c is drawn from the Gumbel-softmax in training and is the arg max in evaluation; t counts steps from 1.
 
-The body of the paper could not be read: equations and defaults are those of sinahmr/parted-vae at 261f065.
+The full text of the paper was not available: equations and defaults are those of sinahmr/parted-vae at 261f065.
 Deviations: the several variables have small layers of their own instead of masked large ones (`init="official"` keeps the
 scale of their first weights); the slope follows the step in evaluation too, where the official code always has 8
 (`eval_slope`), and the learning rate is constant (`plateau`). Ours alone: `u_kl="exact"` takes each component's own

@@ -285,7 +285,11 @@ class SPAIR(LatentVariableModel):
         rows, columns = self.backbone.grid(H, W)
         self.num_cells, self.code_size = rows * columns, WHERE + what_dim + 2
         self.blocks = {
-            "objects": Block(self.num_cells * self.code_size, "objects", "position, appearance, depth, presence per cell")
+            "objects": Block(
+                self.num_cells * self.code_size,
+                "objects",
+                "position, appearance, depth and presence of the object in each cell",
+            )
         }
         y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         centres = self.backbone.cell * (torch.stack([x, y], -1).view(-1, 2) + 0.5)

@@ -7,11 +7,10 @@ Minimised, in nats per image:
     rec = -log p(x | z_global, z_local), rec_aux = -log p(x_aux | z_local) at one draw each,  kl_* = KL(q || N(0, I))
 
 With all weights 1 the loss is the negative bound on log p(x, x_aux). That on log p(x) alone is without rec_aux, for any
-shuffling, and is what `log_weights` gives. aux_weight = 0 is the ablation, in which nothing
-determines the content of each code.
+shuffling; `log_weights` returns its terms. With aux_weight = 0, the ablation, nothing determines the content of each code.
 
-The body of the paper could not be read: equations and networks are those of 51616/split-vae at 58b6efa; deviations are in
-docs/methods/split.md.
+The full text of the paper was not available: equations and networks are those of 51616/split-vae at 58b6efa; deviations are
+in docs/methods/split.md.
 """
 
 from collections.abc import Callable
@@ -58,7 +57,9 @@ class SplitVAE(LocalView, LatentVariableModel):
     ):
         super().__init__(image_shape, **training)
         self.blocks = {
-            "z_global": Block(global_dim, "gaussian", "what shuffling destroys: shape and layout"),
+            "z_global": Block(
+                global_dim, "gaussian", "shape and layout, which are lost if the patches of the image are shuffled"
+            ),
             "z_local": Block(local_dim, "gaussian", HOLDS),
         }
         self.encoder = network.encoder(self.image_shape, 2 * global_dim)

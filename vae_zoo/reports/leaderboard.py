@@ -258,7 +258,7 @@ def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: i
             parts += ["### Differences over the same seeds", _pair_grid(table), caution(table)]
     if left:
         rows = [[_escape(_place(run, folder)), run.state, _escape(run.note)] for run in left]
-        parts += ["## Not averaged", grid(["run", "state", "why"], rows, 3, width)]
+        parts += ["## Not averaged", grid(["run", "state", "reason"], rows, 3, width)]
     return "\n\n".join(parts) + "\n"
 
 

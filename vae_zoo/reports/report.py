@@ -23,6 +23,7 @@ from PIL import Image
 from vae_zoo.figures import theme
 from vae_zoo.figures.charts import curves
 from vae_zoo.metrics import catalogue
+from vae_zoo.reports.settings import as_choice
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.files import read_dict, write_atomic
 from vae_zoo.utils.text import natural, override
@@ -117,7 +118,7 @@ def _numbers(values: dict) -> dict[str, float]:
 
 
 def _title(config_text: str) -> str:
-    """`<model> on <data>, seed <k>`, as far as the config is readable; a killed run may leave anything."""
+    """`<model> on <data>, seed <k>`, named as on the command line, as far as a killed run left a readable config."""
     try:
         config = yaml.safe_load(config_text)
     except (ValueError, yaml.YAMLError):
@@ -129,9 +130,9 @@ def _title(config_text: str) -> str:
 
 
 def _part_name(part) -> str:
-    """The `name` of a config group, or else the class name of its `_target_`."""
+    """The `name` of a config group, or else its `_target_` as a choice."""
     if isinstance(part, dict):
-        return str(part.get("name") or str(part.get("_target_", "")).rpartition(".")[2])
+        return str(part.get("name") or as_choice(str(part.get("_target_", ""))))
     return str(part or "")
 
 

@@ -176,7 +176,7 @@ def _finite(values: dict[str, Any]) -> dict[str, float]:
 
 def _names(folder: Path, config: dict[str, Any], command: str) -> tuple[str, str]:
     """Model and data as chosen, if the folder's name has them, else derived from their classes."""
-    model, data = (_snake(str(config[part].get("_target_", part))) for part in ("model", "data"))
+    model, data = (as_choice(str(config[part].get("_target_", part))) for part in ("model", "data"))
     if _is_run_name(folder.name) and "experiment=" not in command:  # then the parent is <model>-<data>
         parent = folder.resolve().parent.name
         if parent.startswith(f"{model}-"):
@@ -191,10 +191,11 @@ def _is_run_name(name: str) -> bool:
     return re.fullmatch(r"seed\d+_[0-9a-f]{8}", name) is not None
 
 
-def _snake(target: str) -> str:
-    """The class name in snake case: `vae_zoo.models.BetaTCVAE` -> beta_tc_vae, `my.FashionNet` -> fashion_net."""
+def as_choice(target: str) -> str:
+    """The class as model= or data= names it: `vae_zoo.models.BetaTCVAE` -> beta_tc_vae, `my.FashionNet` -> fashion_net."""
     *_, module, name = ["", *target.split(".")]
-    if target.startswith("vae_zoo.") and (file := (MODEL_FILES | DATA_FILES).get(name)):
+    files = MODEL_FILES | DATA_FILES
+    if target.startswith("vae_zoo.") and [*files.values()].count(file := files.get(name, "")) == 1:
         return file.rpartition(".")[2]
     if module.replace("_", "").lower() == name.lower():
         return module

@@ -67,7 +67,8 @@ def export(
     check_trust(config, trust)
     need("export", *NEEDS.get(format, ()))
     if format != "safetensors" and push or format == "safetensors" and uint8:
-        raise UserError(f"format={format} has no {'push' if push else 'uint8'}; push= needs safetensors, uint8= a graph")
+        word = "push= needs format=safetensors" if push else "uint8= needs format=onnx or torch_export"
+        raise UserError(f"{word}, got format={format}; change one of them")
     model = load_model(run, trust=trust).requires_grad_(False)
     out = Path(out).expanduser() if out else run / ("hub" if format == "safetensors" else "export")
     if format == "safetensors":

@@ -99,7 +99,7 @@ def _card(run: Path, config: dict[str, Any], model: LatentVariableModel, figures
             ],
         ),
         "## Numbers",
-        "On test images, beside what needs no such model: chance, pixels, an untrained encoder, or a constant.",
+        "On test images. Controls need no trained model: chance, pixels, an untrained encoder, or a constant.",
         _table(
             ["metric", "value", "control", "meaning"],
             [[f"`{k}`", _digits(numbers[k]), _controls(k, numbers) or "none", catalogue.entry(k).meaning] for k in keys],
@@ -109,7 +109,7 @@ def _card(run: Path, config: dict[str, Any], model: LatentVariableModel, figures
         *(f"![{catalogue.caption(figure)}](figures/{figure}.png)\n\n{catalogue.caption(figure)}" for figure in figures),
         "## Data and licence",
         f"{data}: {terms}. Settings of the data: `{about}`.",
-        "The code of the model has the MIT licence; these weights have the licence in the metadata, which follows the data.",
+        "The code of the model has the MIT licence; these weights have the licence of the data, stated in the metadata.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -103,8 +103,11 @@ def _threads(before: int | None, trainer: dict[str, Any]) -> int:
 
     now, cores = torch.get_num_threads() if launch.has_ranks(trainer) else threads.set_threads(before), threads.num_cores()
     print(f"threads: {now} of {cores} cores ({threads.THREADS} sets their number)", flush=True)
-    if before not in (None, now):  # sums over other shares of the work differ in their last digits
-        print(f"threads were {before} and are {now}: the weights will not be those of an uninterrupted run", flush=True)
+    if before not in (None, now):  # another number of threads changes the rounding of sums
+        print(
+            f"the run had {before} threads and now has {now}: its weights will differ from an uninterrupted run's",
+            flush=True,
+        )
     return now
 
 

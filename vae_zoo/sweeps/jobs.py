@@ -261,4 +261,4 @@ def table(jobs: Sequence[Job], found: Sequence[tuple[str, str]], name: str) -> s
                 "" if value is None else f"{value:.4g}",
             ]
         )
-    return grid(["job", "state", "why", "min", name], rows, left=3) + "\n"
+    return grid(["job", "state", "reason", "min", name], rows, left=3) + "\n"

@@ -143,8 +143,8 @@ def check_space(study: optuna.Study, record: Path, space: Mapping[str, BaseDistr
         except (KeyError, ValueError):
             was, now = (_in_words(part[key]) if key in part else "no such setting" for part in (theirs, space))
             raise UserError(
-                f"the study in {record} has {key} as {was}, this command as {now}; choose another sweep.name for a new "
-                f"search, or give the space of the study"
+                f"{key} is {was} in the study in {record}, but {now} in this command; choose another sweep.name for a new "
+                f"search, or give the search space of the study"
             ) from None
 
 
@@ -167,7 +167,7 @@ def distribution(override: Override) -> BaseDistribution:
     bounds = (getattr(found, "low", 0), getattr(found, "high", 0))
     if found is None or not all(map(math.isfinite, bounds)):
         raise UserError(
-            f"{word} is no range to search; give two finite bounds, the lower first, both above 0 for tag(log,...), such as "
+            f"{word} is not a search range; give two finite bounds, the lower first, both above 0 for tag(log,...), such as "
             f"'{override.get_key_element()}=tag(log,interval(0.1,10))'"
         )
     return found

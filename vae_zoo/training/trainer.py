@@ -63,7 +63,7 @@ def cluster_environment(trainer: dict[str, Any]) -> ClusterEnvironment:
 
 
 def precision_of(setting: Any, accelerator: str) -> Any:
-    """Lightning's precision. `fast` is bf16-mixed where the device computes in bfloat16, which others emulate slowly."""
+    """Lightning's precision. `fast` is bf16-mixed if the device supports bfloat16, which other devices emulate slowly."""
     if setting != "fast":
         return setting
     if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
@@ -73,9 +73,8 @@ def precision_of(setting: Any, accelerator: str) -> Any:
         on_mps = accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available())
         has_bf16 = not on_mps and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     chosen = "bf16-mixed" if has_bf16 else "32-true"
-    log.info(
-        "trainer.precision=fast: %s, as this device %s in bfloat16", chosen, "computes" if has_bf16 else "does not compute"
-    )
+    support = "supports" if has_bf16 else "does not support"
+    log.info("trainer.precision=fast: %s, since this device %s bfloat16", chosen, support)
     return chosen
 
 

@@ -114,6 +114,6 @@ def lock(file: IO[Any], kind: int) -> None:
         raise
     except OSError as error:
         raise UserError(
-            f"{file.name} cannot be locked ({error.strerror}), without which two commands could train one run; use a file "
-            f"system with locks (docs/how_to/clusters.md), with paths.outputs=<folder>"
+            f"{file.name} cannot be locked ({error.strerror}), so two commands could train the same run; set "
+            f"paths.outputs=<folder> to a file system with locks (docs/how_to/clusters.md)"
         ) from error

@@ -227,6 +227,6 @@ def test_classes_are_made_of_attributes_the_first_that_holds(root):
 
 def test_a_class_of_an_unknown_attribute_is_refused_with_the_nearest(root):
     with pytest.raises(
-        UserError, match=rf"data\.classes\.hat={TITLES[0]}x names no attribute .* did you mean {TITLES[0]}\?"
+        UserError, match=rf"data\.classes\.hat={TITLES[0]}x must consist of attributes.* did you mean {TITLES[0]}\?"
     ):
         read(root, classes={"hat": [f"{TITLES[0]}x", f"not {TITLES[0]}"]})

@@ -133,7 +133,8 @@ def classified(attributes: np.ndarray, names: Sequence[str], classes: Mapping[st
             parts = [part.split() for part in words.split(" and ")]  # [name], or [not, name]
             for *negation, name in parts:
                 if name not in column or negation not in ([], ["not"]):
-                    raise UserError(f"data.classes.{variable}={words} names no attribute of CelebA; {choose(name, names)}")
+                    wanted = "must consist of attributes, each with or without `not`"
+                    raise UserError(f"data.classes.{variable}={words} {wanted}; {choose(name, names)}")
             holds.append(np.all([attributes[:, column[name]] != bool(no) for *no, name in parts], axis=0))
         table = np.array(holds)  # [K, N]
         found.append(np.where(table.any(0), table.argmax(0), -1))

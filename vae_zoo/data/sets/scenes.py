@@ -92,7 +92,7 @@ class Scenes(DataModule):
         if self.image_shape != (3, side, side):  # reported before minutes of drawing
             raise UserError(
                 f"data.image_shape must be {[3, side, side]} for data.size={side}, got {list(self.image_shape)}; remove it, "
-                f"it follows data.size"
+                f"since it is derived from data.size"
             )
         self.recipe = recipe = self._recipe()
         sizes = {"train": self.train_size}
@@ -159,7 +159,9 @@ class Scenes(DataModule):
         if settings["ground"] not in scene_drawing.GROUNDS:
             pictures = read_images(Path(settings["ground"]).expanduser(), (3, 2 * size, 2 * size), "data.ground").images
             if len(pictures) < 2:
-                raise UserError(f"data.ground={settings['ground']} has one image; give two or more, some for test_unseen")
+                raise UserError(
+                    f"data.ground={settings['ground']} has one image; give two or more, as test_unseen needs one"
+                )
             settings["ground_images"] = (pictures / np.float32(255)).transpose(0, 2, 3, 1)
         return Recipe(**settings)
 
@@ -238,7 +240,7 @@ def _cut_outs(folder: Path, side: int) -> np.ndarray:
         raise UserError(f"data.sprites={folder} is not a folder; give dsprites, digits or a folder of transparent PNG files")
     paths = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     if len(paths) < 2:
-        raise UserError(f"data.sprites={folder} has {len(paths)} images; give two or more, some for the test split")
+        raise UserError(f"data.sprites={folder} has {len(paths)} images; give two or more, as the test split needs one")
     return np.stack([_cut_out(path, side) for path in paths])
 
 

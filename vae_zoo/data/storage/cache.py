@@ -50,7 +50,7 @@ def cached_array(path: Path, build: Callable[[], Array], shape: Shape, dtype: DT
     try:
         return stored(path, parts, shape, lambda: shape[0], dtype)[0]
     except Unwritable as error:
-        log.warning("%s; until then every process computes the data again", error)
+        log.warning("%s; until then every process renders the images itself", error)
         return build()
 
 
@@ -160,7 +160,7 @@ def _alone(path: Path) -> Iterator[IO[bytes]]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log.info("another process makes %s; waiting for it", path)
+                log.info("another process is writing %s; waiting for it", path)
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not _names(part, file):
                 continue  # it was finished meanwhile

@@ -1,4 +1,4 @@
-"""What a user says of images: columns of a CSV file or arrays, made labels, factors, groups and splits."""
+"""Converts columns of a CSV file or arrays of the user to labels, factors, groups and splits."""
 
 import csv
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def read_table(
     path: Path, folder: Path, pictures: Sequence[str], kinds: Mapping[str, Kind]
 ) -> tuple[list[str], dict[str, Any]]:
-    """Reads a CSV file that names pictures and what is known of each.
+    """Reads a CSV file that lists pictures with their labels, factors, group and split.
 
     Columns: `file`, the path in the folder; optional `label`, `group` and `split` (train, val, test); every other is a
     factor. An empty cell is unknown, which a factor cannot be.
@@ -62,7 +62,7 @@ def read_table(
                 f"{path}, lines {rows[name][0]} and {number} contradict each other on {name}; remove one of them"
             )
     if len(rows) < len(there):
-        log.info("%s: %d pictures that %s does not name are not used", folder, len(there - rows.keys()), path)
+        log.info("%s: %d pictures are not listed in %s and are not used", folder, len(there - rows.keys()), path)
     cells = np.array([line for _, line in rows.values()], dtype=object).reshape(len(rows), len(header) - 1)
     columns = dict(zip([name for name in header if name != "file"], cells.T))
     return [*rows], with_label(fields_of(columns, f"{path}, column ", kinds))

@@ -45,7 +45,7 @@ class Disentanglement(Suite):
 
 
 def discrete(data: DataModule) -> list[int]:
-    """Finds the columns of the factors with a number of values."""
+    """Finds the columns of the discrete factors."""
     return [column for column, size in enumerate(data.factor_sizes) if size]
 
 
@@ -107,7 +107,7 @@ class WholeSet(Suite):
         """Computes the scores."""
         names = [name for name in e.codes.names if e.model.blocks[name].kind == "gaussian"]
         if not names or not all(e.data.factor_sizes):
-            raise DoesNotApply("it needs Gaussian blocks and factors with a number of values")
+            raise DoesNotApply("it needs Gaussian blocks and discrete factors")
         assert e.data.factors is not None
         index = np.random.default_rng(e.seed).permutation(len(e.data.images))
         codes, factors = _columns(e, names, index), e.data.factors.numpy()[index].astype(np.int64)

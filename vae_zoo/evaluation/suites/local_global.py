@@ -213,7 +213,7 @@ def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, Picture]:
     columns = [x, model.decode(codes), x_aux, model.decode_local(codes[model.local_block])]
     found = {}
     if x_aux.shape == x.shape:
-        heads = ["image", "from both", "shuffled", "from z_local"]
+        heads = ["image", "from both codes", "local view", "from z_local"]
         found["views"] = grid(to_numpy(torch.stack(columns, 1)), column_labels=heads)
     with torch.random.fork_rng():
         torch.manual_seed(0)

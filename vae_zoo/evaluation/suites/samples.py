@@ -10,7 +10,7 @@ evidence_classifier/<block>/...        a classifier with two hidden layers of 25
 
 Pooling by group tells the group by itself: an untrained network has high accuracy at k = 10, so begin with k = 1.
 Sources: Falck et al. (2021), Table 1, as an unofficial repetition has it; Bouchacourt et al. (2018), section 5. Settings of
-the classifiers beyond their layers could not be read: scikit-learn's defaults.
+the classifiers other than their layers were not available: scikit-learn's defaults.
 """
 
 import warnings
@@ -137,7 +137,7 @@ class EvidenceClassifier(Suite):
         number, size = np.unique(group[index], return_inverse=True, return_counts=True)[1:]
         index = index[size[number] >= LEAST]
         if not len(index):
-            raise DoesNotApply(f"no group of the test images has {LEAST} of them")
+            raise DoesNotApply(f"no group has {LEAST} test images")
         order = index[np.argsort(group[index], kind="stable")]
         place = np.arange(len(order)) - np.searchsorted(group[order], group[order])
         return order[place % 2 == 0], order[place % 2 == 1]

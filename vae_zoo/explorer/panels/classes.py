@@ -1,4 +1,4 @@
-"""Classes: the image as each class, with the rest of its code kept, and samples of each class."""
+"""Classes: the image decoded as each class, with all other codes unchanged, and samples of each class."""
 
 import gradio as gr
 
@@ -26,8 +26,8 @@ def build(page: Page, run: LoadedRun) -> None:
         for name in run.of_kind("categorical"):
             own = int(codes[name].argmax())
             moved, samples = of_classes(run, codes, name, SAMPLES)
-            captions = [f"{name} = {k}{' (its own)' * (k == own)}" for k in range(len(moved))]
-            parts.append(f"<h4>the image with another {name}, the rest kept</h4>{strip(moved, captions)}")
+            captions = [f"{name} = {k}{' (inferred)' * (k == own)}" for k in range(len(moved))]
+            parts.append(f"<h4>the image with another {name}, all other codes unchanged</h4>{strip(moved, captions)}")
             parts.append(f"<h4>samples of each {name}</h4>{strip(samples, captions)}")
         return "".join(parts)
 

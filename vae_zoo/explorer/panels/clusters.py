@@ -24,7 +24,7 @@ def fits(run: LoadedRun) -> bool:
 
 
 def build(page: Page, run: LoadedRun) -> None:
-    """The clusters of a facet, to choose one from, and what is in it."""
+    """The clusters of a facet, and members and samples of the chosen one."""
     facets = list(run.model.facets) if isinstance(run.model, HasFacets) else []
     clustered = cache(lambda: Clustered(run.model, run.data, run.index))  # when the panel is opened
     with gr.Row():
@@ -51,9 +51,9 @@ def build(page: Page, run: LoadedRun) -> None:
         shown = member_images(run.data, seen.index, there[None])[0]
         own = page.images.codes(run, image)
         samples, mixed = in_cluster(run, own, facet, c, temperature, MEMBERS)
-        rows = {f"members of cluster {c}, the surest first": shown}
-        rows[f"samples of cluster {c}, the other facets from their priors"] = samples
-        rows[f"the image, with {facet} from cluster {c}"] = mixed
+        rows = {f"members of cluster {c}, most confident first": shown}
+        rows[f"samples of cluster {c}, with the other facets sampled from their priors"] = samples
+        rows[f"the image, with {facet} sampled from cluster {c}"] = mixed
         return "".join(f"<h4>{title}</h4>{strip(images, [''] * len(images))}" for title, images in rows.items())
 
     clusters.select(choose, None, cluster, show_progress="hidden")

@@ -1,4 +1,4 @@
-"""Data: the codes of the test images as points, and what each block holds of each factor."""
+"""Data: the codes of the test images as points, and the block-factor matrix."""
 
 from html import escape
 from importlib import import_module
@@ -27,14 +27,14 @@ def fits(run: LoadedRun) -> bool:
 
 
 def build(page: Page, run: LoadedRun) -> None:
-    """The points, to be clicked, and the matrix of the run's metrics, whose cells play a traversal."""
+    """The points, which can be clicked, and the block-factor matrix of the run, whose cells animate a traversal."""
     values, factors = targets(run.data, run.index)
     colours = [factor.name for factor in factors]
     blocks = run.of_kind("gaussian")
     with gr.Row():
         block = gr.Radio(blocks, value=blocks[0], label="block")
         colour = gr.Dropdown([(f"by {name}", name) for name in colours], value=next(iter(colours), None), label="colour")
-        method = gr.Radio(["PCA", *(["UMAP"] if find_spec("umap") else [])], value="PCA", label="plane")
+        method = gr.Radio(["PCA", *(["UMAP"] if find_spec("umap") else [])], value="PCA", label="projection")
     points, shown = clickable(), gr.HTML()
 
     def scatter(image: str, block: str, colour: str | None, method: str) -> str:
@@ -55,7 +55,8 @@ def build(page: Page, run: LoadedRun) -> None:
     scores = block_scores(run.numbers)
     if any(name in run.model.blocks for name in scores):
         gr.Markdown(
-            "What each block holds of each factor (test/block). A click on a cell plays the dimension that shows it."
+            "Score of a probe for each factor from each block (test/block). Click a cell to animate the dimension that "
+            "depends most on the factor."
         )
         matrix, film = clickable(value=table(scores, run)), gr.HTML()
 

@@ -1,4 +1,4 @@
-"""Groups: the code that several images of a group share, and what it gains from each further image."""
+"""Groups: the code that several images of a group share, inferred from more and more images."""
 
 from functools import cache
 

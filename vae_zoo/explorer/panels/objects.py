@@ -12,9 +12,9 @@ from vae_zoo.explorer.widgets import clickable, figure, png
 TITLE = "Objects"
 HINTS = {
     "remove": "Click an object.",
-    "move": "Click an object, then the place where it goes.",
-    "copy": "Click an object, then the place of its copy.",
-    "change": "Click an object; each click gives it the look of another object of the test set.",
+    "move": "Click an object, then its new position.",
+    "copy": "Click an object, then the position of its copy.",
+    "change": "Click an object; each click gives it the appearance of another object of the test set.",
 }
 
 
@@ -28,7 +28,7 @@ def build(page: Page, run: LoadedRun) -> None:
     actions = [*HINTS] if isinstance(run.model, EditsObjects) else ["remove"]
     edits, held = gr.State([]), gr.State(None)
     with gr.Row(elem_classes="image-row"):
-        action = gr.Radio(actions, value=actions[0], label="a click on an object")
+        action = gr.Radio(actions, value=actions[0], label="effect of a click")
         undo, reset = gr.Button("Undo", min_width=90), gr.Button("Reset", min_width=90)
     hint, view = gr.Markdown(HINTS[actions[0]]), clickable()
     action.input(lambda a: (HINTS[a], None), action, [hint, held], show_progress="hidden")

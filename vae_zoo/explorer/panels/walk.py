@@ -19,12 +19,12 @@ from vae_zoo.explorer.widgets import data_uri, pixels, png
 from vae_zoo.figures.encode import to_webp
 
 TITLE = "Walk"
-SHOWN = 10  # used dimensions of a block that are not folded away
+SHOWN = 10  # used dimensions of a block that are not collapsed
 SCRIPT = Path(__file__).with_suffix(".js").read_text()
 
 
 def fits(run: LoadedRun) -> bool:
-    """Every model can be walked in."""
+    """Every model has this panel."""
     return True
 
 
@@ -106,7 +106,7 @@ def _slider(name: str, d: Dimension, value: float) -> str:
     return (
         f'<div class="dim"><label><span title="KL, mean over test images">[{d.index}] <small>{d.kl:.2f} nats</small></span>'
         f'<input type="range" {at} min="{low}" max="{high}" step="any" value="{value}" aria-label="{label}"></label>'
-        f'<output>{value:.2f}</output><button data-do="play" {at} title="play it" aria-label="play {label}">▶</button></div>'
+        f'<output>{value:.2f}</output><button data-do="play" {at} title="animate" aria-label="play {label}">▶</button></div>'
     )
 
 
