@@ -1,10 +1,10 @@
-"""What this machine's device does, in one command: python benchmarks/device.py [seconds=480]. Last line: one JSON object.
+"""Tests, speed and memory of a GPU or CPU: python benchmarks/device.py [seconds=480]. Last line: one JSON object.
 
 On a CUDA device, else on the CPU with smaller settings; no network, no download. Parts, in this order, each left out (and
 named under `left_out`) where less time is left than it needs:
 
 tests        outcome of `pytest -m gpu`, which has equality with the CPU to 1e-4, exact resume and a loop without waiting
-throughput   six models beside a bare loop in float32; the same with trainer=fast and, on CUDA, with trainer.compile=true
+throughput   six models over a bare loop, in float32; the same with trainer=fast and, on CUDA, with trainer.compile=true
 memory       peak memory of the device in training, MB, of the same models
 ddp          images a second of one and of two processes on this machine (two only where there are two devices, or on a CPU)
 mfcvae       seconds of the 47,318 updates of 512 images of the paper on digits, from the rate of some hundred

@@ -1,4 +1,4 @@
-"""Training speed of SPLIT's network beside the same network layer by layer: python benchmarks/enlarging.py [rounds=3 ...]
+"""Speed of SPLIT's network with merged layers and layer by layer: python benchmarks/enlarging.py [rounds=3 ...]
 
 Further arguments are those of train.py. apart: enlargement, padding and convolution one after the other, as in the official
 code; together: `vae_zoo.nets.resize_conv.EnlargingConv2d`, the same function of the same weights. Both take the steps of the

@@ -1,4 +1,4 @@
-"""ML-VAE against a plain VAE of the same size on people that neither has seen: six folds of the ORL faces.
+"""ML-VAE compared with a plain VAE of the same size on people not seen in training: six folds of the ORL faces.
 
     python benchmarks/orl_faces.py <folder with one folder of images per person> [seeds=3] [folds=6] [jobs=2]
 

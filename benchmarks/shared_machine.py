@@ -1,13 +1,13 @@
-"""Training beside other work: python benchmarks/shared_machine.py [model=... data=...] [seconds=4] [rounds=3]. Last: JSON.
+"""Training on a busy machine: python benchmarks/shared_machine.py [model=... data=...] [seconds=4] [rounds=3]. Last: JSON.
 
-The bare loop of throughput.py, one thread a core, beside 0, 1 and 3 processes that keep a core busy each:
+The bare loop of throughput.py, with one thread per core, while 0, 1 and 3 other processes keep one core busy each:
 ours     threads wait as under every command of vae_zoo (vae_zoo/utils/threads.py)
 default  threads wait as OpenMP does by itself, in a loop
 single   one thread
 
-Rates are shares of the fair share: what the loop does on the idle machine with `default`, divided by the number of cores,
-times the cores that are left, where a core with k busy processes leaves 1 / (k + 1) of itself. Medians over rounds in which
-the three alternate; each is a process of its own, since OpenMP reads its settings once.
+Rates are fractions of the fair share: the rate of the loop on the idle machine with `default`, divided by the number of
+cores, times the cores that are left; a core with k busy processes counts as 1 / (k + 1). Medians over rounds in which the
+three alternate; each is a process of its own, since OpenMP reads its settings once.
 """
 
 import contextlib

@@ -6,8 +6,8 @@ ours   what `python train.py` runs, default callbacks and csv on, timed from ste
 
 Both run in this process, interleaved, with one thread unless OMP_NUM_THREADS is set; medians over the rounds. Further
 arguments: rounds=5, steps=<timed steps per round; by default about 4 s of the bare loop>, also=trainer=fast (any setting,
-repeatable) for ours with that setting too, beside the same bare loop. The bare loss is written out for vae and beta_vae; for
-other models it is their `objective`. Models that learn from labels get a second batch, read in the same way, with a separate
+repeatable) to compare ours with that setting with the same bare loop too. The bare loss is written out for vae and beta_vae;
+for other models it is their `objective`. Models that learn from labels get a second batch, read in the same way, with a separate
 step if they have one; images per second count the main batch. Groups are computed once. Last line: one JSON object.
 """
 
@@ -163,7 +163,7 @@ def main(words):
     rate = {name: steps * batch_size / statistics.median(values) for name, values in seconds.items()}
     ratio = rate["ours"] / rate["bare"]
     if ratio > 1.05:
-        print(f"ratio {ratio:.3f} > 1.05: ours cannot be faster than the bare loop, the measurement is at fault")
+        print(f"ratio {ratio:.3f} > 1.05: ours cannot be faster than the bare loop, so the measurement is wrong")
     result = {"ours_images_per_s": rate["ours"], "bare_images_per_s": rate["bare"], "ratio": ratio}
     result |= {f"ratio {name}": rate[name] / rate["bare"] for name in variants}
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))

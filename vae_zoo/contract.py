@@ -6,7 +6,7 @@ Axes of arrays in annotations and docstrings; one letter means one thing everywh
     N  images of a set, rows of a table       K  values of a categorical variable, clusters
     C  channels, H height, W width            S  values of all categorical variables, side by side
     G  groups                                 J  categorical variables, facets
-    F  factors                                M  combinations of values, draws, runs: said where it stands
+    F  factors                                M  combinations of values, draws, runs: defined in place
     V  label variables                        O  objects, or cells that may hold one
     k, n  draws, samples                      A  dimensions of an object's appearance
     E  features of a hidden layer             P  channels of a decoder's output
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 
 class Batch(TypedDict, total=False):
-    """A batch of images and what is known of them; only `image` is always there.
+    """A batch of images with optional labels, factors and groups; only `image` is always present.
 
     Attributes:
         image: float32 in [0, 1].
@@ -58,8 +58,8 @@ class Block:
 
     Attributes:
         size: Dimensions or values.
-        kind: Of its codes.
-        holds: One sentence for people on what it is meant to hold.
+        kind: Kind of its codes.
+        holds: What it is meant to hold, a phrase for reports.
     """
 
     size: int
@@ -71,8 +71,8 @@ class Term(NamedTuple):
     """A summand of an objective.
 
     Attributes:
-        value: [B], [G] or [], nats, positive is cost, summed over dimensions, unweighted.
-        weight: Factor in the loss; None: the term is shown, not trained on.
+        value: [B], [G] or [], in nats, unweighted, summed over dimensions; a positive value is a cost.
+        weight: Factor in the loss; None: the term is logged, but is not part of the loss.
     """
 
     value: Float[Tensor, "*unit"]
@@ -86,14 +86,14 @@ Detections = dict[str, Shaped[Tensor, "_ ..."]]  # of an image: boxes [O, 4], sc
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a model knows of its training data; the data module passes it once.
+    """Training data as a model sees them; the data module passes them once.
 
     Attributes:
-        num_images: Training images.
-        num_labelled: Those of them whose label training may see.
-        label: Labels of all images of the set, -1 = unknown; None: it has none.
-        images: The training images at these of their places 0..num_images-1, as a batch without groups.
-        batch: The training batch of a step.
+        num_images: Number of training images.
+        num_labelled: Number of training images whose label training may use.
+        label: Labels of all images of the data set, -1 = unknown; None: the data set has no labels.
+        images: Returns the training images at given positions in 0..num_images-1, as a batch without groups.
+        batch: Returns the training batch of a step.
     """
 
     num_images: int
@@ -108,7 +108,7 @@ class TrainingData:
 
 @runtime_checkable
 class Network(Protocol):
-    """A family of encoders and decoders, which know shapes and no objective."""
+    """A family of encoders and decoders, which depend on shapes but not on the objective."""
 
     def encoder(self, image_shape: Sequence[int], num_outputs: int) -> nn.Module:
         """Makes an encoder of images [B, C, H, W] to [B, num_outputs].
@@ -161,7 +161,7 @@ class LadderNetwork(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """What shared code may call of every model; all models are LightningModules.
+    """Interface of every model to shared code; all models are LightningModules.
 
     Attributes:
         needs: Keys of the batch without which the model cannot train.
@@ -182,10 +182,10 @@ class Model(Protocol):
         ...
 
     def learn_from(self, data: TrainingData) -> None:
-        """Takes what the model must know of the training data.
+        """Receives the training data, once, before training.
 
         Args:
-            data: Of the data module.
+            data: Those of the data module.
 
         Raises:
             UserError: The model cannot learn from these data.
@@ -196,7 +196,7 @@ class Model(Protocol):
         """Checks a trainer before anything is written.
 
         Args:
-            trainer: Lightning's.
+            trainer: Lightning's trainer.
 
         Raises:
             UserError: This trainer cannot train the model.
@@ -215,7 +215,7 @@ class Model(Protocol):
         ...
 
     def codes(self, batch: Batch | Float[Tensor, "B C H W"]) -> Codes:
-        """Infers the codes that stand for images where these are decoded again."""
+        """Infers the codes from which reconstructions, swaps and figures are decoded."""
         ...
 
     def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
@@ -234,10 +234,10 @@ class Model(Protocol):
         ...
 
     def objective(self, batch: Batch) -> Terms:
-        """Computes the terms of the loss, with their weights at the present step.
+        """Computes the terms of the loss, with their weights at the current step.
 
         Args:
-            batch: With all that the model `needs`.
+            batch: A batch with all keys that the model `needs`.
 
         Returns:
             {name: term}.
@@ -266,7 +266,7 @@ class Model(Protocol):
 
 @runtime_checkable
 class HasBound(Protocol):
-    """A bound on the likelihood of images; enters test/elbo and test/nll_iw<K>, whose only source it is."""
+    """A bound on the likelihood of images, from which test/elbo and test/nll_iw<K> are computed."""
 
     def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k _"]:
         """log p(x, z) - log q(z | x) of k draws.
@@ -281,12 +281,12 @@ class HasBound(Protocol):
         ...
 
 
-# ---- capabilities: a model that can do more says so by having these names ---------------------------------------------
+# ---- capabilities: a model has a capability if it has the names of its Protocol -----------------------------------------
 
 
 @runtime_checkable
 class SharesGroupCode(Protocol):
-    """Images of a group share one code; enters the grouped suite with swaps and held-out images.
+    """A code that the images of a group share; evaluated by the grouped suite with swaps and held-out images.
 
     Attributes:
         shared_block: Name of the code that a group shares.
@@ -323,10 +323,10 @@ class SharesGroupCode(Protocol):
 
 @runtime_checkable
 class HasClasses(Protocol):
-    """Classes that can be chosen; enters the suite of the classes.
+    """Classes that can be chosen; evaluated by the suite of the classes.
 
     Attributes:
-        free_of_class: Blocks whose prior knows no class.
+        free_of_class: Blocks whose prior does not depend on the class.
     """
 
     free_of_class: tuple[str, ...]
@@ -390,7 +390,7 @@ class WalksInClass(Protocol):
 
 @runtime_checkable
 class HasFacets(Protocol):
-    """Several clusterings of the same images; enters the suite of the facets.
+    """Several clusterings of the same images; evaluated by the suite of the facets.
 
     Attributes:
         facets: Names of the Gaussian blocks that cluster.
@@ -411,7 +411,7 @@ class HasFacets(Protocol):
 
 @runtime_checkable
 class FindsObjects(Protocol):
-    """Objects with boxes; enters the suite of the objects."""
+    """Objects with boxes; evaluated by the suite of the objects."""
 
     def detect(self, batch: Batch | Float[Tensor, "B C H W"]) -> list[Detections]:
         """Finds the objects of images.
@@ -440,7 +440,7 @@ class FindsObjects(Protocol):
         ...
 
     def without_object(self, codes: Codes, object_: Int[Tensor, " B"]) -> Codes:
-        """Takes one object of each image away.
+        """Removes one object from each image.
 
         Args:
             codes: Of B images.
@@ -466,18 +466,18 @@ class FindsObjects(Protocol):
 
 @runtime_checkable
 class EditsObjects(FindsObjects, Protocol):
-    """Objects that can be put elsewhere and changed; adds these to the panel of the objects in the explorer."""
+    """Objects that can be moved, copied and changed; adds these actions to the explorer's panel of the objects."""
 
     def with_object_placed(
         self, codes: Codes, object_: Int[Tensor, " B"], centre: Float[Tensor, "B 2"], keep: bool = False
     ) -> Codes:
-        """Puts one object of each image as near to a place as the model can; where no place is free it stays one object.
+        """Moves or copies one object of each image, as near to a position as possible; without a free cell there is no copy.
 
         Args:
             codes: Of B images.
             object_: Place of the object, 0..O-1.
-            centre: x and y of the middle of its new box, pixels.
-            keep: Whether the object stays where it is too.
+            centre: x and y of the centre of its new box, pixels.
+            keep: Whether the object also remains at its old position, that is a copy is made.
 
         Returns:
             The changed codes.
@@ -501,7 +501,7 @@ class EditsObjects(FindsObjects, Protocol):
 
 @runtime_checkable
 class HasLocalView(Protocol):
-    """A global code, and a local code of an auxiliary view; enters the suite of the local and global code.
+    """A global code, and a local code of an auxiliary view; evaluated by the suite of the local and global code.
 
     Attributes:
         global_block: Name of the global code.
@@ -512,7 +512,7 @@ class HasLocalView(Protocol):
     local_block: str
 
     def local_view(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ h w"]:
-        """Makes the auxiliary view of images; the same for the same image."""
+        """Makes the auxiliary view of images, which is a function of the image."""
         ...
 
     def decode_local(self, code: Float[Tensor, "B D"]) -> Float[Tensor, "B _ h w"]:

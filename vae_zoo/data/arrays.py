@@ -1,4 +1,4 @@
-"""What a data set is: its arrays, and what is known of them."""
+"""Arrays of a data set: images with labels, factors, groups and splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The one data module: arrays in memory or mapped files, a batch by one indexed read, floats made on the device.
+"""The data module: reads a batch by one indexed read from arrays in memory or mapped files, makes floats on the device.
 
 A data set is a subclass that writes `load() -> Arrays`. Splits, label budgets, grouping, order, ranks and resume are
 here.
@@ -107,7 +107,7 @@ class DataModule(L.LightningDataModule):
             self._fill()
 
     def serve(self, model: Model) -> None:
-        """Makes the batches that this model needs, and tells it of the data. Raises UserError where the two do not fit."""
+        """Makes the batches that this model needs, and passes it the training data. Raises UserError if they do not fit."""
         if not self.indices or self.needs != model.needs:
             self.needs = frozenset(model.needs)
             self._fill()

@@ -1,4 +1,4 @@
-"""Which images share their content, and the batches that are made of whole groups."""
+"""Groups of images that share content, and batches of whole groups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Train, validation and test: disjoint, the same for every seed, whole identities on one side."""
+"""Splits into train, validation and test: disjoint, the same for every seed, each identity in one split."""
 
 from collections.abc import Mapping, Sequence
 

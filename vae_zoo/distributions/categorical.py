@@ -1,4 +1,4 @@
-"""Categorical variables, one or several of different numbers of values, in one tensor and without a loop.
+"""Categorical variables, with different numbers of values, in one tensor and computed without a loop.
 
 Flat [..., S]: the values of all variables side by side, S = K_1 + ... + K_J; logits, probabilities and codes (one 1 in each
 variable) have this form. Padded [..., J, K]: one row for each variable, K = max K_j, for operations within each.

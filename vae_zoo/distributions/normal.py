@@ -1,4 +1,4 @@
-"""Diagonal Gaussians, in float32 whatever the precision of the network that gave them."""
+"""Diagonal Gaussians, computed in float32 for networks of any precision."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

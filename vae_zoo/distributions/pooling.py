@@ -1,4 +1,4 @@
-"""Pooling: one Gaussian for each group from one Gaussian for each image, groups of any size.
+"""Pooling: combines the Gaussians of the images of a group into one Gaussian, for groups of any size.
 
 v is a variance, l = -log v a log-precision, sums are over the images i of a group, n their number:
 

@@ -1,4 +1,4 @@
-"""Presence of objects in O cells: relaxed binary variables, and a prior that knows only how many objects are likely.
+"""Presence of objects in O cells: relaxed binary variables, and a prior that depends only on the number of objects.
 
 Relaxed: y = (a + L) / tau, L logistic, z = sigmoid(y): z > 0.5 with probability sigmoid(a) for every temperature tau. As z
 is a function of y, divergences are those of y. Source: Maddison et al. (2017), The Concrete Distribution, appendix B.

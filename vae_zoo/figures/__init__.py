@@ -1,4 +1,4 @@
-"""Arrays in, image out: what a model sees, makes and mixes.
+"""Figures: functions from arrays to images.
 
 Charts are in `vae_zoo.figures.charts`, which needs matplotlib; `vae_zoo.figures.encode` makes files of pictures.
 """

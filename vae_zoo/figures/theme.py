@@ -1,4 +1,4 @@
-"""The colours and sizes that figures and the report share: a light page, dark ink, quiet lines."""
+"""Colours and sizes of figures and reports."""
 
 PAPER = "#fbfaf7"
 INK = "#24272c"

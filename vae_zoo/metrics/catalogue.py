@@ -1,6 +1,6 @@
 """Catalogue of metrics and figures by name. Imports only the standard library, since Hydra's plugins use it.
 
-Only the last part of a metric's name is looked up here, such as nmi of `test/facet0/shape/nmi`. Two endings are removed before:
+Only the last part of a metric's name is looked up here, such as nmi of `test/facet0/shape/nmi`. Two endings are removed:
 `<name>/gaussian` is the score without the categorical blocks, `<name>_pixels` that of the images without any model. For
 `worth/<block>` the part before the block is looked up.
 """

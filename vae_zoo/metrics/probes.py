@@ -1,4 +1,4 @@
-"""Probes: what a small supervised model reads of a label or factor from a code; numpy and scikit-learn, no torch.
+"""Probes: how well a small supervised model predicts a label or factor from a code; numpy and scikit-learn, no torch.
 
 score: categorical           max(0, (accuracy - majority) / (1 - majority)), majority = accuracy of naming the most
                              frequent class of the TRAINING rows

@@ -1,9 +1,9 @@
-"""Scores of a whole data set as its images come, in place of factors that are drawn: variants of FactorVAE, BetaVAE and SAP.
+"""Scores on a whole data set instead of sampled factors: variants of FactorVAE, BetaVAE and SAP.
 
 Chunks are of consecutive rows with one value of one factor, so the rows must be in random order. A perfect code of dSprites
 has a sap of about 0.25 if its dimensions have variance 1, and of 0.22 if they have range 1: the classifiers are regularised,
-so the score depends on the scale of the code. It is no higher since a linear rule on one number cannot tell 40 orientations
-or 32 positions.
+so the score depends on the scale of the code. It is not higher since a linear rule on one number cannot distinguish 40
+orientations or 32 positions.
 Source: sinahmr/parted-vae, utils/metrics.py, where votes of a factor train and test the same majority.
 """
 

@@ -1,4 +1,4 @@
-"""beta-TCVAE: the KL in three parts, of which the total correlation has a weight of its own (Chen et al., 2018, equation 4).
+"""beta-TCVAE: the KL is decomposed into three parts with separate weights (Chen et al., 2018, equation 4).
 
     kl_z = mi + tc + kl_dims
     mi      = E[log q(z | x) - log q(z)]                  index-code mutual information

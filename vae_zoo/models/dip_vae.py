@@ -1,4 +1,4 @@
-"""DIP-VAE I and II: the aggregate posterior's covariance is pulled to the identity (Kumar et al., 2018, eq. 6 and 7).
+"""DIP-VAE I and II: a penalty pulls the aggregate posterior's covariance to the identity (Kumar et al., 2018, eq. 6 and 7).
 
     cov = Cov_x[mu(x)]                                    variant "i"
     cov = Cov_x[mu(x)] + E_x[diag exp(logvar(x))]         variant "ii", the covariance of q(z)

@@ -22,8 +22,8 @@ w * (log K_D - I(c_D; x)). Source: IMSAT (Hu et al., 2017, arXiv:1702.08720).
 Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this with one facet: VaDE (Jiang et al., 2017,
 arXiv:1611.05148), first an autoencoder, from whose codes the mixture then starts.
 
-The full text of the paper was not available: equations and defaults are those of FabianFalck/mfcvae at 9f1eca4; deviations are
-in docs/methods/mfcvae.md.
+The full text of the paper was not available: equations and defaults are those of FabianFalck/mfcvae at 9f1eca4; deviations
+are in docs/methods/mfcvae.md.
 """
 
 from collections.abc import Callable, Sequence

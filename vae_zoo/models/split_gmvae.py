@@ -1,4 +1,4 @@
-"""SPLIT-GMVAE: clusters of images whose colours and texture are in a code of their own (Charakorn et al., 2020).
+"""SPLIT-GMVAE: GMVAE with an additional local code for colours and texture (Charakorn et al., 2020).
 
 Generative story:  c ~ Cat(1 / K)    z_global | c ~ N(m(c), diag s(c)^2)    z_local ~ N(0, I)
                    x ~ p(x | z_global, z_local)    x_aux ~ p(x_aux | z_local)

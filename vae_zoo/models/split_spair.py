@@ -1,4 +1,4 @@
-"""SPLIT-SPAIR: SPAIR with a code for what is local in the image, from a shuffled view of it (Charakorn et al., 2020).
+"""SPLIT-SPAIR: SPAIR with a local code, inferred from the image with shuffled patches (Charakorn et al., 2020).
 
 Generative story:  as SPAIR, and z_local ~ N(0, I), x_aux ~ p(x_aux | z_local); z_local is also seen by the decoder of the
                    objects, each of them, or of the background, or of both, or of neither (`local_to`)

@@ -1,4 +1,4 @@
-"""Networks: encoders and decoders, which know shapes and no objectives.
+"""Networks: encoders and decoders, which depend on shapes but not on objectives.
 
 Each class is a `Network` of vae_zoo/contract.py, or a `LadderNetwork`, which gives and takes one code for each facet.
 """

@@ -1,4 +1,4 @@
-"""Augmentation: distorted copies of images, for what must not depend on place, angle and size."""
+"""Augmentation: random affine transforms of images."""
 
 from dataclasses import dataclass
 from math import pi
@@ -14,7 +14,7 @@ from vae_zoo.distributions import noise
 
 @dataclass(frozen=True)
 class RandomAffine:
-    """Rotates, scales, shears and shifts each image by itself; what comes in from outside is 0.
+    """Rotates, scales, shears and shifts each image by itself; pixels from outside the image are 0.
 
     All four are uniform.
 

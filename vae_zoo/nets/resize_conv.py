@@ -1,4 +1,4 @@
-"""SPLIT's network: convolutions of stride 2 towards the code, bilinear enlargement and convolutions away from it.
+"""SPLIT's network: an encoder of convolutions of stride 2, a decoder of bilinear upsampling and convolutions.
 
 Source: 51616/split-vae, vae/model.py. Weights start Glorot-uniform, biases at 0.
 """

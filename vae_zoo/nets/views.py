@@ -1,4 +1,4 @@
-"""Views of images that keep some of what is in them and destroy the rest: what a local code has to explain by itself.
+"""Views of images, which keep part of their information and destroy the rest; a local code must explain a view by itself.
 
 A view is a function of a batch [B, C, H, W] that works on all of it at once, each image by noise of its own
 (vae_zoo.distributions.noise): new noise at each training step, the same again when a run is resumed. PatchShuffle keeps

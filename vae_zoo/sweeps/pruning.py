@@ -1,4 +1,4 @@
-"""Pruning callback: ends a trial of a search that is worse than others were at the same step."""
+"""Pruning callback: ends a trial of a search if its metric is worse than that of other trials at the same step."""
 
 from pathlib import Path
 

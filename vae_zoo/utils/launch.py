@@ -1,4 +1,4 @@
-"""Which processes are one run, as torchrun, srun or Lightning started them. Imports neither torch nor lightning."""
+"""Detects which processes of torchrun, srun or Lightning form one run. Imports neither torch nor lightning."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Imports on first use: of the files of a package, and of packages that an extra installs."""
+"""Imports on first use, for the files of a package and for packages that an extra installs."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module

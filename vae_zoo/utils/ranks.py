@@ -1,4 +1,4 @@
-"""Batches that are spread over the ranks of a ddp training, seen as the one batch that they make.
+"""Treats the batches of all ranks of a ddp training as one batch.
 
 ddp averages gradients over ranks. A value that every rank computes from the rows of all, such as a mean over the batch, then
 has the gradient that one process has on the joined batch: gradients reach the other ranks' rows and are added up there.

@@ -1,4 +1,4 @@
-"""How many threads a process computes with, and how they wait for each other. Imports neither torch nor lightning."""
+"""Sets the number of threads of a process and how they wait for each other. Imports neither torch nor lightning."""
 
 import contextlib
 import os

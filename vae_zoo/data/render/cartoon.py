@@ -1,4 +1,4 @@
-"""Simple faces of which everything is known: who it is (identity factors) and how the picture was taken (style factors).
+"""Cartoon faces with known factors: who it is (identity factors) and how the picture was taken (style factors).
 
 Image (i, j), the j-th of identity i, is a function of (root, i, j) alone: every factor is a hash of its address, so an
 image can be drawn by itself, adding identities or images changes none, and a batch equals its images drawn one by one.

@@ -1,4 +1,4 @@
-"""Factors of a cartoon face -> its picture: shapes painted from back to front, a whole batch at a time, in numpy.
+"""Draws cartoon faces from their factors: shapes painted from back to front, a whole batch at a time, in numpy.
 
 A shape is a signed distance d in pixels, negative inside, and covers clip(1/2 - d, 0, 1) of a pixel. That is anti-aliasing
 already, so nothing is supersampled. (u, v) is the head's own frame, turned with it, in head heights, v down; the head

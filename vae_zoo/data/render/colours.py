@@ -1,4 +1,4 @@
-"""Colours by hue, and grey images made colourful."""
+"""Colours by hue, and colouring of grey images."""
 
 from collections.abc import Sequence
 

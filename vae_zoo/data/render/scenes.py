@@ -1,4 +1,4 @@
-"""Scenes drawn from a recipe: a ground, some sprites on it, and the map that says which pixel shows which sprite.
+"""Draws scenes from a recipe: a background, sprites on it, and a map of the sprite that each pixel shows.
 
 Scene i of a split is a function of (split, i) and the recipe alone: all numbers are hashes of its address. Sprites are tiles
 of S x S pixels at whole pixels; a tile that covers an earlier one by more than `max_overlap` of its area is placed anew, and

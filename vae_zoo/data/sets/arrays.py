@@ -1,4 +1,4 @@
-"""The user's own arrays: one file of images with what is known of them."""
+"""Arrays of the user: one file of images with labels, factors, groups and splits."""
 
 import logging
 import math

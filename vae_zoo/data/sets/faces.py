@@ -1,4 +1,4 @@
-"""Faces grouped by identity: drawn ones of which every factor is known, the user's own, and three sets of photographs.
+"""Faces grouped by identity: cartoon faces with known factors, images of the user, and three sets of photographs.
 
 Splits are by identity, so nobody in val or test is seen in training (celeba keeps its official split, which is so too).
 """

@@ -1,4 +1,4 @@
-"""Image data sets of the Hugging Face hub, or local ones in its forms, through the library `datasets`."""
+"""Image data sets of the Hugging Face hub, or local ones in the same formats, read by the library `datasets`."""
 
 from collections.abc import Iterator
 from itertools import islice

@@ -1,4 +1,4 @@
-"""Scenes: some sprites on a ground, with the boxes, masks and number of the sprites known. Drawn here, nothing to download.
+"""Scenes: sprites on a background, with known boxes, masks and counts. Drawn here, nothing to download.
 
 Scene i of a split is the same whoever asks for it and when (vae_zoo.data.render.scenes), so training may also go on without
 end, each scene seen once. The test has scenes on the grounds of training, `test`, and on others, `test_unseen`.

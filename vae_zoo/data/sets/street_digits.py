@@ -1,4 +1,4 @@
-"""Street digits: real handwritten digits in colour on a textured ground, with parts of others beside them. Drawn here.
+"""Street digits: real handwritten digits in colour on textured backgrounds, with parts of neighbouring digits. Drawn here.
 
 A relative of SVHN that needs no download and whose factors are known, so that global (which digit, how large) and local
 (colours, texture) have a ground truth. The digits are scikit-learn's 1,797, 8x8 pixels; each is drawn many times.

@@ -1,4 +1,4 @@
-"""Arrays that are expensive to make, kept on disk, mapped and shared between processes."""
+"""Cache of arrays that are expensive to make: files that are mapped and shared between processes."""
 
 import errno
 import fcntl

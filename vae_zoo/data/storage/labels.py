@@ -1,4 +1,4 @@
-"""Labels made by hand: a CSV file beside any data set."""
+"""Reads labels of the user, for any data set, from a CSV file."""
 
 import codecs
 import csv

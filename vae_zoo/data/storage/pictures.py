@@ -1,4 +1,4 @@
-"""Pictures in files of any format: found, decoded to arrays of one shape, and what is lost on the way counted."""
+"""Finds picture files of any format, decodes them to arrays of one shape and counts what is lost."""
 
 import hashlib
 import io

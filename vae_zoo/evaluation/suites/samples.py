@@ -1,4 +1,4 @@
-"""Suites that papers use and no run needs: classifiers of SAMPLES of the codes, chosen by `evaluation.suites`.
+"""Suites of papers, off by default: classifiers that are trained on samples of the codes, added by `evaluation.suites`.
 
 block_probe/<block>/<label>/accuracy   test accuracy of a classifier of one hidden layer of 100 units, trained on a sample of
                                        each Gaussian block; block `all`: of all of them side by side. Mean over 3 classifiers
@@ -8,9 +8,9 @@ evidence_classifier/<block>/...        a classifier with two hidden layers of 25
                                        cross-entropy, nats) from k <= K images of evidence. Block `code`: the Gaussian blocks
                                        of a model that shares none, pooled by the product of densities
 
-Pooling by group tells the group by itself: an untrained network has high accuracy at k = 10, so begin with k = 1.
-Sources: Falck et al. (2021), Table 1, as an unofficial repetition has it; Bouchacourt et al. (2018), section 5. Settings of
-the classifiers other than their layers were not available: scikit-learn's defaults.
+Pooling by group reveals the group by itself: an untrained network has high accuracy at k = 10, so compare at k = 1 first.
+Sources: Falck et al. (2021), Table 1, as in an unofficial reimplementation; Bouchacourt et al. (2018), section 5. Only the
+layers of the classifiers were known; their other settings are scikit-learn's defaults.
 """
 
 import warnings
