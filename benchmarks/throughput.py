@@ -7,8 +7,8 @@ ours   what `python train.py` runs, default callbacks and csv on, timed from ste
 Both run in this process, interleaved, with one thread unless OMP_NUM_THREADS is set; medians over the rounds. Further
 arguments: rounds=5, steps=<timed steps per round; by default about 4 s of the bare loop>, also=trainer=fast (any setting,
 repeatable) to compare ours with that setting with the same bare loop too. The bare loss is written out for vae and beta_vae;
-for other models it is their `objective`. Models that learn from labels get a second batch, read in the same way, with a separate
-step if they have one; images per second count the main batch. Groups are computed once. Last line: one JSON object.
+for other models it is their `objective`. Models that learn from labels get a second batch, read in the same way, with a
+separate step if they have one; images per second count the main batch. Groups are computed once. Last line: one JSON object.
 """
 
 import copy
