@@ -23,7 +23,7 @@ class Factor:
 
 @dataclass
 class Arrays:
-    """What a data set is. `packed`: images hold 8 binary pixels a byte, big-endian, [N, C * H * W / 8]."""
+    """The arrays of a data set. `packed`: images hold 8 binary pixels a byte, big-endian, [N, C * H * W / 8]."""
 
     images: np.ndarray  # uint8 [N, C, H, W], or packed
     label: np.ndarray | None = None  # int64 [N] or [N, V], -1 = unknown

@@ -99,7 +99,7 @@ class DataModule(L.LightningDataModule):
     # ---- setup ----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the data. A trainer calls it with its model at hand, whose needs are then asked for."""
+        """Reads the data. If a trainer calls it, the batches have what the model of the trainer needs."""
         model = None if self.trainer is None else self.trainer.lightning_module
         if model is not None:
             self.serve(cast(Model, model))
@@ -306,7 +306,7 @@ class DataModule(L.LightningDataModule):
         return batch
 
     def batch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
-        """The images at these places [B], with all that is known of them; what shares content of grouped data is a group."""
+        """The images at these places [B], with their labels, factors and groups, as far as the data set has them."""
         batch = self.single(index, device)
         if self._groups is not None:
             groups, group = self.group_of(index).unique(return_inverse=True)
@@ -318,7 +318,7 @@ class DataModule(L.LightningDataModule):
         return self._gather(index, device, self.label, self.factors)
 
     def group_of(self, index: Tensor) -> Tensor:
-        """The group of the set that each of these images of grouped data is of, [B]."""
+        """The group, numbered over the whole set, of each of these images of grouped data, [B]."""
         assert self._groups is not None
         return self._groups.group[index]
 
@@ -339,7 +339,7 @@ class DataModule(L.LightningDataModule):
     # ---- Lightning ------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> Iterator[Batch]:
-        """Endless: Lightning sees one long epoch, and what an epoch is stays this module's business."""
+        """An endless loader: Lightning sees one long epoch; this module counts the epochs."""
         placement = self._placement()
         return read_ahead(partial(self.train_batch, **placement), count(self._attached().global_step), placement["device"])
 
@@ -358,7 +358,7 @@ class DataModule(L.LightningDataModule):
         return batch  # made there
 
     def state_dict(self) -> dict:
-        """The position of the next batch, and what it is a position in."""
+        """The position of the next batch, and the properties of the data to which it refers."""
         return {"step": self._attached().global_step, **self._fingerprint()}
 
     def load_state_dict(self, state: dict) -> None:

@@ -113,7 +113,7 @@ class CategoricalVariables(nn.Module):
         return (code * self.probs.log()).sum(-1)
 
     def log_softmax(self, logits: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
-        """Log-probabilities within each variable, in float32 or wider whatever the network's precision, nats."""
+        """Log-probabilities within each variable, in float32 or wider for networks of any precision, nats."""
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         return self.padded(logits, -torch.inf).log_softmax(-1).flatten(-2)[..., self.slots]
 

@@ -103,7 +103,7 @@ def normal(like: Float[Tensor, "..."], sample_shape: tuple[int, ...] = ()) -> Fl
 
 
 def key_of(x: Float[Tensor, "B ..."]) -> Int[Tensor, " B"]:
-    """Hashes each image to a number that its pixels alone decide: for `per_image` without an index.
+    """Hashes each image to a number that depends only on its pixels: for `per_image` without an index.
 
     Pixels are rounded to 16 bits, since x / 255 differs in its last bit from one device to another.
 

@@ -52,7 +52,7 @@ class Normal:
 
     @property
     def mean(self) -> Float[Tensor, "... D"]:
-        """The means, which are also the code that an evaluation takes."""
+        """The means, which are also the codes that an evaluation uses."""
         return self.mu
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Float[Tensor, "... D"]:

@@ -55,7 +55,7 @@ def pool(q: Normal, group: Int[Tensor, " B"], num_groups: int, evidence: Evidenc
 
 
 def without_prior(q: Normal) -> Normal:
-    """Evidence of an image beside N(0, I): q / N(0, I), so that product_with_prior gives q back.
+    """Evidence of an image without the prior: q / N(0, I), so that product_with_prior returns q again.
 
     A dimension that is no surer than the prior says nothing: an image takes no knowledge away.
 

@@ -41,7 +41,7 @@ def log_relaxed(y: Float[Tensor, "*#batch"], logit: Float[Tensor, "*#batch"], te
 
 
 def kl_relaxed(logit: Float[Tensor, "*#batch"], prior_logit: Float[Tensor, "*#batch"]) -> Float[Tensor, "..."]:
-    """KL between relaxed variables of one temperature, whatever it is: d coth(d / 2) - 2, d = logit - prior_logit; nats."""
+    """KL, nats, of relaxed variables with equal temperatures, which cancel: d coth(d / 2) - 2, d = logit - prior_logit."""
     d = logit - prior_logit
     near = d.abs() < 1e-2
     safe = torch.where(near, torch.ones_like(d), d)
@@ -56,7 +56,7 @@ def kl_bernoulli(logit: Float[Tensor, "*#batch"], prior_logit: Float[Tensor, "*#
 
 @lru_cache(maxsize=4)
 def count_log_odds(s: float, num_cells: int, device: torch.device = CPU) -> Float[Tensor, "O O"]:
-    """Table of log odds[i, m]; entries with m > i mean nothing.
+    """Table of log odds[i, m]; entries with m > i are meaningless.
 
     Args:
         s: p(C = k + 1) / p(C = k), > 0.

@@ -32,7 +32,7 @@ Pair = tuple[Shaped[Any, " M"] | Sequence[int], Shaped[Any, " M"] | Sequence[int
 def cluster_accuracy(
     clusters: Numbers, labels: Numbers, *, mapping: Mapping = "hungarian", fit: Pair | None = None
 ) -> float:
-    """Accuracy after naming clusters by classes.
+    """Accuracy after clusters are assigned to classes.
 
     `hungarian`: the one-to-one naming with most images right; clusters beyond the number of classes are errors.
     `majority`: each cluster takes its most frequent class (ties: the lower label); never below Hungarian, grows with
@@ -105,7 +105,7 @@ def purity(clusters: Numbers, labels: Numbers) -> float:
 
 
 def purity_chance(clusters: Numbers, labels: Numbers, *, repeats: int = 20, seed: int = 0) -> float:
-    """Purity of clusters of these sizes that know nothing of the labels: mean over `repeats` shuffles of them.
+    """Purity of clusters of these sizes that are independent of the labels: mean over `repeats` shuffles of the labels.
 
     At least the share of the largest class, and 1 for one image per cluster.
 
@@ -131,7 +131,7 @@ def purity_chance(clusters: Numbers, labels: Numbers, *, repeats: int = 20, seed
 
 
 def scores(clusters: Numbers, labels: Numbers, fit: Pair) -> dict[str, float]:
-    """Computes every score by the name that a run has it under.
+    """Computes all scores, by the names that they have in a run.
 
     Args:
         clusters: Number of the cluster of each image.
@@ -151,7 +151,7 @@ def scores(clusters: Numbers, labels: Numbers, fit: Pair) -> dict[str, float]:
 
 
 def k_means(vectors: Shaped[np.ndarray, "N D"], num_clusters: int, *, seed: int = 0) -> Callable[[Array], Array]:
-    """Fits k-means: clusters of vectors, to be had of any others, which clusters of a model must beat on pixels.
+    """Fits k-means, which then assigns clusters to any vectors; on pixels it is the baseline of a model's clusters.
 
     Args:
         vectors: The rows that it is fitted on.
@@ -232,7 +232,7 @@ def contingency(clusters: Numbers, labels: Numbers) -> Int[np.ndarray, "_ _"]:
 def confusion(
     clusters: Numbers, labels: Numbers, *, mapping: Mapping = "majority", fit: Pair | None = None
 ) -> Int[np.ndarray, "_ _"]:
-    """Number of images whose cluster is named by the class of the row and whose label is the class of the column.
+    """Number of images whose cluster is assigned to the class of the row and whose label is the class of the column.
 
     The classes of labels and fit come in increasing order. Images of a cluster without a name are in no row.
 
@@ -297,7 +297,7 @@ def effective_number(probs: Float[np.ndarray, "N K"]) -> float:
 
 
 def most_confident(probs: Float[np.ndarray, "N K"], count: int) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, "R _"]]:
-    """Finds the images that the clusters are surest of.
+    """Finds the images with the highest probability of each cluster.
 
     An image belongs to its likeliest cluster, with that probability as confidence. Clusters without members are left out,
     the others come by the mean confidence of their members, members by their own, the highest first (ties: the lower number

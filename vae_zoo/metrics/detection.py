@@ -40,7 +40,7 @@ def average_precision(found: Sequence[Detections], boxes: Boxes) -> dict[str, fl
 
 
 def recall(found: Boxes, boxes: Boxes, least: Sequence[float]) -> list[float]:
-    """Share of the true boxes that have a found one of their own with at least a certain IoU.
+    """Share of the true boxes that are matched one-to-one to found boxes with at least a certain IoU.
 
     Args:
         found: Of each image.
@@ -62,7 +62,7 @@ def recall(found: Boxes, boxes: Boxes, least: Sequence[float]) -> list[float]:
 def adjusted_rand(
     found: Int[Tensor, "N H W"], truth: Int[Tensor, "N H W"], foreground: bool = True
 ) -> Float[np.ndarray, " N"]:
-    """Adjusted Rand index of maps of whole numbers: 1 the same parts, 0 as by chance.
+    """Adjusted Rand index of integer maps: 1 for equal segments, 0 by chance.
 
     Args:
         found: Number of the part that each pixel is of, >= 0.

@@ -56,7 +56,7 @@ class FactorData(Protocol):
         ...
 
     def render(self, factors: Shaped[Any, "N F"]) -> Any:
-        """Makes what the encoder takes.
+        """Makes the input of the encoder.
 
         Args:
             factors: Values, 0..size-1.
@@ -428,7 +428,7 @@ def beta_vae_score(
     num_eval: int = 5_000,
     batch_size: int = 64,
 ) -> float:
-    """BetaVAE score: accuracy of telling which factor two images share from |difference of their codes|.
+    """BetaVAE score: accuracy of predicting which factor two images share from |difference of their codes|.
 
     A sample: draw k, then `batch_size` pairs of images, each pair sharing its own value of k; feature = mean over the
     pairs of |z1 - z2|, label k. Multinomial logistic regression (L2, C=1, lbfgs, 100 iterations) on `num_train`
@@ -574,7 +574,7 @@ def udr(
 
 
 def unsupervised_scores(codes: Shaped[Any, "N D"], *, bins: int = 20) -> dict[str, float]:
-    """How dependent the codes are on each other; 0 is independent, nothing says they are useful. 10,000 rows.
+    """Dependence of the codes on each other; 0: independent, which does not mean useful. For 10,000 rows.
 
     With C the covariance: `gaussian_total_correlation` = (sum log diag C - log det C) / 2 in nats, without bound for
     linearly dependent codes; `gaussian_wasserstein_correlation` = 2 tr C - 2 tr sqrtm(diag(C) C), and `..._norm` the
@@ -648,7 +648,7 @@ class GridIndex:
 
 
 class CodeTable(GridIndex):
-    """Encoder and data in one: encodes each distinct image once, when it is first asked for, and remembers its code.
+    """Encoder and data in one: encodes each distinct image once, on first use, and caches its code.
 
         table = CodeTable(encode, data)
         factor_vae_score(table, table); beta_vae_score(table, table); mig(table(table.render(factors)), factors)

@@ -153,13 +153,13 @@ def _fit(
 
 
 def accuracy(judge: Judge, images: Shaped[Tensor, "N C H W"], labels: Int[Tensor, " N"]) -> float:
-    """Share of images that the judge gives their label, 0..1."""
+    """Share of images whose label the judge predicts, 0..1."""
     return (judge.predict(images).cpu() == labels.cpu()).double().mean().item()
 
 
 @torch.no_grad()
 def reconstruction_accuracy(model: Model, batches: Iterable[Batch], judge: Judge) -> float:
-    """Share of images, 0..1, whose reconstruction (posterior means) the judge gives their label; unknown ones left out."""
+    """Share of labelled images, 0..1, whose label the judge predicts from their reconstruction by posterior means."""
     right = count = 0
     for batch in batches:
         labels = _labels(batch, judge.column)
@@ -189,7 +189,7 @@ def images_and_labels(
 
 @torch.no_grad()
 def swap_consistency(model: Model, batches: Iterable[Batch], judge: Judge, *, seed: int = 0) -> dict[str, float]:
-    """Which block carries what the judge judges: the share of swaps in which the label came with a block.
+    """Share of swaps in which the judge predicts the label of the image that a block comes from, for each block.
 
     A swap decodes this block of an image and all others of an image with another label (`model.codes`), and counts
     when the judge names the first image's label. Every image of `batches` gives the block once; the other image is

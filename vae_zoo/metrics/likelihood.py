@@ -55,7 +55,7 @@ def importance_weighted(model: HasBound, batches: Iterable[Batch], k: int, chunk
 
 
 def has_bound(model: Any) -> bool:
-    """Tells whether the model writes `log_weights`; without it there is neither test/elbo nor test/nll_iw<K>."""
+    """Returns whether the model defines `log_weights`; without it there is neither test/elbo nor test/nll_iw<K>."""
     return isinstance(model, HasBound)
 
 

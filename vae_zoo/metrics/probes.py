@@ -41,7 +41,7 @@ WIDE, COMPONENTS = 256, 64  # codes of more dimensions than the first are reduce
 
 @runtime_checkable
 class FactorLike(Protocol):
-    """A column of factors. Of a circular one a `period` may be given too, if it is not the default (`period_of`)."""
+    """A column of factors. A circular factor may also have a `period` other than the default (`period_of`)."""
 
     @property
     def name(self) -> str:
@@ -68,7 +68,7 @@ def probe(
     hidden: int | None = 128,
     seed: int = 0,
 ) -> float:
-    """Score of a probe that is fitted on training rows, on test rows.
+    """Fits a probe on training rows and returns its score on test rows.
 
     The protocol has 10,000 training and 5,000 test rows, posterior means.
 
@@ -174,7 +174,7 @@ def period_of(factor: FactorLike) -> float | None:
 
 
 def linear_classifier() -> Pipeline:
-    """Makes a logistic regression of standardised codes, not fitted; its accuracy is a plain one, unlike a `probe`'s."""
+    """Makes a logistic regression of standardised codes, not fitted; its accuracy is not normalised as in `probe`."""
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 
 

@@ -11,7 +11,7 @@ from vae_zoo.schedules import Schedule, as_schedule
 
 
 class AnnealedVAE(VAE):
-    """VAE whose KL is held at a capacity.
+    """VAE whose KL is kept close to a capacity.
 
     Args:
         *args: As in VAE.

@@ -78,7 +78,7 @@ class LatentVariableModel(L.LightningModule):
         raise NotImplementedError  # pragma: contract
 
     def objective(self, batch: Batch) -> Terms:
-        """Computes the terms of the loss, with their weights at the present step, and terms that are only shown.
+        """Computes the terms of the loss, with their weights at the current step, and terms that are only shown.
 
         Args:
             batch: With all that the model `needs`.
@@ -89,7 +89,7 @@ class LatentVariableModel(L.LightningModule):
         raise NotImplementedError  # pragma: contract
 
     def codes(self, batch: Batch | Float[Tensor, "B C H W"]) -> Codes:
-        """Infers the codes that stand for images where these are decoded again, by default the posterior means.
+        """Infers the codes from which images are reconstructed and swapped, by default the posterior means.
 
         Args:
             batch: A batch, or images in [0, 1].
@@ -194,7 +194,7 @@ class LatentVariableModel(L.LightningModule):
         self.trained_steps = checkpoint["global_step"]
 
     def learn_from(self, data: TrainingData) -> None:
-        """Takes what the model must know of the training data; the data module calls it before training.
+        """Receives the training data; the data module calls it before training.
 
         Args:
             data: Of the data module.
@@ -368,7 +368,7 @@ class LatentVariableModel(L.LightningModule):
         self.log_values({name: value.item() for name, value in values.items()})
 
     def log_values(self, values: dict[str, float]) -> None:
-        """Sends numbers to every logger, at the present step."""
+        """Sends numbers to every logger, at the current step."""
         self.latest |= values
         self.latest_at |= dict.fromkeys(values, self.step)
         for logger in self.loggers:

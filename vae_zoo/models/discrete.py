@@ -203,7 +203,7 @@ class ClassConditionalModel(DiscreteLatentModel):
         self.likelihood = likelihood
 
     def sample_class(self, classes: Int[Tensor, "n J"]) -> Codes:
-        """Draws z from N(0, I), beside the codes of these classes, 0..K_j-1."""
+        """Draws z from N(0, I) and adds the codes of these classes, 0..K_j-1."""
         z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
         return {"z": z} | self.classes.split(self.classes.code(classes))
 

@@ -130,7 +130,7 @@ class GMVAE(DiscreteLatentModel):
         return self.class_codes(log_c) | {self.z_name: self.posterior_z(h, self.classes.hard(log_c))}
 
     def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
-        """Decodes z to mean images in [0, 1]; the cluster has no effect beside z."""
+        """Decodes z to mean images in [0, 1]; the decoder does not get the cluster."""
         return self.likelihood.mean(self.decoder(self.join(codes)[:, self.classes.num_values :]))
 
     def sample_class(self, classes: Int[Tensor, "n 1"]) -> Codes:

@@ -24,7 +24,7 @@ from vae_zoo.schedules import Schedule, as_schedule
 
 
 class JointVAE(ClassConditionalModel):
-    """VAE with continuous and categorical codes, both held at capacities.
+    """VAE with continuous and categorical codes, with the KL of each kept close to a capacity.
 
     Args:
         *args: As in ClassConditionalModel.

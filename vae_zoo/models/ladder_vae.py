@@ -97,7 +97,7 @@ class LadderVAE(LatentVariableModel):
         return dict(zip(self.blocks, self.schedule(step, len(self.blocks))))
 
     def entered(self) -> list[str]:
-        """The facets that the decoder gets at the present step."""
+        """The facets that the decoder gets at the current step."""
         return [name for name, weights in self.coefficients(self.step).items() if weights.alpha > 0]
 
     def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Normal]:
@@ -195,7 +195,7 @@ class LadderVAE(LatentVariableModel):
             self.load_state_dict(self.trainer.strategy.broadcast(self.state_dict()))
 
     def initialise(self, batch: Batch) -> bool:
-        """Sets the values that are due at the present step from images.
+        """Sets the values that are due at the current step from images.
 
         Args:
             batch: Of this process.

@@ -277,7 +277,7 @@ class MFCVAE(LadderVAE):
         return dict.fromkeys(self.facets, 0) if self.prior_init_at == "start" else self.begins()
 
     def initialise(self, batch: Batch) -> bool:
-        """Initialises also the mixtures that are due at the present step; returns whether anything was set."""
+        """Initialises also the mixtures that are due at the current step; returns whether anything was set."""
         changed = super().initialise(batch)
         due = [name for name, step in self.prior_init_steps().items() if step == self.step]
         if not due or self.prior_init == "none":

@@ -75,7 +75,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Gate:
-    """Attention of a class to the features h that its u is read from.
+    """Attention of a class to the features h from which its u is computed.
 
     Args:
         gate: Whether there is one; False: u is read from h alone.
@@ -223,7 +223,7 @@ class PartedVAE(DiscreteLatentModel):
     # ---- p and q --------------------------------------------------------------------------------------------------
 
     def slope(self) -> float:
-        """Slope of the gate at the present step."""
+        """Slope of the gate at the current step."""
         if not self.training and self.gate.eval_slope is not None:
             return self.gate.eval_slope
         return as_schedule(self.gate.gate_slope)(self.step + 1)
@@ -261,7 +261,7 @@ class PartedVAE(DiscreteLatentModel):
         return {"z": Normal.from_params(self.z_head(h)), "u": q_u} | self.class_codes(log_c)
 
     def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
-        """Decodes z and u to mean images in [0, 1]; the classes have no effect beside u."""
+        """Decodes z and u to mean images in [0, 1]; the decoder does not get the classes."""
         return self.likelihood.mean(self.decoder(self.join(codes)[:, : self.blocks["z"].size + self.blocks["u"].size]))
 
     def sample_class(self, classes: Int[Tensor, "n J"]) -> Codes:

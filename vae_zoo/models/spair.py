@@ -485,7 +485,7 @@ class SPAIR(LatentVariableModel):
         return self.render(codes).image.clamp(0, 1)  # sums of shares may miss 1 by rounding
 
     def sample_prior(self, n: int) -> Codes:
-        """Draws n codes of each block from the priors of the present step: number of objects, cells, other codes."""
+        """Draws n codes of each block from the priors of the current step: number of objects, cells, other codes."""
         z = torch.randn(n, self.num_cells, self.code_size - 1, device=self.device)
         z[..., :2] = self.scale_prior(self.step) + SCALE_STD * z[..., :2]
         presence = sample_occupied(n, self.num_cells, self.count_prior(self.step), self.device)
@@ -496,7 +496,7 @@ class SPAIR(LatentVariableModel):
     # ---- objective ------------------------------------------------------------------------------------------------
 
     def _prior_of_scale(self, q: Objects) -> Normal:
-        """p(z_scale) at the present step."""
+        """p(z_scale) at the current step."""
         return Normal(*(torch.full_like(q.scale.mu, value) for value in (self.scale_prior(self.step), 2 * log(SCALE_STD))))
 
     def kl_objects(self, q: Objects) -> dict[str, Float[Tensor, " B"]]:
@@ -544,7 +544,7 @@ class SPAIR(LatentVariableModel):
     def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k B"]:
         """log p(x, z) - log q(z | x) of k draws for each image, nats.
 
-        Presence is relaxed in p and q; the priors are those of the present step.
+        Presence is relaxed in p and q; the priors are those of the current step.
 
         Args:
             batch: Of images.

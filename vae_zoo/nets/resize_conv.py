@@ -19,7 +19,7 @@ from vae_zoo.config.types import Widths
 
 @dataclass(frozen=True)
 class ResizeConv:
-    """Convolutions of stride 2 towards the code, bilinear enlargement and convolutions with ReLU away from it.
+    """An encoder of convolutions of stride 2, a decoder of bilinear upsampling and convolutions with ReLU.
 
     Args:
         channels: Of the encoder's convolutions, from the image inwards.
@@ -100,7 +100,7 @@ class ResizeConv:
 
 
 class EnlargingConv2d(nn.Conv2d):
-    """Bilinear enlargement by 2, then a convolution that keeps the size, with a quarter of its multiplications.
+    """Bilinear upsampling by 2 and a convolution that keeps the size, merged to a quarter of the multiplications.
 
     Enlargement and zero padding act on rows and columns, the channels are mixed alike at every pixel. So the mixing comes
     first, on the small image, once for each position of the kernel; what it gives is enlarged, moved and added up by one

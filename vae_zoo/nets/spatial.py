@@ -19,7 +19,7 @@ LEAST = 0.01  # of the image's side, below which a box counts as so large
 
 
 def crop(x: Float[Tensor, "B C H W"], box: Float[Tensor, "B O 4"], side: int) -> Float[Tensor, "B O C g g"]:
-    """Cuts glimpses out of images; beyond the border the image goes on as at the border.
+    """Cuts glimpses out of images; outside the image the border pixels are repeated.
 
     Args:
         x: Images.
@@ -112,7 +112,7 @@ class CellBackbone(nn.Module):
 
 
 def have_duplicates(box: Float[Tensor, "B O 4"], present: Bool[Tensor, "B O"]) -> Bool[Tensor, " B"]:
-    """Tells whether the boxes of two present objects of an image have an IoU above 1/2.
+    """Returns whether the boxes of two present objects of an image have an IoU above 1/2.
 
     Args:
         box: Centre x, centre y, width, height, pixels.

@@ -80,7 +80,7 @@ class GaussianBlur:
 
 @dataclass(frozen=True)
 class HighLowPass:
-    """Splits images into what a Gaussian blur takes away and what it leaves: (x - low + 1) / 2, then low.
+    """Splits images into high and low frequencies by a Gaussian blur: (x - low + 1) / 2, then low.
 
     Args:
         sigma: Width of the Gaussian, pixels > 0.

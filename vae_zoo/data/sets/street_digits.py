@@ -59,7 +59,7 @@ class StreetDigits(DataModule):
 
 
 def scenes(num_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which handwritten digit is drawn [N], all equally often, and the factors [N, F]; at random but always the same."""
+    """Which handwritten digit is drawn [N], all equally often, and the factors [N, F]; random with a fixed seed."""
     digits: Any = load_digits()
     rng, target = np.random.default_rng(0), digits.target
     identity = rng.permutation(np.arange(num_images) % len(target))
