@@ -61,7 +61,10 @@ COUNTS = [
 EXPERIMENTS = {
     "split_vae-first_run": [
         Row(
-            "accuracy of a digit classifier on reconstructions", "test/accuracy_rec", "test/judge_accuracy", "on the images"
+            "accuracy of a digit classifier on reconstructions",
+            "test/accuracy_rec",
+            "test/judge_accuracy",
+            "the same on real images",
         ),
         Row("share of images that keep their digit if `z_local` is from another image", "test/accuracy_swap_local"),
         Row("the same if `z_global` is from another image (chance 0.10)", "test/accuracy_swap_global"),

@@ -194,7 +194,7 @@ def test_a_link_that_does_not_fit_is_told_in_a_sentence(link, chromium, address)
         page.goto(f"{address}/{link}")
         page.wait_for_selector(".walk img.now")
         assert source(page) == own
-        page.get_by_text("choose test:0" if "image=test:0" not in link else "the link has").first.wait_for()
+        page.get_by_text("choose test:0" if "image=test:0" not in link else "the link ").first.wait_for()
 
 
 def test_uploads_of_every_kind_are_shown_or_refused_in_a_sentence(chromium, address, tmp_path):
@@ -345,11 +345,11 @@ def test_a_click_removes_moves_copies_and_changes_an_object(chromium, every_meth
         now = redrawn(first)
         assert panel.locator("svg.scene rect").count() == before - 1
         panel.get_by_label("change", exact=True).check()
-        panel.get_by_text("gives it the look of another object").wait_for()
+        panel.get_by_text("gives it the appearance of another object").wait_for()
         click(0)
         now = redrawn(now)
         panel.get_by_label("copy", exact=True).check()
-        panel.get_by_text("the place of its copy").wait_for()
+        panel.get_by_text("the position of its copy").wait_for()
         click(1)
         panel.locator("svg.scene rect.held").wait_for()
         scene.dispatch_event("click", {"bubbles": True})

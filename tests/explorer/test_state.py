@@ -124,9 +124,9 @@ def test_names_that_no_image_has_are_refused(name):
 @pytest.mark.parametrize(
     "values, sentence",
     [
-        ({"y": [1.0]}, "1 values of block y, which this run does not have"),
-        ({"z": [1.0]}, "1 values of block z"),
-        ({"z": [float("nan")] * 6}, "6 values of block z"),
+        ({"y": [1.0]}, "does not fit this run: number of values for block y: 1"),
+        ({"z": [1.0]}, "block z: 1"),
+        ({"z": [float("nan")] * 6}, "block z: 6"),
         ({"c": [10]}, "c must be in 0..9, got 10"),
     ],
 )
