@@ -1,8 +1,8 @@
-"""How the cost of a step, of scores and of a table grows: python benchmarks/scaling.py [only=<part of a name>] [plot=<file>]
+"""Growth of costs with the size of a problem: python benchmarks/scaling.py [only=<part of a name>] [plot=<file>]
 
-Each row takes one size through several values and fits cost ~ size^exponent on the upper half of them, where fixed costs
-matter least. step: milliseconds of a training step (forward, backward, Adam), the median of some steps after two others,
-and megabytes that its graph holds for the backward pass. data: seconds to set up a mapped file and to read 200 batches of
+Each row varies one size and fits cost ~ size^exponent to the upper half of its values, where fixed costs matter least.
+step: milliseconds of a training step (forward, backward, Adam), the median of some steps after two warm-up steps, and
+megabytes that its graph holds for the backward pass. data: seconds to set up a mapped file and to read 200 batches of
 it. scores: seconds of MIG, modularity, IRS and SAP together, of linear probes, of k-means. runs: seconds of a leaderboard.
 An exponent above 1.1 in data, images, clusters, cells, groups or runs is named at the end. One thread. plot: writes the
 curves. Last line: one JSON object.

@@ -97,11 +97,11 @@ ARMS = {
         {"with the shuffled image": "split_vae-first_run", "without, `aux_weight=0`": "split_vae-first_run_no_shuffle"},
         {
             "test/colour_transfer_ratio": "colour transfer ratio (below 1: colours are in `z_local`)",
-            "test/colour_r2_z_global": "R² of the background's colour from `z_global`",
-            "test/colour_r2_z_local": "R² of the background's colour from `z_local`",
-            "test/class_z_global": "digit from `z_global`",
-            "test/class_z_local": "digit from `z_local`",
-            "test/accuracy_rec": "digit told on reconstructions",
+            "test/colour_r2_z_global": "R² of a probe for the background's colour on `z_global`",
+            "test/colour_r2_z_local": "R² of a probe for the background's colour on `z_local`",
+            "test/class_z_global": "score of a digit probe on `z_global` (0: chance, 1: perfect)",
+            "test/class_z_local": "score of a digit probe on `z_local`",
+            "test/accuracy_rec": "accuracy of a digit classifier on reconstructions",
             "test/worth/z_global": "worth of `z_global`",
             "test/worth/z_local": "worth of `z_local`",
         },
@@ -160,8 +160,8 @@ def parity(page: Path) -> list[str]:
 
 
 def methods(page: Path) -> list[str]:
-    """The numbers of every experiment beside those of a trivial model and the worth of the blocks."""
-    lines = table(["experiment", "number", "ours", "control", "worth of each block (0: not used)"])
+    """The numbers of every experiment, those of a trivial model, and the worth of the blocks."""
+    lines = table(["experiment", "number", "ours", "control", "worth of each block (0: unused)"])
     for name, rows in EXPERIMENTS.items():
         numbers = read(name)["numbers"]
         worth = ", ".join(f"`{block}` {numbers[metric]['mean']:.2f}" for block, metric in worths(numbers).items())
