@@ -36,7 +36,7 @@ class Batch(TypedDict, total=False):
         num_groups: G.
         mask: Number of the object that each pixel shows, 0 = the ground.
         count: Objects of each scene.
-        boxes: Of each image x0 y0 x1 y1, pixels.
+        boxes: Boxes of each image x0 y0 x1 y1, pixels.
         supervised: A second, labelled batch for semi-supervised models.
     """
 
@@ -248,7 +248,7 @@ class Model(Protocol):
         """KL of each dimension of the Gaussian blocks to their prior.
 
         Args:
-            posterior: Of `encode`.
+            posterior: Output of `encode`.
 
         Returns:
             {block: [B, D]}, nats.
@@ -272,7 +272,7 @@ class HasBound(Protocol):
         """log p(x, z) - log q(z | x) of k draws.
 
         Args:
-            batch: Of images.
+            batch: Batch of images.
             k: Draws for each image or group, >= 1.
 
         Returns:
@@ -311,8 +311,8 @@ class SharesGroupCode(Protocol):
         """Pools the posteriors of images into one for each group.
 
         Args:
-            content: Of each image, [B, D].
-            group: Of each image, 0..num_groups-1.
+            content: Content of each image, [B, D].
+            group: Group of each image, 0..num_groups-1.
             num_groups: G.
 
         Returns:
@@ -346,7 +346,7 @@ class HasClasses(Protocol):
         """Moves codes to other classes.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             classes: Values, 0..K_j-1.
 
         Returns:
@@ -404,7 +404,7 @@ class HasFacets(Protocol):
         """q(c | x) of each facet, [B, K].
 
         Args:
-            posterior: Of `encode`.
+            posterior: Output of `encode`.
         """
         ...
 
@@ -432,7 +432,7 @@ class FindsObjects(Protocol):
         """Renders codes.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
 
         Returns:
             The image with the share, box, sprite and presence of each object.
@@ -443,7 +443,7 @@ class FindsObjects(Protocol):
         """Removes one object from each image.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             object_: Place of the object, 0..O-1.
 
         Returns:
@@ -455,7 +455,7 @@ class FindsObjects(Protocol):
         """Moves one object of each image to the other side of its cell.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             object_: Place of the object, 0..O-1.
 
         Returns:
@@ -474,7 +474,7 @@ class EditsObjects(FindsObjects, Protocol):
         """Moves or copies one object of each image, as near to a position as possible; without a free cell there is no copy.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             object_: Place of the object, 0..O-1.
             centre: x and y of the centre of its new box, pixels.
             keep: Whether the object also remains at its old position, that is a copy is made.
@@ -488,7 +488,7 @@ class EditsObjects(FindsObjects, Protocol):
         """Gives one object of each image the appearance of an object of another image.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             object_: Place of the object, 0..O-1.
             others: Codes of the B other images.
             other: Place of the object there, 0..O-1.

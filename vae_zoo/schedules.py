@@ -151,9 +151,9 @@ class FacetWeights(NamedTuple):
     """Weights of one facet at one step.
 
     Attributes:
-        alpha: Of its rung in the decoder, in [0, 1].
-        gamma_z: Of KL(q(z) || p(z | c)).
-        gamma_c: Of KL(q(c) || p(c)). Only the sum of the two is a divergence where the prior has no clusters.
+        alpha: Alpha of its rung in the decoder, in [0, 1].
+        gamma_z: Weight of KL(q(z) || p(z | c)).
+        gamma_c: Weight of KL(q(c) || p(c)). Only the sum of the two is a divergence where the prior has no clusters.
     """
 
     alpha: float

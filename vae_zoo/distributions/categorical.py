@@ -152,7 +152,7 @@ class CategoricalVariables(nn.Module):
 
         Args:
             classes: Value of each variable, 0..K_j-1; -1: zeros.
-            dtype: Of the code.
+            dtype: Dtype of the code.
         """
         place = torch.arange(self.num_values, device=classes.device) - self.first[self.variable]
         return (classes[..., self.variable] == place).to(dtype)

@@ -150,7 +150,7 @@ class MixturePrior(nn.Module):
         Args:
             codes: N >= K codes.
             mode: What is taken over.
-            seed: Of EM's start.
+            seed: Seed of EM's start.
         """
         from sklearn.mixture import GaussianMixture  # whose import takes a second
 

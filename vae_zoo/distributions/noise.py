@@ -26,9 +26,9 @@ def seed_step(seed: int, step: int, rank: int = 0, device: torch.device | None =
     """Seeds the generators of the CPU and of a device for one training step.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run.
         step: Main batches trained on so far, >= 0.
-        rank: Of the process.
+        rank: Rank of the process.
         device: Whose generator is seeded beside the CPU's; None: the CPU's alone.
     """
     value = (mix(mix(mix(seed) ^ step) ^ rank) >> 1) & (2**63 - 1)
@@ -54,7 +54,7 @@ def per_image(index: Int[Tensor, " B"], seed: int = 0) -> Iterator[None]:
 
     Args:
         index: Places of the images in their data set. Row r of every draw belongs to index[r].
-        seed: Of the evaluation.
+        seed: Seed of the evaluation.
     """
     global _current
     outer, _current = _current, _PerImage(index, seed)

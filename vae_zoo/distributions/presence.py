@@ -61,7 +61,7 @@ def count_log_odds(s: float, num_cells: int, device: torch.device = CPU) -> Floa
     Args:
         s: p(C = k + 1) / p(C = k), > 0.
         num_cells: O.
-        device: Of the table.
+        device: Device of the table.
     """
     k = np.arange(num_cells + 1)
     log_s = k * log(s)
@@ -94,7 +94,7 @@ def sample_occupied(n: int, num_cells: int, s: float, device: torch.device) -> B
         n: Number of scenes.
         num_cells: O.
         s: p(C = k + 1) / p(C = k), > 0.
-        device: Of the draws.
+        device: Device of the draws.
     """
     k = torch.arange(num_cells + 1, device=device)
     count = torch.multinomial((k * log(s)).softmax(0), n, replacement=True)

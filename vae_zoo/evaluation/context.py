@@ -77,7 +77,7 @@ class Context:
         split: Split that is scored, and prefix of the names.
         untrained: The model before training, for a row of the block-factor matrix.
         inception: File of Inception weights.
-        seed: Of classifiers, probes and samples.
+        seed: Seed of classifiers, probes and samples.
     """
 
     model: LatentVariableModel
@@ -239,7 +239,7 @@ def rows(data: DataModule, split: str, count: int, seed: int) -> Int[np.ndarray,
         data: Set up.
         split: Name of the split.
         count: Number of images, at most all of the split.
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
     index = data.indices[split].numpy()
     return np.random.default_rng(seed).permutation(index)[:count]

@@ -77,7 +77,7 @@ def spans_of(codes: dict[str, Float[np.ndarray, "N _"]]) -> Spans:
     Gaussian. If codes are not independent, a traversal of the prior would leave the region of real images.
 
     Args:
-        codes: Of each Gaussian block.
+        codes: Codes of each Gaussian block.
     """
     joint = np.hstack(list(codes.values()))  # [N, sum of D]
     squares = (joint - joint[np.square(joint).sum(1).argmin()]) ** 2

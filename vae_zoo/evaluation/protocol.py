@@ -71,7 +71,7 @@ class Evaluation(Result):
     """The results of all suites; the names of numbers begin with the split.
 
     Attributes:
-        context: Of the suites.
+        context: Context of the suites.
         failed: {suite: exception}.
         times: {time/<suite>: seconds}, which metrics.json holds beside the numbers.
     """
@@ -156,7 +156,7 @@ def check_applies(suite: Suite, context: Context) -> None:
 
     Args:
         suite: The suite.
-        context: Of the evaluation.
+        context: Context of the evaluation.
 
     Raises:
         DoesNotApply: A capability of the model, a property of the data or the split is missing.

@@ -22,7 +22,7 @@ def of_group(evidence: Evidence, group: int, count: int) -> tuple[Row, Row]:
     """Images decoded with their common content; and a new image of the group with its style and the content of others.
 
     Args:
-        evidence: Of the test images.
+        evidence: Evidence of the test images.
         group: 0..G-1.
         count: Images that are pooled; of the others 1, 2, ... up to it.
     """

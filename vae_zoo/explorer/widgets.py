@@ -50,8 +50,8 @@ def figure(source: str, name: str, suffix: str = "png", caption: str = "", kind:
 
     Args:
         source: Address of the picture.
-        name: Of the file, without suffix.
-        suffix: Of the file.
+        name: Name of the file, without suffix.
+        suffix: Suffix of the file.
         caption: Below the picture.
         kind: Its class in page.css.
     """

@@ -113,7 +113,7 @@ def purity_chance(clusters: Numbers, labels: Numbers, *, repeats: int = 20, seed
         clusters: Number of the cluster of each image.
         labels: Class of each image, -1 = unknown.
         repeats: Number of shuffles, >= 1.
-        seed: Of the shuffles.
+        seed: Seed of the shuffles.
 
     Returns:
         0..1.
@@ -156,7 +156,7 @@ def k_means(vectors: Shaped[np.ndarray, "N D"], num_clusters: int, *, seed: int 
     Args:
         vectors: The rows that it is fitted on.
         num_clusters: K.
-        seed: Of the start.
+        seed: Seed of the start.
 
     Returns:
         A function from vectors [M, D] to their clusters [M].

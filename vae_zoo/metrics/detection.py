@@ -27,8 +27,8 @@ def average_precision(found: Sequence[Detections], boxes: Boxes) -> dict[str, fl
     COCO takes 101 recalls and IoU >= threshold, SPAIR and SPACE 11 and IoU > threshold.
 
     Args:
-        found: Of each image `boxes` [n, 4], `scores` [n], `labels` [n].
-        boxes: Of each image the true ones.
+        found: For each image `boxes` [n, 4], `scores` [n], `labels` [n].
+        boxes: True boxes of each image.
 
     Returns:
         {"ap50", "map"}, in [0, 1], NaN where no image has an object.
@@ -43,8 +43,8 @@ def recall(found: Boxes, boxes: Boxes, least: Sequence[float]) -> list[float]:
     """Share of the true boxes that are matched one-to-one to found boxes with at least a certain IoU.
 
     Args:
-        found: Of each image.
-        boxes: Of each image the true ones.
+        found: Detections of each image.
+        boxes: True boxes of each image.
         least: IoUs, in [0, 1].
 
     Returns:

@@ -168,7 +168,7 @@ def sap(
         codes: Posterior means of the training rows, D >= 2.
         factors: Classes, or reals where `continuous`.
         test: The rows that are scored; needed unless `continuous`.
-        seed: Of the solver.
+        seed: Seed of the solver.
         continuous: The mode.
         C: Inverse penalty of the SVM, > 0.
 
@@ -219,7 +219,7 @@ def explicitness(
         codes: Posterior means of the training rows.
         factors: Classes.
         test: The rows that are scored.
-        seed: Of the solver.
+        seed: Seed of the solver.
 
     Returns:
         0.5 (chance)..1, best 1.
@@ -273,7 +273,7 @@ def dci(
         codes: Posterior means of the training rows, D >= 2.
         factors: Classes, F >= 2.
         test: The rows that are scored.
-        seed: Of the classifiers.
+        seed: Seed of the classifiers.
         estimator: The classifier; None: gradient boosting.
         jobs: Number of processes, -1: all cores.
 
@@ -376,7 +376,7 @@ def factor_vae_score(
     Args:
         encode: Images to posterior means [N, D].
         factor_data: Draws images of any combination of factors.
-        seed: Of the draws.
+        seed: Seed of the draws.
         num_train: Votes that name the codes.
         num_eval: Votes that are scored.
         batch_size: Images of a vote.
@@ -440,7 +440,7 @@ def beta_vae_score(
     Args:
         encode: Images to posterior means [N, D].
         factor_data: Draws images of any combination of factors.
-        seed: Of the draws.
+        seed: Seed of the draws.
         num_train: Samples that the classifier is fitted on.
         num_eval: Samples that are scored.
         batch_size: Pairs of a sample.
@@ -485,7 +485,7 @@ def irs(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, quantile: flo
     Args:
         codes: Posterior means.
         factors: Classes or reals.
-        quantile: Of the deviations, in [0, 1].
+        quantile: Quantile of the deviations, in [0, 1].
         bins: Most values of a factor.
 
     Returns:

@@ -42,9 +42,9 @@ def generation_scores(
     Args:
         real: Float in [0, 1] or uint8.
         fake: As many as real ones: both distances have a bias that N decides.
-        judge: Of vae_zoo.metrics.judge, or any module with `features(images) -> [N, d]`.
+        judge: A judge of vae_zoo.metrics.judge, or any module with `features(images) -> [N, d]`.
         inception_weights: File of the Inception weights, in place of a judge.
-        seed: Of KID's subsets.
+        seed: Seed of KID's subsets.
 
     Returns:
         {"fid_judge", "kid_judge"}, or {"fid_inception", "kid_inception"}.
@@ -113,7 +113,7 @@ def kid(
         fake: Features of generated images.
         subsets: Number of subsets.
         subset_size: Images of each.
-        seed: Of the subsets.
+        seed: Seed of the subsets.
 
     Source: Binkowski et al. (2018), section 4.
     """

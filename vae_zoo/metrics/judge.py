@@ -31,7 +31,7 @@ class Judge(nn.Module):
         num_classes: K.
         width: Channels of the first convolution.
         num_features: Units of the hidden layer.
-        column: Of the batch's factors, of which it is a judge; None: of the label, the first where there are several.
+        column: Column of the batch's factors, of which it is a judge; None: of the label, the first where there are several.
 
     Attributes:
         accuracy: On the test images.
@@ -99,7 +99,7 @@ def train_judge(
         batch_size: Images.
         lr: First learning rate.
         width: As in Judge.
-        seed: Of weights and order.
+        seed: Seed of weights and order.
         device: Where it is trained.
 
     Returns:
@@ -177,7 +177,7 @@ def images_and_labels(
     Args:
         data: That is set up.
         split: Name of the split.
-        column: Of the factors; None: the label.
+        column: Column of the factors; None: the label.
         max_images: Most images, evenly spaced.
     """
     index = data.indices[split]
@@ -199,9 +199,9 @@ def swap_consistency(model: Model, batches: Iterable[Batch], judge: Judge, *, se
 
     Args:
         model: In eval mode.
-        batches: Of the images.
-        judge: Of the label.
-        seed: Of the partners.
+        batches: Batches of the images.
+        judge: Judge of the label.
+        seed: Seed of the partners.
 
     Returns:
         {"follows_<block>": 0..1}.
@@ -234,8 +234,8 @@ def partners(labels: Int[Tensor, " N"], seed: int) -> Int[Tensor, " N"]:
     """Draws for each row a row of another label, uniform over them all.
 
     Args:
-        labels: Of the rows.
-        seed: Of the draw.
+        labels: Labels of the rows.
+        seed: Seed of the draw.
 
     Raises:
         ValueError: All labels are the same.

@@ -32,10 +32,10 @@ def importance_weighted(model: HasBound, batches: Iterable[Batch], k: int, chunk
 
     Args:
         model: In eval mode.
-        batches: Of the images, with `index`.
+        batches: Batches of the images, with `index`.
         k: Draws for each image, >= 1.
         chunk: Draws decoded at once, >= 1, in whole units of 8; memory is that of chunk x batch size images.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Returns:
         Nats per image.
@@ -72,8 +72,8 @@ def bounds(
 
     Args:
         model: In eval mode.
-        batches: Of the images, with `index`.
-        seed: Of the noise.
+        batches: Batches of the images, with `index`.
+        seed: Seed of the noise.
 
     Returns:
         {"elbo", "rec", "rate", "kl_<block>" ...}, nats per image, and the KL of each dimension {block: [D]}, nats.
@@ -103,7 +103,7 @@ def bits_per_dim(nats: float, image_shape: Iterable[int]) -> float:
     """Converts nats per image to bits per pixel and channel, for display.
 
     Args:
-        nats: Of an image.
+        nats: Nats of an image.
         image_shape: [C, H, W].
 
     >>> bits_per_dim(64 * log(2), [1, 8, 8])
@@ -143,7 +143,7 @@ def aggregate_posterior(
         mu: Posterior means.
         logvar: Posterior log-variances.
         num_samples: Draws, >= 1.
-        seed: Of the draws.
+        seed: Seed of the draws.
         chunk: Draws at once.
 
     Returns:

@@ -110,7 +110,7 @@ class FactorVAEScore(_Rows, of=d.factor_vae_score):
 
     Args:
         factor_sizes: Number of values of each factor.
-        **settings: Of the function.
+        **settings: Arguments of the function.
 
     >>> metric = FactorVAEScore([4, 5], num_train=100, num_eval=100)
     >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(5))

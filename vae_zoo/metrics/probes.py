@@ -75,10 +75,10 @@ def probe(
     Args:
         train: Codes [N, D] and targets [N].
         test: The same of the rows that are scored.
-        kind: Of the target.
-        period: Of a circular target, in its own unit.
+        kind: Kind of the target.
+        period: Period of a circular target, in its own unit.
         hidden: Units of the hidden layer; None: a linear probe.
-        seed: Of the network.
+        seed: Seed of the network.
 
     Returns:
         0..1, best 1, or NaN (see above).
@@ -131,9 +131,9 @@ def block_factor_matrix(
 
     Args:
         train_codes: {block: [N, ...]}.
-        train_factors: Of the same rows.
+        train_factors: Factors of the same rows.
         test_codes: {block: [M, ...]} of the rows that are scored.
-        test_factors: Of the same rows.
+        test_factors: Factors of the same rows.
         factors: Descriptions of the columns.
         hidden: As in `probe`.
         seed: As in `probe`.

@@ -121,7 +121,7 @@ class LatentVariableModel(L.LightningModule):
         """KL of each dimension of the Gaussian blocks to their prior, by default N(0, I).
 
         Args:
-            posterior: Of `encode`.
+            posterior: Output of `encode`.
 
         Returns:
             {block: [B, D]}, nats.
@@ -164,7 +164,7 @@ class LatentVariableModel(L.LightningModule):
         """Concatenates the codes of all blocks in the order of `blocks`.
 
         Args:
-            codes: Of all blocks.
+            codes: Codes of all blocks.
 
         Returns:
             [B, sum of the sizes].
@@ -197,7 +197,7 @@ class LatentVariableModel(L.LightningModule):
         """Receives the training data; the data module calls it before training.
 
         Args:
-            data: Of the data module.
+            data: Data of the data module.
 
         Raises:
             UserError: The model cannot learn from these data.
@@ -251,7 +251,7 @@ class LatentVariableModel(L.LightningModule):
         The mean of the ranks' losses is the loss of the whole batch, so ranks with more images have larger ones.
 
         Args:
-            terms: Of `objective`.
+            terms: Output of `objective`.
 
         Returns:
             Nats per image or unit.
@@ -281,8 +281,8 @@ class LatentVariableModel(L.LightningModule):
         """Stores the terms of this step for the callbacks, without waiting for the device.
 
         Args:
-            loss: Of the step.
-            terms: Of `objective`.
+            loss: Loss of the step.
+            terms: Output of `objective`.
         """
         self.terms = {name: Term(value.detach(), weight) for name, (value, weight) in ({"loss": Term(loss)} | terms).items()}
 
@@ -304,8 +304,8 @@ class LatentVariableModel(L.LightningModule):
 
         Args:
             optimizer: Whose gradients are clipped.
-            gradient_clip_val: Of Lightning, not used.
-            gradient_clip_algorithm: Of Lightning, not used.
+            gradient_clip_val: Lightning's argument, not used.
+            gradient_clip_algorithm: Lightning's argument, not used.
         """
         if clip_norm := getattr(self.trainer, "clip_norm", None):
             torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
@@ -314,7 +314,7 @@ class LatentVariableModel(L.LightningModule):
         """The logged values of terms.
 
         Args:
-            terms: Of `objective`.
+            terms: Output of `objective`.
 
         Returns:
             The mean of each term, and weighted/<term> of those in the loss, which add up to it.

@@ -39,7 +39,7 @@ def log_weights_of_batch(B: int, N: int, sampling: Sampling, device: torch.devic
         B: Images of the batch.
         N: Training images.
         sampling: `weighted` or `stratified`.
-        device: Of the result.
+        device: Device of the result.
 
     Source: Chen et al. (2018), appendix C.
     """

@@ -69,7 +69,7 @@ class DiscreteLatentModel(LatentVariableModel):
         """Replaces the classes of codes.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             classes: Values, 0..K_j-1.
 
         Returns:
@@ -107,7 +107,7 @@ class DiscreteLatentModel(LatentVariableModel):
         """Takes the training data.
 
         Args:
-            data: Of the data module.
+            data: Data of the data module.
 
         Raises:
             UserError: The labels do not fit the variables.

@@ -67,7 +67,7 @@ class FactorVAE(VAE):
         No gradient of the weighted terms reaches the discriminator, and none of the term `discriminator` reaches the VAE.
 
         Args:
-            batch: Of images.
+            batch: Batch of images.
         """
         q_z, z, rec = self.infer(batch)
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}

@@ -44,7 +44,7 @@ class GMVAE(DiscreteLatentModel):
         class_hidden: Units of the layers before the logits, the first of them outputs of the encoder.
         z_hidden: Units of the layer before q(z | x, c), outputs of the encoder.
         dropout: Share of the units of both that is dropped in training, in [0, 1).
-        temperature: Of the Gumbel-softmax, > 0, a number or a schedule of the step.
+        temperature: Temperature of the Gumbel-softmax, > 0, a number or a schedule of the step.
         beta: Weight of kl_z, >= 0, a number or a schedule of the step.
         alpha: Weight of kl_c, >= 0, a number or a schedule of the step.
         class_sum: `sampled` or `exact`, see the module.
@@ -143,7 +143,7 @@ class GMVAE(DiscreteLatentModel):
         """Moves codes to other clusters; z keeps its distance from the mean in standard deviations of the cluster.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             classes: Clusters, 0..K-1.
 
         Returns:

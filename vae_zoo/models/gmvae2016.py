@@ -131,7 +131,7 @@ class GMVAE2016(DiscreteLatentModel):
         """Moves codes to other clusters; z keeps its distance from the mean in standard deviations of the cluster.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             classes: Clusters, 0..K-1.
 
         Returns:
@@ -171,7 +171,7 @@ class GMVAE2016(DiscreteLatentModel):
         """log p(x, z, w) - log q(z, w | x) of k draws for each image, nats; c is summed out.
 
         Args:
-            batch: Of images.
+            batch: Batch of images.
             k: Draws for each image, >= 1.
         """
         q_z, q_w = self.infer(batch["image"])

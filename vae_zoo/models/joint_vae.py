@@ -31,7 +31,7 @@ class JointVAE(ClassConditionalModel):
         z_capacity: C_z in nats, >= 0, a number or a schedule of the step.
         c_capacity: C_c in nats, >= 0, a number or a schedule of the step.
         gamma: Cost of a nat of difference from a capacity, >= 0.
-        temperature: Of the Gumbel-softmax, > 0.
+        temperature: Temperature of the Gumbel-softmax, > 0.
         **common: As in ClassConditionalModel.
     """
 
@@ -79,7 +79,7 @@ class JointVAE(ClassConditionalModel):
         Every z is decoded with every combination of classes.
 
         Args:
-            batch: Of images.
+            batch: Batch of images.
             k: Draws for each image, >= 1.
         """
         x, q_z = batch["image"], self.infer(batch["image"])[0]

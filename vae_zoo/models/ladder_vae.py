@@ -127,7 +127,7 @@ class LadderVAE(LatentVariableModel):
         """Infers the posteriors and draws from them.
 
         Args:
-            batch: Of images.
+            batch: Batch of images.
 
         Returns:
             All posteriors, a draw [B, D] of each facet that is decoded or has a weight, and the reconstruction error, nats.
@@ -140,7 +140,7 @@ class LadderVAE(LatentVariableModel):
         """log p(z) of a facet.
 
         Args:
-            name: Of the facet.
+            name: Name of the facet.
             z: Codes.
 
         Returns:
@@ -154,7 +154,7 @@ class LadderVAE(LatentVariableModel):
         Facets that have not entered are left out: the image does not depend on them, so their best posterior is the prior.
 
         Args:
-            batch: Of images.
+            batch: Batch of images.
             k: Draws for each image, >= 1.
         """
         x, q = batch["image"], self.encode(batch)
@@ -188,8 +188,8 @@ class LadderVAE(LatentVariableModel):
         A checkpoint contains them; a run that resumes before this step sets them itself.
 
         Args:
-            batch: Of this process.
-            batch_idx: Of Lightning.
+            batch: Batch of this process.
+            batch_idx: Argument of Lightning, not used.
         """
         if self.initialise(batch) and self.trainer.world_size > 1:  # each process saw other images
             self.load_state_dict(self.trainer.strategy.broadcast(self.state_dict()))
@@ -198,7 +198,7 @@ class LadderVAE(LatentVariableModel):
         """Sets the values that are due at the current step from images.
 
         Args:
-            batch: Of this process.
+            batch: Batch of this process.
 
         Returns:
             Whether anything was set.

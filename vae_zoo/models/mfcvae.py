@@ -82,10 +82,10 @@ class MFCVAE(LadderVAE):
         num_clusters: Clusters of each facet.
         network: Ladder of as many facets (vae_zoo.nets.ladder).
         likelihood: p(x | z).
-        covariance: Of the clusters.
+        covariance: Covariance of the clusters.
         weights: Whether p(c) is uniform and fixed or learned, of all facets or of each.
         variance: First variance of the clusters, > 1e-6.
-        estimator: Of the KL, of all facets or of each, see the module.
+        estimator: Estimator of the KL, of all facets or of each, see the module.
         prior_init: What a mixture takes from one that EM fits to the posterior means of training images: nothing, its means,
             or all of it.
         prior_init_at: `start`: all facets before the first update; `entry`: each facet when its KL begins to count, since
@@ -180,7 +180,7 @@ class MFCVAE(LadderVAE):
         The terms without a weight are only shown. A weight of 0 counts as none, so that a facet that waits gets no gradient.
 
         Args:
-            name: Of the facet.
+            name: Name of the facet.
             q: Its posterior, [B, D].
             z: A draw of it.
 
@@ -239,7 +239,7 @@ class MFCVAE(LadderVAE):
         nats, belongs to no dimension.
 
         Args:
-            posterior: Of `encode`.
+            posterior: Output of `encode`.
 
         Returns:
             {block: [B, D]}, nats.
@@ -257,7 +257,7 @@ class MFCVAE(LadderVAE):
         """Takes the training data.
 
         Args:
-            data: Of the data module.
+            data: Data of the data module.
 
         Raises:
             UserError: There are fewer images than clusters.

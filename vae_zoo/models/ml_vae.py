@@ -97,7 +97,7 @@ class MLVAE(LatentVariableModel):
 
         Args:
             content: Posterior of each image, [B, D].
-            group: Of each image, 0..num_groups-1; each group has an image.
+            group: Group of each image, 0..num_groups-1; each group has an image.
             num_groups: G.
 
         Returns:
@@ -138,7 +138,7 @@ class MLVAE(LatentVariableModel):
         batch.
 
         Args:
-            batch: Of images.
+            batch: Batch of images.
             k: Draws for each group, >= 1.
 
         Returns:

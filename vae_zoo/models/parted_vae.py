@@ -149,7 +149,7 @@ class PartedVAE(DiscreteLatentModel):
         likelihood: p(x | z, u).
         class_probs: p(c), the variables one after the other; None: uniform.
         feature_dim: Dimensions of h.
-        temperature: Of the Gumbel-softmax, > 0.
+        temperature: Temperature of the Gumbel-softmax, > 0.
         u_kl: `sampled` or `exact`, see the module.
         detach_c: Whether kl_u has no gradient to q(c | x).
         c_momentum: Share of the past in the average of q(c), in [0, 1).
@@ -275,7 +275,7 @@ class PartedVAE(DiscreteLatentModel):
         """Moves codes to other classes; each u_j keeps its distance from the mean in standard deviations.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             classes: Values, 0..K_j-1.
 
         Returns:
@@ -410,7 +410,7 @@ class PartedVAE(DiscreteLatentModel):
         u is drawn from the mixture q(u | x), and its density is that of this mixture and of p(u).
 
         Args:
-            batch: Of images.
+            batch: Batch of images.
             k: Draws for each image, >= 1.
         """
         x, h = batch["image"], self.features(batch["image"])
@@ -483,7 +483,7 @@ class PartedVAE(DiscreteLatentModel):
 
         Args:
             batch: With `supervised`.
-            optimizer: Of the step.
+            optimizer: Optimizer of the step.
 
         Returns:
             The terms of the step.

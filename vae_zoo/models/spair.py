@@ -75,7 +75,7 @@ class ObjectCode(NamedTuple):
         """Splits a code [B, O (4 + A + 2)].
 
         Args:
-            code: Of the block `objects`.
+            code: Code of the block `objects`.
             num_cells: O.
         """
         code = code.unflatten(1, (num_cells, -1))
@@ -95,7 +95,7 @@ class Objects:
         shift: q(z_shift), [B, O, 2].
         what: q(z_what), [B, O, A].
         depth: q(z_depth), [B, O, 1].
-        logit: Of the probability of presence.
+        logit: Logit of the probability of presence.
         z_where: A draw of scale and shift, or their means.
         z_what: A draw, or the mean.
         z_depth: A draw, or the mean.
@@ -153,10 +153,10 @@ class Cells:
     """The inference network.
 
     Args:
-        channels: Of CellBackbone.
-        strides: Of CellBackbone.
-        features: Of CellBackbone.
-        head_kernel: Of CellBackbone.
+        channels: Channels of CellBackbone.
+        strides: Strides of CellBackbone.
+        features: Features of CellBackbone.
+        head_kernel: Kernel size of the heads, as in CellBackbone.
         head_hidden: Units of the heads.
     """
 
@@ -197,7 +197,7 @@ class Presence:
         scale_prior: mu_s, a number or a schedule of the step.
         count_prior: s > 0, a number or a schedule of the step.
         pres_kl: Form of kl_pres, see the module.
-        temperature: Of the relaxed presence, > 0.
+        temperature: Temperature of the relaxed presence, > 0.
         presence_bias: Added to the logit of presence.
         presence_warmup_steps: Steps without gradient to depth and presence.
 
@@ -224,11 +224,11 @@ class Betas:
     """Weights of the KL terms, >= 0, numbers or schedules of the step.
 
     Args:
-        beta_where: Of kl_where.
-        beta_what: Of kl_what.
-        beta_depth: Of kl_depth.
-        beta_pres: Of kl_pres.
-        beta_background: Of kl_background.
+        beta_where: Weight of kl_where.
+        beta_what: Weight of kl_what.
+        beta_depth: Weight of kl_depth.
+        beta_pres: Weight of kl_pres.
+        beta_background: Weight of kl_background.
     """
 
     beta_where: NonNegative | Schedule = 0.5
@@ -384,8 +384,8 @@ class SPAIR(LatentVariableModel):
 
         Args:
             part: Whose decoder it is.
-            code: Of this part, [B, O, A] or [B, D].
-            codes: Of all blocks.
+            code: Code of this part, [B, O, A] or [B, D].
+            codes: Codes of all blocks.
         """
         return code
 
@@ -410,7 +410,7 @@ class SPAIR(LatentVariableModel):
         """Removes one object of each image.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             object_: Cell of the object, 0..O-1.
 
         Returns:
@@ -425,7 +425,7 @@ class SPAIR(LatentVariableModel):
         """Moves one object of each image to the other side of its cell along x.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             object_: Cell of the object, 0..O-1.
 
         Returns:
@@ -442,7 +442,7 @@ class SPAIR(LatentVariableModel):
         """Moves one object of each image, with its size and appearance, to the nearest free cell, or in its own.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             object_: Cell of the object, 0..O-1.
             centre: x and y of the middle of its new box, pixels.
             keep: Whether the object stays where it is too.
@@ -467,7 +467,7 @@ class SPAIR(LatentVariableModel):
         """Gives one object of each image the appearance of an object of another image.
 
         Args:
-            codes: Of B images.
+            codes: Codes of B images.
             object_: Cell of the object, 0..O-1.
             others: Codes of the B other images.
             other: Cell of the object there, 0..O-1.
@@ -547,7 +547,7 @@ class SPAIR(LatentVariableModel):
         Presence is relaxed in p and q; the priors are those of the current step.
 
         Args:
-            batch: Of images.
+            batch: Batch of images.
             k: Draws for each image, >= 1.
         """
         x = batch["image"]
@@ -644,7 +644,7 @@ def composite(
     """Composes objects that lie over each other, by the equations of the module.
 
     Args:
-        colour: Of the objects, in [0, 1].
+        colour: Colour of the objects, in [0, 1].
         t: Opacity times presence, in [0, 1].
         depth: Objects of smaller depth are in front.
         weight: As in Renderer.

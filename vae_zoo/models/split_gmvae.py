@@ -31,7 +31,7 @@ class SplitGMVAE(LocalView, GMVAE):
         z_dim: Dimensions of z_global.
         num_classes: K, the number of clusters, >= 2.
         network: As in GMVAE.
-        likelihood: Of both images.
+        likelihood: Likelihood of both images.
         local_dim: Dimensions of z_local.
         local_network: Family of encoder and decoder of the local branch.
         view: Makes x_aux (vae_zoo.nets.views).

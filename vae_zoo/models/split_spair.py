@@ -37,7 +37,7 @@ class SplitSPAIR(SPAIR):
         local_dim: Dimensions of z_local.
         network: Family of encoder and decoder of the background and of the local branch (vae_zoo.nets).
         object_network: As in SPAIR.
-        likelihood: Of both images.
+        likelihood: Likelihood of both images.
         view: Makes x_aux (vae_zoo.nets.views).
         local_to: Whose decoder gets z_local.
         beta_local: Weight of kl_z_local, >= 0, a number or a schedule of the step.
@@ -88,8 +88,8 @@ class SplitSPAIR(SPAIR):
 
         Args:
             part: Whose decoder it is.
-            code: Of this part, [B, O, A] or [B, D].
-            codes: Of all blocks.
+            code: Code of this part, [B, O, A] or [B, D].
+            codes: Codes of all blocks.
         """
         if part not in self.local_to:
             return code

@@ -34,7 +34,7 @@ class SplitVAE(LocalView, LatentVariableModel):
         global_dim: Dimensions of z_global.
         local_dim: Dimensions of z_local.
         network: Family of both encoders and both decoders, which share no weights (vae_zoo.nets).
-        likelihood: Of both images.
+        likelihood: Likelihood of both images.
         view: Makes x_aux (vae_zoo.nets.views).
         beta_global: Weight of kl_z_global, >= 0, a number or a schedule of the step.
         beta_local: Weight of kl_z_local, >= 0, a number or a schedule of the step.

@@ -115,7 +115,7 @@ class SSVAE(ClassConditionalModel):
         z is drawn from the mixture q(z | x) over the combinations of classes, and decoded with each of them.
 
         Args:
-            batch: Of images.
+            batch: Batch of images.
             k: Draws for each image, >= 1.
         """
         x, h = batch["image"], self.features(batch["image"])

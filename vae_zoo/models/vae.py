@@ -39,7 +39,7 @@ class VAE(LatentVariableModel):
         """Infers the posterior and draws from it.
 
         Args:
-            batch: Of images.
+            batch: Batch of images.
 
         Returns:
             q(z | x), one draw, and the reconstruction error of that draw, nats.

@@ -21,10 +21,11 @@ class Conv:
     """Convolutions of kernel 4 and stride 2, and hidden layers between them and the code.
 
     Args:
-        channels: Of the convolutions, from the image inwards.
+        channels: Channels of the convolutions, from the image inwards.
         hidden: Units of the layers between convolutions and code.
-        decoder_channels: Of the decoder, in its own order, those of its innermost images first; None: `channels` reversed.
-        decoder_hidden: Of the decoder, in its own order; None: `hidden` reversed.
+        decoder_channels: Channels of the decoder, in its own order, from its innermost images outwards; None: `channels`
+            reversed.
+        decoder_hidden: Units of the decoder, in its own order; None: `hidden` reversed.
         padding: [height, width] of each convolution, pixels; None: 1.
         leak: Slope below 0 after the encoder's last convolution, >= 0; elsewhere it is 0.
         batch_norm: Normalises before each of these slopes but those of the hidden layers, with which coloured pictures of

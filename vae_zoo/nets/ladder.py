@@ -72,8 +72,8 @@ class LadderDecoder(nn.Module):
         """Decodes codes.
 
         Args:
-            z: Of each facet [B, num_inputs[j]]; None where alpha is 0: the facet has not entered, so its rung is skipped and
-                gets no gradient. The deepest is always there.
+            z: Codes of each facet [B, num_inputs[j]]; None where alpha is 0: the facet has not entered, so its rung is skipped
+                and gets no gradient. The deepest is always there.
             alpha: Weights of the facets, in [0, 1].
         """
         b = None
@@ -112,7 +112,7 @@ class LadderMLP:
 
     Args:
         hidden: Units of each facet's layers, the shallowest facet first, from the image inwards.
-        decoder_hidden: Of the decoder, in the same order; None: as `hidden`. The decoder has them reversed.
+        decoder_hidden: Units of the decoder, in the same order; None: as `hidden`. The decoder has them reversed.
         activation: After each layer but heads and output.
         batch_norm: After each activation.
         gate: Weight of a facet where it enters, >= 0.
@@ -180,11 +180,10 @@ class LadderConv:
     """The convolutional ladder of MFCVAE, after proVLAE's, for images of 28 pixels or more and any number of facets.
 
     Args:
-        channels: Of each facet's backbone, the shallowest first, which halves the image; where one pixel is left, kernels of
-            3
-            keep it.
+        channels: Channels of each facet's backbone, the shallowest first, which halves the image; where one pixel is left,
+            kernels of 3 keep it.
         activation: After each layer but heads and output.
-        weight_norm: Of the `encoder`'s convolutions, as in the official code, or `none`.
+        weight_norm: Weight normalisation of the `encoder`'s convolutions, as in the official code, or `none`.
         output: `plain`, or `normalised` by an ELU and batch normalisation of the image, as in the official code.
     """
 

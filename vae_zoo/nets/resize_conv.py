@@ -22,8 +22,8 @@ class ResizeConv:
     """An encoder of convolutions of stride 2, a decoder of bilinear upsampling and convolutions with ReLU.
 
     Args:
-        channels: Of the encoder's convolutions, from the image inwards.
-        kernels: Of the same, even.
+        channels: Channels of the encoder's convolutions, from the image inwards.
+        kernels: Kernel sizes of the same convolutions, even.
         activation: After each convolution of the encoder.
         decoder_channels: From the code outwards, as many as `channels`. Images are enlarged by 2 before each convolution
             but the first.
@@ -108,8 +108,8 @@ class EnlargingConv2d(nn.Conv2d):
     zero padding and nn.Conv2d but for rounding, at the borders too.
 
     Args:
-        in_channels: Of the images to enlarge.
-        out_channels: Of the enlarged ones.
+        in_channels: Channels of the images to enlarge.
+        out_channels: Channels of the enlarged ones.
         kernel: Side of the kernel.
         size: (height, width) of the images to enlarge.
     """
@@ -127,7 +127,7 @@ class EnlargingConv2d(nn.Conv2d):
         """Enlarges and convolves images.
 
         Args:
-            image: Of the size given above.
+            image: Image of the size given above.
 
         Returns:
             Images of twice their sides.

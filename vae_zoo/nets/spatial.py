@@ -24,7 +24,7 @@ def crop(x: Float[Tensor, "B C H W"], box: Float[Tensor, "B O 4"], side: int) ->
     Args:
         x: Images.
         box: Centre x, centre y, width, height, pixels.
-        side: Of the glimpses, g pixels.
+        side: Side of the glimpses, g pixels.
     """
     rows, columns = (_into_glimpse(box, axis, side, x.shape[3 - axis]) for axis in (1, 0))  # [B, O, g, H or W]
     return torch.einsum("bnih,bchw,bnjw->bncij", rows, x, columns)
@@ -36,7 +36,7 @@ def paste(
     """Puts glimpses at their places in images that are 0 elsewhere.
 
     Args:
-        glimpse: Of each object.
+        glimpse: Glimpse of each object.
         box: Centre x, centre y, width, height, pixels.
         height: H.
         width: W.
@@ -70,10 +70,10 @@ class CellBackbone(nn.Module):
 
     Args:
         num_channels: C of the images.
-        channels: Of the convolutions of kernel 4.
-        strides: Of the same; their product is the side of a cell, pixels.
+        channels: Channels of the convolutions of kernel 4.
+        strides: Strides of the same convolutions; their product is the side of a cell, pixels.
         features: E, of the vector.
-        kernel: Of the three layers on the grid, 1 or 3; with 1 a cell sees little of its neighbours.
+        kernel: Kernel size of the three layers on the grid, 1 or 3; with 1 a cell sees little of its neighbours.
 
     Raises:
         ValueError: There are not as many strides as channels.
@@ -99,8 +99,8 @@ class CellBackbone(nn.Module):
         """Rows and columns of cells; those of the last row and column may reach beyond the image.
 
         Args:
-            height: Of the image, pixels.
-            width: Of the image, pixels.
+            height: Height of the image, pixels.
+            width: Width of the image, pixels.
         """
         return -(-height // self.cell), -(-width // self.cell)
 

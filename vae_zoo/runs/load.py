@@ -25,7 +25,7 @@ def build(node: dict[str, Any], **extra: Any) -> Any:
     """Makes the object of a config node with a `_target_`.
 
     Args:
-        node: Of a config.
+        node: Node of a config.
         **extra: Further arguments of the constructor.
 
     Returns:
@@ -114,7 +114,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
 
     Returns:
         The checkpoint, its config with the present names of targets.

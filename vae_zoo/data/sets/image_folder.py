@@ -58,8 +58,8 @@ class Pictures(DataModule):
         """Decodes once, or maps what was decoded.
 
         Args:
-            name: Of the source and the settings.
-            key: Of the content of the source; what was stored of another content is deleted.
+            name: Name of the source and the settings.
+            key: Key of the content of the source; what was stored of another content is deleted.
             build: As in `vae_zoo.data.storage.cache.stored`.
             most: As there.
 

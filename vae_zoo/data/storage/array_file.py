@@ -113,7 +113,7 @@ def layout(shape: Sequence[int], where: str) -> tuple[tuple[int, int, int], Call
     """Finds where the channels are.
 
     Args:
-        shape: Of the images in the file: [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 or 3 channels.
+        shape: Shape of the images in the file: [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 or 3 channels.
         where: What errors name.
 
     Returns:
@@ -162,7 +162,7 @@ def converted(path: Path, array: Any, make: Callable[[np.ndarray], np.ndarray]) 
     """Maps what becomes of an array, part by part, in the cache.
 
     Args:
-        path: Of the cache.
+        path: Path of the cache.
         array: What `opened` has; its chunks are read once each.
         make: What becomes of each part, uint8.
     """

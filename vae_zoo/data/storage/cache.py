@@ -72,9 +72,9 @@ def stored(
     Args:
         path: The .npy file; `<path>.json` holds its checksum and the last state.
         build: Yields parts of the array and after each its state, JSON; it gets the state to continue from, at first {}.
-        shape: Of the array; -1 first: as many rows as `build` makes.
+        shape: Shape of the array; -1 first: as many rows as `build` makes.
         most: The largest possible number of rows, for the free space that is needed.
-        dtype: Of the array.
+        dtype: Dtype of the array.
         unit: What the rows are, for a progress bar; None: no bar.
 
     Returns:

@@ -58,7 +58,7 @@ class Decoding:
             stretches.
         background: Colour behind transparent pixels and in padding, a name or #rrggbb.
         range: [lowest, highest] value of files of 16 bits or more; None: [0, 65535].
-        frames: Of files with several: the first, or all.
+        frames: The first or all frames of files with several.
         on_error: `skip` leaves damaged files out; `refuse` raises UserError; None: as `refuse`, for callers without the
             setting.
     """
@@ -147,8 +147,8 @@ def decoded(read: Callable[[Any], Picture], sources: Iterable, state: State, par
     Args:
         read: Decodes one of the sources.
         sources: Those that are left.
-        state: Of those before: the number `read`, {place: number of images} where this is not 1, {note: pictures},
-            `highest` value, and [error] of those left out. It is changed.
+        state: State after the earlier sources: the number `read`, {place: number of images} where this is not 1, {note:
+            pictures}, `highest` value, and [error] of those left out. It is changed.
         part: Pictures between two states.
 
     Yields:

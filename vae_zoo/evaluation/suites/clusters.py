@@ -48,9 +48,9 @@ def by_pixels(e: Context, K: int, labels: Int[np.ndarray, " N"], train: Int[np.n
     """Baseline: scores of k-means on pixels, on the same images; only at the end of training.
 
     Args:
-        e: Of the evaluation.
+        e: Context of the evaluation.
         K: Number of clusters.
-        labels: Of all images of the split.
+        labels: Labels of all images of the split.
         train: Labels of the images of `e.train`.
 
     Returns:

@@ -123,7 +123,7 @@ def labels(e: Context) -> dict[str, Int[np.ndarray, " N"]]:
     Labels with fewer than two values in a split, or with values that no training image has, are not used.
 
     Args:
-        e: Of the evaluation.
+        e: Context of the evaluation.
     """
     data, found = e.data, {}
     if data.label is not None:
@@ -148,9 +148,9 @@ def against_labels(e: Context, scored: Clustered, known: dict[str, Int[np.ndarra
     """Compares clusters with labels; maps are fitted on training images, the facet is chosen on validation images.
 
     Args:
-        e: Of the evaluation.
+        e: Context of the evaluation.
         scored: Images of the split.
-        known: Of `labels`.
+        known: Output of `labels`.
     """
     assert isinstance(e.model, HasFacets)
     names, train, val = list(e.model.facets), Clustered(e.model, e.data, e.train), Clustered(e.model, e.data, e.val)
@@ -187,7 +187,7 @@ def confusion(
     """Draws the share of each class (columns) that is assigned to each class (rows).
 
     Args:
-        clusters: Of the images.
+        clusters: Clusters of the images.
         values: Their labels, -1 = unknown.
         fit: Clusters and labels that name the clusters.
         facet: Name of the facet.

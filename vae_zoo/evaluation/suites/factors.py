@@ -53,8 +53,8 @@ def scores(e: Context, names: Sequence[str]) -> Numbers:
     """The scores of the concatenated codes of some blocks.
 
     Args:
-        e: Of the evaluation.
-        names: Of the blocks.
+        e: Context of the evaluation.
+        names: Names of the blocks.
 
     Yields:
         Name and value.

@@ -55,7 +55,7 @@ def whole_groups(data: DataModule, split: str, seed: int, count: int = NUM_IMAGE
     Args:
         data: Set up.
         split: Name of the split.
-        seed: Of the choice.
+        seed: Seed of the choice.
         count: Approximate number of images.
 
     Returns:
@@ -86,13 +86,13 @@ class Evidence:
         model: In eval mode.
         data: Set up, with groups.
         index: The N images.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Attributes:
         content: Posterior of the shared block from each image alone, [N, D], or of all Gaussian blocks of a model without a
             group code.
         style: Posterior of the block of single images; None: a model without a group code.
-        group: Of each image, 0..G-1.
+        group: Group of each image, 0..G-1.
         count: Images of each group.
     """
 

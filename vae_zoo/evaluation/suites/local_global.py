@@ -127,7 +127,7 @@ def numbers(e: Context, samples: Codes | None = None) -> Numbers:
     """The numbers of posterior means of the scored images, or of samples of all test images.
 
     Args:
-        e: Of the evaluation.
+        e: Context of the evaluation.
         samples: Codes of all test images, which have the numbers <name>_official too; None: posterior means.
 
     Yields:

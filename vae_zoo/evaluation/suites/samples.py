@@ -44,7 +44,7 @@ def classifier(hidden: tuple[int, ...], x: Float[np.ndarray, "N D"], y: Int[np.n
         hidden: Units of the hidden layers.
         x: Codes.
         y: Classes.
-        seed: Of the network.
+        seed: Seed of the network.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the default number of epochs is the definition
@@ -56,9 +56,9 @@ def sampled(e: Context, index: Int[Tensor, " B"], seed: int) -> Codes:
     """Draws a sample of each Gaussian block, and takes the mean of any other, of images.
 
     Args:
-        e: Of the evaluation.
+        e: Context of the evaluation.
         index: The images.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
     parts = []
     for rows in index.split(CHUNK):
@@ -124,7 +124,7 @@ class EvidenceClassifier(Suite):
         """Chooses the images that train the classifier, and those that it is tested on, of the same groups.
 
         Args:
-            e: Of the evaluation.
+            e: Context of the evaluation.
 
         Raises:
             DoesNotApply: No unseen group has enough images.
@@ -149,7 +149,7 @@ class EvidenceClassifier(Suite):
         Args:
             evidence: The images.
             k: Images that are pooled.
-            seed: Of the draw.
+            seed: Seed of the draw.
         """
         pooled: Normal = evidence.pooled(evidence.of(k))
         with noise.per_image(evidence.index, seed):

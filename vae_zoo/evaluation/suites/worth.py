@@ -108,7 +108,7 @@ def pools(e: Context) -> dict[str, tuple[Int[Tensor, " N"], Int[Tensor, " N"]]]:
     """The images that a block of each kind may come from, and their class or group, -1 = unknown.
 
     Args:
-        e: Of the evaluation.
+        e: Context of the evaluation.
 
     Returns:
         {kind: (images, class or group that must be equal)}.
@@ -133,7 +133,7 @@ def other_images(
         scored: The images, which are among `images`.
         images: The candidates.
         shared: Class or group of the candidates, -1 = unknown.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         The other images, -1 if there is none.
@@ -154,7 +154,7 @@ def swapped(model: LatentVariableModel, own: Codes, other: Codes, block: str) ->
     """Replaces one block of codes; for a class block, all codes that depend on the class.
 
     Args:
-        model: Of the codes.
+        model: Model of the codes.
         own: Codes of images.
         other: Codes of as many others.
         block: Name of the block.
