@@ -72,8 +72,8 @@ class LadderDecoder(nn.Module):
         """Decodes codes.
 
         Args:
-            z: Codes of each facet [B, num_inputs[j]]; None where alpha is 0: the facet has not entered, so its rung is skipped
-                and gets no gradient. The deepest is always there.
+            z: Codes of each facet [B, num_inputs[j]]; None where alpha is 0: the facet has not entered, so its rung is
+                skipped and gets no gradient. The deepest is always there.
             alpha: Weights of the facets, in [0, 1].
         """
         b = None
@@ -180,8 +180,8 @@ class LadderConv:
     """The convolutional ladder of MFCVAE, after proVLAE's, for images of 28 pixels or more and any number of facets.
 
     Args:
-        channels: Channels of each facet's backbone, the shallowest first, which halves the image; where one pixel is left,
-            kernels of 3 keep it.
+        channels: Channels of each facet's backbone, the shallowest first, which halves the image; kernels of 3
+            keep an image of one pixel.
         activation: After each layer but heads and output.
         weight_norm: Weight normalisation of the `encoder`'s convolutions, as in the official code, or `none`.
         output: `plain`, or `normalised` by an ELU and batch normalisation of the image, as in the official code.
