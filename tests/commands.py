@@ -1,8 +1,11 @@
 """Runs the commands as a person would: in a process of their own, in a folder of their own."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -29,3 +32,26 @@ def run(folder: Path, script: str, *words: str, code: int = 0, **extra: str) -> 
     )
     assert done.returncode == code, f"{script} {words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done
+
+
+@contextmanager
+def served(folder: Path, *words: str):
+    """The address of a page that a process of its own serves."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said = folder / "explorer.log"
+    with said.open("w") as log:
+        process = subprocess.Popen(
+            command("explore", f"port={port}", *words), cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + 300
+        while "the explorer is at" not in said.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, said.read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+    assert "Traceback" not in said.read_text(), said.read_text()

@@ -7,6 +7,7 @@ import csv
 import re
 import shlex
 from pathlib import Path
+from urllib.request import urlopen
 
 import datasets
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.test_docs import FENCE, PAGES
-from tests.commands import run
+from tests.commands import run, served
 
 LEFT_OUT = {
     "--config-dir": "code of the reader's own: tests/cli/test_contributing.py runs that of CONTRIBUTING.md",
@@ -107,5 +108,9 @@ def test_the_command_runs(line, home):
         words = [word for word in words if word not in steps]
         resumed = any(word.startswith("resume=") for word in words)
         words += ["trainer.max_steps=4"] * bool(steps) if resumed else SHORT
+    if script == "explore.py":  # which ends with Ctrl-C
+        with served(home, *words) as address:
+            assert urlopen(address, timeout=60).status == 200
+        return
     done = run(home, script.removesuffix(".py"), *words, VAE_ZOO_CACHE=str(Path.home() / ".cache" / "vae_zoo"))
     assert "Traceback" not in done.stdout + done.stderr

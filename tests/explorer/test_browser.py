@@ -1,12 +1,9 @@
 """The page in headless Chromium: sliders, swaps, uploads, objects, links; without an error in the console."""
 
 import os
-import socket
 import statistics
-import subprocess
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from shutil import which
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,7 +13,7 @@ from PIL import Image
 
 from tests.cli.calls import call
 from tests.cli.test_contributing import FILES
-from tests.commands import command, environment
+from tests.commands import served
 from tests.conftest import shrink_evaluation
 from vae_zoo.utils.files import write_json
 
@@ -52,29 +49,6 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-@contextmanager
-def served(folder: Path, *words: str):
-    """The address of a page that a process of its own serves."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    said = folder / "explorer.log"
-    with said.open("w") as log:
-        process = subprocess.Popen(
-            command("explore", f"port={port}", *words), cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        deadline = time.monotonic() + 300
-        while "the explorer is at" not in said.read_text():
-            assert process.poll() is None and time.monotonic() < deadline, said.read_text()
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-    assert "Traceback" not in said.read_text(), said.read_text()
 
 
 @contextmanager
