@@ -40,7 +40,7 @@ class StreetDigits(DataModule):
     are unseen in training, but for the neighbours, of which only parts show.
     """
 
-    licence = ("cc-by-4.0", "handwritten digits of scikit-learn (UCI, CC BY 4.0) on grounds drawn by vae_zoo")
+    licence = ("cc-by-4.0", "handwritten digits of scikit-learn (UCI, CC BY 4.0) on backgrounds drawn by vae_zoo")
     default_label = "digit"
     groupings = ("label", "identity", *NAMES)
 

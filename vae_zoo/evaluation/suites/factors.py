@@ -31,7 +31,7 @@ class Disentanglement(Suite):
         """Computes the scores of all blocks, and of the Gaussian ones alone if there are others."""
         factors = discrete(e.data)
         if not factors or len(factors) < min(2, len(e.data.factor_sizes)):
-            raise DoesNotApply("these scores need two discrete factors, but the others are continuous")
+            raise DoesNotApply(f"these scores need two discrete factors, but the data set has {len(factors)}")
         if len(factors) < len(e.data.factor_sizes):
             log.info("disentanglement is scored on %s, not on continuous factors", [e.data.factor_names[i] for i in factors])
         names = e.codes.names
