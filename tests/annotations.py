@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from beartype import BeartypeConf, beartype
 from jaxtyping import config, install_import_hook
 
-PACKAGES = ["contract", "schedules", "runs.load", "distributions", "nets", "metrics", "models", "evaluation"]
+PACKAGES = ["contract", "schedules", "runs.load", "distributions", "nets", "metrics", "data", "models", "evaluation"]
 
 checker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int passes for a float, as for type checkers
 

@@ -18,10 +18,12 @@ SHAPED = {
     "Float",
     "Int",
     "Int64",
+    "Integer",
     "Num",
     "Real",
     "Shaped",
     "UInt8",
+    "UInt64",
     "Callable",
 }  # arguments of a Callable have no axes
 

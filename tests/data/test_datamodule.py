@@ -3,12 +3,15 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
+from tests.annotations import unchecked
+from vae_zoo.contract import Model
 from vae_zoo.data.arrays import Arrays, Factor
 from vae_zoo.data.datamodule import BLOCK, WINDOW, DataModule, EvalBatches, by_blocks, check_size, read_ahead
 from vae_zoo.data.sets.digits import Digits
@@ -46,7 +49,7 @@ def toy_arrays(n=N):
 
 def toy(needs=(), **settings) -> Toy:
     data = Toy(**settings)
-    data.serve(SimpleNamespace(needs=frozenset(needs), learn_from=lambda data: None))
+    data.serve(Mock(spec=Model, needs=frozenset(needs)))
     return data
 
 
@@ -105,6 +108,7 @@ def test_fewer_images_than_a_batch_are_one_batch():
     assert data.batches_per_epoch == 1 and len(data.train_batch(9)["image"]) == 20
 
 
+@unchecked()  # the trainer is not Lightning's
 def test_training_stream_begins_at_the_trainers_step():
     data = toy()
     data.trainer = trainer(global_step=11)
@@ -853,6 +857,7 @@ UNLABELLED = {"label": None, "factors": None, "factor_info": ()}
         ([], {"arrays": {"images": np.zeros((N, 3), np.uint8), "packed": True}}, r"\[3\], 8 pixels per byte"),
     ],
 )
+@unchecked()
 def test_a_mistake_is_told_in_one_sentence_at_setup(needs, settings, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         toy(needs, **settings)
@@ -874,6 +879,7 @@ def trainer(**attributes):
     return SimpleNamespace(**({"global_step": 0, "global_rank": 0, "world_size": 1, "strategy": strategy} | attributes))
 
 
+@unchecked()
 def test_the_position_is_in_the_checkpoint_and_the_same_data_take_it_back():
     data = toy()
     data.trainer = trainer(global_step=42)
@@ -883,6 +889,7 @@ def test_the_position_is_in_the_checkpoint_and_the_same_data_take_it_back():
 
 
 @pytest.mark.parametrize("settings", [{"n": 400}, {"subset": 100}, {"batch_size": 32}, {"seed": 1}])
+@unchecked()
 def test_other_data_refuse_the_checkpoint(settings):
     data = toy()
     data.trainer = trainer()
@@ -890,6 +897,7 @@ def test_other_data_refuse_the_checkpoint(settings):
         toy(**settings).load_state_dict(data.state_dict())
 
 
+@unchecked()
 def test_loaders_take_rank_and_device_from_the_trainer():
     data = toy(batch_size=32)
     data.trainer = trainer(global_rank=1, world_size=2)

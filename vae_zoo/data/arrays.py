@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Integer, Real, UInt8
 
 Kind = Literal["categorical", "ordered", "continuous", "circular"]
 SPLITS = ("train", "val", "test")
@@ -12,8 +13,14 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Factor:
-    """A known ground-truth factor. size: number of values, 0 when continuous. period: of a circular one, in its own unit;
-    None: as `vae_zoo.metrics.probes.period_of` says."""
+    """A known ground-truth factor.
+
+    Attributes:
+        name: Of its own in the set.
+        size: Number of values, >= 1; 0: continuous.
+        kind: Of its values; decides how probes read it.
+        period: Of a circular factor, in its own unit; None: as `vae_zoo.metrics.probes.period_of` says.
+    """
 
     name: str
     size: int
@@ -23,17 +30,34 @@ class Factor:
 
 @dataclass
 class Arrays:
-    """The arrays of a data set. `packed`: images hold 8 binary pixels a byte, big-endian, [N, C * H * W / 8]."""
+    """Images and what is known of each; a data set returns it from `load`.
 
-    images: np.ndarray  # uint8 [N, C, H, W], or packed
-    label: np.ndarray | None = None  # int64 [N] or [N, V], -1 = unknown
+    Attributes:
+        images: [N, C, H, W]; or, with `packed` or `kept_as`, [N, ...].
+        label: Classes 0..num_classes-1, [N] or [N, V] for several label variables, -1 = unknown; None: there are none.
+        num_classes: Classes, of the variable that has most; None: unknown or no label.
+        factors: Ground-truth factors: indices 0..size-1 of their values, or real numbers; None: unknown.
+        factor_info: Describes the columns of `factors`, F of them.
+        groups: {name: group of each image} of groupings other than by label or factor, -1 = in a group of its own.
+            `identity` and `group` are never cut by a split.
+        split: The set's own split: 0 train, 1 val, 2 test, 3 and more those of `extra_splits`; val and test are cut from
+            train where they have no image. None: all images are 0.
+        extra_splits: Names of further test sets.
+        label_names: Names of the V label variables.
+        packed: Images have 8 binary pixels per byte, the first one in the highest bit: [N, C * H * W / 8].
+        names: Names of the images in files that a user writes, such as data.labels_from; None: their numbers.
+        kept_as: Shape of what `images` has of each image, where the set's own `to_float` draws it; None: [C, H, W].
+    """
+
+    images: UInt8[np.ndarray, "N ..."]
+    label: Integer[np.ndarray, " N"] | Integer[np.ndarray, "N V"] | None = None
     num_classes: int | None = None
-    factors: np.ndarray | None = None  # [N, F]: indices of the values, or reals
+    factors: Real[np.ndarray, "N F"] | None = None
     factor_info: Sequence[Factor] = ()
-    groups: dict[str, np.ndarray] = field(default_factory=dict)  # groupings beside label and factors: int [N], -1 alone
-    split: np.ndarray | None = None  # official split, [N] of 0 train, 1 val, 2 test; without val it is cut from train
-    extra_splits: Sequence[str] = ()  # names of the further test sets 3, 4, ... in `split`
-    label_names: Sequence[str] = ()  # of V label variables
+    groups: dict[str, Integer[np.ndarray, " N"]] = field(default_factory=dict)
+    split: Integer[np.ndarray, " N"] | None = None
+    extra_splits: Sequence[str] = ()
+    label_names: Sequence[str] = ()
     packed: bool = False
-    names: Sequence[str] | None = None  # of the images, for files that speak of them
-    kept_as: tuple[int, ...] | None = None  # shape of what `images` has of each, if the set's own `to_float` draws it
+    names: Sequence[str] | None = None
+    kept_as: tuple[int, ...] | None = None

@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 import lightning as L
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor
 
 from vae_zoo.config.types import Count, Folds, Index, Shape, Size
@@ -31,35 +32,62 @@ from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.memory import to_device
 
 BLOCK, WINDOW = 256, 32  # data.shuffle=blocks: neighbouring images, and blocks that are shuffled together
+Order = Int[Tensor, "M B"] | Sequence[Int[Tensor, " _"]]  # the batches of an epoch; grouped ones differ in size
 log = logging.getLogger(__name__)
 
 
 class DataModule(L.LightningDataModule):
     """Base of all data sets.
 
-    image_shape: [C, H, W] of the images served. batch_size: images a step, over all ranks. seed: order of the training
-    images. val_size, test_size: images, or when below 1 a share of the images that the set itself puts in no split;
-    split_seed cuts them. subset: only so many training images. labelled: how many labels training may see, groups by label
-    included; None: all. label_pick: which, as many of each class, random ones, the first of the set's own training images,
-    which then stay in training whatever is cut from them, or one of each of the factors' `cells` in turn. labels_from: a
-    CSV file whose labels stand in for the set's own (vae_zoo.data.storage.labels). num_classes: of the label, for models
-    that are built before the data are read. shuffle: `full`, or `blocks` for files larger than the memory on slow disks: an
-    epoch takes blocks of neighbouring images in random order and shuffles within some of them at a time. The rest: of
-    Grouping.
+    A data set writes `load`; splits, label budgets, groups, order, processes and resume are here. In a set with the grouping
+    `identity` or `group` whole identities go to train, val or test: val_size and test_size then count identities.
 
-    folds, fold: cross-validation; test is part `fold` of `folds` equal ones, whatever test_size says.
+    Args:
+        image_shape: [C, H, W] of the images served.
+        batch_size: Images of a step over all processes, >= 1.
+        seed: Of the order of the training images, >= 0.
+        val_size: Validation images, >= 1, or a share below 1 of the images that the set itself puts in no split; not used if
+            the set has its own validation split.
+        test_size: Test images, in the same way.
+        split_seed: Of the splits and of the choice of labels, >= 0; independent of `seed`.
+        folds: Equal parts for cross-validation, >= 2, of which one is the test split; None: test_size.
+        fold: The part that is the test split, 0..folds-1.
+        subset: Training images used, >= 1; None: all.
+        labelled: Training images whose label training may see, >= 1, groups by label included; None: all.
+        label_pick: Which labels these are. `balanced`: as many of each class; `random`; `first_n`: those of the first of the
+            set's own training images, which then stay in training; `cells`: one of each cell of the factors' grid in turn.
+        labels_from: CSV file whose labels replace the set's own (vae_zoo.data.storage.labels.read_labels); None: the set's.
+        num_classes: Classes of the label, >= 1, for models that are built before the data are read; None: of the data.
+        shuffle: `full`: an epoch is a random order. `blocks`, for files larger than the memory on slow disks: blocks of
+            neighbouring images in random order, shuffled within a window of some blocks.
+        **groups: As in vae_zoo.data.grouping.Grouping.
 
-    Where a set has the grouping `identity`, or `group`, whole identities go to train, val or test, so that those of val and
-    test are unseen in training: val_size and test_size then count identities, or are shares of them.
+    Attributes:
+        groupings: What group_by may name.
+        default_label: What the label of this set is.
+        default_group: The grouping used when a model needs one and group_by is None; None: there is none.
+        identity_factors: Names of the factors that all images of an identity share.
+        style_factors: Names of the factors that differ between them.
+        licence: Of model cards: the hub's name of the licence of weights trained on these images, and terms of the images.
+        needs: Keys of the batch that the model needs.
+        indices: {split: places of its images}, after `setup`, as all that follow.
+        images: The images as they are kept, uint8 [N, ...].
+        label: Labels, int64 [N] or [N, V], -1 = unknown; None: there are none.
+        train_label: The same as training sees them, -1 also where hidden.
+        factors: Ground-truth factors, [N, F]; None: unknown.
+        factor_info: Describes the columns of `factors`; so do `factor_names`, `factor_sizes` and `factor_kinds`.
+        num_train: Training images.
+        labelled_indices: Places of the training images whose label training may see.
+        is_grouped: Whether batches have `group`.
+        batches_per_epoch: Steps of an epoch.
     """
 
     parts = (Grouping,)
-    groupings: tuple[str, ...] = ("label",)  # what group_by may name
-    default_label: str = "label"  # what the label of this set is
-    default_group: str | None = "label"  # grouping used when a model needs one and none is chosen
-    identity_factors: tuple[str, ...] = ()  # names of the factors that all images of an identity share,
-    style_factors: tuple[str, ...] = ()  # and of those that differ between them
-    # the hub's name of the licence of weights trained on these images, and the terms of the images, for the model card
+    groupings: tuple[str, ...] = ("label",)
+    default_label: str = "label"
+    default_group: str | None = "label"
+    identity_factors: tuple[str, ...] = ()
+    style_factors: tuple[str, ...] = ()
     licence: tuple[str, str] = ("other", "images of the author of the run, who states their terms here")
 
     def __init__(
@@ -93,13 +121,27 @@ class DataModule(L.LightningDataModule):
         self.indices: dict[str, Tensor] = {}
 
     def load(self) -> Arrays:
-        """Reads or draws the data. Raises UserError for errors that the user can fix."""
+        """Reads or draws the data; a data set writes this method.
+
+        Returns:
+            All images, those of every split.
+
+        Raises:
+            UserError: The user can fix it: a file is missing or damaged, settings do not fit.
+        """
         raise NotImplementedError  # pragma: contract
 
     # ---- setup ----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the data. If a trainer calls it, the batches have what the model of the trainer needs."""
+        """Reads the data; called by a trainer, also serves its model.
+
+        Args:
+            stage: Of Lightning; all splits are made in each.
+
+        Raises:
+            UserError: As in `load` and `serve`.
+        """
         model = None if self.trainer is None else self.trainer.lightning_module
         if model is not None:
             self.serve(cast(Model, model))
@@ -107,7 +149,14 @@ class DataModule(L.LightningDataModule):
             self._fill()
 
     def serve(self, model: Model) -> None:
-        """Makes the batches that this model needs, and passes it the training data. Raises UserError if they do not fit."""
+        """Reads the data for a model: batches have what it needs, and it learns of the training data.
+
+        Args:
+            model: The model.
+
+        Raises:
+            UserError: The data lack what the model or a setting needs.
+        """
         if not self.indices or self.needs != model.needs:
             self.needs = frozenset(model.needs)
             self._fill()
@@ -161,7 +210,7 @@ class DataModule(L.LightningDataModule):
         group = self._grouping(arrays)
         self.is_grouped = group is not None  # batches have `group`
         self._groups = None if group is None else GroupSampler(group, self.grouping, self.batch_size)
-        self._orders: dict[tuple[str, int], tuple[Sequence[Tensor], Tensor | None]] = {}
+        self._orders: dict[tuple[str, int], tuple[Order, Tensor | None]] = {}
         self.batches_per_epoch = len(self.epoch_order(0))  # so that impossible groups are reported now
 
     @cached_property
@@ -219,8 +268,8 @@ class DataModule(L.LightningDataModule):
         return hidden
 
     @property
-    def first_label(self) -> Tensor:
-        """The first label variable, [N]."""
+    def first_label(self) -> Int[Tensor, " N"]:
+        """The first label variable of all images, -1 = unknown."""
         assert self.label is not None
         return self.label if self.label.ndim == 1 else self.label[:, 0]
 
@@ -255,14 +304,19 @@ class DataModule(L.LightningDataModule):
 
     # ---- training batches -----------------------------------------------------------------------------------------
 
-    def epoch_order(self, epoch: int, stream: Literal["main", "supervised"] = "main") -> Sequence[Tensor]:
-        """The batches of an epoch, places in the arrays [batches, B]: a function of (seed, epoch).
+    def epoch_order(self, epoch: int, stream: Literal["main", "supervised"] = "main") -> Order:
+        """The batches of an epoch, a function of (seed, epoch).
 
-        Grouped: one tensor for each batch, its groups one after the other, of the sizes that `group_sizes` gives.
+        Args:
+            epoch: >= 0.
+            stream: `supervised`: of the second, labelled batches.
+
+        Returns:
+            Places of the images of each batch; of grouped data group after group, of the sizes that `group_sizes` gives.
         """
         return self._order(epoch, stream)[0]
 
-    def _order(self, epoch: int, stream: Literal["main", "supervised"]) -> tuple[Sequence[Tensor], Tensor | None]:
+    def _order(self, epoch: int, stream: Literal["main", "supervised"]) -> tuple[Order, Tensor | None]:
         """The batches of an epoch, and the sizes of their groups. Threads may ask for different epochs at a time."""
         if (known := self._orders.get((stream, epoch))) is not None:
             return known
@@ -273,26 +327,45 @@ class DataModule(L.LightningDataModule):
             found = self._groups.batches(order, generator)
         else:
             size = min(self.batch_size, len(order))
-            found = cast(Sequence[Tensor], order[: len(order) // size * size].view(-1, size)), None
+            found = order[: len(order) // size * size].view(-1, size), None
         recent = {key: value for key, value in self._orders.items() if key[0] != stream or key[1] == epoch - 1}
         self._orders = recent | {(stream, epoch): found}
         return found
 
-    def group_sizes(self, step: int) -> Tensor:
-        """Images of each group of a training step, [num_groups]: a function of (seed, step)."""
+    def group_sizes(self, step: int) -> Int[Tensor, " G"]:
+        """Counts the images of each group of a training step of grouped data, a function of (seed, step).
+
+        Args:
+            step: >= 0.
+        """
         epoch, position = divmod(step, self.batches_per_epoch)
         sizes = self._order(epoch, "main")[1]
         assert sizes is not None
         return sizes[position]
 
-    def train_indices(self, step: int, stream: Literal["main", "supervised"] = "main") -> Tensor:
-        """The images of a training step over all ranks: a function of (seed, step)."""
+    def train_indices(self, step: int, stream: Literal["main", "supervised"] = "main") -> Int[Tensor, " B"]:
+        """Places of the images of a training step over all processes, a function of (seed, step).
+
+        Args:
+            step: >= 0.
+            stream: `supervised`: of the second, labelled batch.
+        """
         per_epoch = self.batches_per_epoch if stream == "main" else max(1, len(self.labelled_indices) // self.batch_size)
         epoch, position = divmod(step, per_epoch)
         return self.epoch_order(epoch, stream)[position]
 
     def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu") -> Batch:
-        """This rank's share of a training step, with what training may know of it: equally many images, or whole groups."""
+        """Makes the share that a process has of a training step, with what training may know of it.
+
+        Args:
+            step: >= 0.
+            rank: The process, 0..world_size-1.
+            world_size: Processes; all get equally many images, or equally many whole groups.
+            device: Of the batch.
+
+        Raises:
+            UserError: The processes cannot share the step evenly.
+        """
         index, groups = self.train_indices(step), dict[str, Any]()
         if self._groups is None:
             index = share(index, rank, world_size)
@@ -305,20 +378,34 @@ class DataModule(L.LightningDataModule):
             batch["supervised"] = self._gather(index, device, self.train_label, self.train_factors)
         return batch
 
-    def batch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
-        """The images at these places [B], with their labels, factors and groups, as far as the data set has them."""
+    def batch(self, index: Int[Tensor, " B"], device: torch.device | str = "cpu") -> Batch:
+        """Makes a batch for evaluation, with all that is known of the images; of grouped data with their groups.
+
+        Args:
+            index: Places of the images, 0..N-1.
+            device: Of the batch.
+        """
         batch = self.single(index, device)
         if self._groups is not None:
             groups, group = self.group_of(index).unique(return_inverse=True)
             batch["num_groups"], batch["group"] = len(groups), to_device(group, device)
         return batch
 
-    def single(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
-        """As `batch`, every image is its own group, so that no other image influences its code."""
+    def single(self, index: Int[Tensor, " B"], device: torch.device | str = "cpu") -> Batch:
+        """Makes a batch as `batch` does, but without groups, so that no other image influences the code of an image.
+
+        Args:
+            index: Places of the images, 0..N-1.
+            device: Of the batch.
+        """
         return self._gather(index, device, self.label, self.factors)
 
-    def group_of(self, index: Tensor) -> Tensor:
-        """The group, numbered over the whole set, of each of these images of grouped data, [B]."""
+    def group_of(self, index: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """The groups of the set that images of grouped data belong to.
+
+        Args:
+            index: Places of the images, 0..N-1.
+        """
         assert self._groups is not None
         return self._groups.group[index]
 
@@ -330,8 +417,12 @@ class DataModule(L.LightningDataModule):
             batch["factors"] = _rows(factors, index, device).float()
         return batch
 
-    def to_float(self, images: Tensor) -> Tensor:
-        """uint8, packed or not -> [B, C, H, W] float32 in [0, 1], on the images' device."""
+    def to_float(self, images: UInt8[Tensor, "B ..."]) -> Float[Tensor, "B C H W"]:
+        """Makes floats in [0, 1] of images, on their device.
+
+        Args:
+            images: As they are kept: bytes, or 8 binary pixels per byte.
+        """
         if self.packed:
             return _pixels_of_bytes(images.device).index_select(0, images.flatten().int()).view(-1, *self.image_shape)
         return images.float().div_(255)
@@ -339,11 +430,13 @@ class DataModule(L.LightningDataModule):
     # ---- Lightning ------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> Iterator[Batch]:
-        """An endless loader: Lightning sees one long epoch; this module counts the epochs."""
+        """Yields the batches of this process without end, from the step of the trainer on."""
+        # Lightning sees one long epoch, so that what an epoch is stays the business of this module
         placement = self._placement()
         return read_ahead(partial(self.train_batch, **placement), count(self._attached().global_step), placement["device"])
 
     def val_dataloader(self) -> "EvalBatches":
+        """The share of this process of the validation split."""
         return EvalBatches(self, "val", self._placement())
 
     def _attached(self) -> L.Trainer:
@@ -354,14 +447,29 @@ class DataModule(L.LightningDataModule):
         trainer = self._attached()
         return {"rank": trainer.global_rank, "world_size": trainer.world_size, "device": trainer.strategy.root_device}
 
-    def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
-        return batch  # made there
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """The batch itself, which is made on the device.
 
-    def state_dict(self) -> dict:
-        """The position of the next batch, and the properties of the data to which it refers."""
+        Args:
+            batch: Of a loader of this module.
+            device: Of the process.
+            dataloader_idx: Of Lightning.
+        """
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the next batch, and what it is a position in."""
         return {"step": self._attached().global_step, **self._fingerprint()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Checks that a checkpoint is of these data; the position itself is the trainer's step.
+
+        Args:
+            state: Of `state_dict`.
+
+        Raises:
+            UserError: It is of other data, another batch size or seed.
+        """
         for name, value in self._fingerprint().items():
             if (was := state.get(name)) != value:
                 raise UserError(
@@ -373,10 +481,19 @@ class DataModule(L.LightningDataModule):
 
 
 class EvalBatches:
-    """A split in order, once; ranks take every world_size-th image, so that none is left without a batch.
+    """The batches of a split in order, once; a process takes every world_size-th image, so that none is without a batch.
 
-    Of grouped data the same with whole groups, those of GroupSampler.evaluation. most: only about so many images, spread
-    over the split.
+    Grouped data are in whole groups, those of `GroupSampler.evaluation`.
+
+    Args:
+        data: Set up.
+        split: Its name.
+        placement: `rank`, `world_size` and `device`; None: one process, on the CPU.
+        batch_size: Images of a batch, >= 1; None: that of the data, or 64 if that is larger.
+        most: About so many images, spread over the split, >= 1; None: all.
+
+    Raises:
+        UserError: There are more processes than images or groups.
     """
 
     def __init__(
@@ -415,23 +532,37 @@ class EvalBatches:
                 yield self.data.single(units, self.device)
 
 
-def in_turn(order: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """One image of every kind, then a second, ..., the kinds by their numbers, the images of one in the given order [N]."""
+def in_turn(order: Int[np.ndarray, " N"], kind: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """Orders images so that one of each kind comes first, then a second of each, ...
+
+    Args:
+        order: A permutation of the images, kept within a kind.
+        kind: Of each image; kinds come in the order of their numbers.
+    """
     order = order[kind[order].argsort(kind="stable")]
     turn = np.arange(len(order)) - np.searchsorted(kind[order], kind[order])  # place within the kind
     return order[turn.argsort(kind="stable")]
 
 
-def cells(factors: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """The cell of each image [N] of a coarse grid: of factors of more than 8 values their halves, of the others the values;
-    the first factor is the fastest. factors: [N, F]."""
+def cells(factors: Real[np.ndarray, "N F"], sizes: Sequence[int]) -> Int[np.ndarray, " N"]:
+    """The cell of each image in a coarse grid of factors, the first of which varies fastest.
+
+    Args:
+        factors: Indices of values.
+        sizes: Number of values of each factor; of more than 8 the grid has the two halves, else the values.
+    """
     coarse = [f >= -(-n // 2) if n > 8 else f for f, n in zip(factors.T, sizes)]
     shape = [2 if n > 8 else n for n in sizes]
     return np.asarray(np.ravel_multi_index(tuple(part.astype(np.int64) for part in coarse[::-1]), tuple(shape[::-1])))
 
 
-def by_blocks(number: int, generator: torch.Generator) -> Tensor:
-    """A permutation of 0..number-1 that needs few reads: runs of BLOCK in random order, shuffled within WINDOW of them."""
+def by_blocks(number: int, generator: torch.Generator) -> Int[Tensor, " N"]:
+    """Draws a permutation that needs few reads: runs of BLOCK in random order, shuffled within WINDOW of them.
+
+    Args:
+        number: N.
+        generator: Of the draw.
+    """
     first = torch.randperm(-(-number // BLOCK), generator=generator)[:, None] * BLOCK
     order = (first + torch.arange(BLOCK)).flatten()
     order = order[order < number]
@@ -440,7 +571,16 @@ def by_blocks(number: int, generator: torch.Generator) -> Tensor:
 
 
 def read_ahead(make: Callable[[int], Batch], steps: Iterable[int], device: torch.device | None = None) -> Iterator[Batch]:
-    """Yields the batch of each step while a thread makes the next one. device: of the batches."""
+    """Yields the batch of each step while a thread makes the next one.
+
+    Args:
+        make: Makes the batch of a step.
+        steps: At least one.
+        device: Of the batches; None: the CPU.
+
+    Yields:
+        Batches in the order of `steps`.
+    """
     on_gpu = torch.device(device or "cpu").type == "cuda"
     with ThreadPoolExecutor(1, initializer=partial(torch.cuda.set_device, device) if on_gpu else None) as thread:
         steps = iter(steps)
@@ -455,7 +595,18 @@ def read_ahead(make: Callable[[int], Batch], steps: Iterable[int], device: torch
 def share(
     units: Any, rank: int, world_size: int, what: str = "images", setting: str = "data.batch_size (labelled, subset)"
 ) -> Any:
-    """The rank-th of world_size equal runs of images, or of groups."""
+    """Takes the rank-th of world_size equal runs.
+
+    Args:
+        units: Images or groups, a tensor or sequence.
+        rank: 0..world_size-1.
+        world_size: Processes.
+        what: What the units are, for the error.
+        setting: What decides their number, for the error.
+
+    Raises:
+        UserError: The runs would not be equal.
+    """
     share, rest = divmod(len(units), world_size)
     if rest:
         raise UserError(
@@ -476,7 +627,15 @@ def _pixels_of_bytes(device: torch.device) -> Tensor:
 
 
 def check_size(image_shape: Sequence[int], choices: Sequence[int]) -> None:
-    """Raises UserError unless the images are square with one of these sides."""
+    """Refuses images that are not square with one of some sides.
+
+    Args:
+        image_shape: [C, H, W].
+        choices: The sides, pixels.
+
+    Raises:
+        UserError: The images have other sides.
+    """
     if image_shape[1] != image_shape[2] or image_shape[1] not in choices:
         sides = " or ".join(map(str, choices))
         raise UserError(f"image sides must be {sides}, got {image_shape[1]}x{image_shape[2]}")

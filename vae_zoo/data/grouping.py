@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Int, Integer
 from torch import Tensor
 
 from vae_zoo.config.types import Count, GroupSize
@@ -15,10 +16,18 @@ from vae_zoo.utils.memory import to_device
 
 @dataclass(frozen=True)
 class Grouping:
-    """group_by: `label`, a factor or a grouping of the set; then a batch is num_groups groups of group_size images, and two
-    of its groups may show the same class. group_size: a number, or [least, most], from which each group's is drawn.
-    group_pick: `images`, so that each comes at most once an epoch, or `balanced`, so that all groups of the set come equally
-    often however many images they have."""
+    """How batches are made of groups, images that share their content.
+
+    A batch has `num_groups` groups, two of which may be of the same class.
+
+    Args:
+        group_by: `label`, or a factor or grouping of the set; None: none, or `group`, else the set's default, if the model
+            needs groups.
+        group_size: Images of a group, >= 1, or [least, most], from which the size of each group is drawn.
+        group_pick: `images`: each image comes at most once an epoch. `balanced`: all groups come equally often, however
+            many images they have.
+        num_groups: Groups of a batch, >= 1; None: as many as have about batch_size images.
+    """
 
     group_by: str | None = None
     group_size: GroupSize = 2
@@ -31,21 +40,43 @@ class Grouping:
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     def batch_of(self, batch_size: int) -> int:
-        """How many groups a batch has."""
+        """The number of groups of a batch.
+
+        Args:
+            batch_size: Images of a batch, about.
+        """
         return self.num_groups or max(1, 2 * batch_size // sum(self.sizes()))
 
 
 class GroupSampler:
-    """Makes batches of whole groups. group: that of every image of the set, [N] int64; batch_size: images, about."""
+    """Makes batches of whole groups.
 
-    def __init__(self, group: Tensor, grouping: Grouping, batch_size: int):
+    Args:
+        group: The group of each image of the set, >= 0.
+        grouping: The settings.
+        batch_size: Images of a batch, about.
+    """
+
+    def __init__(self, group: Int[Tensor, " N"], grouping: Grouping, batch_size: int):
         self.group, self.pick, self.num_groups = group, grouping.group_pick, grouping.batch_of(batch_size)
         self.least, self.most = grouping.sizes()
 
-    def batches(self, shuffled: Tensor, generator: torch.Generator) -> tuple[Sequence[Tensor], Tensor]:
-        """Batches of whole groups, and the sizes of their groups [batches, num_groups]. shuffled: the images, in any order.
+    def batches(
+        self, shuffled: Int[Tensor, " N"], generator: torch.Generator
+    ) -> tuple[Sequence[Int[Tensor, " _"]], Int[Tensor, "M G"]]:
+        """Makes the batches of an epoch.
 
         A group of a batch is some images of one group of the set: `size` from `start` on, going round and round.
+
+        Args:
+            shuffled: Places of the images, in random order.
+            generator: Of the sizes and the order of the groups.
+
+        Returns:
+            Places of the images of each batch, group after group, and the sizes of its groups; M batches.
+
+        Raises:
+            UserError: No group has as many images as the least size.
         """
         group = self.group[shuffled]
         by_group, count = shuffled[group.argsort(stable=True)], torch.bincount(group)
@@ -103,11 +134,17 @@ class GroupSampler:
         choices = count.clamp(least, most) - least + 1
         return least + (torch.rand(count.shape, generator=generator, dtype=torch.float64) * choices).long()
 
-    def evaluation(self, images: Tensor) -> list[Tensor]:
-        """These images, a split, in groups of one size, `group_size` or the most of its range: the images of each, in order.
+    def evaluation(self, images: Int[Tensor, " N"]) -> list[Int[Tensor, " _"]]:
+        """Cuts a split into groups of one size, group_size or the most of its range, always the same.
 
         A bound on log p of a group depends on its size, so this one is fixed; a smaller group of the set is one group, and
-        what is left over of a larger one is left out. Of each group of the set first one, then a second, ...
+        what is left over of a larger one is left out.
+
+        Args:
+            images: Places of the images of the split.
+
+        Returns:
+            Places of the images of each group: one group of each of the set's groups, then a second of each, ...
         """
         group = self.group[images]
         by_group, count = images[group.argsort(stable=True)], torch.bincount(group)
@@ -121,12 +158,17 @@ class GroupSampler:
         return list(by_group[whole][order].split(sizes.tolist()))
 
 
-def groups_in_turn(groups: Sequence[Tensor], device) -> dict[str, Any]:
-    """What a batch says of groups that follow on each other."""
+def groups_in_turn(groups: Sequence[Int[Tensor, " _"]], device: torch.device | str) -> dict[str, Any]:
+    """Makes `group` and `num_groups` of a batch whose groups follow on each other.
+
+    Args:
+        groups: The images of each group.
+        device: Of the result.
+    """
     group = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(images) for images in groups]))
     return {"num_groups": len(groups), "group": to_device(group, device)}
 
 
-def alone_where_unknown(group: np.ndarray) -> np.ndarray:
-    """Groups [N] in which every -1, what is unknown, has become a group of its own."""
+def alone_where_unknown(group: Integer[np.ndarray, " N"]) -> Integer[np.ndarray, " N"]:
+    """Replaces each -1, an unknown group, by a group of its own, < 0."""
     return np.where(group < 0, -1 - np.arange(len(group)), group)

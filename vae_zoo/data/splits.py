@@ -3,19 +3,34 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from vae_zoo.data.arrays import SPLITS, Arrays
 from vae_zoo.data.grouping import alone_where_unknown
 from vae_zoo.utils.errors import UserError
 
+Places = Int[np.ndarray, " _"]
+
 
 def cut(
-    arrays: Arrays, sizes: Mapping[str, float], seed: int, folds: int | None, fold: int, subset: int | None, kept: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Places of the disjoint train, val, test, by `seed` alone; what the set itself fixes stays as it is.
+    arrays: Arrays, sizes: Mapping[str, float], seed: int, folds: int | None, fold: int, subset: int | None, kept: Places
+) -> dict[str, Places]:
+    """Cuts a data set into disjoint splits, by `seed` alone; what the set itself fixes stays as it is.
 
-    sizes: of test and val; folds, fold, subset: as in DataModule; kept: images that stay in training where they are not in
-    another split of the set's own, and not in the tested fold. Raises UserError where they cannot be had.
+    Args:
+        arrays: The data set.
+        sizes: {`test` and `val`: images or identities, or a share of those that are in no split of the set's own}.
+        seed: Of the draw.
+        folds: As in DataModule.
+        fold: As in DataModule.
+        subset: As in DataModule.
+        kept: Places of images that stay in training unless the set itself or the tested fold has them elsewhere.
+
+    Returns:
+        {split: increasing places of its images}.
+
+    Raises:
+        UserError: There are not so many images, the set has a test split beside folds, or an identity is in two splits.
     """
     official = np.zeros(len(arrays.images), dtype=np.int64) if arrays.split is None else arrays.split
     rng = np.random.default_rng(seed)
@@ -56,7 +71,15 @@ def cut(
 
 
 def check_number(number: int, where: str) -> None:
-    """Raises UserError for fewer images than splits."""
+    """Refuses data sets of fewer images than splits.
+
+    Args:
+        number: Of images.
+        where: What the error names.
+
+    Raises:
+        UserError: There are fewer than 3.
+    """
     if number < 3:
         raise UserError(f"{where} has {number} images; give at least 3, one per split")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.annotations import unchecked
 from vae_zoo.contract import Block
 from vae_zoo.data.render import rooms
 from vae_zoo.data.render.colours import hues
@@ -133,6 +134,7 @@ def test_scores_draw_factors_from_the_whole_of_a_part(drawn):
     assert numbers["mig"] > 0.99 and numbers["modularity"] > 0.99
 
 
+@unchecked()
 def test_what_is_not_offered_is_refused(drawn, cache_dir):
     with pytest.raises(UserError, match="data.factors.flor_hue is not a factor of 3DShapes; choose from floor_hue, "):
         Shapes3D(factors={"flor_hue": [0]})

@@ -12,12 +12,14 @@ How factors become pixels: vae_zoo.data.render.cartoon_drawing.
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float, Integer, UInt8, UInt64
 
 from vae_zoo.data.arrays import Factor
 from vae_zoo.data.render import hashed
 from vae_zoo.data.render.cartoon_drawing import HAIR_STYLES, SIDE, TEXTURES, draw
 
 Array = np.ndarray
+Numbers, Factors = Integer[Array, " N"], Float[Array, "N 36"]
 VERSION = 2  # a new number whenever other pixels are drawn
 IDENTITY, STYLE, CONFOUND, NOISE = range(4)  # streams of the hash
 CHUNK = 16  # images drawn at a time: what stays in the processor's cache
@@ -25,7 +27,13 @@ CHUNK = 16  # images drawn at a time: what stays in the processor's cache
 
 @dataclass(frozen=True)
 class Range(Factor):
-    """A factor, where its values lie, uniformly, and the value it has at style strength 0."""
+    """A factor and the distribution of its values.
+
+    Attributes:
+        low: Least value; values are uniform.
+        high: Bound above, not reached.
+        neutral: Value at style strength 0.
+    """
 
     low: float = 0.0
     high: float = 1.0
@@ -75,11 +83,15 @@ IDENTITY_FACTORS, STYLE_FACTORS = NAMES[: len(IDENTITY_RANGES)], NAMES[len(IDENT
 HELD_OUT = {"id_hair_style": HAIR_STYLES.index("curly"), "id_beard": 1}  # never together in training
 
 
-def factors(identity: Array, image: Array, *, strength: float = 1.0, confound: float = 0.0, root: int = 0) -> Array:
-    """Of images (identity[n], image[n]), ints [N] >= 0: float32 [N, 36], columns NAMES.
+def factors(identity: Numbers, image: Numbers, *, strength: float = 1.0, confound: float = 0.0, root: int = 0) -> Factors:
+    """Draws the factors of images, columns NAMES, float32.
 
-    strength: share of every style factor's range that is used, around its neutral value. confound: probability that the
-    hue of the background is the identity's own instead of the picture's.
+    Args:
+        identity: Who each image shows, >= 0.
+        image: Number of each image among those of its identity, >= 0.
+        strength: Share of the range of each style factor that is used, around its neutral value, 0 to 1.
+        confound: Probability that the hue of the background is that of the identity instead of the image, 0 to 1.
+        root: Other people in other styles for each number >= 0.
     """
     first = np.zeros_like(identity)
     who = hashed.uniform(hashed.address(root, IDENTITY, identity, first), len(IDENTITY_RANGES))
@@ -90,18 +102,33 @@ def factors(identity: Array, image: Array, *, strength: float = 1.0, confound: f
     return np.concatenate([_values(who, IDENTITY_RANGES, 1.0), _values(how[:, :-1], STYLE_RANGES, strength)], axis=1)
 
 
-def noise_key(identity: Array, image: Array, *, root: int = 0) -> Array:
-    """uint64 [N]: which pattern of pixel noise these images have."""
+def noise_key(identity: Numbers, image: Numbers, *, root: int = 0) -> hashed.Keys:
+    """The keys of the pixel noise of images.
+
+    Args:
+        identity: As in `factors`.
+        image: As in `factors`.
+        root: As in `factors`.
+    """
     return hashed.address(root, NOISE, identity, image)
 
 
-def is_held_out(factors: Array) -> Array:
-    """Whether faces have the pair HELD_OUT, bool [N]."""
+def is_held_out(factors: Factors) -> Bool[Array, " N"]:
+    """Whether faces have the pair HELD_OUT.
+
+    Args:
+        factors: Columns NAMES.
+    """
     return np.all([factors[:, NAMES.index(name)] == value for name, value in HELD_OUT.items()], axis=0)
 
 
-def render(factors: Array, noise_key: Array | None = None) -> Array:
-    """Pictures uint8 [N, 3, 64, 64] of any factors [N, 36], columns NAMES.  noise_key: uint64 [N]; None: without noise."""
+def render(factors: Factors, noise_key: UInt64[Array, " N"] | None = None) -> UInt8[Array, "N 3 64 64"]:
+    """Draws images of any factors.
+
+    Args:
+        factors: Columns NAMES, units as in IDENTITY_RANGES and STYLE_RANGES.
+        noise_key: Of the function `noise_key`; None: no noise.
+    """
     images = np.empty((len(factors), 3, SIDE, SIDE), dtype=np.uint8)
     deviation = np.array(factors[:, NAMES.index("style_noise"), None, None, None], np.float32)
     for start in range(0, len(factors), CHUNK):

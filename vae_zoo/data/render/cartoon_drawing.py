@@ -12,14 +12,18 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 Array = np.ndarray
 SIDE = 64  # pixels
 
 
 class Hair(NamedTuple):
-    """A hair style, in head heights. Behind the head an ellipse, with curls all around or spikes on top, and locks down to
-    v = lock_end; before it all that lies above the hairline v = fringe + slope u' + bend u'^2, u' = -1 and 1 at the ears."""
+    """A hair style, in head heights.
+
+    Behind the head an ellipse, with curls all around or spikes on top, and locks down to v = lock_end; before it all that
+    lies above the hairline v = fringe + slope u' + bend u'^2, u' = -1 and 1 at the ears.
+    """
 
     back_v: float
     back_width: float  # half of it, beyond the head's
@@ -52,8 +56,12 @@ _X = (np.arange(SIDE, dtype=np.float32) + 0.5 - SIDE / 2)[None, None, :]  # pixe
 _Y = (np.arange(SIDE, dtype=np.float32) + 0.5 - SIDE / 2)[None, :, None]
 
 
-def draw(factors: Mapping[str, Array]) -> Array:
-    """Pictures [B, 3, 64, 64] float32 in [0, 1] of `factors`, [B] each; names and units: vae_zoo.data.render.cartoon."""
+def draw(factors: Mapping[str, Float[Array, " B"]]) -> Float[Array, "B 3 64 64"]:
+    """Draws pictures, float32, 0 = black and 1 = white, not clipped.
+
+    Args:
+        factors: {name: values}; names and units are those of vae_zoo.data.render.cartoon.
+    """
     return _Face({name: np.array(value, np.float32)[:, None, None] for name, value in factors.items()}).paint()
 
 
@@ -105,8 +113,10 @@ class _Face:
         return (self.a + rise) * np.sin(angle + self.yaw), v + self.nod, squeeze
 
     def _edge(self) -> Array:
-        """Distance of the head's outline from its centre, in the direction of each pixel: a superellipse, whose upper
-        half has the exponent 2.2 and whose lower half that of the jaw."""
+        """Distance of the head's outline from its centre, in the direction of each pixel.
+
+        The outline is a superellipse, whose upper half has the exponent 2.2 and whose lower half that of the jaw.
+        """
         n = np.where(self.v > 0, self.f["id_jaw"], np.float32(2.2))
         logs = [np.log(np.abs(x) + np.float32(1e-9)) for x in (self.u / self.a, 2 * self.v)]
         return self.radius * np.exp(-np.log(np.exp(n * logs[0]) + np.exp(n * logs[1])) / n)  # 3 times as fast as powers

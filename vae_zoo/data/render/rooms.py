@@ -16,6 +16,7 @@ Source: github.com/deepmind/3d-shapes.
 """
 
 import numpy as np
+from jaxtyping import Float
 
 SHAPES = ("cube", "cylinder", "sphere", "capsule")
 FACTOR_NAMES = ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
@@ -43,8 +44,8 @@ Array = np.ndarray
 Span = tuple[Array, Array]  # where a ray enters and leaves, in its own length; NaN: it passes by
 
 
-def draw_layers() -> Array:
-    """All scenes: float32 [scale 8, shape 4, orientation 15, layer 5, 64, 64], light from 0 to a little above 1."""
+def draw_layers() -> Float[Array, "8 4 15 5 64 64"]:
+    """Draws the layers of all scenes, [scale, shape, orientation, layer, H, W], light from 0 to a little above 1."""
     layers = np.empty((*FACTOR_SIZES[3:], len(LAYERS), SIDE, SIDE), dtype=np.float32)
     for k, degrees in enumerate(FACTOR_VALUES[5]):
         eye, rays = _camera(np.deg2rad(degrees))
@@ -60,8 +61,13 @@ def draw_layers() -> Array:
     return layers
 
 
-def shrink(layers: Array, side: int) -> Array:
-    """Layers [..., 64, 64] at another side that divides 64, by the mean of square blocks."""
+def shrink(layers: Float[Array, "*batch 64 64"], side: int) -> Float[Array, "*batch {side} {side}"]:
+    """Shrinks layers by the mean of square blocks.
+
+    Args:
+        layers: Of `draw_layers`.
+        side: The new one, pixels; divides 64.
+    """
     block = SIDE // side
     return layers.reshape(*layers.shape[:-2], side, block, side, block).mean((-3, -1))
 
@@ -128,9 +134,10 @@ def _comes_near(origin: Array, rays: Array) -> Array:
 
 
 def _meet(shape: str, scale: float, origin: Array, rays: Array):
-    """Where rays meet an object: enters [P], leaves [P] (missed unless enters < leaves), and the function that gives the
-    outward normals [M, 3] at points [M, 3] of its surface, for the M rays of a mask [P].  origin: [3], or [P, 3] of
-    parallel rays, then given as one.
+    """Where rays meet an object: enters [P], leaves [P] (missed unless enters < leaves), and a function.
+
+    It gives the outward normals [M, 3] at points [M, 3] of the surface, for the M rays of a mask [P]. origin: [3], or [P, 3]
+    of parallel rays, then given as one.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         match shape:

@@ -11,6 +11,7 @@ CUB-200-2011, are not published, and its last row and column of places are never
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int, UInt8
 
 from vae_zoo.data.render import hashed, sprites
 from vae_zoo.utils.errors import UserError
@@ -41,14 +42,22 @@ WAVES = 4  # that a texture is made of
 
 @dataclass(frozen=True)
 class Recipe:
-    """size: side of the image; sprite_size: S; num_objects: least and most, all equally likely; ground: one of GROUNDS, or
-    images; phase_jitter: the chequerboard's corner is anywhere, not in the centre of the image; max_overlap: see above.
+    """What scenes are drawn of.
 
-    sprites: None for the shapes of dSprites, of any angle, their scale uniform in `scales`; else tiles [K, S, S, 4], colours
-    and opacity. alike: the scale is of dSprites itself, whose ellipses and hearts are smaller; else at scale 1 every shape
-    fills its tile. colour: `random` for each object, `white`, or `own` of the tile.
-    ground_images: float32 [G, side, side, 3], of which a place is cut out.
-    held_out: the share of `sprites` that only test scenes show, and of `ground_images` that only test_unseen does.
+    Args:
+        size: Side of the image, pixels.
+        sprite_size: Side of the tile of a sprite, S pixels, at most `size`.
+        num_objects: Least and most sprites of a scene, all numbers equally likely, 0 to 254.
+        ground: One of GROUNDS; not used with `ground_images`.
+        phase_jitter: Whether the corner of the chequerboard is anywhere, not in the centre of the image.
+        max_overlap: Largest share of a tile that another one covers, 0 to 1.
+        scales: Least and largest scale of the shapes of dSprites, > 0.
+        alike: Whether scales are those of dSprites itself, whose ellipses and hearts are smaller; else every shape fills its
+            tile at scale 1.
+        colour: `random` for each object, `white`, or `own` of the tile.
+        sprites: Tiles, colours and opacity in [0, 1]; None: the shapes of dSprites, of any angle.
+        ground_images: Images in [0, 1], at least of the side `size`, of which a place is cut out; None: `ground`.
+        held_out: Share of `sprites` that only test scenes show, and of `ground_images` that only test_unseen shows.
     """
 
     size: int = 48
@@ -60,16 +69,25 @@ class Recipe:
     scales: tuple[float, float] = (0.8, 1.0)
     alike: bool = False
     colour: str = "random"
-    sprites: np.ndarray | None = None
-    ground_images: np.ndarray | None = None
+    sprites: Float[np.ndarray, "_ S S 4"] | None = None
+    ground_images: Float[np.ndarray, "_ side side 3"] | None = None
     held_out: float = 0.2
 
 
-def draw(recipe: Recipe, split: str, index: np.ndarray) -> np.ndarray:
-    """Scenes of a split, ints [N] >= 0: uint8 [N, 4, H, W], RGB and the instance map.
+def draw(recipe: Recipe, split: str, index: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 4 H W"]:
+    """Draws scenes.
 
-    Of the map 0 is ground and k the k-th sprite, the higher the nearer; a pixel shows a sprite that covers half of it.
-    Raises: UserError where so many sprites find no place.
+    Args:
+        recipe: The recipe.
+        split: One of SPLITS.
+        index: Numbers of the scenes, >= 0.
+
+    Returns:
+        RGB and the instance map: 0 is ground, k the k-th sprite, the higher the nearer; a pixel shows a sprite that covers
+        half of it.
+
+    Raises:
+        UserError: So many sprites find no place.
     """
     scenes = np.empty((len(index), 4, recipe.size, recipe.size), dtype=np.uint8)
     for start in range(0, len(index), CHUNK):
@@ -77,8 +95,14 @@ def draw(recipe: Recipe, split: str, index: np.ndarray) -> np.ndarray:
     return scenes
 
 
-def counts(recipe: Recipe, split: str, index: np.ndarray) -> np.ndarray:
-    """How many sprites scenes have, int64 [N]."""
+def counts(recipe: Recipe, split: str, index: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """Counts the sprites of scenes without drawing them.
+
+    Args:
+        recipe: The recipe.
+        split: One of SPLITS.
+        index: Numbers of the scenes, >= 0.
+    """
     least, most = recipe.num_objects
     key = hashed.address(SPLITS.index(split), COUNT, index, np.zeros_like(index))
     return least + _whole(hashed.uniform(key, 1)[:, 0], most - least + 1)
@@ -179,8 +203,10 @@ def _ground(recipe: Recipe, split: int, key: np.ndarray) -> np.ndarray:
 
 
 def _chequer(recipe: Recipe, u: np.ndarray) -> np.ndarray:
-    """Share of the first of two colours [n, H, W] on a board turned about the centre of the image by up to a right angle
-    either way. Edges are as soft as bilinear interpolation makes them: one pixel of the board."""
+    """Share of the first of two colours [n, H, W] on a board turned about the centre of the image.
+
+    By up to a right angle either way. Edges are as soft as bilinear interpolation makes them: one pixel of the board.
+    """
     along, down = _turned(recipe.size, np.pi * (u[:, 0] - 0.5))
     if recipe.phase_jitter:
         along, down = (axis + np.float32(2 * SQUARE * u[:, i, None, None]) for i, axis in ((1, along), (2, down)))

@@ -11,6 +11,7 @@ in 192 of the heart.
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
 
 from vae_zoo.data.storage.array_file import Archive, Member
 from vae_zoo.data.storage.download import blaming
@@ -27,10 +28,18 @@ FACTOR_VALUES = (  # what the published `latents_values` say of each class
 )
 
 
-def inside(shape: int | str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def inside(
+    shape: int | str, u: Float[np.ndarray, "*#points"], v: Float[np.ndarray, "*#points"]
+) -> Bool[np.ndarray, "*#points"]:
     """Whether points lie inside a shape in its own frame: unturned, scale 1, centre (0, 0).
 
-    shape: a name of SHAPES or its index; u (right), v (down): pixels, broadcast together.  Returns bool.
+    Args:
+        shape: A name of SHAPES, or its index.
+        u: To the right, pixels.
+        v: Down, pixels.
+
+    Raises:
+        ValueError: There is no such shape.
     """
     match shape if isinstance(shape, str) else SHAPES[shape]:
         case "square":
@@ -46,20 +55,28 @@ def inside(shape: int | str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     raise ValueError(f"shape must be one of {SHAPES}, got {shape!r}")
 
 
-def draw(shape: int | str, scale: float, orientation: float, cx: float, cy: float, canvas: int = 64) -> np.ndarray:
-    """One sprite; what lies beyond the canvas is cut off.
+def draw(
+    shape: int | str, scale: float, orientation: float, cx: float, cy: float, canvas: int = 64
+) -> Bool[np.ndarray, "{canvas} {canvas}"]:
+    """Draws one sprite, rows first; what lies beyond the canvas is cut off.
 
-    orientation: radians; cx, cy: its centre in pixels from the top left corner of the canvas.
-    Returns bool [canvas, canvas], rows first.
+    Args:
+        shape: A name of SHAPES, or its index.
+        scale: > 0; the published ones are 0.5 to 1.
+        orientation: Radians, counter-clockwise.
+        cx: Centre, pixels from the left border of the canvas.
+        cy: Centre, pixels from its upper border.
+        canvas: Side, pixels.
     """
     centres = np.arange(canvas) + 0.5
     return _covers(shape, scale, orientation, centres - cx, centres - cy)
 
 
-def draw_grid() -> np.ndarray:
-    """All 737,280 images in the published order, 5 s of one core.
+def draw_grid() -> UInt8[np.ndarray, "737280 512"]:
+    """Draws all images in the published order, in 5 s of one core.
 
-    Returns uint8 [737280, 512]: pixels row after row, the first in the highest bit, as `np.unpackbits` expects.
+    Returns:
+        Pixels row after row, 8 per byte, the first in the highest bit, as `np.unpackbits` expects.
     """
     images = np.empty((*FACTOR_SIZES[1:], 64), np.uint64)  # a word is one row of pixels
     scales, angles = FACTOR_VALUES[2:4]
@@ -69,17 +86,29 @@ def draw_grid() -> np.ndarray:
     return images.view(np.uint8).reshape(-1, 512)
 
 
-def factor_index(index: np.ndarray) -> np.ndarray:
-    """Classes of the images at these places of the grid.  index: int [N] in 0..737279.  Returns int64 [N, 6]."""
+def factor_index(index: Int[np.ndarray, " N"]) -> Int[np.ndarray, "N 6"]:
+    """Classes of images, columns FACTOR_NAMES.
+
+    Args:
+        index: Places in the grid, 0..737279.
+    """
     return np.stack(np.unravel_index(index, FACTOR_SIZES), axis=-1)
 
 
-def read_published(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and classes of the published `dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz`, or of a part in its format.
+def read_published(path: Path | str) -> tuple[UInt8[np.ndarray, "N 512"], Int[np.ndarray, "N 6"]]:
+    """Reads the published `dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz`, or a part of it in its format.
 
     Images are packed while they are read, so that their 3 GB of bytes are never held; the pickled `metadata` is never
     opened.
-    Returns uint8 [N, 512], packed as by `draw_grid`, and int64 [N, 6].  Raises UserError if anything is wrong.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Images, packed as by `draw_grid`, and their classes, columns FACTOR_NAMES.
+
+    Raises:
+        UserError: The file is missing, damaged or of other content.
     """
     form = f"imgs, uint8 [N, 64, 64] of 0 and 1, and latents_classes, integers [N, 6] below {FACTOR_SIZES}"
     sentence = (

@@ -27,14 +27,16 @@ class ArrayFile(DataModule):
     An .npy file of uint8 [N, C, H, W] is mapped where it is; other images are converted once into the cache.
 
     Args:
-        path: The file.
-        keys: Keys in the file in place of `images`, `label`, `factors`, `factor_names`, `group` and `split`.
-        range: [black, white] of images that are not uint8 from 0 to 255.
-        size: Side to which the images are resized; None: as in the file.
-        kinds: {factor: kind}; names the factors, in their order, where the file does not.
-        grid: {factor: number of values}, if the images are the full grid of these factors, the last one fastest.
+        path: The file; a folder is a Zarr store.
+        keys: Keys in the file in place of `images`, `label`, `factors`, `factor_names`, `group` and `split`; None: these.
+        range: [black, white] of images that are not uint8 from 0 to 255; None: they are, or they are bool.
+        size: Side to which the images are resized, pixels >= 8; None: as in the file.
+        kinds: {factor: kind}; names the factors, in their order, where the file does not. None: kinds are guessed.
+        grid: {factor: number of values}, if the images are the full grid of these factors, the last one fastest; None: as in
+            the file.
         cache: Folder for the converted images.
         image_shape: [C, H, W]; None: that of the file.
+        **common: As in DataModule.
     """
 
     groupings = ()  # any; known when the file is read
@@ -63,6 +65,11 @@ class ArrayFile(DataModule):
         super().__init__(image_shape, **common)
 
     def load(self) -> Arrays:
+        """Reads the file.
+
+        Raises:
+            UserError: It cannot be read, or its arrays do not fit each other or the settings.
+        """
         with opened(self.path, "data.path") as file:
             images = self._get(file, "images")
             assert images is not None

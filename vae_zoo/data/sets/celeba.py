@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torchvision
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from vae_zoo.config.check import choose
@@ -32,14 +33,24 @@ PICTURES, ATTRIBUTES, IDENTITIES, SPLIT = FILES = (
 
 
 class CelebA(DataModule):
-    """root: folder that holds `celeba/`; download: fetch missing files. crop: side of the square that is cut from the
-    middle, or None: the whole picture, which is then resized to image_shape, or [3, size, size] (bilinear, antialiased).
-    split: the official one, or by identity with val_size and test_size. cache: folder for the decoded pictures.
-    classes: variables in place of the attributes, and of each the attributes of its classes, joined by `and`, such as
-    {hair: [Black_Hair, Bald]} or {hat: [not Wearing_Hat, Wearing_Hat]}; of classes that hold the first counts, and where
-    none does the label is unknown.
+    """Photographs of famous people with attributes and identities.
 
-    Label: the 40 attributes as variables of 0 and 1, named by `label_names`, or `classes`.
+    The label is the 40 attributes as variables of 0 and 1, or `classes`; `identity` is a grouping.
+
+    Args:
+        root: Folder that holds `celeba/`.
+        download: Whether missing files are downloaded.
+        crop: Side of the square that is cut from the middle, 8 to 178 pixels; None: the whole picture, 178x218.
+        size: Side to which this is resized (bilinear, antialiased), pixels >= 8.
+        split: The official one, or `identity`: val_size and test_size are people.
+        classes: {variable: the attributes of each of its classes, joined by `and`}, such as {hair: [Black_Hair, Bald]} or
+            {hat: [not Wearing_Hat, Wearing_Hat]}; of classes that hold the first counts, and where none does the label is
+            unknown. None: the attributes.
+        cache: Folder for the decoded pictures.
+        image_shape: [3, H, W] in place of `size`; None: [3, size, size].
+        **common: As in DataModule.
+
+    Source: Liu et al. (2015), Deep learning face attributes in the wild.
     """
 
     licence = ("other", "CelebA, for non-commercial research only")
@@ -64,13 +75,18 @@ class CelebA(DataModule):
         self.crop, self.split, self.cache, self.classes = crop, split, Path(cache).expanduser(), classes
 
     def load(self) -> Arrays:
+        """Reads the files; pictures are decoded once for each way of cutting them.
+
+        Raises:
+            UserError: A file is missing or damaged, or `classes` names an attribute that there is not.
+        """
         self._fetch()
         (names, split), tables = self._table(SPLIT), {}
         for file in (IDENTITIES, ATTRIBUTES):
             listed, tables[file] = self._table(file)
             if listed != names:
                 raise UserError(f"{self.folder / file} and {SPLIT} do not list the same images; download both again")
-        label = tables[ATTRIBUTES] > 0  # [N, 40]
+        label = (tables[ATTRIBUTES] > 0).astype(np.int64)  # [N, 40]
         label_names = (self.folder / ATTRIBUTES).read_text().splitlines()[1].split()
         num_classes = 2
         if self.classes is not None:
@@ -100,8 +116,8 @@ class CelebA(DataModule):
             numbers = np.loadtxt(rows, dtype=np.int64, usecols=range(1, count + 1), ndmin=2)
             return [row.split(maxsplit=1)[0] for row in rows], numbers
 
-    def _images(self, names: list[str]) -> np.ndarray:
-        """uint8 [N, 3, H, W], decoded once for each way of cutting them."""
+    def _images(self, names: list[str]) -> UInt8[np.ndarray, "N 3 H W"]:
+        """Decoded once for each way of cutting them."""
         height, width = self.image_shape[1:]
         these = zlib.crc32("\n".join([str(self.folder.resolve()), *names]).encode())
         path = self.cache / f"celeba_v1_{self.crop or 'whole'}_{height}x{width}_{these:08x}.npy"
@@ -121,10 +137,18 @@ class CelebA(DataModule):
             return Picture(np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)[None])
 
 
-def classified(attributes: np.ndarray, names: Sequence[str], classes: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """The class of each image in each variable, int64 [N, V], -1 where no class holds; attributes: [N, 40] bool.
+def classified(
+    attributes: Int[np.ndarray, "N 40"], names: Sequence[str], classes: Mapping[str, Sequence[str]]
+) -> Int[np.ndarray, "N V"]:
+    """The class of each image in each variable, -1 where no class holds.
 
-    Raises UserError for an attribute that there is not.
+    Args:
+        attributes: 1 where an image has an attribute, else 0.
+        names: Of the attributes.
+        classes: As in CelebA.
+
+    Raises:
+        UserError: A class names an attribute that there is not.
     """
     column, found = {name: i for i, name in enumerate(names)}, []
     for variable, members in classes.items():

@@ -21,9 +21,17 @@ CACHE_NAME = "dsprites_v1.npy"  # a new number whenever `sprites` draws other pi
 
 
 class DSprites(DataModule):
-    """path: the published npz, or None to draw; cache: folder for the drawn images.
+    """Binary images of sprites, the full grid of five factors; the label is the shape.
 
-    Images stay packed, 8 pixels a byte: 377 MB. The factor `colour` has one value and is left out. Label: the shape.
+    Images stay packed, 8 pixels per byte: 377 MB. The factor `colour` has one value and is left out.
+
+    Args:
+        path: The published npz; None: images are drawn.
+        cache: Folder for the drawn images.
+        image_shape: [1, 64, 64].
+        **common: As in DataModule.
+
+    Source: github.com/deepmind/dsprites-dataset (Matthey et al., 2017).
     """
 
     licence = ("apache-2.0", "dSprites (Apache 2.0), or drawn by vae_zoo after its description")
@@ -37,6 +45,11 @@ class DSprites(DataModule):
         self.path, self.cache = path, Path(cache).expanduser()
 
     def load(self) -> Arrays:
+        """Draws the images once, or reads the published file.
+
+        Raises:
+            UserError: The file is missing, damaged or of other content.
+        """
         if self.path is None:
             images = cached_array(self.cache / CACHE_NAME, sprites.draw_grid, (math.prod(SIZES), 64 * 64 // 8))
             factors = sprites.factor_index(np.arange(len(images)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Real, UInt8
 from sklearn.datasets import fetch_lfw_people, fetch_olivetti_faces
 
 from vae_zoo.config.types import Count, Probability, Shape, Side
@@ -33,16 +34,28 @@ LFW_CROP = slice(61, 189)  # rows and columns of 250 that hold the face: 128 pix
 
 
 class Faces(DataModule):
-    """source: cartoon     drawn (vae_zoo.data.render.cartoon): num_identities, images_per_identity, style_strength, confound
-               folder      path: a folder of one folder of images a person
-               olivetti    400 grey photographs of 40 people, by scikit-learn
-               lfw         13,233 photographs of 5,749 people (Labeled Faces in the Wild), by scikit-learn
-               celeba      CelebA with its crop of 148 pixels
-    root: folder of what is downloaded; download: fetch what is missing. size, channels: of the images served.
-    min_images: people with fewer are left out, but of cartoons. cache: folder for what is drawn or decoded.
+    """Images grouped by the person that they show, which is also the label.
 
-    Label and grouping: the identity. Cartoons have a further split, `test_comb`: identities with a pair of factor values,
-    curly hair and a beard, that no identity of the other splits has.
+    Cartoons have a further split, `test_comb`: identities with a pair of factor values, curly hair and a beard, that no
+    identity of the other splits has.
+
+    Args:
+        source: `cartoon`: drawn, 36 known factors (vae_zoo.data.render.cartoon). `folder`: the user's own, of `path`.
+            `olivetti`: 400 grey photographs of 40 people, and `lfw`: 13,233 of 5,749 people (Labeled Faces in the Wild),
+            both by scikit-learn. `celeba`: CelebA with a crop of 148 pixels and its own split.
+        path: Folder with one subfolder of images per person, for `folder` only.
+        root: Folder of downloaded files.
+        download: Whether missing files are downloaded.
+        size: Side of the images, pixels >= 8.
+        channels: 1 grey, 3 colour.
+        min_images: Photographs only: people with fewer images are left out, >= 1.
+        num_identities: Cartoons only: people, >= 1.
+        images_per_identity: Cartoons only: images of each, >= 1.
+        style_strength: Cartoons only: share of the range of each style factor that is used, 0 to 1.
+        confound: Cartoons only: probability that the background has the hue of the identity, 0 to 1.
+        cache: Folder for drawn and decoded images.
+        image_shape: [C, H, W] in place of `channels` and `size`; None: these.
+        **common: As in DataModule.
     """
 
     licence = ("other", "cartoons are drawn by vae_zoo; photographs have the terms of their source and need consent")
@@ -76,6 +89,11 @@ class Faces(DataModule):
             self.identity_factors, self.style_factors = cartoon.IDENTITY_FACTORS, cartoon.STYLE_FACTORS
 
     def load(self) -> Arrays:
+        """Draws the cartoons once, or reads the photographs.
+
+        Raises:
+            UserError: Files are missing or damaged, or no person has `min_images`.
+        """
         arrays = getattr(self, f"_{self.source}")()
         if self.source != "cartoon":
             arrays = self._without_rare(arrays)
@@ -143,13 +161,13 @@ class Faces(DataModule):
         return Arrays(images, groups={"identity": identity[kept]}, split=split)
 
 
-def _bytes(images: np.ndarray) -> np.ndarray:
-    """uint8 of reals in 0..1 or 0..255; releases of scikit-learn differ."""
+def _bytes(images: Real[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Bytes of reals in 0..1 or 0..255; releases of scikit-learn differ."""
     return np.rint(images * (255 if images.max() <= 1 else 1)).clip(0, 255).astype(np.uint8)
 
 
-def _fitted(images: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
-    """uint8 [N, C, H, W] in these channels and this size: grey ones repeated, coloured ones weighed as ITU-R 601 does."""
+def _fitted(images: UInt8[np.ndarray, "N _ _ _"], image_shape: Sequence[int]) -> UInt8[np.ndarray, "N C H W"]:
+    """Images in these channels and this size: grey ones repeated, coloured ones weighed as ITU-R 601 does."""
     channels, *size = image_shape
     if images.shape[1] > channels:
         weights, parts = np.array([0.299, 0.587, 0.114], np.float32), np.array_split(images, len(images) // 2000 + 1)

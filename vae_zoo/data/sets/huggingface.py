@@ -28,8 +28,9 @@ class HuggingFace(Pictures):
         path: Name on the hub, or a local folder or file: parquet, arrow, images, webdataset.
         image: Column of the images.
         label: Column of the classes; None: no labels.
-        config: Name of the configuration, where there are several.
-        revision: Version of a data set of the hub.
+        config: Name of the configuration, where there are several; None: the default one.
+        revision: Version of a data set of the hub; None: the newest.
+        **pictures: As in vae_zoo.data.sets.image_folder.Pictures.
     """
 
     def __init__(
@@ -47,6 +48,11 @@ class HuggingFace(Pictures):
         self.where = f"data.path={path}"
 
     def load(self) -> Arrays:
+        """Decodes the images, or maps those of the cache.
+
+        Raises:
+            UserError: `datasets` is not installed, the data set cannot be read, or it has no such column.
+        """
         local, chosen = Path(self.path).expanduser(), (self.image, self.label_column, self.config, self.revision)
         source = str(local.resolve()) if local.exists() else self.path
         name = f"huggingface_{fingerprint(local, [], source, chosen, self.image_shape, self.decoding)}"

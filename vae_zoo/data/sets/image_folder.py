@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from vae_zoo.config.types import Index, Kinds, Limits, Shape, Side
@@ -25,16 +26,24 @@ class Pictures(DataModule):
     """Base of data sets that are decoded from files of pictures.
 
     Args:
-        size: Side of the square images.
+        size: Side of the square images, pixels >= 8.
         channels: 1 grey, 3 colour.
-        crop, background, range, frames, on_error: As in `vae_zoo.data.storage.pictures.Decoding`; with frames=group all
-            frames of a file are a group.
+        crop: `center` fills the square and cuts off what is beyond it, `pad` shows everything on `background`, `none`
+            stretches.
+        background: Colour behind transparent pixels and in padding, a name or #rrggbb.
+        range: [black, white] of files of 16 bits or more; None: [0, 65535].
+        frames: Of files with several: the `first`, `all`, or `group`: all, which are a group.
+        on_error: Damaged files: `refuse` raises UserError, `skip` leaves them out and lists them.
         cache: Folder for the decoded images.
-        image_shape: [C, H, W]; None: channels and size.
+        image_shape: [C, H, W] in place of `channels` and `size`; None: these.
+        **common: As in DataModule.
+
+    Attributes:
+        where: The source, for error messages.
     """
 
     groupings = ()  # any; known when the files are read
-    where: str  # the source, for error messages
+    where: str
 
     def __init__(
         self,
@@ -54,7 +63,7 @@ class Pictures(DataModule):
 
     def store(
         self, name: str, key: str, build: Callable[[State], Parts], most: Callable[[], int]
-    ) -> tuple[np.ndarray, np.ndarray, State]:
+    ) -> tuple[UInt8[np.ndarray, "N C H W"], Int[np.ndarray, " N"], State]:
         """Decodes once, or maps what was decoded.
 
         Args:
@@ -65,6 +74,9 @@ class Pictures(DataModule):
 
         Returns:
             Images, the place of the source of each, and the last state.
+
+        Raises:
+            UserError: There are fewer images than splits, or the cache cannot be written.
         """
         path = self.cache / f"{name}_{key}.npy"
         is_new = not path.exists()
@@ -94,8 +106,10 @@ class ImageFolder(Pictures):
         path: The folder.
         class_depth: Level of the folders that are the classes: 1 is that of the folders in `path`; 0: no classes; None: 1 if
             all pictures lie in subfolders, else 0. Deeper folders belong to the class above them.
-        table: CSV file that names the pictures, in place of `class_depth`: `vae_zoo.data.storage.table.read_table`.
-        kinds: {factor: kind} of columns of the table.
+        table: CSV file that names the pictures, in place of `class_depth`: `vae_zoo.data.storage.table.read_table`. None:
+            there is none.
+        kinds: {factor: kind} of columns of the table; None: kinds are guessed.
+        **common: As in Pictures.
     """
 
     def __init__(
@@ -108,6 +122,11 @@ class ImageFolder(Pictures):
         self.table = None if table is None else Path(table).expanduser()
 
     def load(self) -> Arrays:
+        """Decodes the pictures, or maps those of the cache.
+
+        Raises:
+            UserError: The folder or the table cannot be read, classes are ambiguous, or a picture is damaged.
+        """
         names = pictures_below(self.path, "data.path")
         if self.table is not None:
             names, known = read_table(self.table, self.path, names, self.kinds)
@@ -141,9 +160,21 @@ class ImageFolder(Pictures):
 
 
 def of_sources(
-    images: np.ndarray, source: np.ndarray, names: Sequence[str], known: dict[str, Any], frames: pictures.Frames
+    images: UInt8[np.ndarray, "N C H W"],
+    source: Int[np.ndarray, " N"],
+    names: Sequence[str],
+    known: dict[str, Any],
+    frames: pictures.Frames,
 ) -> Arrays:
-    """Arrays of images, from fields of Arrays for the files that they are from."""
+    """Makes Arrays of images and of what is known of the files that they are from.
+
+    Args:
+        images: The images.
+        source: The place of the file of each image.
+        names: Of the files.
+        known: Fields of Arrays, a row for each file.
+        frames: `group` makes the images of a file a group.
+    """
     fields: dict[str, Any] = {key: value[source] if isinstance(value, np.ndarray) else value for key, value in known.items()}
     fields["groups"] = {key: value[source] for key, value in known.get("groups", {}).items()}
     if frames == "group":
@@ -152,10 +183,19 @@ def of_sources(
 
 
 def classes_of(root: Path, names: Sequence[str], depth: int | None, setting: str) -> dict[str, Any]:
-    """The label of each picture by the folder that it lies in, as fields of Arrays; {} without classes.
+    """Labels pictures by the folders that they lie in.
+
+    Args:
+        root: The folder of all.
+        names: Paths of the pictures below it.
+        depth: As `class_depth` of ImageFolder.
+        setting: The setting that names the folder, for error messages.
+
+    Returns:
+        `label` and `num_classes` of Arrays; {} without classes.
 
     Raises:
-        UserError: Some pictures lie in no folder of this depth.
+        UserError: Some pictures lie in no folder of this depth, or a folder is empty.
     """
     parents = [Path(name).parts[:-1] for name in names]
     shallow = [name for name, folders in zip(names, parents) if len(folders) < (depth or 1)]
@@ -189,6 +229,9 @@ def read_images(path: Path, image_shape: Sequence[int], setting: str) -> Arrays:
         path: The folder, classes in its subfolders.
         image_shape: [C, H, W].
         setting: The setting that names the folder, for error messages.
+
+    Raises:
+        UserError: A picture is damaged, or the folder cannot be read.
     """
     names, state = pictures_below(path, setting), {}
     known = classes_of(path, names, None, setting)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torchvision
+from jaxtyping import UInt8
 
 from vae_zoo.config.types import Shape, Side
 from vae_zoo.data.arrays import Arrays
@@ -22,9 +23,18 @@ from vae_zoo.utils.errors import UserError
 
 
 class MNIST(DataModule):
-    """root: folder that holds `MNIST/raw/`; download: fetch missing files; size: side of the images, 28 or another.
+    """Handwritten digits with the official test split; the label is the digit.
 
-    colour: `grey`, or `random`: RGB, pale strokes on a deep ground, whose hues say nothing of the digit.
+    Args:
+        root: Folder that holds `MNIST/raw/`.
+        download: Whether missing files are downloaded.
+        size: Side of the images, pixels >= 8; others than 28 by resizing.
+        colour: `grey`, or `random`: RGB, pale strokes on a deep ground, whose hues say nothing of the digit.
+        image_shape: [C, H, W] in place of `size`; None: [1, size, size], or 3 channels with colour=random.
+        **common: As in DataModule.
+
+    Attributes:
+        source: torchvision's class.
     """
 
     licence = ("cc-by-sa-3.0", "MNIST (CC BY-SA 3.0)")
@@ -46,6 +56,11 @@ class MNIST(DataModule):
         self.files = [self.raw / file.removesuffix(".gz") for file, _ in self.source.resources]  # or gzipped
 
     def load(self) -> Arrays:
+        """Reads the four files, gzipped or not.
+
+        Raises:
+            UserError: One is missing or damaged.
+        """
         self._fetch()
         train_images, train_label, test_images, test_label = (self._read(file) for file in self.files)
         images = resize_bytes(np.concatenate([train_images, test_images])[:, None], self.image_shape[1:])  # [N, 1, H, W]
@@ -73,14 +88,28 @@ class MNIST(DataModule):
 
 
 class FashionMNIST(MNIST):
+    """Pictures of clothes in the form of MNIST; the label is the kind.
+
+    Args:
+        root: Folder that holds `FashionMNIST/raw/`.
+        **common: As in MNIST.
+    """
+
     licence = ("mit", "Fashion-MNIST (MIT)")
     source = torchvision.datasets.FashionMNIST
 
 
-def read_idx(path: Path, ndim: int) -> np.ndarray:
-    """The bytes of an IDX file, gzipped or not: uint8 of `ndim` dimensions.  Raises ValueError when it is not one.
+def read_idx(path: Path, ndim: int) -> UInt8[np.ndarray, "..."]:
+    """Reads the bytes of an IDX file, gzipped or not.
 
     The format: two zero bytes, 8 for unsigned bytes, the number of dimensions, the sizes (big-endian int32), the data.
+
+    Args:
+        path: The file.
+        ndim: Dimensions that it must have.
+
+    Raises:
+        ValueError: It is not such a file.
     """
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         data = file.read()

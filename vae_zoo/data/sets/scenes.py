@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Integer
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -45,15 +46,32 @@ VARIANTS = {  # what stands in a Recipe for data.variant
 
 
 class Scenes(DataModule):
-    """variant: one of VARIANTS; sprite_size, num_objects [least, most], ground, colour, max_overlap: as in
-    scene_drawing.Recipe, None: the variant's. sprites: dsprites, digits, or a folder of cut-outs with transparency; ground
-    may be a folder of pictures too. size: side of the images. train_size: scenes; val_size, test_size: scenes, or shares of
-    it; test_unseen has as many as test. endless: training draws new scenes at every step. path: an npz of scenes drawn
-    elsewhere, `image` uint8 [N, H, W, 3] and `mask` [N, H, W], 0 = ground, instead of all this. cache: folder for what is
-    drawn.
+    """Sprites on a ground; boxes, masks and counts are known, and the label is the number of objects.
 
-    Batches for evaluation have `mask` [B, H, W], `boxes`, a list of [n, 4] tight around what is visible, x0 y0 x1 y1 in
-    pixels, and `count` [B]. Label: the number of objects.
+    Batches for evaluation have `mask`, `count` and `boxes`, which are tight around what is visible. val_size and test_size
+    are scenes, or shares of train_size; the split test_unseen, on grounds that training does not show, has as many as test.
+
+    Args:
+        variant: What the following settings are where they are None: `split_easy` and `split_hard` (solid and chequered
+            ground) as in SPLIT; `binarized`, `colored_on_grayscale` and `colored_on_colored` as in Multi-dSprites, at size
+            64.
+        path: File (.npz, .h5, .zarr) of scenes drawn elsewhere, `image` uint8 [N, H, W, 3] and `mask` [N, H, W], 0 = ground,
+            or one mask for each object; the settings of the drawing do not apply. None: scenes are drawn.
+        size: Side of the images, pixels >= 8.
+        sprites: `dsprites`, `digits`, or a folder of at least two cut-outs with transparency.
+        sprite_size: Side of the sprites' tiles, pixels, 3 to `size`; None: of the variant.
+        num_objects: [least, most] of a scene, 0 to 254; None: of the variant.
+        ground: black, grey, random, solid, chequer, texture, or a folder of at least two pictures; None: of the variant.
+        colour: Of the sprites: `random` for each, `white`, or the `own` of cut-outs; None: of the variant.
+        phase_jitter: Whether the chequerboard is shifted at random.
+        max_overlap: Largest share of a tile that another one covers, 0 to 1; None: of the variant.
+        train_size: Training scenes, >= 1.
+        endless: Whether training draws new scenes at every step; there are neither groups nor labels then.
+        cache: Folder for drawn and converted scenes.
+        image_shape: [3, size, size], also if None.
+        **common: As in DataModule.
+
+    Source: github.com/51616/split-vae, spair/data.py; github.com/deepmind/multi_object_datasets.
     """
 
     licence = ("mit", "drawn by vae_zoo, or after pictures and sprites whose path the settings name")
@@ -86,6 +104,11 @@ class Scenes(DataModule):
         self.settings |= {name: value for name, value in chosen.items() if value is not None}
 
     def load(self) -> Arrays:
+        """Draws the scenes once, or converts those of a file once.
+
+        Raises:
+            UserError: Settings do not fit each other, or a file cannot be read.
+        """
         if self.path is not None:
             return self._published()
         side = self.settings["size"]
@@ -115,6 +138,14 @@ class Scenes(DataModule):
         return Arrays(images, count, recipe.num_objects[1] + 1, split=split, extra_splits=tuple(sizes)[3:])
 
     def setup(self, stage: str | None = None) -> None:
+        """Reads the data, as in DataModule.
+
+        Args:
+            stage: Of Lightning; all splits are made in each.
+
+        Raises:
+            UserError: Also where `endless` meets `path`, groups or labels.
+        """
         if self.endless and (self.path is not None or self.group_by or {"group", "supervised"} & self.needs):
             raise UserError(
                 "data.endless=true has neither groups nor labels and cannot be used with data.path; set data.endless=false"
@@ -168,6 +199,17 @@ class Scenes(DataModule):
     # ---- batches --------------------------------------------------------------------------------------------------
 
     def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu") -> Batch:
+        """Makes a training batch, as in DataModule; with `endless`, of new scenes.
+
+        Args:
+            step: >= 0.
+            rank: The process, 0..world_size-1.
+            world_size: Processes.
+            device: Of the batch.
+
+        Raises:
+            UserError: The processes cannot share the step evenly.
+        """
         if not self.endless:
             return super().train_batch(step, rank, world_size, device)
         index = torch.arange(self.batch_size) + step * self.batch_size + (self.seed << 40)
@@ -176,8 +218,14 @@ class Scenes(DataModule):
         image = self.to_float(to_device(torch.from_numpy(scenes[:, :3]), device))
         return {"image": image, "index": to_device(index, device)}
 
-    def single(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
-        """What is known of scenes too, unless one of them was drawn for training: masks of these are not kept."""
+    def single(self, index: Int[Tensor, " B"], device: torch.device | str = "cpu") -> Batch:
+        """Makes a batch without groups, with masks, boxes and counts unless one of the scenes was drawn for training.
+
+        Args:
+            index: Places of the scenes, 0..N-1.
+            device: Of the batch.
+        """
+        # masks of training scenes are not kept
         batch, place = super().single(index, device), index - (len(self.images) - len(self.masks))
         if (place < 0).any():
             return batch
@@ -189,9 +237,16 @@ class Scenes(DataModule):
         return cast(Batch, batch | known | {"boxes": [to_device(one, device) for one in boxes]})
 
 
-def boxes_of(mask: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """Of maps [N, H, W] of whole numbers: the tight box of each number 1..K, float [N, K, 4], x0 y0 x1 y1, and how many
-    pixels show it [N, K]. most: K, else the largest number; boxes of no pixels are meaningless."""
+def boxes_of(mask: Integer[Tensor, "N H W"], most: int | None = None) -> tuple[Float[Tensor, "N O 4"], Int[Tensor, "N O"]]:
+    """Finds the tight box of each number 1..O in maps.
+
+    Args:
+        mask: Numbers, 0 = ground.
+        most: O; None: the largest number.
+
+    Returns:
+        Boxes x0 y0 x1 y1, pixels, meaningless where no pixel shows the number; and how many pixels show it.
+    """
     number = torch.arange(1, (int(mask.max()) if most is None else most) + 1, device=mask.device)
     shown = mask[:, None] == number[:, None, None]  # [N, K, H, W]
     ends = []

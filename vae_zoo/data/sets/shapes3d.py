@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from vae_zoo.config.types import Rooms, Shape
@@ -32,12 +33,23 @@ ROWS = 4000  # images of the published file that are read at a time, about: 49 M
 
 
 class Shapes3D(DataModule):
-    """path: the published h5, or None to draw. factors: {name: the values that are used, as places in
-    `rooms.FACTOR_VALUES`, or None: all}; the names are `rooms.FACTOR_NAMES`. size: 64, or 32: means of 2x2 pixels.
-    cache: folder for the drawn scenes, or for what is read.
+    """Images of an object in a room, the full grid of six factors or a part of it; the label is the shape.
 
-    Factors count the values in use: with `floor_hue: [0, 5]` hue 5 is class 1. A factor of one value is left out. Label: the
-    shape.
+    Factors count the values in use: with `floor_hue: [0, 5]` hue 5 is class 1. A factor of one value is left out.
+
+    Args:
+        path: The published h5; None: images are drawn, whose pixels differ.
+        factors: {factor: places of the values that are used}: floor_hue, wall_hue and object_hue 0 to 9, scale 0 to 7, shape
+            0 cube, 1 cylinder, 2 sphere, 3 capsule, orientation 0 to 14. None, of all or of a factor: all values.
+        size: Side of the images, 64 pixels, or 32: means of 2x2 pixels.
+        cache: Folder for the drawn scenes, or for what is read.
+        image_shape: [3, size, size], also if None.
+        **common: As in DataModule.
+
+    Raises:
+        UserError: There is no such factor or size.
+
+    Source: github.com/deepmind/3d-shapes (Burgess and Kim, 2018).
     """
 
     licence = ("apache-2.0", "3D Shapes (Apache 2.0), or drawn by vae_zoo after its description")
@@ -66,6 +78,11 @@ class Shapes3D(DataModule):
         self.layers: Tensor | None = None  # of all scenes [480, L, H W], where images are drawn
 
     def load(self) -> Arrays:
+        """Draws the scenes once, or reads the chosen images of the published file once.
+
+        Raises:
+            UserError: The file cannot be read, or has no image with these factors.
+        """
         if self.path is None:
             classes = np.stack(np.meshgrid(*self.values, indexing="ij"), axis=-1).reshape(-1, 6)
             images, kept_as = classes.astype(np.uint8), (6,)
@@ -78,8 +95,12 @@ class Shapes3D(DataModule):
         factors, num_classes = places[:, varied].astype(np.uint8), len(self.values[SHAPE])
         return Arrays(images, places[:, SHAPE], num_classes, factors, info, kept_as=kept_as)
 
-    def to_float(self, images: Tensor) -> Tensor:
-        """Drawn here, where what is kept are the places of the factors' values, uint8 [B, 6]."""
+    def to_float(self, images: UInt8[Tensor, "B ..."]) -> Float[Tensor, "B C H W"]:
+        """Makes floats in [0, 1] of images, on their device; drawn images are drawn here.
+
+        Args:
+            images: Bytes; of drawn images the places of the values of the factors, [B, 6].
+        """
         if self.layers is None:
             return super().to_float(images)
         self.layers = self.layers.to(images.device)  # once
@@ -107,8 +128,13 @@ class Shapes3D(DataModule):
         return stored(file, build, (len(rows), 3, side, side), lambda: len(rows), unit="images")[0], classes[rows]
 
 
-def compose(layers: Tensor, factors: Tensor) -> Tensor:
-    """Images [B, 3, H, W] in [0, 1], of 256 levels.  layers: of all scenes [480, L, H, W]; factors: integers [B, 6]."""
+def compose(layers: Float[Tensor, "480 5 H W"], factors: Integer[Tensor, "B 6"]) -> Float[Tensor, "B 3 H W"]:
+    """Draws images in [0, 1], of 256 levels.
+
+    Args:
+        layers: Of all scenes: light of the LAYERS of vae_zoo.data.render.rooms.
+        factors: Places of the values, columns FACTOR_NAMES.
+    """
     floor, wall, hue, scale, shape, orientation = factors.long().unbind(1)
     palette = torch.from_numpy(hues(rooms.FACTOR_VALUES[0])).to(layers)  # [10, 3]
     fixed = torch.tensor([rooms.SKY.tolist(), [1.0, 1.0, 1.0]]).to(layers).expand(len(factors), 2, 3)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -34,10 +35,16 @@ CACHE_NAME = "street_digits_v1"  # a new number whenever `draw` gives other pixe
 
 
 class StreetDigits(DataModule):
-    """num_images: how many are drawn; cache: folder for them.
+    """Handwritten digits in colour on textured grounds, with parts of others beside them; the label is the digit.
 
-    Label: the digit in the middle. Grouping `identity`: the handwritten digit that is drawn, so that those of val and test
-    are unseen in training, but for the neighbours, of which only parts show.
+    The grouping `identity` is the handwritten digit that is drawn, so that those of val and test are unseen in training, but
+    for the neighbours, of which only parts show.
+
+    Args:
+        num_images: Images that are drawn, >= 1, about equally many of each handwritten digit.
+        cache: Folder for them.
+        image_shape: [3, 32, 32].
+        **common: As in DataModule.
     """
 
     licence = ("cc-by-4.0", "handwritten digits of scikit-learn (UCI, CC BY 4.0) on backgrounds drawn by vae_zoo")
@@ -52,14 +59,22 @@ class StreetDigits(DataModule):
         self.num_images, self.cache = num_images, Path(cache).expanduser()
 
     def load(self) -> Arrays:
+        """Draws the images, or maps those of the cache."""
         identity, factors = scenes(self.num_images)
         path, shape = self.cache / f"{CACHE_NAME}_{self.num_images}.npy", (self.num_images, 3, SIDE, SIDE)
         images = cached_array(path, lambda: draw(identity, factors), shape)
         return Arrays(images, factors[:, 0], 10, factors.astype(np.uint8), FACTORS, groups={"identity": identity})
 
 
-def scenes(num_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which handwritten digit is drawn [N], all equally often, and the factors [N, F]; random with a fixed seed."""
+def scenes(num_images: int) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, "N 5"]]:
+    """Chooses what is drawn, at random but always the same.
+
+    Args:
+        num_images: N.
+
+    Returns:
+        Which of the 1,797 handwritten digits is drawn, all equally often, and the factors, columns NAMES.
+    """
     digits: Any = load_digits()
     rng, target = np.random.default_rng(0), digits.target
     identity = rng.permutation(np.arange(num_images) % len(target))
@@ -67,8 +82,13 @@ def scenes(num_images: int) -> tuple[np.ndarray, np.ndarray]:
     return identity, np.column_stack([target[identity], others])
 
 
-def draw(identity: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Images uint8 [N, 3, 32, 32] of these digits [N] with these factors [N, F]. Place, angle, lighting: at random by N."""
+def draw(identity: Int[np.ndarray, " N"], factors: Int[np.ndarray, "N 5"]) -> UInt8[np.ndarray, "N 3 32 32"]:
+    """Draws images; place, angle and lighting are random, but always the same for the same N.
+
+    Args:
+        identity: Handwritten digits, 0..1796.
+        factors: Columns NAMES.
+    """
     digits: Any = load_digits()
     glyphs = torch.from_numpy(digits.images / 16).float()[:, None]  # [1797, 1, 8, 8]
     glyphs = F.interpolate(glyphs, scale_factor=4, mode="bicubic").clamp(0, 1)
@@ -103,8 +123,13 @@ def _draw(glyphs: Tensor, identity: Tensor, factors: Tensor, generator: torch.Ge
     return image.mul(255).round().clamp(0, 255).byte()
 
 
-def textures(N: int, generator: torch.Generator) -> Tensor:
-    """The relief of each kind for N images, [N, len(TEXTURES), 32, 32] in [-1, 1]."""
+def textures(N: int, generator: torch.Generator) -> Float[Tensor, "{N} 5 32 32"]:
+    """Draws the relief of each of the TEXTURES for N images, in [-1, 1].
+
+    Args:
+        N: Images.
+        generator: Of the draw.
+    """
     angle, period, *phases = torch.rand(4, N, 1, 1, generator=generator)
     angle, period = math.pi * angle, 5 + 3 * period
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")

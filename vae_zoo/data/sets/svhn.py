@@ -22,10 +22,17 @@ from vae_zoo.utils.errors import UserError
 
 
 class SVHN(DataModule):
-    """root: folder that holds `train_32x32.mat` and `test_32x32.mat`; download: fetch missing files. extra: train on
-    `extra_32x32.mat` too; 1.9 GB of memory in all, and twice as much while it is read. size: side of the images.
+    """Photographs of house numbers with the official test split; the label is the digit in the middle.
 
-    Label: the digit in the middle; others may stand beside it.
+    Args:
+        root: Folder that holds `train_32x32.mat` and `test_32x32.mat`.
+        download: Whether missing files are downloaded.
+        extra: Whether training has `extra_32x32.mat` too; 1.9 GB of memory in all, and twice as much while it is read.
+        size: Side of the images, pixels >= 8; others than 32 by resizing.
+        image_shape: [3, H, W] in place of `size`; None: [3, size, size].
+        **common: As in DataModule.
+
+    Source: Netzer et al. (2011), Reading digits in natural images with unsupervised feature learning.
     """
 
     licence = ("other", "SVHN, for non-commercial use only")
@@ -45,6 +52,11 @@ class SVHN(DataModule):
         self.sources = {part: torchvision.datasets.SVHN.split_list[part] for part in parts}  # address, file, md5
 
     def load(self) -> Arrays:
+        """Reads the files.
+
+        Raises:
+            UserError: One is missing or damaged.
+        """
         self._fetch()
         images, labels = zip(*(self._read(self.root / file) for _, file, _ in self.sources.values()))
         split = np.concatenate([np.full(len(label), 2 * (part == "test")) for part, label in zip(self.sources, labels)])

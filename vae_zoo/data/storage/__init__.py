@@ -1,0 +1,1 @@
+"""Files: the cache, downloads, pictures, arrays and tables."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped, UInt8
 from numpy.lib import format as npy
 
 from vae_zoo.data.storage.cache import Parts, State, stored
@@ -20,7 +21,18 @@ log = logging.getLogger(__name__)
 
 
 class Member:
-    """An array in an .npz file, of which slices are read in order."""
+    """An array in an .npz file, of which slices of rows are read in order.
+
+    Args:
+        file: The .npy file in the archive, opened.
+
+    Attributes:
+        shape: Of the array.
+        dtype: Of the array.
+
+    Raises:
+        ValueError: It holds objects or is in Fortran order.
+    """
 
     def __init__(self, file: Any):
         self.file = file
@@ -94,15 +106,32 @@ def opened(path: Path, setting: str) -> Iterator[Any]:
 
 
 def member(file: Any, key: str, where: str, remedy: str) -> Any:
-    """The array of a key. Raises UserError, with the keys that there are, if there is none."""
+    """Finds an array in a file.
+
+    Args:
+        file: What `opened` yields.
+        key: Of the array.
+        where: What errors name.
+        remedy: What the user should do without the key.
+
+    Returns:
+        What has shape, dtype and slices.
+
+    Raises:
+        UserError: There is no such key, or it cannot be read.
+    """
     if key not in file:
         raise UserError(f"{where} has no {key!r}, only {', '.join(sorted(file.keys())) or 'nothing'}; {remedy}")
     with blaming(f"{where}: {key} cannot be read (...); write the file again"):
         return file[key]
 
 
-def values(array: Any) -> np.ndarray:
-    """All of a small array; text as str."""
+def values(array: Any) -> Shaped[np.ndarray, "..."]:
+    """Reads all of a small array; text as str.
+
+    Args:
+        array: Of `member`.
+    """
     found = np.asarray(array[:] if array.shape else array[()])
     if found.dtype.kind == "S" or found.dtype == object and found.size and isinstance(found.flat[0], bytes):
         return np.array([text.decode() for text in found.ravel().tolist()], dtype=object).reshape(found.shape)
@@ -131,15 +160,35 @@ def layout(shape: Sequence[int], where: str) -> tuple[tuple[int, int, int], Call
 
 
 def image_shape(path: str, key: str, size: int | None) -> list[int]:
-    """[C, H, W] of the images in a file, or of those resized to `size`."""
+    """[C, H, W] of the images in a file of arrays.
+
+    Args:
+        path: The file.
+        key: Of the images.
+        size: Side to which they are resized, pixels; None: as in the file.
+
+    Raises:
+        UserError: The file cannot be read, or has no images.
+    """
     where = f"data.path={path}"
     with opened(Path(path).expanduser(), "data.path") as file:
         (channels, *sides), _ = layout(member(file, key, where, "set data.keys.images to one of them").shape, where)
     return [channels, *([size, size] if size else sides)]
 
 
-def to_bytes(images: np.ndarray, limits: Sequence[float] | None, where: str) -> np.ndarray:
-    """Scales values from `limits` to 0..255. Raises UserError for values that are not in them, or need them."""
+def to_bytes(
+    images: Shaped[np.ndarray, "*shape"], limits: Sequence[float] | None, where: str
+) -> UInt8[np.ndarray, "*shape"]:
+    """Scales values to 0..255.
+
+    Args:
+        images: Numbers, or bool.
+        limits: [black, white]; None: those of bool, or bytes that stay as they are.
+        where: What errors name.
+
+    Raises:
+        UserError: Values are not in the limits, or have none.
+    """
     if limits is None and images.dtype == bool:
         limits = (0, 1)
     if limits is None:
@@ -158,13 +207,16 @@ def to_bytes(images: np.ndarray, limits: Sequence[float] | None, where: str) -> 
     return np.rint((images.astype(np.float32) - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def converted(path: Path, array: Any, make: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def converted(path: Path, array: Any, make: Callable[[np.ndarray], np.ndarray]) -> UInt8[np.ndarray, "N ..."]:
     """Maps what becomes of an array, part by part, in the cache.
 
     Args:
-        path: Path of the cache.
-        array: What `opened` has; its chunks are read once each.
+        path: Of the cache.
+        array: Of `member`; its chunks are read once each.
         make: What becomes of each part, uint8.
+
+    Raises:
+        UserError: The array cannot be read, or the cache not be written.
     """
     chunk = (getattr(array, "chunks", None) or [1])[0]
     row = max(1, int(np.prod(array.shape[1:], dtype=np.int64)) * array.dtype.itemsize)

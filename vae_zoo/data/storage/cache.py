@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from jaxtyping import Shaped
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike
 
@@ -22,10 +23,10 @@ from vae_zoo.utils.console import progress
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import new_folder, read_dict, write_json
 
-Array = np.ndarray
+Values = Shaped[np.ndarray, "..."]
 Shape = tuple[int, ...]
 State = dict[str, Any]  # of a build, in JSON
-Parts = Iterator[tuple[Array, State]]
+Parts = Iterator[tuple[Values, State]]
 log = logging.getLogger(__name__)
 
 
@@ -33,11 +34,17 @@ class Unwritable(UserError):
     """The array cannot be written to the cache."""
 
 
-def cached_array(path: Path, build: Callable[[], Array], shape: Shape, dtype: DTypeLike = np.uint8) -> Array:
+def cached_array(path: Path, build: Callable[[], Values], shape: Shape, dtype: DTypeLike = np.uint8) -> Values:
     """Reads an array from the cache, or makes it.
 
     As `stored`, of an array that is made in one piece. Where nothing can be written, a warning is logged and the array
     itself is returned.
+
+    Args:
+        path: As in `stored`.
+        build: Makes the array.
+        shape: Of the array.
+        dtype: Of the array.
 
     Raises:
         ValueError: `build` returns another shape or dtype.
@@ -61,7 +68,7 @@ def stored(
     most: Callable[[], int],
     dtype: DTypeLike = np.uint8,
     unit: str | None = None,
-) -> tuple[Array, State]:
+) -> tuple[Values, State]:
     """Reads an array from the cache, or makes it part by part.
 
     The array is mapped, not read: processes share its memory, and what one of them writes to it stays off the disk. One
@@ -101,7 +108,7 @@ def stored(
         ) from error
 
 
-def _kept(path: Path, shape: Shape, dtype: DTypeLike) -> tuple[Array, State] | None:
+def _kept(path: Path, shape: Shape, dtype: DTypeLike) -> tuple[Values, State] | None:
     """The array and the state that lie at `path`, if they are whole."""
     if not path.exists():
         return None
@@ -120,7 +127,7 @@ def _kept(path: Path, shape: Shape, dtype: DTypeLike) -> tuple[Array, State] | N
 
 def _made(
     path: Path, file: IO[bytes], build: Callable[[State], Parts], shape: Shape, most: int, dtype: DTypeLike, unit: str | None
-) -> tuple[Array, State]:
+) -> tuple[Values, State]:
     """Writes the parts that `file` lacks, and gives it its name at the end."""
     part = _part(path)
     done = read_dict(_about(part))[0]
@@ -181,13 +188,13 @@ def _names(path: Path, file: IO[bytes]) -> bool:
     return False
 
 
-def _checked(array: Array, shape: Shape, dtype: DTypeLike) -> Array:
+def _checked(array: Values, shape: Shape, dtype: DTypeLike) -> Values:
     if (array.shape, array.dtype) != (shape, dtype):
         raise ValueError(f"the array must be {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
     return array
 
 
-def _mapped(path: Path) -> Array:
+def _mapped(path: Path) -> Values:
     try:
         return np.load(path, mmap_mode="c")
     except OSError as error:

@@ -12,9 +12,15 @@ from vae_zoo.utils.files import new_folder
 
 @contextmanager
 def blaming(sentence: str) -> Iterator[None]:
-    """Whatever goes wrong inside is a UserError with this sentence, in which (...) stands for the reason.
+    """Makes one-sentence errors of all exceptions inside.
 
     For code of others, which raises a dozen kinds of exceptions for a damaged file.
+
+    Args:
+        sentence: The message, in which (...) stands for the reason.
+
+    Raises:
+        UserError: Anything went wrong.
     """
     try:
         yield
@@ -29,10 +35,18 @@ def blaming(sentence: str) -> Iterator[None]:
 def fetch(
     get: Callable[[str], object], root: Path, missing: Sequence[Path | str], download: bool, lacks: str, failed: str
 ) -> None:
-    """Brings what is `missing` below `root`: `get` downloads it into the folder it is given, same place, and more with it.
+    """Downloads files; after an exception neither they nor the folders that were made for them are left.
 
-    After an exception nothing of it is left, nor of the folders that were made for it. Raises UserError: `lacks` where
-    `download` is off, `failed`, as in `blaming`, where it fails.
+    Args:
+        get: Downloads the files, and perhaps others, below the folder that it is given.
+        root: Folder that they are moved to.
+        missing: Their paths below it; [] does nothing.
+        download: Whether a download is allowed.
+        lacks: The message if it is not.
+        failed: The message if it fails, as in `blaming`.
+
+    Raises:
+        UserError: Files are missing and cannot be downloaded.
     """
     if not missing:
         return

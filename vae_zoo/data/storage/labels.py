@@ -7,18 +7,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from vae_zoo.data.storage.download import blaming
 from vae_zoo.utils.errors import UserError
 
 
-def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
-    """The labels of a file, int64 [N, V], -1 where the file says nothing, and the names of their columns.
+def read_labels(
+    path: str | Path, num_images: int, names: Sequence[str] | None = None
+) -> tuple[Int[np.ndarray, "N V"], list[str]]:
+    """Reads a CSV file of labels.
 
     The first line names the columns: `image`, then one for each label variable. A line is an image: its number in the
     set's own order, from 0 (training images come first), or its name where the set has `names`; then its labels, 0, 1,
     ..., and nothing where unknown. Numbers may be written as floats, columns separated by ; or tabs, and the text may begin
-    with a byte-order mark, as spreadsheets and pandas write them. Raises: UserError for what is not so.
+    with a byte-order mark, as spreadsheets and pandas write them.
+
+    Args:
+        path: The file.
+        num_images: N.
+        names: Names of the images; None: they have only numbers.
+
+    Returns:
+        The labels, -1 = unknown, and the names of the V variables.
+
+    Raises:
+        UserError: The file is not so, names an image that there is not, or contradicts itself.
     """
     path = Path(path).expanduser()
     with blaming(f"data.labels_from={path} cannot be read (...); give a CSV file"):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image, ImageColor, ImageOps, ImageSequence
 
 from vae_zoo.data.storage.cache import Parts, State
@@ -37,10 +37,11 @@ Frames = Literal["first", "all", "group"]
 class Picture(NamedTuple):
     """A decoded file.
 
-    images: Its frames.
-    notes: What was lost, once each.
-    highest: The largest value of 16 bits or more.
-    error: Why it is left out; empty: it is not.
+    Attributes:
+        images: Its K frames; none if it is left out.
+        notes: What was lost, once each.
+        highest: The largest value of 16 bits or more; 0: it has 8 bits.
+        error: Why it is left out; empty: it is not.
     """
 
     images: UInt8[np.ndarray, "K C H W"]
@@ -57,10 +58,13 @@ class Decoding:
         crop: `center` fills the shape and cuts off what is beyond it, `pad` shows everything on `background`, `none`
             stretches.
         background: Colour behind transparent pixels and in padding, a name or #rrggbb.
-        range: [lowest, highest] value of files of 16 bits or more; None: [0, 65535].
-        frames: The first or all frames of files with several.
+        range: [black, white] of files of 16 bits or more; None: [0, 65535].
+        frames: Of files with several: the first, or all.
         on_error: `skip` leaves damaged files out; `refuse` raises UserError; None: as `refuse`, for callers without the
             setting.
+
+    Raises:
+        UserError: `background` is not a colour.
     """
 
     crop: Crop = "center"
@@ -82,7 +86,7 @@ class Decoding:
             image_shape: [C, H, W]; C is 1 or 3.
 
         Raises:
-            UserError: It cannot be decoded.
+            UserError: It cannot be decoded, and is not to be skipped.
         """
         hint = ", or set data.on_error=skip" if self.on_error else ""
         notes: set[str] = set()
@@ -136,9 +140,9 @@ class Decoding:
         if not (low <= values.min() and values.max() <= high):
             raise ValueError(f"its values {values.min():g} to {values.max():g} are not in data.range={list(limits)}")
         notes.add(f"have 16 bits or more, {low:g} to {high:g} become 0 to 255 (data.range)")
-        return Image.fromarray(
-            np.rint((values.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
-        ), values.max()
+        return Image.fromarray(np.rint((values.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)), float(
+            values.max()
+        )
 
 
 def decoded(read: Callable[[Any], Picture], sources: Iterable, state: State, part: int = PART) -> Parts:
@@ -160,7 +164,7 @@ def decoded(read: Callable[[Any], Picture], sources: Iterable, state: State, par
         while chunk := list(islice(sources, part)):
             pictures = list(pool.map(read, chunk))
             state["notes"] = Counter(state["notes"]) + Counter(note for picture in pictures for note in picture.notes)
-            state["highest"] = max(state["highest"], *(float(picture.highest) for picture in pictures))
+            state["highest"] = max(state["highest"], *(picture.highest for picture in pictures))
             state["errors"] += [picture.error for picture in pictures if picture.error]
             for place, picture in enumerate(pictures, state["read"]):
                 if len(picture.images) != 1:
@@ -169,15 +173,24 @@ def decoded(read: Callable[[Any], Picture], sources: Iterable, state: State, par
             yield np.concatenate([picture.images for picture in pictures]), state
 
 
-def source_of_rows(state: State) -> np.ndarray:
-    """The place of the source that each image is from, int64 [N]."""
+def source_of_rows(state: State) -> Int[np.ndarray, " N"]:
+    """The place of the source that each image is from.
+
+    Args:
+        state: Of `decoded`.
+    """
     counts, several = np.ones(state.get("read", 0), dtype=np.int64), state.get("several", {})
     counts[[int(place) for place in several]] = [*several.values()]
     return np.repeat(np.arange(len(counts)), counts)
 
 
 def tell_losses(state: State, stem: Path) -> None:
-    """Logs what was lost in decoding, and writes the list of files that were left out to `<stem>_skipped.txt`."""
+    """Logs what was lost in decoding, and writes the list of files that were left out.
+
+    Args:
+        state: Of `decoded`.
+        stem: The list is `<stem>_skipped.txt`.
+    """
     for note, count in state["notes"].items():
         highest = f"; the highest is {state['highest']:g}" if "data.range" in note else ""
         log.warning("%s of %s pictures %s%s", f"{count:,}", f"{state['read']:,}", note, highest)
@@ -188,7 +201,11 @@ def tell_losses(state: State, stem: Path) -> None:
 
 
 def num_frames(image: Image.Image) -> int:
-    """The number of frames; 1 for the stereo and depth images of cameras (MPO)."""
+    """The number of frames; 1 for the stereo and depth images of cameras (MPO).
+
+    Args:
+        image: Opened by Pillow.
+    """
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
@@ -203,6 +220,9 @@ def pictures_below(folder: Path, setting: str) -> list[str]:
 
     Returns:
         Paths relative to the folder, sorted by their parts.
+
+    Raises:
+        UserError: The folder is none, or a part of it cannot be read.
     """
 
     def fail(error: OSError) -> None:
@@ -254,6 +274,11 @@ def extensions() -> frozenset[str]:
 
 
 def is_passed_over(name: str) -> bool:
+    """Whether a file or folder is hidden or belongs to an operating system.
+
+    Args:
+        name: Without the folders above it.
+    """
     return name.startswith(".") or name.lower() in PASSED_OVER
 
 

@@ -75,6 +75,12 @@ def fields_of(columns: Mapping[str, Shaped[np.ndarray, "N ..."]], where: str, ki
         columns: `label` [N] or [N, V], `group`, `split` and factors, numbers or text.
         where: What errors write before the name of a column.
         kinds: {factor: kind}.
+
+    Returns:
+        Those of `label`, `num_classes`, `groups`, `split`, `factors` and `factor_info` that the columns give.
+
+    Raises:
+        UserError: A column has values that it cannot have, or `kinds` names none.
     """
     fields: dict[str, Any] = {}
     factors = {name: values for name, values in columns.items() if name not in ("label", "group", "split")}
@@ -96,7 +102,11 @@ def fields_of(columns: Mapping[str, Shaped[np.ndarray, "N ..."]], where: str, ki
 
 
 def with_label(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of Arrays in which a factor is the label if there is none: the first categorical one, or with values at all."""
+    """Makes a factor the label if there is none: the first categorical one, else the first that is not continuous.
+
+    Args:
+        fields: Of Arrays.
+    """
     order = sorted((f.kind != "categorical", i) for i, f in enumerate(fields.get("factor_info", ())) if f.size)
     if "label" in fields or not order:
         return fields
@@ -106,7 +116,18 @@ def with_label(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def labels(values: Shaped[np.ndarray, "N ..."], what: str) -> tuple[Int[np.ndarray, "N ..."], int]:
-    """Makes labels 0, 1, ...; text and numbers with gaps are numbered in their order, and what is empty or -1 is -1."""
+    """Makes labels 0, 1, ...; text and numbers with gaps are numbered in their order.
+
+    Args:
+        values: Numbers or text, [N] or [N, V]; unknown where empty or -1.
+        what: What errors name.
+
+    Returns:
+        The labels, -1 = unknown, and the number of classes.
+
+    Raises:
+        UserError: There are numbers that are not whole or below -1, or no label is known.
+    """
     numbers = _numbers(values)
     if numbers is None:
         texts = values.astype(str)
@@ -125,7 +146,15 @@ def labels(values: Shaped[np.ndarray, "N ..."], what: str) -> tuple[Int[np.ndarr
 
 
 def splits(values: Shaped[np.ndarray, " N"], what: str) -> Int[np.ndarray, " N"]:
-    """Makes 0, 1, 2 of train, val, test, or of numbers."""
+    """Makes 0, 1, 2 of train, val, test.
+
+    Args:
+        values: These names, `validation`, `valid`, or the numbers themselves.
+        what: What errors name.
+
+    Raises:
+        UserError: There are others.
+    """
     texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
     codes = CODES | {str(code): code for code in CODES.values()}
     if wrong := {*texts} - codes.keys():
