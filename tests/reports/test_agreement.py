@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.annotations import unchecked
 from tests.cli.calls import TINY, call
 from tests.reports.test_leaderboard import read_csv
 from vae_zoo import load_model
@@ -55,6 +56,7 @@ def test_runs_that_cannot_be_loaded_leave_the_table_as_it_is(sweep, caplog):
         checkpoint.with_suffix(".away").rename(checkpoint)
 
 
+@unchecked()  # the models have no more than is called
 def test_facets_agree_as_far_as_their_clusters_do(monkeypatch):
     """Three runs: the same clusters under other names, and of the last one none that the others know."""
 

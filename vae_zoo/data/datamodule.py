@@ -25,14 +25,14 @@ from torch import Tensor
 from vae_zoo.config.types import Count, Folds, Index, Shape, Size
 from vae_zoo.contract import Batch, Model, TrainingData
 from vae_zoo.data.arrays import Arrays, Factor
-from vae_zoo.data.grouping import Grouping, GroupSampler, alone_where_unknown, groups_in_turn
+from vae_zoo.data.grouping import Grouping, GroupSampler, Places, alone_where_unknown, groups_in_turn
 from vae_zoo.data.splits import cut
 from vae_zoo.data.storage.labels import read_labels
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.memory import to_device
 
 BLOCK, WINDOW = 256, 32  # data.shuffle=blocks: neighbouring images, and blocks that are shuffled together
-Order = Int[Tensor, "M B"] | Sequence[Int[Tensor, " _"]]  # the batches of an epoch; grouped ones differ in size
+Order = Int[Tensor, "M B"] | Sequence[Places]  # the batches of an epoch; grouped ones differ in size
 log = logging.getLogger(__name__)
 
 

@@ -13,6 +13,8 @@ from vae_zoo.config.types import Count, GroupSize
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.memory import to_device
 
+Places = Int[Tensor, " _"]  # of some images
+
 
 @dataclass(frozen=True)
 class Grouping:
@@ -61,9 +63,7 @@ class GroupSampler:
         self.group, self.pick, self.num_groups = group, grouping.group_pick, grouping.batch_of(batch_size)
         self.least, self.most = grouping.sizes()
 
-    def batches(
-        self, shuffled: Int[Tensor, " N"], generator: torch.Generator
-    ) -> tuple[Sequence[Int[Tensor, " _"]], Int[Tensor, "M G"]]:
+    def batches(self, shuffled: Places, generator: torch.Generator) -> tuple[Sequence[Places], Int[Tensor, "M G"]]:
         """Makes the batches of an epoch.
 
         A group of a batch is some images of one group of the set: `size` from `start` on, going round and round.
@@ -102,16 +102,15 @@ class GroupSampler:
         The last run of a group takes what is left, or nothing when that is too little. An epoch has as many runs as if all
         were of the largest size, so that its length does not depend on what is drawn.
         """
-        least, most = self.least, self.most
-        drawn = (count + least - 1) // least  # enough for every group
+        drawn = (count + self.least - 1) // self.least  # enough for every group
         owner = torch.arange(len(count)).repeat_interleave(drawn)
         size = self._draw_sizes(count[owner], generator)
         start = size.cumsum(0) - size
         start -= start[drawn.cumsum(0) - drawn].repeat_interleave(drawn)  # within the group
         size = torch.minimum(size, count[owner] - start)
-        runs = (size >= least).nonzero()[:, 0]
+        runs = (size >= self.least).nonzero()[:, 0]
         runs = runs[torch.randperm(len(runs), generator=generator)]
-        runs = runs[: int((count // most + (count % most >= least)).sum())]
+        runs = runs[: int((count // self.most + (count % self.most >= self.least)).sum())]
         return owner[runs], start[runs], size[runs]
 
     def _rounds(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,9 +118,8 @@ class GroupSampler:
 
         As many rounds as make an epoch about as many images as there are.
         """
-        least, most = self.least, self.most
-        owner = (count >= least).nonzero()[:, 0]
-        round_of_images = (least + count[owner].clamp(max=most)).sum() / 2
+        owner = (count >= self.least).nonzero()[:, 0]
+        round_of_images = (self.least + count[owner].clamp(max=self.most)).sum() / 2
         rounds = max(1, round(int(count.sum()) / float(round_of_images)))
         size = self._draw_sizes(count[owner].expand(rounds, -1), generator)
         start = (size.cumsum(0) - size) % count[owner]  # goes on where the round before ended
@@ -130,11 +128,10 @@ class GroupSampler:
 
     def _draw_sizes(self, count: Tensor, generator: torch.Generator) -> Tensor:
         """Sizes, uniform from the least to the most of the range, or to the `count` images that there are."""
-        least, most = self.least, self.most
-        choices = count.clamp(least, most) - least + 1
-        return least + (torch.rand(count.shape, generator=generator, dtype=torch.float64) * choices).long()
+        choices = count.clamp(self.least, self.most) - self.least + 1
+        return self.least + (torch.rand(count.shape, generator=generator, dtype=torch.float64) * choices).long()
 
-    def evaluation(self, images: Int[Tensor, " N"]) -> list[Int[Tensor, " _"]]:
+    def evaluation(self, images: Places) -> list[Places]:
         """Cuts a split into groups of one size, group_size or the most of its range, always the same.
 
         A bound on log p of a group depends on its size, so this one is fixed; a smaller group of the set is one group, and
@@ -158,7 +155,7 @@ class GroupSampler:
         return list(by_group[whole][order].split(sizes.tolist()))
 
 
-def groups_in_turn(groups: Sequence[Int[Tensor, " _"]], device: torch.device | str) -> dict[str, Any]:
+def groups_in_turn(groups: Sequence[Places], device: torch.device | str) -> dict[str, Any]:
     """Makes `group` and `num_groups` of a batch whose groups follow on each other.
 
     Args:

@@ -28,7 +28,7 @@ WANTED = [[1, -1], [-1, -1], [0, 1]]
 )
 def test_tables_as_programs_write_them(tmp_path, content):
     (tmp_path / "labels.csv").write_bytes(content)
-    label, names = read_labels(tmp_path / "labels.csv", 3)
+    label, names = read_labels(tmp_path / "labels.csv", 3, names=None)
     assert label.tolist() == WANTED and names == ["hair", "hat"]
 
 

@@ -19,7 +19,8 @@ from vae_zoo.data.render import hashed
 from vae_zoo.data.render.cartoon_drawing import HAIR_STYLES, SIDE, TEXTURES, draw
 
 Array = np.ndarray
-Numbers, Factors = Integer[Array, " N"], Float[Array, "N 36"]
+Numbers = Integer[Array, " N"]
+Factors = Float[Array, "N 36"]
 VERSION = 2  # a new number whenever other pixels are drawn
 IDENTITY, STYLE, CONFOUND, NOISE = range(4)  # streams of the hash
 CHUNK = 16  # images drawn at a time: what stays in the processor's cache

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
-PerImage = Float[np.ndarray, " N"]
+Reals = Float[np.ndarray, " N"]
+Colours = Float[np.ndarray, "N 3"]
 
 
-def hues(turns: PerImage | Sequence[float]) -> Float[np.ndarray, "N 3"]:
+def hues(turns: Reals | Sequence[float]) -> Colours:
     """Full colours of hues, RGB in [0, 1].
 
     Args:
@@ -18,9 +19,7 @@ def hues(turns: PerImage | Sequence[float]) -> Float[np.ndarray, "N 3"]:
     return 1 - np.clip(np.minimum(k, 4 - k), 0, 1)
 
 
-def ground_and_ink(
-    ground_hue: PerImage, ink_hue: PerImage, ground_light: PerImage, ink_light: PerImage
-) -> tuple[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 3"]]:
+def ground_and_ink(ground_hue: Reals, ink_hue: Reals, ground_light: Reals, ink_light: Reals) -> tuple[Colours, Colours]:
     """A dark, deep colour and a light, pale one for each image, so that strokes stand out.
 
     Args:

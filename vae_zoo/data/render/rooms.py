@@ -147,30 +147,24 @@ def _meet(shape: str, scale: float, origin: Array, rays: Array):
                 enters, leaves = _inside_all(spans)
                 face = np.stack([span[0] for span in spans], 1).argmax(1)
 
-                def cube(points, mask):
+                def towards(points, mask) -> Array:
                     return np.eye(3)[face[mask]] * -np.sign(rays[mask])
-
-                towards = cube
 
             case "cylinder":
                 radius, height = (scale * length for length in CYLINDER)
                 round_, flat = _round(origin, rays, radius, [0, 2]), _slab(origin, rays, 1, 0, height)
                 enters, leaves = _inside_all([round_, flat])
 
-                def cylinder(points, mask):
+                def towards(points, mask) -> Array:
                     lid = (flat[0] > round_[0])[mask, None]
                     return np.where(lid, [0, 1, 0] * -np.sign(rays[mask]), points * [1, 0, 1] / radius)
-
-                towards = cylinder
 
             case "sphere":
                 radius = scale * SPHERE
                 enters, leaves = _round(origin - np.array([0, radius, 0], np.float32), rays, radius, [0, 1, 2])
 
-                def sphere(points, mask):
+                def towards(points, mask) -> Array:
                     return (points - [0, radius, 0]) / radius
-
-                towards = sphere
 
             case "capsule":
                 radius, height = (scale * length for length in CAPSULE)
@@ -180,11 +174,9 @@ def _meet(shape: str, scale: float, origin: Array, rays: Array):
                 parts = [(np.where(a < b, a, np.inf), np.where(a < b, b, -np.inf)) for a, b in parts]
                 enters, leaves = np.min([a for a, _ in parts], axis=0), np.max([b for _, b in parts], axis=0)
 
-                def capsule(points, mask):
+                def towards(points, mask) -> Array:
                     axis = points * [0, 1, 0]
                     return (points - axis.clip([0, ends[0], 0], [0, ends[1], 0])) / radius
-
-                towards = capsule
 
     return enters, leaves, towards
 

@@ -28,9 +28,7 @@ FACTOR_VALUES = (  # what the published `latents_values` say of each class
 )
 
 
-def inside(
-    shape: int | str, u: Float[np.ndarray, "*#points"], v: Float[np.ndarray, "*#points"]
-) -> Bool[np.ndarray, "*#points"]:
+def inside(shape: int | str, u: Float[np.ndarray, "*#at"], v: Float[np.ndarray, "*#at"]) -> Bool[np.ndarray, "*#at"]:
     """Whether points lie inside a shape in its own frame: unturned, scale 1, centre (0, 0).
 
     Args:

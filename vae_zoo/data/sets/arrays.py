@@ -14,6 +14,7 @@ from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.sets.digits import resize_bytes
 from vae_zoo.data.splits import check_number
 from vae_zoo.data.storage.array_file import converted, layout, member, opened, to_bytes, values
+from vae_zoo.data.storage.array_file import image_shape as shape_in_file
 from vae_zoo.data.storage.pictures import fingerprint
 from vae_zoo.data.storage.table import fields_of, with_label
 from vae_zoo.utils.errors import UserError
@@ -58,11 +59,7 @@ class ArrayFile(DataModule):
         self.kinds: Mapping[str, Kind] = kinds or {}
         self.grid, self.cache = grid or {}, Path(cache).expanduser()
         self.where = f"data.path={self.path}"
-        if image_shape is None:
-            from vae_zoo.data.storage.array_file import image_shape as shape_in_file
-
-            image_shape = shape_in_file(path, self.keys.get("images", "images"), size)
-        super().__init__(image_shape, **common)
+        super().__init__(image_shape or shape_in_file(path, self.keys.get("images", "images"), size), **common)
 
     def load(self) -> Arrays:
         """Reads the file.
@@ -76,29 +73,26 @@ class ArrayFile(DataModule):
             number = images.shape[0]
             check_number(number, self.where)
             columns = {name: self._get(file, name) for name in ("label", "group", "split")}
-            columns = {name: values(array) for name, array in columns.items() if array is not None} | self._factors(
-                file, number
-            )
+            columns = {name: values(array) for name, array in columns.items() if array is not None}
+            columns |= self._factors(file, number)
             for name, column in columns.items():
                 if len(column) != number:
                     raise UserError(f"{self.where}: {name} has {len(column)} entries for {number} images; correct the file")
             fields = with_label(fields_of(columns, f"{self.where}, ", self.kinds))
             return Arrays(self._images(images), **fields)
 
-    def _get(self, file: Mapping[str, Any], name: str) -> Any:
+    def _get(self, file: Any, name: str) -> Any:
         """The array of this name; None if the file has none and none is asked for."""
         key = self.keys.get(name, name)
         if name != "images" and key == name and key not in file:
             return None
         return member(file, key, self.where, f"set data.keys.{name} to one of them")
 
-    def _factors(self, file: Mapping[str, Any], number: int) -> dict[str, np.ndarray]:
+    def _factors(self, file: Any, number: int) -> dict[str, np.ndarray]:
         factors, names = self._get(file, "factors"), self._get(file, "factor_names")
         if self.grid:
-            if math.prod(self.grid.values()) != number:
-                raise UserError(
-                    f"data.grid={self.grid} has {math.prod(self.grid.values())} images, but {self.where} has {number}"
-                )
+            if (count := math.prod(self.grid.values())) != number:
+                raise UserError(f"data.grid={self.grid} has {count} images, but {self.where} has {number}")
             return dict(zip(self.grid, np.indices([*self.grid.values()]).reshape(len(self.grid), -1)))
         if factors is None:
             return {}

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torchvision
-from jaxtyping import Int, UInt8
 from PIL import Image
 
 from vae_zoo.config.check import choose
@@ -90,7 +89,7 @@ class CelebA(DataModule):
         label_names = (self.folder / ATTRIBUTES).read_text().splitlines()[1].split()
         num_classes = 2
         if self.classes is not None:
-            label, num_classes = classified(label, label_names, self.classes), max(map(len, self.classes.values()))
+            label, num_classes = _classified(label, label_names, self.classes), max(map(len, self.classes.values()))
             label_names = [*self.classes]
         groups, split = {"identity": tables[IDENTITIES][:, 0]}, split[:, 0] if self.split == "official" else None
         options: dict[str, Any] = {"groups": groups, "split": split, "label_names": label_names, "names": names}
@@ -116,8 +115,8 @@ class CelebA(DataModule):
             numbers = np.loadtxt(rows, dtype=np.int64, usecols=range(1, count + 1), ndmin=2)
             return [row.split(maxsplit=1)[0] for row in rows], numbers
 
-    def _images(self, names: list[str]) -> UInt8[np.ndarray, "N 3 H W"]:
-        """Decoded once for each way of cutting them."""
+    def _images(self, names: list[str]) -> np.ndarray:
+        """uint8 [N, 3, H, W], decoded once for each way of cutting them."""
         height, width = self.image_shape[1:]
         these = zlib.crc32("\n".join([str(self.folder.resolve()), *names]).encode())
         path = self.cache / f"celeba_v1_{self.crop or 'whole'}_{height}x{width}_{these:08x}.npy"
@@ -137,19 +136,8 @@ class CelebA(DataModule):
             return Picture(np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)[None])
 
 
-def classified(
-    attributes: Int[np.ndarray, "N 40"], names: Sequence[str], classes: Mapping[str, Sequence[str]]
-) -> Int[np.ndarray, "N V"]:
-    """The class of each image in each variable, -1 where no class holds.
-
-    Args:
-        attributes: 1 where an image has an attribute, else 0.
-        names: Of the attributes.
-        classes: As in CelebA.
-
-    Raises:
-        UserError: A class names an attribute that there is not.
-    """
+def _classified(attributes: np.ndarray, names: Sequence[str], classes: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """The class of each image in each variable, int64 [N, V], -1 where no class holds; attributes: [N, 40] of 0 and 1."""
     column, found = {name: i for i, name in enumerate(names)}, []
     for variable, members in classes.items():
         holds = []  # of each class [N]

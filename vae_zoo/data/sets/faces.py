@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Real, UInt8
 from sklearn.datasets import fetch_lfw_people, fetch_olivetti_faces
 
 from vae_zoo.config.types import Count, Probability, Shape, Side
@@ -161,13 +160,13 @@ class Faces(DataModule):
         return Arrays(images, groups={"identity": identity[kept]}, split=split)
 
 
-def _bytes(images: Real[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Bytes of reals in 0..1 or 0..255; releases of scikit-learn differ."""
+def _bytes(images: np.ndarray) -> np.ndarray:
+    """uint8 of reals in 0..1 or 0..255; releases of scikit-learn differ."""
     return np.rint(images * (255 if images.max() <= 1 else 1)).clip(0, 255).astype(np.uint8)
 
 
-def _fitted(images: UInt8[np.ndarray, "N _ _ _"], image_shape: Sequence[int]) -> UInt8[np.ndarray, "N C H W"]:
-    """Images in these channels and this size: grey ones repeated, coloured ones weighed as ITU-R 601 does."""
+def _fitted(images: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
+    """uint8 [N, C, H, W] in these channels and this size: grey ones repeated, coloured ones weighed as ITU-R 601 does."""
     channels, *size = image_shape
     if images.shape[1] > channels:
         weights, parts = np.array([0.299, 0.587, 0.114], np.float32), np.array_split(images, len(images) // 2000 + 1)

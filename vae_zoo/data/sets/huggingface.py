@@ -9,7 +9,7 @@ import numpy as np
 
 from vae_zoo.config.types import PathOrName
 from vae_zoo.data.arrays import Arrays
-from vae_zoo.data.sets.image_folder import Pictures, of_sources
+from vae_zoo.data.sets.image_folder import Pictures
 from vae_zoo.data.storage.cache import Parts, State
 from vae_zoo.data.storage.download import blaming
 from vae_zoo.data.storage.pictures import decoded, fingerprint
@@ -69,7 +69,7 @@ class HuggingFace(Pictures):
             known["label"], known["num_classes"] = labels(np.array(state["label"], dtype=object), f"{self.where}, label")
         split = np.array(state["split"], dtype=np.int64)
         known["split"] = split if (split > 0).any() else None
-        return of_sources(images, place, [str(i) for i in range(state["read"])], known, self.decoding.frames)
+        return self.of_sources(images, place, [str(i) for i in range(state["read"])], known)
 
     def _opened(self) -> dict[str, Any]:
         """Streams of its splits, of which images are not decoded."""

@@ -96,6 +96,23 @@ class Pictures(DataModule):
                     file.unlink(missing_ok=True)
         return images, source_of_rows(state), state
 
+    def of_sources(
+        self, images: UInt8[np.ndarray, "N ..."], source: Int[np.ndarray, " N"], names: Sequence[str], known: dict[str, Any]
+    ) -> Arrays:
+        """Makes Arrays of images and of what is known of the files that they are from.
+
+        Args:
+            images: Of `store`, [N, C, H, W].
+            source: The place of the file of each image.
+            names: Of the files.
+            known: Fields of Arrays, a row for each file.
+        """
+        fields: dict[str, Any] = {k: value[source] if isinstance(value, np.ndarray) else value for k, value in known.items()}
+        fields["groups"] = {key: value[source] for key, value in known.get("groups", {}).items()}
+        if self.decoding.frames == "group":
+            fields["groups"]["group"] = source
+        return Arrays(images, names=[names[int(i)] for i in source], **fields)
+
 
 class ImageFolder(Pictures):
     """A folder of pictures, decoded once into a mapped array that processes share.
@@ -140,16 +157,14 @@ class ImageFolder(Pictures):
             return decoded(self._read, names[state.get("read", 0) :], state)
 
         images, source, _ = self.store(name, fingerprint(self.path, names), build, lambda: self._most(names))
-        return of_sources(images, source, names, known, self.decoding.frames)
+        return self.of_sources(images, source, names, known)
 
     def _read(self, name: str) -> Picture:
         return self.decoding.read(self.path / name, str(self.path / name), self.image_shape)
 
     def _most(self, names: Sequence[str]) -> int:
         """How many images there may be."""
-        if self.decoding.frames == "first":
-            return len(names)
-        return sum(map(self._frames_of, names))
+        return len(names) if self.decoding.frames == "first" else sum(map(self._frames_of, names))
 
     def _frames_of(self, name: str) -> int:
         try:
@@ -157,29 +172,6 @@ class ImageFolder(Pictures):
                 return pictures.num_frames(image)
         except Exception:  # reported when it is decoded
             return 1
-
-
-def of_sources(
-    images: UInt8[np.ndarray, "N C H W"],
-    source: Int[np.ndarray, " N"],
-    names: Sequence[str],
-    known: dict[str, Any],
-    frames: pictures.Frames,
-) -> Arrays:
-    """Makes Arrays of images and of what is known of the files that they are from.
-
-    Args:
-        images: The images.
-        source: The place of the file of each image.
-        names: Of the files.
-        known: Fields of Arrays, a row for each file.
-        frames: `group` makes the images of a file a group.
-    """
-    fields: dict[str, Any] = {key: value[source] if isinstance(value, np.ndarray) else value for key, value in known.items()}
-    fields["groups"] = {key: value[source] for key, value in known.get("groups", {}).items()}
-    if frames == "group":
-        fields["groups"]["group"] = source
-    return Arrays(images, names=[names[int(i)] for i in source], **fields)
 
 
 def classes_of(root: Path, names: Sequence[str], depth: int | None, setting: str) -> dict[str, Any]:

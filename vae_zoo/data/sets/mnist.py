@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torchvision
-from jaxtyping import UInt8
 
 from vae_zoo.config.types import Shape, Side
 from vae_zoo.data.arrays import Arrays
@@ -84,7 +83,7 @@ class MNIST(DataModule):
 
     def _read(self, file: Path) -> np.ndarray:
         with blaming(f"{_place(file)} is damaged (...); delete it and download it again"):
-            return read_idx(_place(file), ndim=3 if "images" in file.name else 1)
+            return _read_idx(_place(file), ndim=3 if "images" in file.name else 1)
 
 
 class FashionMNIST(MNIST):
@@ -99,17 +98,10 @@ class FashionMNIST(MNIST):
     source = torchvision.datasets.FashionMNIST
 
 
-def read_idx(path: Path, ndim: int) -> UInt8[np.ndarray, "..."]:
-    """Reads the bytes of an IDX file, gzipped or not.
+def _read_idx(path: Path, ndim: int) -> np.ndarray:
+    """The bytes of an IDX file, gzipped or not: uint8 of `ndim` dimensions. Raises ValueError when it is not one.
 
     The format: two zero bytes, 8 for unsigned bytes, the number of dimensions, the sizes (big-endian int32), the data.
-
-    Args:
-        path: The file.
-        ndim: Dimensions that it must have.
-
-    Raises:
-        ValueError: It is not such a file.
     """
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         data = file.read()

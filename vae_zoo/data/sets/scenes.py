@@ -164,10 +164,9 @@ class Scenes(DataModule):
             if mask.shape[0] != number or not number:
                 what = "one mask for each image" if number else "at least one scene per split"
                 raise UserError(f"{where} has image {image.shape} and mask {mask.shape}; give {what}")
-            others = {key: file[key] for key in sorted(file.keys()) if key not in ("image", "mask")}
-            known = fields_of(
-                {k: values(array) for k, array in others.items() if array.shape == (number,)}, f"{where}, ", {}
-            )
+            others = {key: file[key] for key in sorted({*file.keys()} - {"image", "mask"})}
+            columns = {key: values(array) for key, array in others.items() if array.shape == (number,)}
+            known = fields_of(columns, f"{where}, ", {})
             images = converted(self.cache / f"{stem}.npy", image, lambda part: to_bytes(moved(part), None, where))
             masks = converted(self.cache / f"{stem}_masks.npy", mask, lambda part: _numbered(part, sides, where))
         self.masks = torch.from_numpy(masks)

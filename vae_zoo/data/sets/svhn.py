@@ -83,9 +83,8 @@ class SVHN(DataModule):
     @staticmethod
     def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, 3, 32, 32] and digits int64 [N]."""
-        is_hdf5 = _is_hdf5(file)
         with blaming(f"{file} is damaged (...); delete it and download it again"):
-            mat = _read_hdf5(file) if is_hdf5 else loadmat(file, variable_names=("X", "y"))
+            mat = _read_hdf5(file) if _is_hdf5(file) else loadmat(file, variable_names=("X", "y"))
             images, label = mat["X"], mat["y"].astype(np.int64).ravel()
             if images.shape != (32, 32, 3, len(label)) or images.dtype != np.uint8:
                 raise ValueError(f"X is {images.dtype} {images.shape} for {len(label)} labels")

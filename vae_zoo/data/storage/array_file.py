@@ -176,9 +176,7 @@ def image_shape(path: str, key: str, size: int | None) -> list[int]:
     return [channels, *([size, size] if size else sides)]
 
 
-def to_bytes(
-    images: Shaped[np.ndarray, "*shape"], limits: Sequence[float] | None, where: str
-) -> UInt8[np.ndarray, "*shape"]:
+def to_bytes(images: Shaped[np.ndarray, "*all"], limits: Sequence[float] | None, where: str) -> UInt8[np.ndarray, "*all"]:
     """Scales values to 0..255.
 
     Args:

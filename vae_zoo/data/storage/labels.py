@@ -13,9 +13,7 @@ from vae_zoo.data.storage.download import blaming
 from vae_zoo.utils.errors import UserError
 
 
-def read_labels(
-    path: str | Path, num_images: int, names: Sequence[str] | None = None
-) -> tuple[Int[np.ndarray, "N V"], list[str]]:
+def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None) -> tuple[Int[np.ndarray, "N V"], list[str]]:
     """Reads a CSV file of labels.
 
     The first line names the columns: `image`, then one for each label variable. A line is an image: its number in the

@@ -189,10 +189,6 @@ def _codes(values: np.ndarray) -> np.ndarray:
 def _numbers(values: np.ndarray) -> np.ndarray | None:
     """As float64, NaN where empty; None: some are no numbers."""
     try:
-        return (
-            np.where(values == "", np.nan, values).astype(np.float64)
-            if values.dtype == object
-            else values.astype(np.float64)
-        )
+        return (np.where(values == "", np.nan, values) if values.dtype == object else values).astype(np.float64)
     except ValueError:
         return None
