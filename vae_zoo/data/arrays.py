@@ -16,10 +16,10 @@ class Factor:
     """A known ground-truth factor.
 
     Attributes:
-        name: Of its own in the set.
+        name: Name, unique in the data set.
         size: Number of values, >= 1; 0: continuous.
-        kind: Of its values; decides how probes read it.
-        period: Of a circular factor, in its own unit; None: as `vae_zoo.metrics.probes.period_of` says.
+        kind: Kind of its values; decides how probes score it.
+        period: Period of a circular factor, in its own unit; None: as `vae_zoo.metrics.probes.period_of` says.
     """
 
     name: str
@@ -30,12 +30,12 @@ class Factor:
 
 @dataclass
 class Arrays:
-    """Images and what is known of each; a data set returns it from `load`.
+    """Images with labels, factors, groups and splits; what `load` of a data set returns.
 
     Attributes:
         images: [N, C, H, W]; or, with `packed` or `kept_as`, [N, ...].
         label: Classes 0..num_classes-1, [N] or [N, V] for several label variables, -1 = unknown; None: there are none.
-        num_classes: Classes, of the variable that has most; None: unknown or no label.
+        num_classes: Number of classes, of the variable that has most; None: unknown or no label.
         factors: Ground-truth factors: indices 0..size-1 of their values, or real numbers; None: unknown.
         factor_info: Describes the columns of `factors`, F of them.
         groups: {name: group of each image} of groupings other than by label or factor, -1 = in a group of its own.

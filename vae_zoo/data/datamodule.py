@@ -44,20 +44,20 @@ class DataModule(L.LightningDataModule):
 
     Args:
         image_shape: [C, H, W] of the images served.
-        batch_size: Images of a step over all processes, >= 1.
-        seed: Of the order of the training images, >= 0.
-        val_size: Validation images, >= 1, or a share below 1 of the images that the set itself puts in no split; not used if
-            the set has its own validation split.
-        test_size: Test images, in the same way.
-        split_seed: Of the splits and of the choice of labels, >= 0; independent of `seed`.
-        folds: Equal parts for cross-validation, >= 2, of which one is the test split; None: test_size.
-        fold: The part that is the test split, 0..folds-1.
-        subset: Training images used, >= 1; None: all.
-        labelled: Training images whose label training may see, >= 1, groups by label included; None: all.
-        label_pick: Which labels these are. `balanced`: as many of each class; `random`; `first_n`: those of the first of the
+        batch_size: Number of images per step, over all processes, >= 1.
+        seed: Seed of the order of the training images, >= 0.
+        val_size: Number of validation images, >= 1, or a share below 1 of the images without an official split; not used if
+            the set has an official validation split.
+        test_size: Number or share of test images, in the same way.
+        split_seed: Seed of the splits and of the choice of labels, >= 0; independent of `seed`.
+        folds: Number of equal folds for cross-validation, >= 2, one of which is the test split; None: test_size.
+        fold: Fold that is the test split, 0..folds-1.
+        subset: Number of training images to use, >= 1; None: all.
+        labelled: Number of training images whose label training may see, also for groups by label, >= 1; None: all.
+        label_pick: Choice of these images. `balanced`: as many of each class; `random`; `first_n`: those of the first of the
             set's own training images, which then stay in training; `cells`: one of each cell of the factors' grid in turn.
         labels_from: CSV file whose labels replace the set's own (vae_zoo.data.storage.labels.read_labels); None: the set's.
-        num_classes: Classes of the label, >= 1, for models that are built before the data are read; None: of the data.
+        num_classes: Number of classes, >= 1, for models that are built before the data are read; None: read from the data.
         shuffle: `full`: an epoch is a random order. `blocks`, for files larger than the memory on slow disks: blocks of
             neighbouring images in random order, shuffled within a window of some blocks.
         **groups: As in vae_zoo.data.grouping.Grouping.
@@ -68,18 +68,18 @@ class DataModule(L.LightningDataModule):
         default_group: The grouping used when a model needs one and group_by is None; None: there is none.
         identity_factors: Names of the factors that all images of an identity share.
         style_factors: Names of the factors that differ between them.
-        licence: Of model cards: the hub's name of the licence of weights trained on these images, and terms of the images.
+        licence: For model cards: licence of weights trained on these images, in the hub's spelling, and terms of the images.
         needs: Keys of the batch that the model needs.
-        indices: {split: places of its images}, after `setup`, as all that follow.
+        indices: {split: indices of its images}; this and the following after `setup`.
         images: The images as they are kept, uint8 [N, ...].
         label: Labels, int64 [N] or [N, V], -1 = unknown; None: there are none.
         train_label: The same as training sees them, -1 also where hidden.
         factors: Ground-truth factors, [N, F]; None: unknown.
         factor_info: Describes the columns of `factors`; so do `factor_names`, `factor_sizes` and `factor_kinds`.
-        num_train: Training images.
-        labelled_indices: Places of the training images whose label training may see.
+        num_train: Number of training images.
+        labelled_indices: Indices of the training images whose label training may see.
         is_grouped: Whether batches have `group`.
-        batches_per_epoch: Steps of an epoch.
+        batches_per_epoch: Number of steps of an epoch.
     """
 
     parts = (Grouping,)
@@ -134,10 +134,10 @@ class DataModule(L.LightningDataModule):
     # ---- setup ----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the data; called by a trainer, also serves its model.
+        """Reads the data; if a trainer calls it, makes the batches that its model needs.
 
         Args:
-            stage: Of Lightning; all splits are made in each.
+            stage: Stage of Lightning; all splits are made in each.
 
         Raises:
             UserError: As in `load` and `serve`.
@@ -149,7 +149,7 @@ class DataModule(L.LightningDataModule):
             self._fill()
 
     def serve(self, model: Model) -> None:
-        """Reads the data for a model: batches have what it needs, and it learns of the training data.
+        """Makes the batches that a model needs, and passes it the training data.
 
         Args:
             model: The model.
@@ -308,11 +308,11 @@ class DataModule(L.LightningDataModule):
         """The batches of an epoch, a function of (seed, epoch).
 
         Args:
-            epoch: >= 0.
-            stream: `supervised`: of the second, labelled batches.
+            epoch: Number of the epoch, >= 0.
+            stream: `main`, or `supervised` for the second, labelled batches.
 
         Returns:
-            Places of the images of each batch; of grouped data group after group, of the sizes that `group_sizes` gives.
+            Indices of the images of each batch; of grouped data group after group, of the sizes that `group_sizes` gives.
         """
         return self._order(epoch, stream)[0]
 
@@ -336,7 +336,7 @@ class DataModule(L.LightningDataModule):
         """Counts the images of each group of a training step of grouped data, a function of (seed, step).
 
         Args:
-            step: >= 0.
+            step: Number of the step, >= 0.
         """
         epoch, position = divmod(step, self.batches_per_epoch)
         sizes = self._order(epoch, "main")[1]
@@ -344,24 +344,24 @@ class DataModule(L.LightningDataModule):
         return sizes[position]
 
     def train_indices(self, step: int, stream: Literal["main", "supervised"] = "main") -> Int[Tensor, " B"]:
-        """Places of the images of a training step over all processes, a function of (seed, step).
+        """Indices of the images of a training step over all processes, a function of (seed, step).
 
         Args:
-            step: >= 0.
-            stream: `supervised`: of the second, labelled batch.
+            step: Number of the step, >= 0.
+            stream: `main`, or `supervised` for the second, labelled batch.
         """
         per_epoch = self.batches_per_epoch if stream == "main" else max(1, len(self.labelled_indices) // self.batch_size)
         epoch, position = divmod(step, per_epoch)
         return self.epoch_order(epoch, stream)[position]
 
     def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu") -> Batch:
-        """Makes the share that a process has of a training step, with what training may know of it.
+        """Makes the share of a process of a training batch, with the labels and factors that training may see.
 
         Args:
-            step: >= 0.
-            rank: The process, 0..world_size-1.
-            world_size: Processes; all get equally many images, or equally many whole groups.
-            device: Of the batch.
+            step: Number of the step, >= 0.
+            rank: Number of the process, 0..world_size-1.
+            world_size: Number of processes; all get equally many images, or equally many whole groups.
+            device: Device of the batch.
 
         Raises:
             UserError: The processes cannot share the step evenly.
@@ -379,11 +379,11 @@ class DataModule(L.LightningDataModule):
         return batch
 
     def batch(self, index: Int[Tensor, " B"], device: torch.device | str = "cpu") -> Batch:
-        """Makes a batch for evaluation, with all that is known of the images; of grouped data with their groups.
+        """Makes a batch for evaluation, with labels, factors and groups, as far as the data set has them.
 
         Args:
-            index: Places of the images, 0..N-1.
-            device: Of the batch.
+            index: Indices of the images, 0..N-1.
+            device: Device of the batch.
         """
         batch = self.single(index, device)
         if self._groups is not None:
@@ -395,16 +395,16 @@ class DataModule(L.LightningDataModule):
         """Makes a batch as `batch` does, but without groups, so that no other image influences the code of an image.
 
         Args:
-            index: Places of the images, 0..N-1.
-            device: Of the batch.
+            index: Indices of the images, 0..N-1.
+            device: Device of the batch.
         """
         return self._gather(index, device, self.label, self.factors)
 
     def group_of(self, index: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """The groups of the set that images of grouped data belong to.
+        """The groups of images of grouped data, numbered over the whole set.
 
         Args:
-            index: Places of the images, 0..N-1.
+            index: Indices of the images, 0..N-1.
         """
         assert self._groups is not None
         return self._groups.group[index]
@@ -421,7 +421,7 @@ class DataModule(L.LightningDataModule):
         """Makes floats in [0, 1] of images, on their device.
 
         Args:
-            images: As they are kept: bytes, or 8 binary pixels per byte.
+            images: Images as they are kept: bytes, or 8 binary pixels per byte.
         """
         if self.packed:
             return _pixels_of_bytes(images.device).index_select(0, images.flatten().int()).view(-1, *self.image_shape)
@@ -431,7 +431,7 @@ class DataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Iterator[Batch]:
         """Yields the batches of this process without end, from the step of the trainer on."""
-        # Lightning sees one long epoch, so that what an epoch is stays the business of this module
+        # Lightning sees one long epoch; this module counts the epochs
         placement = self._placement()
         return read_ahead(partial(self.train_batch, **placement), count(self._attached().global_step), placement["device"])
 
@@ -451,21 +451,21 @@ class DataModule(L.LightningDataModule):
         """The batch itself, which is made on the device.
 
         Args:
-            batch: Of a loader of this module.
-            device: Of the process.
-            dataloader_idx: Of Lightning.
+            batch: Batch of a loader of this module.
+            device: Device of the process.
+            dataloader_idx: Number of the loader, unused.
         """
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of the next batch, and what it is a position in."""
+        """The position of the next batch, and the properties of the data to which it refers."""
         return {"step": self._attached().global_step, **self._fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Checks that a checkpoint is of these data; the position itself is the trainer's step.
 
         Args:
-            state: Of `state_dict`.
+            state: What `state_dict` returned.
 
         Raises:
             UserError: It is of other data, another batch size or seed.
@@ -489,7 +489,7 @@ class EvalBatches:
         data: Set up.
         split: Its name.
         placement: `rank`, `world_size` and `device`; None: one process, on the CPU.
-        batch_size: Images of a batch, >= 1; None: that of the data, or 64 if that is larger.
+        batch_size: Number of images per batch, >= 1; None: that of the data, but at least 64.
         most: About so many images, spread over the split, >= 1; None: all.
 
     Raises:
@@ -537,7 +537,7 @@ def in_turn(order: Int[np.ndarray, " N"], kind: Int[np.ndarray, " N"]) -> Int[np
 
     Args:
         order: A permutation of the images, kept within a kind.
-        kind: Of each image; kinds come in the order of their numbers.
+        kind: Kind of each image; kinds come in the order of their numbers.
     """
     order = order[kind[order].argsort(kind="stable")]
     turn = np.arange(len(order)) - np.searchsorted(kind[order], kind[order])  # place within the kind
@@ -560,8 +560,8 @@ def by_blocks(number: int, generator: torch.Generator) -> Int[Tensor, " N"]:
     """Draws a permutation that needs few reads: runs of BLOCK in random order, shuffled within WINDOW of them.
 
     Args:
-        number: N.
-        generator: Of the draw.
+        number: Length N.
+        generator: Source of the random numbers.
     """
     first = torch.randperm(-(-number // BLOCK), generator=generator)[:, None] * BLOCK
     order = (first + torch.arange(BLOCK)).flatten()
@@ -576,7 +576,7 @@ def read_ahead(make: Callable[[int], Batch], steps: Iterable[int], device: torch
     Args:
         make: Makes the batch of a step.
         steps: At least one.
-        device: Of the batches; None: the CPU.
+        device: Device of the batches; None: the CPU.
 
     Yields:
         Batches in the order of `steps`.
@@ -598,9 +598,9 @@ def share(
     """Takes the rank-th of world_size equal runs.
 
     Args:
-        units: Images or groups, a tensor or sequence.
-        rank: 0..world_size-1.
-        world_size: Processes.
+        units: Images or groups, a tensor or a sequence.
+        rank: Number of the process, 0..world_size-1.
+        world_size: Number of processes.
         what: What the units are, for the error.
         setting: What decides their number, for the error.
 

@@ -25,10 +25,10 @@ class Grouping:
     Args:
         group_by: `label`, or a factor or grouping of the set; None: none, or `group`, else the set's default, if the model
             needs groups.
-        group_size: Images of a group, >= 1, or [least, most], from which the size of each group is drawn.
+        group_size: Number of images per group, >= 1, or [least, most], from which the size of each group is drawn.
         group_pick: `images`: each image comes at most once an epoch. `balanced`: all groups come equally often, however
             many images they have.
-        num_groups: Groups of a batch, >= 1; None: as many as have about batch_size images.
+        num_groups: Number of groups per batch, >= 1; None: as many as have about batch_size images.
     """
 
     group_by: str | None = None
@@ -45,7 +45,7 @@ class Grouping:
         """The number of groups of a batch.
 
         Args:
-            batch_size: Images of a batch, about.
+            batch_size: Number of images per batch, about.
         """
         return self.num_groups or max(1, 2 * batch_size // sum(self.sizes()))
 
@@ -56,7 +56,7 @@ class GroupSampler:
     Args:
         group: The group of each image of the set, >= 0.
         grouping: The settings.
-        batch_size: Images of a batch, about.
+        batch_size: Number of images per batch, about.
     """
 
     def __init__(self, group: Int[Tensor, " N"], grouping: Grouping, batch_size: int):
@@ -70,7 +70,7 @@ class GroupSampler:
 
         Args:
             shuffled: Places of the images, in random order.
-            generator: Of the sizes and the order of the groups.
+            generator: Source of the sizes and of the order of the groups.
 
         Returns:
             Places of the images of each batch, group after group, and the sizes of its groups; M batches.
@@ -160,7 +160,7 @@ def groups_in_turn(groups: Sequence[Places], device: torch.device | str) -> dict
 
     Args:
         groups: The images of each group.
-        device: Of the result.
+        device: Device of the result.
     """
     group = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(images) for images in groups]))
     return {"num_groups": len(groups), "group": to_device(group, device)}

@@ -20,7 +20,7 @@ def cut(
     Args:
         arrays: The data set.
         sizes: {`test` and `val`: images or identities, or a share of those that are in no split of the set's own}.
-        seed: Of the draw.
+        seed: Seed of the draw.
         folds: As in DataModule.
         fold: As in DataModule.
         subset: As in DataModule.
@@ -74,7 +74,7 @@ def check_number(number: int, where: str) -> None:
     """Refuses data sets of fewer images than splits.
 
     Args:
-        number: Of images.
+        number: Number of images.
         where: What the error names.
 
     Raises:

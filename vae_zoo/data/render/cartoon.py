@@ -128,7 +128,7 @@ def render(factors: Factors, noise_key: UInt64[Array, " N"] | None = None) -> UI
 
     Args:
         factors: Columns NAMES, units as in IDENTITY_RANGES and STYLE_RANGES.
-        noise_key: Of the function `noise_key`; None: no noise.
+        noise_key: Keys from the function `noise_key`; None: no noise.
     """
     images = np.empty((len(factors), 3, SIDE, SIDE), dtype=np.uint8)
     deviation = np.array(factors[:, NAMES.index("style_noise"), None, None, None], np.float32)

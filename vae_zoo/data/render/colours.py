@@ -23,10 +23,10 @@ def ground_and_ink(ground_hue: Reals, ink_hue: Reals, ground_light: Reals, ink_l
     """A dark, deep colour and a light, pale one for each image, so that strokes stand out.
 
     Args:
-        ground_hue: Of the dark one, in turns.
-        ink_hue: Of the light one, in turns.
-        ground_light: 0 to 1, how light it is within what is dark, values of 0.4 to 0.55.
-        ink_light: 0 to 1, the same within what is light, values of 0.9 to 1.
+        ground_hue: Hues of the dark colours, in turns.
+        ink_hue: Hues of the light colours, in turns.
+        ground_light: Brightness of the dark colours, 0 to 1 for HSV values of 0.4 to 0.55.
+        ink_light: Brightness of the light colours, 0 to 1 for HSV values of 0.9 to 1.
 
     Returns:
         RGB in [0, 1], float32.
@@ -37,7 +37,7 @@ def ground_and_ink(ground_hue: Reals, ink_hue: Reals, ground_light: Reals, ink_l
 
 
 def coloured(images: UInt8[np.ndarray, "N 1 H W"]) -> UInt8[np.ndarray, "N 3 H W"]:
-    """Colours grey images: black becomes the colour of a ground, white that of an ink.
+    """Colours grey images: black becomes a random dark colour, white a random light one.
 
     Args:
         images: Grey. The colours of each are random, but always the same for the same N.

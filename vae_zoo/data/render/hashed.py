@@ -30,7 +30,7 @@ def bits(key: Keys, count: int, start: int = 0) -> UInt64[np.ndarray, "N {count}
     """Random bits, 64 at a time.
 
     Args:
-        key: Of `address`.
+        key: Keys from `address`.
         count: Numbers for each image.
         start: The first of them in the image's sequence, >= 0.
     """
@@ -41,7 +41,7 @@ def uniform(key: Keys, count: int, start: int = 0) -> Float[np.ndarray, "N {coun
     """Uniform numbers in [0, 1), float64.
 
     Args:
-        key: Of `address`.
+        key: Keys from `address`.
         count: Numbers for each image.
         start: The first of them in the image's sequence, >= 0.
     """

@@ -65,7 +65,7 @@ def shrink(layers: Float[Array, "*batch 64 64"], side: int) -> Float[Array, "*ba
     """Shrinks layers by the mean of square blocks.
 
     Args:
-        layers: Of `draw_layers`.
+        layers: Layers from `draw_layers`.
         side: The new one, pixels; divides 64.
     """
     block = SIDE // side

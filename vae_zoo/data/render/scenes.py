@@ -48,7 +48,7 @@ class Recipe:
         size: Side of the image, pixels.
         sprite_size: Side of the tile of a sprite, S pixels, at most `size`.
         num_objects: Least and most sprites of a scene, all numbers equally likely, 0 to 254.
-        ground: One of GROUNDS; not used with `ground_images`.
+        ground: Background, one of GROUNDS; not used with `ground_images`.
         phase_jitter: Whether the corner of the chequerboard is anywhere, not in the centre of the image.
         max_overlap: Largest share of a tile that another one covers, 0 to 1.
         scales: Least and largest scale of the shapes of dSprites, > 0.
@@ -83,8 +83,8 @@ def draw(recipe: Recipe, split: str, index: Int[np.ndarray, " N"]) -> UInt8[np.n
         index: Numbers of the scenes, >= 0.
 
     Returns:
-        RGB and the instance map: 0 is ground, k the k-th sprite, the higher the nearer; a pixel shows a sprite that covers
-        half of it.
+        RGB and the instance map: 0 is the background, k the k-th sprite, the higher the nearer; a pixel shows a sprite that
+        covers half of it.
 
     Raises:
         UserError: So many sprites find no place.

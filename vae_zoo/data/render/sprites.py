@@ -33,8 +33,8 @@ def inside(shape: int | str, u: Float[np.ndarray, "*#at"], v: Float[np.ndarray, 
 
     Args:
         shape: A name of SHAPES, or its index.
-        u: To the right, pixels.
-        v: Down, pixels.
+        u: Distances from the centre to the right, pixels.
+        v: Distances from the centre down, pixels.
 
     Raises:
         ValueError: There is no such shape.

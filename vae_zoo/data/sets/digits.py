@@ -38,7 +38,7 @@ def resize(images: Real[np.ndarray, "N C _ _"], size: Sequence[int]) -> UInt8[np
     """Resizes images to bytes: bilinear, antialiased when shrinking.
 
     Args:
-        images: In [0, 1].
+        images: Images in [0, 1].
         size: (H, W), pixels.
     """
     resized = torch.as_tensor(images, dtype=torch.float32)

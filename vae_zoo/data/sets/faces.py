@@ -48,8 +48,8 @@ class Faces(DataModule):
         size: Side of the images, pixels >= 8.
         channels: 1 grey, 3 colour.
         min_images: Photographs only: people with fewer images are left out, >= 1.
-        num_identities: Cartoons only: people, >= 1.
-        images_per_identity: Cartoons only: images of each, >= 1.
+        num_identities: Cartoons only: number of people, >= 1.
+        images_per_identity: Cartoons only: number of images of each, >= 1.
         style_strength: Cartoons only: share of the range of each style factor that is used, 0 to 1.
         confound: Cartoons only: probability that the background has the hue of the identity, 0 to 1.
         cache: Folder for drawn and decoded images.

@@ -32,7 +32,7 @@ class Pictures(DataModule):
             stretches.
         background: Colour behind transparent pixels and in padding, a name or #rrggbb.
         range: [black, white] of files of 16 bits or more; None: [0, 65535].
-        frames: Of files with several: the `first`, `all`, or `group`: all, which are a group.
+        frames: Files with several frames: the `first`, `all`, or `group`: all, which form a group.
         on_error: Damaged files: `refuse` raises UserError, `skip` leaves them out and lists them.
         cache: Folder for the decoded images.
         image_shape: [C, H, W] in place of `channels` and `size`; None: these.
@@ -99,12 +99,12 @@ class Pictures(DataModule):
     def of_sources(
         self, images: UInt8[np.ndarray, "N ..."], source: Int[np.ndarray, " N"], names: Sequence[str], known: dict[str, Any]
     ) -> Arrays:
-        """Makes Arrays of images and of what is known of the files that they are from.
+        """Makes Arrays of images, with the labels, factors and groups of the files that they are from.
 
         Args:
-            images: Of `store`, [N, C, H, W].
+            images: Images from `store`, [N, C, H, W].
             source: The place of the file of each image.
-            names: Of the files.
+            names: Names of the files.
             known: Fields of Arrays, a row for each file.
         """
         fields: dict[str, Any] = {k: value[source] if isinstance(value, np.ndarray) else value for k, value in known.items()}
@@ -180,7 +180,7 @@ def classes_of(root: Path, names: Sequence[str], depth: int | None, setting: str
     Args:
         root: The folder of all.
         names: Paths of the pictures below it.
-        depth: As `class_depth` of ImageFolder.
+        depth: The argument `class_depth` of ImageFolder.
         setting: The setting that names the folder, for error messages.
 
     Returns:

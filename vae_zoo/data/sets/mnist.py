@@ -28,7 +28,7 @@ class MNIST(DataModule):
         root: Folder that holds `MNIST/raw/`.
         download: Whether missing files are downloaded.
         size: Side of the images, pixels >= 8; others than 28 by resizing.
-        colour: `grey`, or `random`: RGB, pale strokes on a deep ground, whose hues say nothing of the digit.
+        colour: `grey`, or `random`: RGB, light strokes on a dark background, with hues independent of the digit.
         image_shape: [C, H, W] in place of `size`; None: [1, size, size], or 3 channels with colour=random.
         **common: As in DataModule.
 

@@ -46,26 +46,26 @@ VARIANTS = {  # what stands in a Recipe for data.variant
 
 
 class Scenes(DataModule):
-    """Sprites on a ground; boxes, masks and counts are known, and the label is the number of objects.
+    """Sprites on a background, with known boxes, masks and counts; the label is the number of objects.
 
-    Batches for evaluation have `mask`, `count` and `boxes`, which are tight around what is visible. val_size and test_size
-    are scenes, or shares of train_size; the split test_unseen, on grounds that training does not show, has as many as test.
+    Batches for evaluation have `mask`, `count` and `boxes`, tight around the visible pixels. val_size and test_size are
+    numbers of scenes, or shares of train_size; the split test_unseen has as many, on backgrounds unseen in training.
 
     Args:
-        variant: What the following settings are where they are None: `split_easy` and `split_hard` (solid and chequered
-            ground) as in SPLIT; `binarized`, `colored_on_grayscale` and `colored_on_colored` as in Multi-dSprites, at size
-            64.
-        path: File (.npz, .h5, .zarr) of scenes drawn elsewhere, `image` uint8 [N, H, W, 3] and `mask` [N, H, W], 0 = ground,
-            or one mask for each object; the settings of the drawing do not apply. None: scenes are drawn.
+        variant: Values of the settings below that are None: `split_easy` and `split_hard` (solid and chequered background)
+            as in SPLIT; `binarized`, `colored_on_grayscale` and `colored_on_colored` as in Multi-dSprites, at size 64.
+        path: File (.npz, .h5, .zarr) of scenes drawn elsewhere, `image` uint8 [N, H, W, 3] and `mask` [N, H, W], 0 =
+            background, or one mask for each object; the other settings do not apply. None: scenes are drawn.
         size: Side of the images, pixels >= 8.
         sprites: `dsprites`, `digits`, or a folder of at least two cut-outs with transparency.
-        sprite_size: Side of the sprites' tiles, pixels, 3 to `size`; None: of the variant.
-        num_objects: [least, most] of a scene, 0 to 254; None: of the variant.
-        ground: black, grey, random, solid, chequer, texture, or a folder of at least two pictures; None: of the variant.
-        colour: Of the sprites: `random` for each, `white`, or the `own` of cut-outs; None: of the variant.
+        sprite_size: Side of the sprites' tiles, pixels, 3 to `size`; None: set by the variant.
+        num_objects: [least, most] number of objects per scene, 0 to 254; None: set by the variant.
+        ground: Background: black, grey, random, solid, chequer, texture, or a folder of at least two pictures; None: set by
+            the variant.
+        colour: Colour of the sprites: `random`, `white`, or `own`, that of the cut-out; None: set by the variant.
         phase_jitter: Whether the chequerboard is shifted at random.
-        max_overlap: Largest share of a tile that another one covers, 0 to 1; None: of the variant.
-        train_size: Training scenes, >= 1.
+        max_overlap: Largest share of a tile that another one covers, 0 to 1; None: set by the variant.
+        train_size: Number of training scenes, >= 1.
         endless: Whether training draws new scenes at every step; there are neither groups nor labels then.
         cache: Folder for drawn and converted scenes.
         image_shape: [3, size, size], also if None.
@@ -141,7 +141,7 @@ class Scenes(DataModule):
         """Reads the data, as in DataModule.
 
         Args:
-            stage: Of Lightning; all splits are made in each.
+            stage: Stage of Lightning; all splits are made in each.
 
         Raises:
             UserError: Also where `endless` meets `path`, groups or labels.
@@ -201,10 +201,10 @@ class Scenes(DataModule):
         """Makes a training batch, as in DataModule; with `endless`, of new scenes.
 
         Args:
-            step: >= 0.
-            rank: The process, 0..world_size-1.
-            world_size: Processes.
-            device: Of the batch.
+            step: Number of the step, >= 0.
+            rank: Number of the process, 0..world_size-1.
+            world_size: Number of processes.
+            device: Device of the batch.
 
         Raises:
             UserError: The processes cannot share the step evenly.
@@ -221,8 +221,8 @@ class Scenes(DataModule):
         """Makes a batch without groups, with masks, boxes and counts unless one of the scenes was drawn for training.
 
         Args:
-            index: Places of the scenes, 0..N-1.
-            device: Of the batch.
+            index: Indices of the scenes, 0..N-1.
+            device: Device of the batch.
         """
         # masks of training scenes are not kept
         batch, place = super().single(index, device), index - (len(self.images) - len(self.masks))
@@ -240,7 +240,7 @@ def boxes_of(mask: Integer[Tensor, "N H W"], most: int | None = None) -> tuple[F
     """Finds the tight box of each number 1..O in maps.
 
     Args:
-        mask: Numbers, 0 = ground.
+        mask: Number of the object that each pixel shows, 0 = background.
         most: O; None: the largest number.
 
     Returns:

@@ -132,7 +132,7 @@ def compose(layers: Float[Tensor, "480 5 H W"], factors: Integer[Tensor, "B 6"])
     """Draws images in [0, 1], of 256 levels.
 
     Args:
-        layers: Of all scenes: light of the LAYERS of vae_zoo.data.render.rooms.
+        layers: Layers of all scenes: light of the LAYERS of vae_zoo.data.render.rooms.
         factors: Places of the values, columns FACTOR_NAMES.
     """
     floor, wall, hue, scale, shape, orientation = factors.long().unbind(1)

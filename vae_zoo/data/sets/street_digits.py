@@ -35,13 +35,13 @@ CACHE_NAME = "street_digits_v1"  # a new number whenever `draw` gives other pixe
 
 
 class StreetDigits(DataModule):
-    """Handwritten digits in colour on textured grounds, with parts of others beside them; the label is the digit.
+    """Handwritten digits in colour on textured backgrounds, with parts of neighbouring digits; the label is the digit.
 
     The grouping `identity` is the handwritten digit that is drawn, so that those of val and test are unseen in training, but
     for the neighbours, of which only parts show.
 
     Args:
-        num_images: Images that are drawn, >= 1, about equally many of each handwritten digit.
+        num_images: Number of images, >= 1, about equally many of each handwritten digit.
         cache: Folder for them.
         image_shape: [3, 32, 32].
         **common: As in DataModule.
@@ -67,10 +67,10 @@ class StreetDigits(DataModule):
 
 
 def scenes(num_images: int) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, "N 5"]]:
-    """Chooses what is drawn, at random but always the same.
+    """Draws the factors of the images, with a fixed seed.
 
     Args:
-        num_images: N.
+        num_images: Number of images, N.
 
     Returns:
         Which of the 1,797 handwritten digits is drawn, all equally often, and the factors, columns NAMES.
@@ -83,7 +83,7 @@ def scenes(num_images: int) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, "N 5
 
 
 def draw(identity: Int[np.ndarray, " N"], factors: Int[np.ndarray, "N 5"]) -> UInt8[np.ndarray, "N 3 32 32"]:
-    """Draws images; place, angle and lighting are random, but always the same for the same N.
+    """Draws images; place, angle and lighting are random with a fixed seed, which gives the same for the same N.
 
     Args:
         identity: Handwritten digits, 0..1796.
@@ -128,7 +128,7 @@ def textures(N: int, generator: torch.Generator) -> Float[Tensor, "{N} 5 32 32"]
 
     Args:
         N: Images.
-        generator: Of the draw.
+        generator: Source of the random numbers.
     """
     angle, period, *phases = torch.rand(4, N, 1, 1, generator=generator)
     angle, period = math.pi * angle, 5 + 3 * period

@@ -27,8 +27,8 @@ class Member:
         file: The .npy file in the archive, opened.
 
     Attributes:
-        shape: Of the array.
-        dtype: Of the array.
+        shape: Shape of the array.
+        dtype: Dtype of the array.
 
     Raises:
         ValueError: It holds objects or is in Fortran order.
@@ -110,7 +110,7 @@ def member(file: Any, key: str, where: str, remedy: str) -> Any:
 
     Args:
         file: What `opened` yields.
-        key: Of the array.
+        key: Key of the array.
         where: What errors name.
         remedy: What the user should do without the key.
 
@@ -130,7 +130,7 @@ def values(array: Any) -> Shaped[np.ndarray, "..."]:
     """Reads all of a small array; text as str.
 
     Args:
-        array: Of `member`.
+        array: Array from `member`.
     """
     found = np.asarray(array[:] if array.shape else array[()])
     if found.dtype.kind == "S" or found.dtype == object and found.size and isinstance(found.flat[0], bytes):
@@ -164,7 +164,7 @@ def image_shape(path: str, key: str, size: int | None) -> list[int]:
 
     Args:
         path: The file.
-        key: Of the images.
+        key: Key of the images.
         size: Side to which they are resized, pixels; None: as in the file.
 
     Raises:
@@ -209,8 +209,8 @@ def converted(path: Path, array: Any, make: Callable[[np.ndarray], np.ndarray]) 
     """Maps what becomes of an array, part by part, in the cache.
 
     Args:
-        path: Of the cache.
-        array: Of `member`; its chunks are read once each.
+        path: Path in the cache.
+        array: Array from `member`; its chunks are read once each.
         make: What becomes of each part, uint8.
 
     Raises:

@@ -43,8 +43,8 @@ def cached_array(path: Path, build: Callable[[], Values], shape: Shape, dtype: D
     Args:
         path: As in `stored`.
         build: Makes the array.
-        shape: Of the array.
-        dtype: Of the array.
+        shape: Shape of the array.
+        dtype: Dtype of the array.
 
     Raises:
         ValueError: `build` returns another shape or dtype.

@@ -23,7 +23,7 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None) 
 
     Args:
         path: The file.
-        num_images: N.
+        num_images: Number of images, N.
         names: Names of the images; None: they have only numbers.
 
     Returns:

@@ -59,7 +59,7 @@ class Decoding:
             stretches.
         background: Colour behind transparent pixels and in padding, a name or #rrggbb.
         range: [black, white] of files of 16 bits or more; None: [0, 65535].
-        frames: Of files with several: the first, or all.
+        frames: The first or all frames of files with several.
         on_error: `skip` leaves damaged files out; `refuse` raises UserError; None: as `refuse`, for callers without the
             setting.
 
@@ -176,7 +176,7 @@ def source_of_rows(state: State) -> Int[np.ndarray, " N"]:
     """The place of the source that each image is from.
 
     Args:
-        state: Of `decoded`.
+        state: Last state from `decoded`.
     """
     counts, several = np.ones(state.get("read", 0), dtype=np.int64), state.get("several", {})
     counts[[int(place) for place in several]] = [*several.values()]
@@ -187,7 +187,7 @@ def tell_losses(state: State, stem: Path) -> None:
     """Logs what was lost in decoding, and writes the list of files that were left out.
 
     Args:
-        state: Of `decoded`.
+        state: Last state from `decoded`.
         stem: The list is `<stem>_skipped.txt`.
     """
     for note, count in state["notes"].items():

@@ -105,7 +105,7 @@ def with_label(fields: dict[str, Any]) -> dict[str, Any]:
     """Makes a factor the label if there is none: the first categorical one, else the first that is not continuous.
 
     Args:
-        fields: Of Arrays.
+        fields: Fields of Arrays.
     """
     order = sorted((f.kind != "categorical", i) for i, f in enumerate(fields.get("factor_info", ())) if f.size)
     if "label" in fields or not order:
