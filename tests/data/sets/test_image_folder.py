@@ -171,7 +171,7 @@ def test_a_table_has_labels_factors_groups_and_splits(tmp_path, caplog):
     ]
     assert data.factors[:, 0].tolist() == [0.5, 0.25, 0.125, 1.5, 7] and data.factors[:, 2].tolist() == [0, 1, 0, 2, 2]
     assert [data.indices[split].tolist() for split in ("train", "val", "test")] == [[0, 1, 2], [4], [3]]
-    assert "3 pictures that" in caplog.text and "angle (continuous), shape (categorical, 2 values)" in caplog.text
+    assert "3 pictures are not listed" in caplog.text and "angle (continuous), shape (categorical, 2 values)" in caplog.text
     assert [image[:, 0, 0].tolist() for image in data.images[:2]] == [[*RED], [*GREEN]]
 
 
