@@ -149,7 +149,7 @@ def first_run(page: Path) -> list[str]:
 def parity(page: Path) -> list[str]:
     """Our results and those of the official code, on the same images with as many updates."""
     official = read("official")
-    lines = table(["method", "metric on MNIST-10k", "ours", "official code", "control"])
+    lines = table(["method", "metric on MNIST-10k", "ours", "official code", "control"], words=2)
     there = [(method, file, r) for method, file, r in PARITY if (RESULTS / f"{file}.json").exists()]
     for method, file, r in there:
         numbers, theirs = read(file)["numbers"], official["numbers"][file].get(r.metric)
@@ -161,7 +161,7 @@ def parity(page: Path) -> list[str]:
 
 def methods(page: Path) -> list[str]:
     """The numbers of every experiment, those of a trivial model, and the worth of the blocks."""
-    lines = table(["experiment", "number", "ours", "control", "worth of each block (0: unused)"])
+    lines = table(["experiment", "number", "ours", "control", "worth of each block (0: unused)"], words=2)
     for name, rows in EXPERIMENTS.items():
         numbers = read(name)["numbers"]
         worth = ", ".join(f"`{block}` {numbers[metric]['mean']:.2f}" for block, metric in worths(numbers).items())
@@ -200,8 +200,9 @@ def control(numbers: dict[str, Any], r: Row) -> str:
     return f"{shown(numbers[r.control])} ({r.control_name})" if r.control else "–"
 
 
-def table(heads: list[str]) -> list[str]:
-    return [row(heads), row(["---", *["---:"] * (len(heads) - 1)])]
+def table(heads: list[str], words: int = 1) -> list[str]:
+    """The first lines of a table; its first columns, `words` of them, hold words and are aligned to the left."""
+    return [row(heads), row([*["---"] * words, *["---:"] * (len(heads) - words)])]
 
 
 def row(cells: list[str]) -> str:
@@ -211,7 +212,7 @@ def row(cells: list[str]) -> str:
 def shown(number: dict[str, Any], seeds: bool = False) -> str:
     """Mean and sample standard deviation over the seeds; `seeds`: and their values where the deviation exceeds mean / 10."""
     mean, std = number["mean"], number["std"]
-    text = f"{mean:.3f}" + (f" ± {std:.3f}" if std is not None else "")
+    text = f"{mean:.3f}" + (f"\u00a0±\u00a0{std:.3f}" if std is not None else "")  # no line break within a number
     if seeds and std and std > 0.1 * abs(mean):
         text += f" ({', '.join(f'{value:.3f}' for value in number['values'])})"
     return text

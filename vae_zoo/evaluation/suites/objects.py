@@ -153,7 +153,7 @@ def pictures(model: LatentVariableModel, batch: Batch) -> dict[str, Picture]:
     found = [one["boxes"][one["scores"] > PRESENT].cpu().numpy() for one in finder.detect(batch)]
     columns = [with_boxes(image, true, TRUE), with_boxes(image, found, FOUND), with_boxes(drawn, found, FOUND)]
     columns.append(with_boxes(ground, [np.empty((0, 4))] * len(ground), FOUND))
-    heads = ["image, true boxes", "image, found boxes", "reconstruction", "background"]
+    heads = ["true boxes", "found boxes", "reconstruction", "background"]
     sprite = scene.alpha * scene.sprite + (1 - scene.alpha) / 2  # on grey; absent objects are pale
     sprite = 0.5 + (sprite - 0.5) * (0.15 + 0.85 * scene.presence[..., None, None, None])
     edited = [image, drawn, *(to_numpy(model.decode(c)) for c in edits(model, codes, batch))]
