@@ -79,7 +79,7 @@ def test_its_method_is_exported_and_shared_with_trust(project, first):
         assert answer.code == 0, answer.err
     outputs = json.loads((first / "export/model.json").read_text())["encoder"]["outputs"]
     assert [output["name"] for output in outputs] == ["coarse_mean", "coarse_logvar", "fine_mean", "fine_logvar"]
-    assert "author of the run, who states their terms" in (first / "hub/README.md").read_text()
+    assert "author of the run, who must state their terms of use" in (first / "hub/README.md").read_text()
     with pytest.raises(UserError, match="trust=\\[coarse_fine\\]"):
         load_model(first / "hub")
 

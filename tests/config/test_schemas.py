@@ -198,7 +198,7 @@ def test_groupings_of_faces_are_the_identity_and_what_has_classes(tmp_path):
         (Literal["i", "ii"], "i or ii"),
         (Literal["a"], "a"),
         (bool, "true or false"),
-        (list[str], "a list, each entry a text"),
+        (list[str], "a list, each entry a string"),
         (kinds.Component, "an object with a _target_"),
     ],
 )

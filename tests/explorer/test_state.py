@@ -124,9 +124,9 @@ def test_names_that_no_image_has_are_refused(name):
 @pytest.mark.parametrize(
     "values, sentence",
     [
-        ({"y": [1.0]}, "does not fit this run: number of values for block y: 1"),
-        ({"z": [1.0]}, "block z: 1"),
-        ({"z": [float("nan")] * 6}, "block z: 6"),
+        ({"y": [1.0]}, "does not fit this run: block y cannot be set, got 1"),
+        ({"z": [1.0]}, "block z needs 6 finite numbers, got 1"),
+        ({"z": [float("nan")] * 6}, "block z needs 6 finite numbers, got 6"),
         ({"c": [10]}, "c must be in 0..9, got 10"),
     ],
 )

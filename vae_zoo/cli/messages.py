@@ -73,7 +73,7 @@ def _unreadable(word: str) -> str:
 def _several_values(word: str) -> str:
     key, _, value = word.partition("=")
     return (
-        f"{word} has several values; add -m to train one run per value, put them in brackets for a list, or quote one text: "
+        f"{word} has several values; add -m to train one run per value, put them in brackets for a list, or quote a string: "
         f"{override(key, value)}"
     )
 

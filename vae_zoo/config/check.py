@@ -298,7 +298,7 @@ def describe(hint: Any, limits: Iterable[Any] = ()) -> str:
         return _or([shown(value) for value in get_args(hint)])
     if get_origin(hint) in (list, Sequence):
         return f"a list, each entry {describe(*get_args(hint))}"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", NoneType: "null"}
     signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
     bounds = [f"{sign} {getattr(m, name)}" for m in limits for name, sign in signs if hasattr(m, name)]
     return " ".join([words.get(hint, "a mapping of keys to values"), " and ".join(bounds)]).strip()

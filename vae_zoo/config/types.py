@@ -133,7 +133,7 @@ Rooms = Annotated[RoomFactors, Field(description="the values used of some factor
 ARRAYS = ("images", "label", "factors", "factor_names", "group", "split")
 ArrayKeys = TypedDict("ArrayKeys", dict.fromkeys(ARRAYS, str), total=False)  # pyright: ignore
 ArrayKeys.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore
-Keys = Annotated[ArrayKeys, Field(description=f"a text for each of {', '.join(ARRAYS)}")]
+Keys = Annotated[ArrayKeys, Field(description=f"a string for each of {', '.join(ARRAYS)}")]
 
 
 def _component(kind: str, example: str) -> Any:

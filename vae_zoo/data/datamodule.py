@@ -68,7 +68,8 @@ class DataModule(L.LightningDataModule):
         default_group: The grouping used when a model needs one and group_by is None; None: there is none.
         identity_factors: Names of the factors that all images of an identity share.
         style_factors: Names of the factors that differ between them.
-        licence: For model cards: licence of weights trained on these images, in the hub's spelling, and terms of the images.
+        licence: For model cards: licence of weights trained on these images, in the hub's spelling, and terms of use of
+            the images.
         needs: Keys of the batch that the model needs.
         indices: {split: indices of its images}; this and the following after `setup`.
         images: The images as they are kept, uint8 [N, ...].
@@ -88,7 +89,7 @@ class DataModule(L.LightningDataModule):
     default_group: str | None = "label"
     identity_factors: tuple[str, ...] = ()
     style_factors: tuple[str, ...] = ()
-    licence: tuple[str, str] = ("other", "images of the author of the run, who states their terms here")
+    licence: tuple[str, str] = ("other", "images of the author of the run, who must state their terms of use here")
 
     def __init__(
         self,

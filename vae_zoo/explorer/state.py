@@ -125,7 +125,8 @@ class LoadedRun:
             block = self.model.blocks.get(name)
             allowed = {"gaussian": block.size, "categorical": 1}.get(block.kind) if block else None
             if block is None or len(numbers) != allowed or not all(isfinite(v) for v in numbers):
-                raise UserError(f"the link does not fit this run: number of values for block {name}: {len(numbers)}")
+                wanted = f"block {name} needs {allowed} finite numbers" if allowed else f"block {name} cannot be set"
+                raise UserError(f"the link does not fit this run: {wanted}, got {len(numbers)}; use a link of this run")
             code = torch.tensor([list(numbers)], dtype=torch.float32, device=self.model.device)
             if block.kind == "categorical":
                 if not 0 <= numbers[0] < block.size:

@@ -74,7 +74,7 @@ class Scenes(DataModule):
     Source: github.com/51616/split-vae, spair/data.py; github.com/deepmind/multi_object_datasets.
     """
 
-    licence = ("mit", "drawn by vae_zoo, or after pictures and sprites whose path the settings name")
+    licence = ("mit", "drawn by vae_zoo; sprites, backgrounds and scenes of the author of the run keep their terms of use")
     default_label = "count"
 
     def __init__(
