@@ -30,7 +30,7 @@ nowhere | data.path=/ | /nowhere is not a folder; give a folder of images
 {broken_link} | gone.png cannot be read as an image (No such file
 {zero_bytes} data.on_error=skip | has 2 images; give at least 3
 {twelve_bits} data.range=[0,1000] | 0.png | its values 0 to 4095 are not in data.range=[0, 1000]
-{twelve_bits} data.range=[9,3] | data.range=[9, 3] is not allowed; give [black, white], two rising numbers
+{twelve_bits} data.range=[9,3] | data.range=[9, 3] is not allowed; give [black, white], two increasing numbers
 {floats} | the range of its values 0 to 0.5 is unknown; set data.range
 {mixed} | has both files (0.png) and subfolders (cat) | data.class_depth=0
 {empty_class} | dog, a class of data.path, contains no images

@@ -54,7 +54,7 @@ def test_runs_whose_images_differ_are_not_shown_side_by_side(finished_run, tmp_p
     words = "data=digits data.size=16 model=vae model/network=mlp model.network.hidden=[16] trainer=cpu callbacks=none"
     assert call(tmp_path, f"train {words} trainer.max_steps=2 hydra.run.dir=other").code == 0
     answer = call(tmp_path, f"explore run=[{finished_run},other]")
-    assert answer.code == 2 and "cannot be shown together; give runs with one image shape" in answer.err
+    assert answer.code == 2 and "cannot be shown together; give runs with equal image shapes" in answer.err
 
 
 def test_a_port_that_is_taken_is_reported(finished_run, tmp_path):

@@ -141,7 +141,7 @@ def test_resume_of_a_complete_run_has_nothing_to_do(copy_of_run):
     before = contents(run)
     answer = call(run.parent, "train resume=run")
     assert answer.code == 0 and not answer.err
-    assert answer.out == f"nothing to do: all 5 steps are trained and evaluated, see {run}/report.html\n"
+    assert answer.out == f"nothing to do: the run has completed all 5 steps and its evaluation; see {run}/report.html\n"
     assert contents(run) == before
 
 

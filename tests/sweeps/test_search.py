@@ -112,9 +112,9 @@ def test_a_trial_whose_run_outlives_its_command_is_given_out_again_once_that_is_
         ({"x": FloatDistribution(0.0, 1.0)}, r"x is choice\(1,2\) in .*, but numbers from 0.0 to 1.0 in"),
         (
             {"x": CategoricalDistribution(["1", "2"]), "y": IntDistribution(1, 3)},
-            "y is no such setting in .*, but whole",
+            "y is not searched in .*, but whole",
         ),
-        ({"y": IntDistribution(1, 3)}, "but no such setting in this command"),
+        ({"y": IntDistribution(1, 3)}, "but not searched in this command"),
     ],
 )
 def test_a_study_is_not_continued_in_another_space_and_stays_as_it_is(tmp_path, space, sentence):

@@ -21,7 +21,7 @@ from vae_zoo.utils.files import no_space
 from vae_zoo.utils.text import override
 
 QUOTES = "\"'"
-HELP = "`python train.py --help` lists what there is"
+HELP = "`python train.py --help` lists all groups, choices and keys"
 LAUNCHER_PLUGINS = {  # by Hydra's own name of the launcher, which is a choice only where the plugin is installed
     "joblib": "hydra-joblib-launcher",
     "submitit_local": "hydra-submitit-launcher",
@@ -146,7 +146,7 @@ def _nearest_key(key: str) -> str:
     there = [str(k) for k in node if not str(k).startswith("_")]
     allowed = settings_of(node.get("_target_", "")) or there
     if name in allowed:
-        return f"it is allowed there, so add it with +{key}=<value>"
+        return f"it can be added with +{key}=<value>"
     if not allowed:
         return f"{path} ({node.get('_target_')}) has no settings; remove it"
     return choose(name, allowed, f"{path}." if path else "")

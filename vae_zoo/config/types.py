@@ -62,7 +62,7 @@ Shape = Annotated[Sequence[Count], Field(min_length=3, max_length=3, description
 
 Limits = Annotated[
     Sequence[Finite],
-    Field(min_length=2, max_length=2, description="[black, white], two rising numbers such as [0, 4095]"),
+    Field(min_length=2, max_length=2, description="[black, white], two increasing numbers such as [0, 4095]"),
     AfterValidator(_increasing),
 ]
 Kinds = Annotated[

@@ -88,7 +88,7 @@ class Evaluation(Result):
         """
         if self.failed:
             names = ", ".join(self.failed)
-            message = f"these suites failed, the numbers of all other suites are written: {names}"
+            message = f"these suites failed: {names}; the numbers of all other suites are written"
             raise ExceptionGroup(message, [*self.failed.values()])
 
 

@@ -32,7 +32,7 @@ def explore_command(cfg: dict[str, Any]) -> None:
         one, other = (list(r.model.image_shape) for r in (loaded[0], run))
         if one != other:
             raise UserError(
-                f"run={cfg['run']}: images of {one} and of {other} cannot be shown together; give runs with one image shape"
+                f"run={cfg['run']}: images of {one} and {other} cannot be shown together; give runs with equal image shapes"
             )
     page = build_page(loaded)
     page.launch(cfg["host"], cfg["port"], cfg["share"])

@@ -37,7 +37,7 @@ def grid(
 def reconstructions(x: np.ndarray, x_rec: np.ndarray) -> np.ndarray:
     """Images [N, ch, H, W], each above its reconstruction, in as many bands as needed."""
     if x.shape != x_rec.shape:
-        raise ValueError(f"x and x_rec must have one shape, got {x.shape} and {x_rec.shape}")
+        raise ValueError(f"x and x_rec must have the same shape, got {x.shape} and {x_rec.shape}")
     columns = ceil(len(x) / max(1, ceil(len(x) / MAX_PAIRS)))
     bands = zip(_wrap(_tiles(x), columns), _wrap(_tiles(x_rec), columns), strict=True)
     return _page(_stack(_labelled(np.stack(pair), ["input", "reconstruction"]) for pair in bands))

@@ -94,7 +94,7 @@ def probe(
     """
     (x, y), (x_test, y_test) = _known(train, kind), _known(test, kind)
     if x.shape[1] != x_test.shape[1]:
-        raise ValueError(f"training and test codes must have one width, got {x.shape[1]} and {x_test.shape[1]}")
+        raise ValueError(f"training and test codes must have the same width, got {x.shape[1]} and {x_test.shape[1]}")
     y, y_test = _targets(y, kind, period), _targets(y_test, kind, period)
     differ = [column for column, values in enumerate(y_test.T) if len(np.unique(values)) > 1]
     if not len(y) or not differ:

@@ -76,7 +76,7 @@ class LadderVAE(LatentVariableModel):
             schedule.begins(J)  # raises where it is made for another number
         where = {0: ", nearest to the pixels", J - 1: ", the deepest"} if J > 1 else {}
         self.blocks = {
-            f"facet{j}": Block(D, "gaussian", f"features at depth {j} of {J}{where.get(j, '')}")
+            f"facet{j}": Block(D, "gaussian", f"features at depth {j + 1} of {J}{where.get(j, '')}")
             for j, D in enumerate(facet_dims)
         }
         self.encoder = network.encoder(self.image_shape, [2 * D for D in facet_dims])

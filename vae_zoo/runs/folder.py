@@ -176,7 +176,7 @@ def nothing_left(folder: Path, cfg: dict[str, Any]) -> str | None:
     steps = own["trainer"]["max_steps"]
     if cfg["trainer"]["max_steps"] != steps:
         return None
-    return f"nothing to do: all {steps} steps are trained and evaluated, see {folder}/report.html"
+    return f"nothing to do: the run has completed all {steps} steps and its evaluation; see {folder}/report.html"
 
 
 def can_go_on(folder: Path, cfg: dict[str, Any]) -> bool:

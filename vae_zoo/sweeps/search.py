@@ -141,7 +141,7 @@ def check_space(study: optuna.Study, record: Path, space: Mapping[str, BaseDistr
         try:
             check_distribution_compatibility(theirs[key], space[key])
         except (KeyError, ValueError):
-            was, now = (_in_words(part[key]) if key in part else "no such setting" for part in (theirs, space))
+            was, now = (_in_words(part[key]) if key in part else "not searched" for part in (theirs, space))
             raise UserError(
                 f"{key} is {was} in the study in {record}, but {now} in this command; choose another sweep.name for a new "
                 f"search, or give the search space of the study"
