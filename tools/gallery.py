@@ -48,6 +48,7 @@ PANELS = (
     Panel("spair", "experiment=spair/scenes_small", "boxes_test", "SPAIR", "objects found without labels"),
     Panel("blocks", "experiment=split_vae/first_run", "blocks", "Every method", "score of each factor from each block"),
 )
+ON_PAGES = (Panel("beta_vae", "model=beta_vae data=digits trainer.max_steps=2000", "traversals_z", "beta-VAE", "traversals"),)
 
 
 def folder(words: str) -> Path:
@@ -98,7 +99,7 @@ def save(image: Image.Image, name: str) -> None:
 
 
 def main() -> None:
-    figures = {panel.name: figure(panel) for panel in PANELS}
+    figures = {panel.name: figure(panel) for panel in (*PANELS, *ON_PAGES)}
     for name, image in figures.items():
         save(image, name)
     save(gallery(figures), "gallery")
