@@ -48,7 +48,9 @@ PANELS = (
     Panel("spair", "experiment=spair/scenes_small", "boxes_test", "SPAIR", "objects found without labels"),
     Panel("blocks", "experiment=split_vae/first_run", "blocks", "Every method", "score of each factor from each block"),
 )
-ON_PAGES = (Panel("beta_vae", "model=beta_vae data=digits trainer.max_steps=2000", "traversals_z", "beta-VAE", "traversals"),)
+ON_PAGES = (  # of one page only
+    Panel("beta_vae", "model=beta_vae data=digits trainer.max_steps=2000", "traversals_z", "beta-VAE", "traversals"),
+)
 
 
 def folder(words: str) -> Path:
