@@ -166,7 +166,7 @@ def methods(page: Path) -> list[str]:
         numbers = read(name)["numbers"]
         worth = ", ".join(f"`{block}` {numbers[metric]['mean']:.2f}" for block, metric in worths(numbers).items())
         for r in rows:
-            lines.append(row([f"`{name}`", r.what, shown(numbers[r.metric]), control(numbers, r), worth]))
+            lines.append(row([f"`{name.replace('-', '/')}`", r.what, shown(numbers[r.metric]), control(numbers, r), worth]))
     return [*lines, "", "Commands, commits, seeds and hardware are in the file of each experiment in `results/`."]
 
 

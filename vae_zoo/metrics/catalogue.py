@@ -40,7 +40,7 @@ METRICS = (
         r".*_(chance|floor|ceiling|baseline|constant|components|shuffled|nothing|tiles|std|used)|active_units.*|judge_accuracy",
         0,
     ),
-    Entry("separation", 1, compared=True, card="test", meaning="0 to 1: one block alone determines the class"),
+    Entry("separation", 1, compared=True, card="test", meaning="0 to 1; 1: one block alone determines the class"),
     Entry("worth", 1, compared=True, card="test", meaning="effect of the least used block on the image; 0: unused"),
     Entry("worth_rec", 1),
     Entry("elbo", 1, "nats", density=True, compared=True, card="test", meaning="lower bound on log p(x), per image"),
@@ -54,7 +54,7 @@ METRICS = (
     Entry("(rec|distortion)(_.*)?", -1, unit="nats", density=True),
     Entry("(kl|rate)(_.*)?", 0, unit="nats"),  # lowest for a collapsed posterior, so neither good nor bad
     Entry("dci_disentanglement|factor_vae", 1, compared=True),
-    Entry("mig", 1, compared=True, card="test", meaning="0 to 1: each factor in one dimension"),
+    Entry("mig", 1, compared=True, card="test", meaning="0 to 1; 1: each factor in one dimension"),
     Entry("conditional_entropy_.*", -1, unit="nats"),
     Entry("dci_.*|factor_votes|sap(_.*)?|beta_(vae|pairs.*)|modularity|explicitness(_.*)?|irs|udr(_.*)?", 1),
     Entry("accuracy|cluster_accuracy_hungarian|ami|count_accuracy", 1, compared=True, card="test"),
