@@ -42,8 +42,8 @@ nowhere | data.path=/ | /nowhere is not a folder; give a folder of images
 {pictures} data.crop=centre | data.crop=centre is not allowed; give center, pad or none
 {pictures} data.frames=every | give first, all or group
 {pictures} data.table=nowhere.csv | nowhere.csv cannot be read (No such file
-{pictures} data.table={csv } | begins with '' | one of them file
-{pictures} data.table={csv image,label} | begins with 'image,label' | one of them file
+{pictures} data.table={csv } | begins with '' | distinct column names, including file
+{pictures} data.table={csv image,label} | begins with 'image,label' | distinct column names, including file
 {pictures} data.table={csv file,label\n0.png,1\n9.png,0} | line 3: there is no 9.png in | correct the name or remove the line
 {pictures} data.table={csv file,label\n0.png,1,2} | line 2: must have 2 cells (file,label), got 3
 {pictures} data.table={csv file,label\n0.png,1\n1.png,0\n0.png,0} | lines 2 and 4 contradict each other on 0.png

@@ -74,7 +74,9 @@ PathOrName = Annotated[str, Field(min_length=1, description="a path, or the name
 
 Widths = Annotated[Sequence[Count], Field(min_length=1, description="a list of whole numbers >= 1, such as [32, 64]")]
 Hidden = Annotated[Sequence[Count], Field(description="a list of whole numbers >= 1, such as [256], or [] for none")]
-Strides = Annotated[Sequence[Stride], Field(min_length=1, description="a list of 1 to 4, such as [2, 2, 3]")]
+Strides = Annotated[
+    Sequence[Stride], Field(min_length=1, description="a list of whole numbers from 1 to 4, such as [2, 2, 3]")
+]
 Padding = Annotated[Sequence[Index], Field(min_length=2, max_length=2)]
 Paddings = Annotated[Sequence[Padding], Field(description="[height, width] for each convolution, such as [[0, 2], [1, 1]]")]
 FacetWidths = Annotated[

@@ -45,7 +45,7 @@ def read_table(
         header, *lines = [[cell.strip() for cell in line] for line in csv.reader(file)] or [[]]
     if "file" not in header or len({*header}) < len(header):
         raise UserError(
-            f"{path} begins with {','.join(header)!r}; its first line must have different names, one of them file"
+            f"{path} begins with {','.join(header)!r}; its first line must have distinct column names, including file"
         )
     rows: dict[str, tuple[int, list[str]]] = {}
     there = {*pictures}
