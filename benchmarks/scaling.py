@@ -68,7 +68,7 @@ def step_cost(axis: Axis, value: int) -> dict[str, float]:
     elif axis.varies == "cells":
         shape = (axis.shape[0], *[8 * round(value**0.5)] * 2)
     words = [*axis.words.split(), *([axis.word.format(value)] if axis.word else [])]
-    model = build(compose_config([*words, f"model.image_shape=[{','.join(map(str, shape))}]"])["model"])
+    model = build(compose_config([*words, f"data.image_shape=[{','.join(map(str, shape))}]"])["model"])
     size = value if axis.varies == "group" else axis.group
     group = torch.arange(batch) // size
     inputs = {"image": torch.rand(batch, *shape), "index": torch.arange(batch)}
