@@ -94,13 +94,13 @@ PARITY = (  # comparison with the official code: method, file, row
 # Tables `<!-- results: <name> -->` of several experiments side by side: column: file; rows: metric and what it is.
 ARMS = {
     "split_separation": (
-        {"with the shuffled image": "split_vae-first_run", "without, `aux_weight=0`": "split_vae-first_run_no_shuffle"},
+        {"with the reconstruction": "split_vae-first_run", "without, `aux_weight=0`": "split_vae-first_run_no_shuffle"},
         {
             "test/colour_transfer_ratio": "colour transfer ratio (below 1: colours are in `z_local`)",
             "test/colour_r2_z_global": "R² of a probe for the background's colour on `z_global`",
             "test/colour_r2_z_local": "R² of a probe for the background's colour on `z_local`",
-            "test/class_z_global": "score of a digit probe on `z_global` (0: chance, 1: perfect)",
-            "test/class_z_local": "score of a digit probe on `z_local`",
+            "test/class_z_global": "score of a digit probe trained on 3,000 images, `z_global` (0: chance, 1: perfect)",
+            "test/class_z_local": "the same, `z_local`",
             "test/accuracy_rec": "accuracy of a digit classifier on reconstructions",
             "test/worth/z_global": "worth of `z_global`",
             "test/worth/z_local": "worth of `z_local`",
