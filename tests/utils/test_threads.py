@@ -42,15 +42,3 @@ def test_no_more_threads_than_cores_that_this_process_may_use(environment):
         assert threads.set_threads(2) == 3, "the user's number stands, torch read it when it started"
     finally:
         torch.set_num_threads(before)
-
-
-def test_a_single_thread_inside_and_as_many_as_before_afterwards():
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        with pytest.raises(ZeroDivisionError), threads.single_thread():
-            assert torch.get_num_threads() == 1
-            raise ZeroDivisionError
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)

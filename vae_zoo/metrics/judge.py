@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from vae_zoo.contract import Batch, Model
 from vae_zoo.distributions import noise
-from vae_zoo.utils.threads import single_thread
 
 SPLITS = ("train", "val", "test")
 CHUNK = 512  # images at a time, outside training
@@ -120,8 +119,7 @@ def train_judge(
     epochs = ceil(steps * batch_size / len(x))
     order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(epochs)])
     stretches = order[: steps * batch_size].split(batch_size * ceil(steps / checks))
-    with single_thread():
-        _fit(judge, (x, y), val, stretches, batch_size, lr, patience)
+    _fit(judge, (x, y), val, stretches, batch_size, lr, patience)
     judge.accuracy = accuracy(judge, *test)
     judge.chance = test[1].bincount().max().item() / len(test[1])
     return judge.requires_grad_(False)

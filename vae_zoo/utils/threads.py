@@ -1,8 +1,6 @@
 """Sets the number of threads of a process and how they wait for each other. Imports neither torch nor lightning."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 
 THREADS = "OMP_NUM_THREADS"
 GPU_SHARE = "VAE_ZOO_GPU_SHARE"  # of the memory of a GPU that several jobs of a sweep use, in (0, 1]
@@ -32,16 +30,3 @@ def set_threads(before: int | None = None) -> int:
     if not os.environ.get(THREADS, "").isdigit():
         torch.set_num_threads(before or num_cores())
     return torch.get_num_threads()
-
-
-@contextlib.contextmanager
-def single_thread() -> Iterator[None]:
-    """Lets torch compute with one thread inside: for layers so small that a second thread costs more than it does."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
