@@ -68,7 +68,7 @@ def home(tmp_path_factory) -> Path:
     for place in ("my_images", "new_images"):
         for label in ("cat", "dog"):
             (folder / place / label).mkdir(parents=True)
-            for i in range(60 if place == "my_images" else 3):
+            for i in range(80 if place == "my_images" else 3):  # 128 train
                 name = Path(label) / f"{i:06d}.png"
                 Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / place / name)
                 names += [name] if place == "my_images" else []
