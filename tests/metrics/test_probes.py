@@ -224,7 +224,7 @@ def test_refusals():
         probe((x, y), (x, y), kind="circular")
     with pytest.raises(ValueError, match="kind must be"):
         probe((x, y), (x, y), kind="nominal")
-    with pytest.raises(ValueError, match="one width"):
+    with pytest.raises(ValueError, match="the same width"):
         probe((x, y), (x[:, :1], y), kind="ordered")
     with pytest.raises(ValueError, match="equal N"):
         probe((x, y[:5]), (x, y), kind="ordered")

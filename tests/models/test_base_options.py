@@ -26,10 +26,10 @@ LADDERS = ("LadderVAE", "MFCVAE")
 REQUIRED = {"image_shape": (1, SIDE, SIDE), "network": MLP((8,)), "likelihood": Bernoulli(), "num_classes": K}
 REQUIRED |= {"view": PatchShuffle(4), "local_network": MLP((8,)), "object_network": MLP((8,)), "num_clusters": [4, 5]}
 REQUIRED |= {"background_dim": 2, "facet_dims": [3, 2]} | dict.fromkeys(
-    "latent_dim z_dim u_dim content_dim style_dim global_dim local_dim what_dim".split(), 3
+    "latent_dim z_dim w_dim u_dim content_dim style_dim global_dim local_dim what_dim".split(), 3
 )
 SMALL = {"discriminator_hidden": (8,), "feature_dim": 12, "class_hidden": (8, 6), "z_hidden": 7, "channels": (8, 8, 8)}
-SMALL |= {"features": 12, "head_hidden": (8, 6), "glimpse_size": 4}
+SMALL |= {"features": 12, "head_hidden": (8, 6), "glimpse_size": 4, "prior_hidden": 8}
 OTHER = {  # the second value, where its type does not say it
     "image_shape": (1, 32, SIDE),
     "network": MLP((6,)),
@@ -53,6 +53,7 @@ OTHER = {  # the second value, where its type does not say it
     "strides": (2, 2, 1),
     "head_hidden": (8, 5),
     "c_capacity": 1.0,  # below what the classes can hold
+    "free_bits": 3.0,  # more than the classes carry here
     "presence_warmup_steps": 1000,
     "consistency_threshold": 0.05,
     "schedule": Progressive(1000, stages=[500, 500], fade_steps=450),

@@ -109,7 +109,7 @@ def test_what_would_make_another_run_stays_refused(finished_run, words, parts):
 def test_run_with_nothing_left_keeps_its_config(finished_run, words):
     before = contents(finished_run)
     answer = call(finished_run.parent, f"train resume=run {words}")
-    assert answer.code == 0 and answer.out.startswith("nothing to do: all 5 steps"), answer.err
+    assert answer.code == 0 and answer.out.startswith("nothing to do: the run has completed all 5 steps"), answer.err
     assert contents(finished_run) == before
 
 
