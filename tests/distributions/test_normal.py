@@ -6,7 +6,7 @@ from torch.distributions import Independent, kl_divergence
 from torch.distributions import Normal as TorchNormal
 
 from vae_zoo.distributions import Normal, kl_standard
-from vae_zoo.distributions.normal import covariance, kl_standard_per_dim, log_density_pairs, log_standard_normal
+from vae_zoo.distributions.normal import covariance, kl_standard_per_dim, log_density_pairs, log_standard_normal, transport
 
 
 def random_normal(*shape, dtype=torch.float64, seed=0):
@@ -26,6 +26,14 @@ def test_densities_equal_torch_distributions():
     torch.testing.assert_close(q.log_prob_per_dim(z).sum(-1), q.log_prob(z))
     standard = Independent(TorchNormal(torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)), 1)
     torch.testing.assert_close(log_standard_normal(z), standard.log_prob(z))
+
+
+def test_transport_keeps_the_quantile_of_each_dimension():
+    a, b = random_normal(4, 3), random_normal(4, 3, seed=1)
+    z = a.mu + a.logvar.exp() * torch.linspace(-2, 2, 7, dtype=torch.float64)[:, None, None]
+    quantile = [TorchNormal(q.mu, (q.logvar / 2).exp()).cdf(x) for q, x in ((a, z), (b, transport(z, a, b)))]
+    torch.testing.assert_close(*quantile)
+    torch.testing.assert_close(transport(transport(z, a, b), b, a), z)
 
 
 @pytest.mark.parametrize("logvar", [-12.0, 0.0, 6.0])

@@ -91,6 +91,24 @@ def check_weights_belong_to_their_image_and_draw(model):
         torch.testing.assert_close(together[:, [i]], alone)
 
 
+def check_gradient_of_weight_is_that_of_its_term(make, option, term):
+    """d loss(w = 2.5) - d loss(w = 0) = 2.5 d term, for every parameter.
+
+    make: function of {option: weight} that makes the model with always the same parameters.
+    """
+    found = []
+    for value in (0.0, 2.5):
+        model = make(**{option: value}).eval()
+        torch.manual_seed(1)
+        terms = costs(model, images())
+        everything = {"inputs": [*model.parameters()], "materialize_grads": True, "retain_graph": True}
+        found.append(torch.autograd.grad(terms["loss"], **everything))
+    own = torch.autograd.grad(terms[term].mean(), **everything)
+    assert any(g.abs().max() > 0 for g in own)
+    for off, on, g in zip(*found, own):
+        torch.testing.assert_close(on - off, 2.5 * g, rtol=1e-4, atol=1e-5)
+
+
 def fit(model, max_steps, batch_size=32, val_check_interval=10_000, data=None, **options):
     """The trainer after so many steps on 8x8 digits, or on `data`."""
     options = {"logger": False, "accelerator": "cpu", "limit_val_batches": 1.0} | options

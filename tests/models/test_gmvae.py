@@ -1,5 +1,6 @@
 """GMVAE and SPLIT-GMVAE: the contract of models/base.py and discrete.py, and the mathematics of their mixtures."""
 
+from functools import partial
 from math import log
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 
 from tests.models.builders import (
     MIXTURES,
+    check_gradient_of_weight_is_that_of_its_term,
     check_weights_belong_to_their_image_and_draw,
     costs,
     fit,
@@ -90,18 +92,7 @@ PAIRS = [("gmvae", *pair) for pair in OPTIONS.items()] + [("split_gmvae", *pair)
 
 @pytest.mark.parametrize("name, option, term", PAIRS)
 def test_gradient_of_each_weight_is_that_of_its_term(name, option, term):
-    """d loss(w = 2.5) - d loss(w = 0) = 2.5 d term, for every parameter."""
-    found = []
-    for value in (0.0, 2.5):
-        model = build(name, **{option: value}).eval()
-        torch.manual_seed(1)
-        terms = costs(model, images())
-        everything = {"inputs": [*model.parameters()], "materialize_grads": True, "retain_graph": True}
-        found.append(torch.autograd.grad(terms["loss"], **everything))
-    own = torch.autograd.grad(terms[term].mean(), **everything)
-    assert any(g.abs().max() > 0 for g in own)
-    for off, on, g in zip(*found, own):
-        torch.testing.assert_close(on - off, 2.5 * g, rtol=1e-4, atol=1e-5)
+    check_gradient_of_weight_is_that_of_its_term(partial(build, name), option, term)
 
 
 @every_model

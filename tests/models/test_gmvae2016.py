@@ -9,6 +9,7 @@ from torch.distributions import Independent, MixtureSameFamily, kl_divergence
 from torch.distributions import Normal as TorchNormal
 
 from tests.models.builders import (
+    check_gradient_of_weight_is_that_of_its_term,
     check_weights_belong_to_their_image_and_draw,
     costs,
     fit,
@@ -61,18 +62,7 @@ OPTIONS = {"beta": "kl_z", "alpha": "class_information"}
 
 @pytest.mark.parametrize("option, term", OPTIONS.items())
 def test_gradient_of_each_weight_is_that_of_its_term(option, term):
-    """d loss(w = 2.5) - d loss(w = 0) = 2.5 d term, for every parameter."""
-    found = []
-    for value in (0.0, 2.5):
-        model = build(**{option: value}).eval()
-        torch.manual_seed(1)
-        terms = costs(model, images())
-        everything = {"inputs": [*model.parameters()], "materialize_grads": True, "retain_graph": True}
-        found.append(torch.autograd.grad(terms["loss"], **everything))
-    own = torch.autograd.grad(terms[term].mean(), **everything)
-    assert any(g.abs().max() > 0 for g in own)
-    for off, on, g in zip(*found, own):
-        torch.testing.assert_close(on - off, 2.5 * g, rtol=1e-4, atol=1e-5)
+    check_gradient_of_weight_is_that_of_its_term(build, option, term)
 
 
 def test_loss_is_the_sum_of_the_weighted_terms():

@@ -11,7 +11,7 @@ from vae_zoo.distributions.likelihoods import (
     PixelwiseLogistic,
 )
 from vae_zoo.distributions.mixture import ComponentTable, MixturePrior, bhattacharyya, kl_normal, kl_normal_per_dim
-from vae_zoo.distributions.normal import Normal, kl_standard, kl_standard_per_dim, log_standard_normal
+from vae_zoo.distributions.normal import Normal, kl_standard, kl_standard_per_dim, log_standard_normal, transport
 from vae_zoo.distributions.pooling import pool
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "kl_standard_per_dim",
     "log_standard_normal",
     "pool",
+    "transport",
 ]

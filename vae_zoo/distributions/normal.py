@@ -125,6 +125,22 @@ def log_standard_normal(z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]
     return -0.5 * (log(2 * pi) + z.square()).sum(-1)
 
 
+def transport(z: Float[Tensor, "... D"], source: Normal, target: Normal) -> Float[Tensor, "... D"]:
+    """Moves points from one Gaussian to another; each keeps its distance from the mean in standard deviations.
+
+    This is the optimal transport map between the two.
+
+    Args:
+        z: Points; their leading axes broadcast with those of both Gaussians.
+        source: Gaussian of the points.
+        target: Gaussian that they move to.
+
+    Returns:
+        The moved points.
+    """
+    return target.mu + (z - source.mu) * (0.5 * (target.logvar - source.logvar)).exp()
+
+
 def log_density_pairs(q: Normal, z: Float[Tensor, "M D"]) -> Float[Tensor, "M B D"]:
     """Log-density of each point under each Gaussian, dimension by dimension.
 

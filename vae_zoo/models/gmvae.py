@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vae_zoo.config.types import Classes, Count, Momentum, NonNegative, Positive, Probabilities, Shape, Widths
 from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
-from vae_zoo.distributions import Categorical, Likelihood, Normal, kl_normal, kl_normal_per_dim
+from vae_zoo.distributions import Categorical, Likelihood, Normal, kl_normal, kl_normal_per_dim, transport
 from vae_zoo.models.discrete import DiscreteLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
 
@@ -136,8 +136,7 @@ class GMVAE(DiscreteLatentModel):
     def sample_class(self, classes: Int[Tensor, "n 1"]) -> Codes:
         """Draws z from p(z | c) of these clusters, 0..K-1."""
         c = self.classes.code(classes)
-        p_z = self.prior_z(c)
-        return {"c": c, self.z_name: p_z.mu + torch.randn_like(p_z.mu) * (0.5 * p_z.logvar).exp()}
+        return {"c": c, self.z_name: self.prior_z(c).rsample()}
 
     def with_class(self, codes: Codes, classes: Int[Tensor, "B 1"]) -> Codes:
         """Moves codes to other clusters; z keeps its distance from the mean in standard deviations of the cluster.
@@ -151,8 +150,7 @@ class GMVAE(DiscreteLatentModel):
         """
         c = self.classes.code(classes)
         old, new = self.prior_z(self.classes.hard(codes["c"])), self.prior_z(c)
-        moved = new.mu + (codes[self.z_name] - old.mu) * (0.5 * (new.logvar - old.logvar)).exp()
-        return codes | {"c": c, self.z_name: moved}
+        return codes | {"c": c, self.z_name: transport(codes[self.z_name], old, new)}
 
     def class_means(self, classes: Int[Tensor, "n 1"]) -> Codes:
         """The mean of z in each of these clusters, {block: [n, D]}."""

@@ -31,6 +31,7 @@ from vae_zoo.distributions import (
     kl_standard,
     kl_standard_per_dim,
     log_standard_normal,
+    transport,
 )
 from vae_zoo.models.discrete import DiscreteLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
@@ -120,8 +121,7 @@ class GMVAE2016(DiscreteLatentModel):
     def sample_class(self, classes: Int[Tensor, "n 1"]) -> Codes:
         """Draws w from N(0, I), then z from p(z | c, w) of these clusters, 0..K-1."""
         w = torch.randn(len(classes), self.blocks["w"].size, device=self.device)
-        p_z = self.of_class(w, classes)
-        return {"c": self.classes.code(classes), "z": p_z.mu + torch.randn_like(p_z.mu) * (0.5 * p_z.logvar).exp(), "w": w}
+        return {"c": self.classes.code(classes), "z": self.of_class(w, classes).rsample(), "w": w}
 
     def of_class(self, w: Float[Tensor, "n W"], classes: Int[Tensor, "n 1"]) -> Normal:
         """p(z | c, w) of one cluster, 0..K-1, for each w; a Gaussian of [n, D]."""
@@ -138,8 +138,7 @@ class GMVAE2016(DiscreteLatentModel):
             The changed codes.
         """
         old, new = (self.of_class(codes["w"], c) for c in (codes["c"].argmax(1, keepdim=True), classes))
-        moved = new.mu + (codes["z"] - old.mu) * (0.5 * (new.logvar - old.logvar)).exp()
-        return codes | {"c": self.classes.code(classes), "z": moved}
+        return codes | {"c": self.classes.code(classes), "z": transport(codes["z"], old, new)}
 
     # ---- objective ------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ from vae_zoo.distributions import (
     kl_standard,
     kl_standard_per_dim,
     log_standard_normal,
+    transport,
 )
 from vae_zoo.models.discrete import DiscreteLatentModel
 from vae_zoo.schedules import Plateau, Schedule, as_schedule
@@ -267,8 +268,7 @@ class PartedVAE(DiscreteLatentModel):
     def sample_class(self, classes: Int[Tensor, "n J"]) -> Codes:
         """Draws z from N(0, I) and u from p(u | c) of these classes, 0..K_j-1."""
         z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
-        p_u = self.u_prior()[classes + self.classes.first]  # [n, J, d]
-        u = p_u.mu + torch.randn_like(p_u.mu) * (0.5 * p_u.logvar).exp()
+        u = self.u_prior()[classes + self.classes.first].rsample()  # [n, J, d]
         return {"z": z, "u": u.flatten(1)} | self.classes.split(self.classes.code(classes))
 
     def with_class(self, codes: Codes, classes: Int[Tensor, "B J"]) -> Codes:
@@ -283,9 +283,7 @@ class PartedVAE(DiscreteLatentModel):
         """
         old = torch.stack([code.argmax(-1) for name, code in codes.items() if name in self.classes.names()], dim=1)  # [B, J]
         a, b = (self.u_prior()[k + self.classes.first] for k in (old, classes))  # [B, J, d]
-        u = codes["u"].view_as(a.mu)
-        moved = b.mu + (u - a.mu) * (0.5 * (b.logvar - a.logvar)).exp()
-        return super().with_class(codes, classes) | {"u": moved.flatten(1)}
+        return super().with_class(codes, classes) | {"u": transport(codes["u"].view_as(a.mu), a, b).flatten(1)}
 
     def class_means(self, classes: Int[Tensor, "n J"]) -> Codes:
         """The mean of u in these classes, {block: [n, D]}."""
