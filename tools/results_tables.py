@@ -136,7 +136,8 @@ def first_run(page: Path) -> list[str]:
     results = read("split_vae-first_run")
     numbers = results["numbers"]
     factors = [name.rpartition("/")[2] for name in numbers if name.startswith("test/block/z_global/")]
-    lines = table(["input of the classifier", *(factor.replace("_", " ") for factor in factors)])
+    titles = (factor.replace("ground_colour", "background colour").replace("_", " ") for factor in factors)
+    lines = table(["input of the classifier", *titles])
     for reader, title in READERS.items():
         lines.append(row([title, *(shown(numbers[f"test/block/{reader}/{factor}"]) for factor in factors)]))
     return [
@@ -176,8 +177,10 @@ def experiment(page: Path, name: str) -> list[str]:
     lines = table(["", "mean ± deviation", "control"])
     for r in EXPERIMENTS[name]:
         lines.append(row([r.what, shown(numbers[r.metric], seeds=True), control(numbers, r)]))
+    word = "[worth](../reference/metrics.md#separation-and-worth)"  # a link in the first row
     for block, metric in worths(numbers).items():
-        lines.append(row([f"worth of `{block}`", shown(numbers[metric]), "0 (an unused block)"]))
+        lines.append(row([f"{word} of `{block}`", shown(numbers[metric]), "0 (an unused block)"]))
+        word = "worth"
     return [*lines, "", source(page, name)]
 
 

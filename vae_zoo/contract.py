@@ -34,7 +34,7 @@ class Batch(TypedDict, total=False):
         factors: Ground-truth factors, float32.
         group: Which images share their content, 0..num_groups-1.
         num_groups: G.
-        mask: Number of the object that each pixel shows, 0 = the ground.
+        mask: Number of the object that each pixel shows, 0 = the background.
         count: Objects of each scene.
         boxes: Boxes of each image x0 y0 x1 y1, pixels.
         supervised: A second, labelled batch for semi-supervised models.

@@ -621,3 +621,9 @@ def test_a_launcher_whose_plugin_is_not_installed(launcher, plugin):
     """Hydra's own sentence is of a group in which this choice is missing."""
     error = MissingConfigException(f"Could not find 'hydra/launcher/{launcher}'", f"hydra/launcher/{launcher}")
     assert re.fullmatch(f"launcher={launcher} needs a plugin .*{plugin} with pip.*", explain(error, ""))
+
+
+def test_a_file_that_cannot_be_read_or_written_is_named_with_the_remedy_of_the_command():
+    error = PermissionError(13, "Permission denied", "run/config.yaml")
+    sentence = "run/config.yaml cannot be read or written (Permission denied); check the permissions"
+    assert explain(error, "check the permissions") == sentence

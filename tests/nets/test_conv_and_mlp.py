@@ -4,7 +4,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vae_zoo.nets import MLP, Conv, ResizeConv
-from vae_zoo.nets.resize_conv import EnlargingConv2d
+from vae_zoo.nets.resize_conv import UpsamplingConv2d
 
 SHAPES = [(c, h, w) for c in (1, 3) for h, w in ((28, 28), (32, 32), (48, 48), (64, 64), (28, 64), (50, 33), (16, 16))]
 FAMILIES = {"conv": Conv(), "mlp": MLP(hidden=(64, 32)), "conv_small": Conv(channels=(8, 16), hidden=(32, 16))}
@@ -135,7 +135,7 @@ def test_resize_conv_has_the_parameters_of_the_official_code(side, encoder, deco
     assert family.decoder(128, output)(torch.rand(2, 128)).shape == (2, *output)
 
 
-def enlarged(i, o, kernel):
+def upsampled(i, o, kernel):
     """The layers of the official code, one by one."""
     before, after = (kernel - 1) // 2, kernel // 2
     pad = nn.ZeroPad2d((before, after, before, after))
@@ -144,8 +144,8 @@ def enlarged(i, o, kernel):
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("size", [(4, 4), (1, 3), (5, 2)], ids=str)
-def test_enlarging_convolution_is_enlargement_padding_and_convolution(kernel, size):
-    layer, apart = EnlargingConv2d(3, 2, kernel, size).double(), enlarged(3, 2, kernel).double()
+def test_upsampling_convolution_is_upsampling_padding_and_convolution(kernel, size):
+    layer, apart = UpsamplingConv2d(3, 2, kernel, size).double(), upsampled(3, 2, kernel).double()
     apart[2].load_state_dict(layer.state_dict())
     image, direction = torch.rand(2, 3, *size, dtype=torch.double), torch.rand(2, 2, 2 * size[0], 2 * size[1]).double()
     results = []
@@ -166,16 +166,16 @@ def test_decoder_of_resize_conv_gives_what_its_layers_give_one_by_one_from_the_s
         nn.ZeroPad2d((1, 2, 1, 2)),
         nn.Conv2d(128, 128, 4),
     ]
-    rest = [layer for i, o, k in ((128, 64, 4), (64, 32, 6), (32, 6, 6)) for layer in (nn.ReLU(), *enlarged(i, o, k))]
+    rest = [layer for i, o, k in ((128, 64, 4), (64, 32, 6), (32, 6, 6)) for layer in (nn.ReLU(), *upsampled(i, o, k))]
     apart, z = nn.Sequential(*first, *rest), torch.randn(3, 16)
     apart.load_state_dict(decoder.state_dict())  # the names are those of these layers too
     torch.testing.assert_close(decoder(z), apart(z), rtol=0, atol=1e-5)
 
 
-def test_enlarging_convolution_multiplies_less_than_half_as_often():
+def test_upsampling_convolution_multiplies_less_than_half_as_often():
     image = torch.rand(1, 64, 8, 8)
     counts = []
-    for network in (EnlargingConv2d(64, 32, 6, (8, 8)), enlarged(64, 32, 6)):
+    for network in (UpsamplingConv2d(64, 32, 6, (8, 8)), upsampled(64, 32, 6)):
         with FlopCounterMode(display=False) as counter:
             network(image)
         counts.append(counter.get_total_flops())

@@ -25,22 +25,22 @@ from vae_zoo.utils.threads import wait_briefly
 
 def train() -> int:
     """Runs `python train.py`: one run, or with -m many. Returns the exit code."""
-    return _exit_code(_train, "paths.outputs=<folder> or hydra.run.dir=<folder>")
+    return _exit_code(_train, "choose another folder with paths.outputs=<folder> or hydra.run.dir=<folder>")
 
 
 def evaluate() -> int:
     """Runs `python evaluate.py`. Returns the exit code."""
-    return _exit_code(_evaluate, "out=<folder>")
+    return _exit_code(_evaluate, "choose another folder with out=<folder>")
 
 
 def explore() -> int:
     """Runs `python explore.py`. Returns the exit code."""
-    return _exit_code(_explore, "another port=<number>")
+    return _exit_code(_explore, "check the permissions and the free space of the run folder")
 
 
 def export() -> int:
     """Runs `python export.py`. Returns the exit code."""
-    return _exit_code(_export, "out=<folder>")
+    return _exit_code(_export, "choose another folder with out=<folder>")
 
 
 def _train(words: list[str]) -> int:
@@ -62,7 +62,7 @@ def _train(words: list[str]) -> int:
 
 
 def _forced(words: list[str]) -> list[str]:
-    """Settings of a run's data, which the defaults need not have."""
+    """Overrides of the run's data with a leading ++, since the default config may lack these keys."""
     return [f"++{word}" if word.startswith("data.") else word for word in words]
 
 
@@ -118,8 +118,8 @@ def _export(words: list[str]) -> int:
     return 0
 
 
-def _exit_code(command: Callable[[list[str]], int], elsewhere: str) -> int:
-    """Runs a command and returns its exit code. elsewhere: see `explain`."""
+def _exit_code(command: Callable[[list[str]], int], remedy: str) -> int:
+    """Runs a command and returns its exit code. remedy: see `explain`."""
     tolerant_streams()
     wait_briefly()
     try:
@@ -129,7 +129,7 @@ def _exit_code(command: Callable[[list[str]], int], elsewhere: str) -> int:
     except sweeps.Stopped:
         return 143
     except Exception as error:
-        message = explain(error, elsewhere)
+        message = explain(error, remedy)
         if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         if message is None:

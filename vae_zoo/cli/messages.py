@@ -30,10 +30,10 @@ LAUNCHER_PLUGINS = {  # by Hydra's own name of the launcher, which is a choice o
 }
 
 
-def explain(error: BaseException, elsewhere: str) -> str | None:
+def explain(error: BaseException, remedy: str) -> str | None:
     """One sentence for the user, or None if the error is not a user error.
 
-    elsewhere: the setting that makes the command write to another folder.
+    remedy: what to do if a file cannot be read or written.
     """
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
@@ -55,8 +55,7 @@ def explain(error: BaseException, elsewhere: str) -> str | None:
         first = next((str(link) for link in chain if str(link).strip()), type(error).__name__)
         return " ".join(line.strip() for line in first.strip().splitlines() if line.strip()).rstrip(".")
     if isinstance(error, OSError) and (error.filename is not None or no_space(error)):
-        written = no_space(error) or f"{error.filename} cannot be written ({error.strerror})"
-        return f"{written}; choose another folder with {elsewhere}"
+        return f"{no_space(error) or f'{error.filename} cannot be read or written ({error.strerror})'}; {remedy}"
     return None
 
 

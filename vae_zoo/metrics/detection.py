@@ -66,7 +66,7 @@ def adjusted_rand(
 
     Args:
         found: Number of the part that each pixel is of, >= 0.
-        truth: The true numbers, 0 = the ground.
+        truth: The true object of each pixel, 0 = the background.
         foreground: Looks only at pixels whose true number is not 0.
 
     Returns:

@@ -12,7 +12,7 @@ model:
 
 Everywhere: codes [N, D] and factors [N, F] are numpy arrays or torch tensors; a factor with one value is left out; a
 factor is a class per distinct value; ValueError for shapes, NaN and sizes that leave a score undefined. Published
-values also depend on scikit-learn's solvers (evaluation.md 1.12): these are the solvers of scikit-learn >= 0.22.
+values also depend on scikit-learn's solvers: these are the solvers of scikit-learn >= 0.22.
 
 Deviations, none of which touches a value the reference can compute: constant dimensions are inactive for FactorVAE at
 any threshold (there 0/0 wins every vote) and a zero column for explicitness (there an error); a class absent from the

@@ -1,8 +1,8 @@
-"""FID and KID: how far generated images are from real ones, in the features of a network that the name states.
+"""FID and KID: distances between the feature distributions of generated and real images.
 
-A distance is a statement about its network and its number of images: `fid_judge` (features of our own classifier of the
-data set, vae_zoo.metrics.judge) compares models on that data set and nothing else; only `fid_inception`, with the weights
-of the TensorFlow Inception-v3 and all of 299x299 pixels, stands beside published numbers.
+A distance depends on the feature network and on the number of images. `fid_judge` (features of our classifier of the data
+set, vae_zoo.metrics.judge) compares models on one data set only; only `fid_inception` (TensorFlow's Inception-v3 weights,
+images resized to 299x299) is comparable with published numbers.
 
     scores = generation_scores(data_images, model.sample(10_000), judge)            {"fid_judge": ..., "kid_judge": ...}
     scores = generation_scores(real, fake, inception_weights="pt_inception-2015-12-05-6726825d.pth")
@@ -23,8 +23,8 @@ from torchmetrics.image.kid import KernelInceptionDistance
 log = logging.getLogger(__name__)
 
 Features = Callable[[Tensor], Tensor]  # images [B, C, H, W] to features [B, d]
-CHUNK = 256  # images through the network at a time
-PER_FEATURE = 10  # images that FID needs for each feature, so that its covariances mean something
+CHUNK = 256  # images per batch of the network
+PER_FEATURE = 10  # images per feature that FID needs for reliable covariances
 
 
 def generation_scores(
@@ -35,13 +35,13 @@ def generation_scores(
     inception_weights: str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """FID and KID of generated images against real ones.
+    """Computes FID and KID between generated and real images.
 
-    With fewer than 10 d images of d features FID is left out and the log says so.
+    With d features and fewer than 10 d images, FID is omitted and a message is logged.
 
     Args:
         real: Float in [0, 1] or uint8.
-        fake: As many as real ones: both distances have a bias that N decides.
+        fake: As many as real images, since the bias of both distances depends on N.
         judge: A judge of vae_zoo.metrics.judge, or any module with `features(images) -> [N, d]`.
         inception_weights: File of the Inception weights, in place of a judge.
         seed: Seed of KID's subsets.

@@ -1,7 +1,7 @@
 """The judge: a small classifier that is trained on real images and applied to images that a model decoded.
 
-It is trained on training images and labels, and stopped early by the validation images. Its accuracy on the test images is
-an upper limit of what its numbers can show. Its last hidden layer is also the feature network of
+It is trained on training images and labels, with early stopping on the validation images. Its accuracy on real test images
+is an upper reference for its accuracy on decoded images. Its last hidden layer also provides the features of
 vae_zoo.metrics.generation.
 """
 

@@ -1,10 +1,10 @@
 """Likelihood bounds and aggregate posterior.
 
-Nats per image, also where a model's terms and `log_weights` have a row for each group of images: these are summed and
-divided by the images. Call in eval mode.
+Nats per image, also if the terms and `log_weights` of a model have a row for each group of images: these are summed and
+divided by the number of images. Call in eval mode.
 
-Noise belongs to (seed, image, draw): numbers do not depend on the batch size, on the chunk, or on what was computed
-before, up to rounding, and the first draws of a large k are those of a small one. float64, on the CPU.
+The noise is a function of (seed, image, draw): up to rounding, results do not depend on the batch size, on the chunk or on
+earlier computations, and the first draws of a large k are those of a small k. float64, on the CPU.
 """
 
 from collections.abc import Iterable

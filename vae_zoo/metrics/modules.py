@@ -1,4 +1,4 @@
-"""The metrics as `torchmetrics.Metric`: `update` collects rows, `compute` hands all of them to the function.
+"""The metrics as `torchmetrics.Metric`: `update` collects rows, `compute` applies the function to all of them.
 
 metric = SAP(continuous=True)                     # settings are the function's keyword arguments
 metric.update(codes, factors)                     # any number of times, on any device and rank
@@ -8,7 +8,7 @@ metric = DCI(seed=1)
 metric.update(codes, factors)                     # training rows
 metric.update(codes, factors, test=True)          # the rows it is scored on
 metric = ClusterAccuracy(mapping="majority")
-metric.update(clusters, labels, fit=True)         # rows the naming is found on; without any: the scored ones
+metric.update(clusters, labels, fit=True)         # rows that fit the map from clusters to classes; default: the scored rows
 """
 
 from collections.abc import Callable, Sequence
@@ -54,8 +54,8 @@ class _Rows(Metric):
         Args:
             x: Codes, or numbers of clusters.
             y: Factors or labels of the same rows.
-            test: Whether these are rows that a fitted estimator is scored on.
-            fit: Whether these are rows on which clusters are named.
+            test: Whether a fitted estimator is scored on these rows.
+            fit: Whether the map from clusters to classes is fitted on these rows.
         """
         prefix = "test_" if test else "fit_" if fit else ""
         for name, rows in {"x": x, "y": y}.items():

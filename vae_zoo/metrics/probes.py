@@ -1,18 +1,19 @@
 """Probes: how well a small supervised model predicts a label or factor from a code; numpy and scikit-learn, no torch.
 
-score: categorical           max(0, (accuracy - majority) / (1 - majority)), majority = accuracy of naming the most
-                             frequent class of the TRAINING rows
+score: categorical           max(0, (accuracy - majority) / (1 - majority)), majority = accuracy of always predicting the
+                             most frequent class of the TRAINING rows
        ordered, continuous   max(0, R2)
        circular              max(0, mean R2 of the sine and the cosine of 2 pi y / period)
-0 = no better than a constant, 1 = all of it. Fitted on the training rows and scored on the test rows, whose targets
-decide nothing else. Unknown targets (NaN, and -1 unless the kind is continuous) are left out on both sides. NaN = there
-is nothing to read: no known target, or one value only among the test rows; one value among the training rows: 0.
+0 = no better than a constant, 1 = perfect. Fitted on the training rows and scored on the test rows; test targets are used
+only for scoring. Rows with unknown targets (NaN, and -1 unless the kind is continuous) are left out. NaN = undefined: no
+known target, or only one value in the test rows. 0 if there is only one value in the training rows.
 
-Probes: hidden = 128   one hidden layer of so many ReLUs; Adam at 0.01, batches of 200, at most 60 epochs; of these the
-                       best on a tenth of the training rows is kept (without these where classes are too rare to share)
+Probes: hidden = 128   one hidden layer of 128 ReLUs; Adam with learning rate 0.01, batches of 200, at most 60 epochs, early
+                       stopping on a tenth of the training rows (off if a class has fewer than 2 rows or there are few
+                       rows per class)
         hidden = None  logistic or ridge regression, penalty 1
-Code dimensions are standardised by the training rows and cut at 10 deviations, so scale and shift of a code change
-nothing, and a collapsed dimension that still moves in the sixth decimal is read too: it holds what it holds.
+Codes are standardised with training statistics and clipped at +-10 standard deviations, so the score does not depend on
+scale and shift, and nearly collapsed dimensions count as well.
 """
 
 import warnings
@@ -36,7 +37,7 @@ from vae_zoo.metrics.arrays import to_numpy
 Array = np.ndarray
 Rows = tuple[Array, Array]  # codes [N, D], targets [N]
 Kind = Literal["categorical", "ordered", "continuous", "circular"]
-WIDE, COMPONENTS = 256, 64  # codes of more dimensions than the first are reduced to so many principal components
+WIDE, COMPONENTS = 256, 64  # codes with more than WIDE dimensions are reduced to COMPONENTS principal components
 
 
 @runtime_checkable
@@ -70,11 +71,11 @@ def probe(
 ) -> float:
     """Fits a probe on training rows and returns its score on test rows.
 
-    The protocol has 10,000 training and 5,000 test rows, posterior means.
+    The protocol uses posterior means of 10,000 training and 5,000 test images.
 
     Args:
         train: Codes [N, D] and targets [N].
-        test: The same of the rows that are scored.
+        test: The same for the rows that are scored.
         kind: Kind of the target.
         period: Period of a circular target, in its own unit.
         hidden: Units of the hidden layer; None: a linear probe.
@@ -88,7 +89,7 @@ def probe(
 
     >>> rng = np.random.RandomState(0)
     >>> codes, classes = rng.randn(1000, 2), rng.randint(3, size=1000)
-    >>> codes[:, 1] = classes == 1  # tells one class of three from the others, which stay a guess
+    >>> codes[:, 1] = classes == 1  # separates one of three classes; the other two cannot be distinguished
     >>> round(probe((codes[:700], classes[:700]), (codes[700:], classes[700:]), kind="categorical", hidden=None), 1)
     0.5
     """
@@ -122,12 +123,12 @@ def block_factor_matrix(
     seed: int = 0,
     jobs: int = 1,
 ) -> Float[np.ndarray, "_ F"]:
-    """Which block holds which factor: `probe` of every block (rows) for every factor (columns).
+    """Computes the score of `probe` for every block (rows) and every factor (columns).
 
-    Rows to compare with are blocks too: the codes of an untrained encoder, and the images themselves. What has more than 256
-    dimensions is first reduced to its 64 leading principal components, fitted on the training rows (randomised solver): with
-    4,096 pixels and 10,000 images a probe would learn the rows by heart, so the pixel row is what a small probe reads from
-    64 components, not a ceiling. Results do not depend on the other blocks and factors nor on `jobs`.
+    Baselines are passed as blocks too: the codes of an untrained encoder, and the pixels. Blocks with more than 256
+    dimensions are first reduced to their 64 leading principal components, fitted on the training rows (randomised solver),
+    since a probe on 4,096 pixels would memorise 10,000 images. So the scores of the pixels are not an upper limit. Scores do
+    not depend on the other blocks and factors or on `jobs`.
 
     Args:
         train_codes: {block: [N, ...]}.
@@ -164,9 +165,9 @@ def block_factor_matrix(
 def period_of(factor: FactorLike) -> float | None:
     """Period of a circular factor, None for others.
 
-    It is the `period` that the factor states, else its `size`, or 2 pi (radians) when it is continuous. With `size` values
-    around the circle the next one is the first again, so the period is `size`. dSprites has its 40 orientations at
-    k 2 pi / 39 instead, k = 0 and 39 being one picture: its period is 39.
+    It is the factor's `period` if it has one, else its `size`, or 2 pi (radians) if the factor is continuous. `size` values
+    that are equally spaced on the circle have the period `size`. dSprites has its 40 orientations at k 2 pi / 39 instead,
+    with equal images for k = 0 and k = 39, so its period is 39.
     """
     if factor.kind != "circular":
         return None
@@ -174,12 +175,12 @@ def period_of(factor: FactorLike) -> float | None:
 
 
 def linear_classifier() -> Pipeline:
-    """Makes a logistic regression of standardised codes, not fitted; its accuracy is not normalised as in `probe`."""
+    """Makes an unfitted logistic regression on standardised codes; its accuracy is not normalised as in `probe`."""
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 
 
 def _fit(x: Array, y: Array, kind: Kind, hidden: int | None, seed: int) -> Pipeline:
-    """The probe, fitted on codes x [N, D] and targets y [N, T]."""
+    """Fits the probe on codes x [N, D] and targets y [N, T]."""
     y = y[:, 0] if y.shape[1] == 1 else y
     if hidden is None:
         estimator = LogisticRegression(C=1.0, max_iter=1000) if kind == "categorical" else Ridge(alpha=1.0)
@@ -196,7 +197,7 @@ def _fit(x: Array, y: Array, kind: Kind, hidden: int | None, seed: int) -> Pipel
             random_state=seed,
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the budget is the definition
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is part of the definition
         return make_pipeline(StandardScaler(), FunctionTransformer(_cut), estimator).fit(x, y)
 
 
@@ -216,7 +217,7 @@ def _known(rows: Rows, kind: Kind) -> Rows:
 
 
 def _targets(y: Array, kind: Kind, period: float | None) -> Array:
-    """What the probe is to predict, [N, 1], or sine and cosine [N, 2]."""
+    """Targets of the probe, [N, 1], or their sine and cosine [N, 2] if circular."""
     match kind:
         case "categorical" | "ordered" | "continuous":
             return y[:, None]
@@ -230,7 +231,7 @@ def _targets(y: Array, kind: Kind, period: float | None) -> Array:
 
 
 def _reduced(train: Any, test: Any, seed: int) -> tuple[Array, Array]:
-    """Codes [N, D] of training and test rows; of wide ones, the principal components of the training rows."""
+    """Codes [N, D] of training and test rows; wide ones are projected to principal components of the training rows."""
     train, test = (to_numpy(codes).astype(np.float32).reshape(len(codes), -1) for codes in (train, test))
     if train.shape[1] <= WIDE:
         return train, test

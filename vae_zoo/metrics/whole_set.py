@@ -1,10 +1,10 @@
 """Scores on a whole data set instead of sampled factors: variants of FactorVAE, BetaVAE and SAP.
 
-Chunks are of consecutive rows with one value of one factor, so the rows must be in random order. A perfect code of dSprites
-has a sap of about 0.25 if its dimensions have variance 1, and of 0.22 if they have range 1: the classifiers are regularised,
-so the score depends on the scale of the code. It is not higher since a linear rule on one number cannot distinguish 40
-orientations or 32 positions.
-Source: sinahmr/parted-vae, utils/metrics.py, where votes of a factor train and test the same majority.
+Chunks are consecutive rows with the same value of one factor, so the rows must be in random order. A perfect code of
+dSprites has a SAP of about 0.25 if its dimensions have variance 1, and of 0.22 if they have range 1: the classifiers are
+regularised, so the score depends on the scale of the code. It is not higher since a linear classifier of one number cannot
+distinguish 40 orientations or 32 positions.
+Source: sinahmr/parted-vae, utils/metrics.py, where the majority classifier is fitted and scored on the same votes.
 """
 
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-CHUNK = 100  # rows of a vote, and pairs of a feature
-COLLAPSED = 0.1  # deviation below which the votes of a dimension are lost
+CHUNK = 100  # rows per vote, and pairs per feature
+COLLAPSED = 0.1  # dimensions with a smaller standard deviation get no votes
 SAP_ROWS = 25_000
 
 
 def factor_votes(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"]) -> float:
-    """Share of votes for the dimension that varies least in a chunk of 100, which go to its most frequent factor.
+    """FactorVAE score: each chunk of 100 rows votes for the dimension that varies least; accuracy of a majority classifier.
 
     Args:
         codes: One row for each image, in random order.
         factors: Class numbers.
 
     Returns:
-        0 to 1, or NaN where no value has 100 rows or all dimensions are collapsed. A constant dimension gets no vote; the
-        official code is NaN then.
+        0 to 1, or NaN if no value has 100 rows or all dimensions are collapsed. A constant dimension gets no vote; the
+        official code returns NaN in this case.
     """
     sigma = codes.std(0)
     scaled = codes / np.where(sigma > 0, sigma, 1)
@@ -41,14 +41,14 @@ def factor_votes(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"
 
 
 def beta_pairs(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"]) -> tuple[float, float]:
-    """Accuracy of a logistic regression that names the factor which 100 pairs of rows share, from their mean distance.
+    """BetaVAE score: a logistic regression predicts which factor 100 pairs of rows share, from their mean distance.
 
     Args:
         codes: One row for each image, in random order.
         factors: Class numbers.
 
     Returns:
-        Accuracy on 80 % of the rows, which train, and on 20 %; NaN where a part has too few rows for two factors.
+        Training accuracy on 80 % of the rows and test accuracy on 20 %; NaN if a part has too few rows for two factors.
     """
     order, parts = np.random.default_rng(0).permutation(len(codes)), []
     for rows in np.split(order, [int(0.8 * len(order))]):
@@ -65,14 +65,14 @@ def beta_pairs(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"])
 
 
 def sap_classes(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"]) -> float:
-    """Mean over factors of the gap between the two best dimensions, by the accuracy of a linear classifier of each.
+    """SAP: mean over factors of the gap in accuracy between the linear classifiers on the two best single dimensions.
 
     Args:
-        codes: One row for each image; 25,000 of them count, a fifth for test.
+        codes: One row for each image; at most 25,000 are used, a fifth of them for testing.
         factors: Class numbers.
 
     Returns:
-        0 to 1, or NaN where there is one dimension.
+        0 to 1, or NaN if there is only one dimension.
     """
     rows = np.random.default_rng(0).permutation(len(codes))[:SAP_ROWS]
     train, test = np.split(rows, [int(0.8 * len(rows))])
@@ -86,7 +86,7 @@ def sap_classes(codes: Float[np.ndarray, "N D"], factors: Int[np.ndarray, "N F"]
 
 
 def _chunks(factors: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(factor, rows [chunks, size]) of every value of every factor that has so many rows, in their order."""
+    """(factor, rows [chunks, size]) of every value of every factor with at least `size` rows, in their order."""
     for k, column in enumerate(factors.T):
         for value in np.unique(column):
             rows = np.flatnonzero(column == value)

@@ -8,8 +8,8 @@ In training c is a draw of the Gumbel-softmax, the same in q and p; in evaluatio
 `class_sum="exact"` both terms are sums over all K clusters instead, weighted by q(c | x): K times the work of the decoder.
 
 With a soft c this is the bound of a relaxed model only; `log_weights` sums c out of both mixtures, so its bound is one on
-log p(x). kl_c is of each image, not of all together: a large alpha makes the cluster of every image uncertain. Clusters
-that die are the known failure of this model; `val/classes_used` shows it.
+log p(x). kl_c penalises q(c | x) of each image, not the mean of q(c | x) over the images, so a large alpha makes every
+assignment uncertain. Unused clusters are the known failure of this model; `val/classes_used` shows it.
 
 Equations and networks are those of 51616/split-vae at 58b6efa; docs/methods/split.md has the deviations.
 vae_zoo/models/gmvae2016.py is the model of Dilokthanakul et al. (2016), whose components depend on a second code w.
@@ -28,7 +28,7 @@ from vae_zoo.distributions import Categorical, Likelihood, Normal, kl_normal, kl
 from vae_zoo.models.discrete import DiscreteLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
 
-STD_BIAS = 1.0  # of the layers that give deviations, which so start at softplus(1) = 1.31
+STD_BIAS = 1.0  # initial bias of the layers of standard deviations, which therefore start at softplus(1) = 1.31
 
 
 class GMVAE(DiscreteLatentModel):

@@ -7,8 +7,8 @@ c is drawn from the Gumbel-softmax in training and is the arg max in evaluation;
 H(pi_j), the entropy of the prior, is the largest kl_c if the classes are as frequent as under the prior: log K_j if it is
 uniform, as in the paper.
 
-Deviations: network and leaky slopes are those of PartedVAE here, so that differences are the method's. The official code
-(Schlumberger/joint-vae) divides the whole loss by the number of pixels, which does not change the steps of Adam, and
+Deviations: network and leaky slopes are those of PartedVAE here, so that differences are due to the method. The official
+code (Schlumberger/joint-vae) divides the whole loss by the number of pixels, which does not change the steps of Adam, and
 its cross-entropy by the colour channels too; ours sums over both.
 """
 

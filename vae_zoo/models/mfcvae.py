@@ -1,26 +1,27 @@
 """MFCVAE: several clusterings of the images at once, one for each facet (Falck et al., 2021, arXiv:2106.05241).
 
 Generative story:  c_j ~ Cat(pi_j)    z_j | c_j = c ~ N(mu_jc, Sigma_jc),  j = 0 .. J-1    x ~ p(x | z_0 .. z_{J-1})
-Inference:         q(z_j | x) = N(mu_j(x), diag exp(logvar_j(x))), read at depth j of a ladder;  q(c_j | x) by Bayes' rule
+Inference:         q(z_j | x) = N(mu_j(x), diag exp(logvar_j(x))) at depth j of a ladder;  q(c_j | x) by Bayes' rule
 Minimised, in nats per image, with q(c_j | x) = p(c_j | z_j) at the one draw z_j of q(z_j | x):
     loss = rec + sum_j [gamma_z_j * kl_z_j + gamma_c_j * kl_c_j],  rec = -log p(x | z)
     kl_z_j = log q(z_j | x) - E_q(c) log p(z_j | c_j),  kl_c_j = KL(q(c_j | x) || p(c_j))
-Neither of the two is a divergence, their sum is one in expectation. Where gamma_z_j = gamma_c_j, as in all published
-settings, that sum is log q(z_j | x) - log p(z_j), the KL to the mixture with c summed out, and is computed so.
+Neither of the two is a divergence; their sum is one in expectation. If gamma_z_j = gamma_c_j, as in all published settings,
+the sum is log q(z_j | x) - log p(z_j), the KL to the mixture with c summed out, and is computed in this form.
 
-The q(c | x) that is best for all of q(z | x) is the normalised geometric mean of p(c | z), in closed form for a Gaussian:
+The optimal q(c | x) for a given q(z | x) is the normalised geometric mean of p(c | z), in closed form for a Gaussian:
     q(c | x) ~ exp E_q(z | x) log p(c | z) ~ pi_c N(mu(x); mu_c, Sigma_c) exp(-1/2 tr(Sigma_c^-1 S)),  S = diag exp(logvar)
-It is what `clusters` gives, and `estimator="analytic"` is the bound with it: looser than the one with p(c | z) by
+`clusters` returns it, and `estimator="analytic"` is the bound with it: looser than the bound with p(c | z) by
 E KL(q(c | x) || p(c | z)), but free of noise. (VaDE's E_q(z | x) p(c | z), the arithmetic mean, is not the optimum.)
 
-Ours, off by default: the clusters of the deepest facet D are invariant to distortions x -> T x, confident and balanced,
+Our extension, off by default: the clusters of the deepest facet D are to be invariant to distortions x -> T x, confident and
+balanced:
     loss += consistency_weight * E [-sum_c q(c_D | x) log q(c_D | T x)]     no gradient through q(c_D | x)
           + entropy_weight * E H(q(c_D | x)) + balance_weight * (log K_D - H(E q(c_D | x)))
 with E over the batch; position and style are then left to the other facets. With one weight w the last two are
 w * (log K_D - I(c_D; x)). Source: IMSAT (Hu et al., 2017, arXiv:1702.08720).
 
-Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this with one facet: VaDE (Jiang et al., 2017,
-arXiv:1611.05148), first an autoencoder, from whose codes the mixture then starts.
+Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this model with one facet: VaDE (Jiang et al., 2017,
+arXiv:1611.05148), trained as an autoencoder first, whose codes then initialise the mixture.
 
 The full text of the paper was not available: equations and defaults are those of FabianFalck/mfcvae at 9f1eca4; deviations
 are in docs/methods/mfcvae.md.

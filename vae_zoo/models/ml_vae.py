@@ -11,12 +11,12 @@ Minimised, in nats, divided by the number of GROUPS (equation 5):
     loss = 1/G sum_G ( sum_{i in G} [rec[i] + beta_style * kl_style[i]] + beta_content * kl_content[G] )
     rec[i] = -log p(x[i] | z_content[i], z_style[i]) at one draw,  kl_* = KL(q || N(0, I))
 
-The KL of the content counts once for a group of any size; only this small saving moves shared information into it. The
-draws z_content[i] are each image's own, from its GROUP's posterior; both this and one draw for the whole group are
-unbiased, the former's gradients vary less.
+The KL of the content counts once for a group of any size; only this small saving moves shared information into the content.
+Each image i has its own sample z_content[i] of the posterior of its GROUP; this and one sample for the whole group are both
+unbiased, but the gradients of the former have less variance.
 
-Deviations: betas other than 1, which keep the content out of the style; the other rules of evidence.
-docs/methods/ml_vae.md says how the reimplementations differ, and why their numbers are no target.
+Deviations: betas other than 1, which keep the content out of the style; the other pooling rules.
+docs/methods/ml_vae.md explains how the reimplementations differ and why their numbers are not a reference.
 """
 
 from typing import Literal

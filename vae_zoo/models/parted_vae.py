@@ -1,24 +1,24 @@
 """PartedVAE: class-related and class-independent factors from few labels (Hajimiri et al., 2021, arXiv:2102.00892).
 
 Generative story:  z ~ N(0, I)    c_j ~ Cat(pi_j)    u_j | c_j = k ~ N(m_jk, diag exp(l_jk)), m and l learned
-                   x ~ p(x | z, u): c reaches the image only through u
+                   x ~ p(x | z, u): c affects the image only through u
 Inference:         h = f(x)    q(z | x) = N(mu(h), diag exp(logvar(h)))    q(c_j | x) = softmax(logits_j(h))
                    q(u_j | x, c_j) = N(mu_j(h a_j), diag exp(logvar_j(h a_j))),  a_j = sigmoid(slope(t) (A_j c_j + b_j)):
-                   the class attends to the part of h that its u is read from
+                   the class selects the features from which u is computed
 Minimised, in nats per image, BC being the Bhattacharyya coefficient of two components of one variable:
     loss = rec + z_gamma * |C_z(t) - kl_z| + u_gamma * |C_u(t) - kl_u|
          + prior_weight * KL(mean_x q(c | x) || pi) + entropy_weight * H(q(c | x)) + overlap_weight * sum max(BC - theta, 0)
     kl_u = sum_j sum_k q(c_j = k | x) KL(q(u_j | x, c_j) || p(u_j | c_j = k))
-Before every step on the loss, encoder and class head take a step of their own optimiser on a labelled batch:
+Before every step on the loss, a second optimiser updates encoder and class head on a labelled batch:
     ce + consistency_weight * consistency,   ce = -log q(y | x)
 c is drawn from the Gumbel-softmax in training and is the arg max in evaluation; t counts steps from 1.
 
 The full text of the paper was not available: equations and defaults are those of sinahmr/parted-vae at 261f065.
-Deviations: the several variables have small layers of their own instead of masked large ones (`init="official"` keeps the
-scale of their first weights); the slope follows the step in evaluation too, where the official code always has 8
-(`eval_slope`), and the learning rate is constant (`plateau`). Ours alone: `u_kl="exact"` takes each component's own
-posterior, `augment` and `consistency_weight` (the class of an image is kept by its distorted copy where it is sure; Sohn
-et al., 2020), `c_momentum` averages q(c) over past batches, `prior_lr`, `gate=False`, `supervised=False`.
+Deviations: each variable has small layers of its own instead of masked large ones (`init="official"` keeps the scale of the
+initial weights); the slope follows the step in evaluation too, where the official code always uses 8 (`eval_slope`), and the
+learning rate is constant (`plateau`). Extensions of ours: `u_kl="exact"` uses the posterior given each component; `augment`
+and `consistency_weight`: an unlabelled image with a confident q(c | x) must keep its class when it is augmented (Sohn et
+al., 2020); `c_momentum` averages q(c) over past batches; `prior_lr`, `gate=False`, `supervised=False`.
 """
 
 from collections.abc import Callable

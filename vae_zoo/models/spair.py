@@ -1,27 +1,27 @@
-"""SPAIR: a scene is objects on a background, found without labels (Crawford and Pineau, 2019, AAAI 33, p. 3412).
+"""SPAIR: finds objects on a background without labels (Crawford and Pineau, 2019, AAAI 33, p. 3412).
 
-In the form of 51616/split-vae (Charakorn et al., 2020), where all cells of a grid are inferred at once. O cells i:
-Generative story:
-    C ~ p(C = k) = s^k / sum_j s^j, k = 0..O;  which C cells hold an object: all equally likely    -> z_pres[i] in {0, 1}
+In the form of 51616/split-vae (Charakorn et al., 2020), where all cells of a grid are inferred at once. For the cells i =
+1..O: Generative story:
+    n ~ p(n = k) = s^k / sum_j s^j, k = 0..O;  all sets of n cells with an object equally likely    -> z_pres[i] in {0, 1}
     z_scale[i] ~ N(mu_s, 0.5^2)     z_shift[i], z_what[i], z_depth[i] ~ N(0, I)     z_background ~ N(0, I)
     box[i]: size = anchor sigmoid(z_scale), centre = that of the cell + reach tanh(z_shift)
-    colour and opacity in the box = decoder(z_what),  ground = decoder(z_background), black without that block
+    colour c and opacity in the box = decoder(z_what),  background = decoder(z_background), black if there is no such block
     t = z_pres opacity,  w = t (1/2 + sigmoid(-z_depth)),  C = sum_i w c / sum_i w,  A = sum_i t w / sum_i w   at each pixel
-    x ~ p(x | A C + (1 - A) ground)
-Inference, each head seeing the draws of those before it:
+    x ~ p(x | A C + (1 - A) background)
+Inference, each head gets the samples of the heads before it:
     features(x) -> q(z_scale, z_shift) -> glimpse of the box -> q(z_what) -> q(z_depth) -> q(z_pres)     q(z_background | x)
-    z_pres is relaxed: vae_zoo.distributions.presence, which also has the count prior given the cells before
-Minimised, in nats per image, all sums over cells:
+    z_pres is relaxed (vae_zoo.distributions.presence); its prior is that of the count given the previous cells
+Minimised, in nats per image; kl_where, kl_what, kl_depth and kl_pres are summed over the cells:
     loss = rec + beta_where * kl_where + beta_what * kl_what + beta_depth * kl_depth + beta_pres * kl_pres
            + beta_background * kl_background
-    rec = -log p(x | z) at one draw; kl_where is that of z_scale and z_shift; kl_pres uses the draws z_pres > 1/2 of the
-    cells before, and is the relaxed variables' own KL (`analytic`), one draw of it (`mc`), or that of Bernoulli variables
+    rec = -log p(x | z) at one draw; kl_where is the KL of z_scale and z_shift; kl_pres is conditioned on z_pres > 1/2 of the
+    previous cells: the KL of the relaxed variables (`analytic`), one sample of it (`mc`), or that of Bernoulli variables
 
-The two priors on number and size of the objects are schedules: s falls from 1 (every number is equally likely) to nearly 0,
-mu_s to the expected size. With a background that learns at the same time, all objects vanish unless four things help them:
-`presence_warmup_steps` without gradient to depth and presence, opacity and presence that start high (`alpha_bias`,
-`presence_bias`), a sharp likelihood, and pressure on presence only at the end. docs/methods/spair.md has the ablation and
-the deviations.
+The priors of the number and the size of the objects are schedules: s falls from 1 (every number is equally likely) to nearly
+0, mu_s to the expected size. If the background is learned at the same time, the objects vanish without four measures:
+`presence_warmup_steps` without gradient to depth and presence, a high initial opacity and presence (`alpha_bias`,
+`presence_bias`), a sharp likelihood, and a penalty on presence that is increased only later (conf: from step 1,000).
+docs/methods/spair.md has the deviations; results: docs/journal/spair.md.
 """
 
 import logging
@@ -244,7 +244,7 @@ class SPAIR(LatentVariableModel):
     Args:
         image_shape: [C, H, W].
         what_dim: A, dimensions of the appearance of an object.
-        background_dim: Dimensions of the background; 0: the ground is black.
+        background_dim: Dimensions of the background code; 0: the background is black.
         network: Family of encoder and decoder of the background (vae_zoo.nets).
         object_network: Family of encoder and decoder of the glimpses (vae_zoo.nets).
         likelihood: p(x | image), with one number for each pixel and channel.

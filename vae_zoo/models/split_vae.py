@@ -6,8 +6,9 @@ Minimised, in nats per image:
     loss = rec + aux_weight * rec_aux + beta_global * kl_z_global + beta_local * kl_z_local
     rec = -log p(x | z_global, z_local), rec_aux = -log p(x_aux | z_local) at one draw each,  kl_* = KL(q || N(0, I))
 
-With all weights 1 the loss is the negative bound on log p(x, x_aux). That on log p(x) alone is without rec_aux, for any
-shuffling; `log_weights` returns its terms. With aux_weight = 0, the ablation, nothing determines the content of each code.
+With all weights 1 the loss is the negative of a lower bound on log p(x, x_aux). Without rec_aux it is a bound on log p(x)
+for any view; `log_weights` returns its terms. With aux_weight = 0 (the ablation) no term makes z_local explain the shuffled
+image; its encoder still sees only that image (results: docs/methods/split.md).
 
 The full text of the paper was not available: equations and networks are those of 51616/split-vae at 58b6efa; deviations are
 in docs/methods/split.md.

@@ -14,8 +14,8 @@ images, with alpha = 0.1 N (section 4), N = N_l + N_u, times the MEAN of ce over
 the first three terms are means over the unlabelled images as they are here, it is
     mean_u (rec + kl_z + kl_c) + (N_l / N_u) mean_l labelled + (0.1 N / N_u) mean_l ce
 Here all N training images are seen without their labels, the labelled ones too, so N_u = N: labelled_weight = N_l / N and
-ce_weight = 0.1. With all N labels these are 1 and 0.1. docs/methods/baselines.md has what other weights do.
-Deviations: network of PartedVAE, so that differences are the method's; every step has a labelled batch of its own.
+ce_weight = 0.1. With all N labels these are 1 and 0.1. docs/methods/baselines.md has results of other weights.
+Deviations: network of PartedVAE, so that differences are due to the method; every step has a labelled batch of its own.
 """
 
 import torch
@@ -27,7 +27,7 @@ from vae_zoo.contract import Batch, Term, Terms
 from vae_zoo.distributions import Categorical, Normal, kl_standard, log_standard_normal
 from vae_zoo.models.discrete import ClassConditionalModel
 
-PAPERS_ALPHA = 0.1  # over N
+PAPERS_ALPHA = 0.1  # alpha / N of the paper
 
 
 class SSVAE(ClassConditionalModel):

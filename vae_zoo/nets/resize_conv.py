@@ -25,9 +25,9 @@ class ResizeConv:
         channels: Channels of the encoder's convolutions, from the image inwards.
         kernels: Kernel sizes of the same convolutions, even.
         activation: After each convolution of the encoder.
-        decoder_channels: From the code outwards, as many as `channels`. Images are enlarged by 2 before each convolution
-            but the first.
-        decoder_kernels: From the code outwards, one more than channels: the last is that of the output.
+        decoder_channels: From the code outwards, as many as `channels`. Images are upsampled by 2 before each convolution
+            except the first.
+        decoder_kernels: From the code outwards, one more than `channels`; the last is that of the output.
 
     Raises:
         ValueError: The lists do not fit each other, or a kernel of the encoder is odd.
@@ -59,7 +59,7 @@ class ResizeConv:
             num_outputs: Numbers for each image.
 
         Raises:
-            ValueError: A side of the images is no multiple of 2 ** len(channels).
+            ValueError: A side of the images is not a multiple of 2 ** len(channels).
         """
         kind = {"relu": nn.ReLU, "elu": nn.ELU}[self.activation]
         widths, layers = [image_shape[0], *self.channels], []
@@ -76,7 +76,7 @@ class ResizeConv:
             image_shape: [C, H, W].
 
         Raises:
-            ValueError: A side of the images is no multiple of 2 ** len(channels).
+            ValueError: A side of the images is not a multiple of 2 ** len(channels).
         """
         inner = (channels, *size) = (self.decoder_channels[0], *self._innermost(image_shape))
         first, *kernels = self.decoder_kernels
@@ -86,7 +86,7 @@ class ResizeConv:
         network = {str(i): layer for i, layer in enumerate(layers)}
         widths = [*self.decoder_channels, image_shape[0]]
         for stage, (i, o, kernel) in enumerate(zip(widths, widths[1:], kernels), start=1):
-            conv = EnlargingConv2d(i, o, kernel, (size[0] << stage - 1, size[1] << stage - 1))
+            conv = UpsamplingConv2d(i, o, kernel, (size[0] << stage - 1, size[1] << stage - 1))
             network |= {f"{4 * stage + 1}": nn.ReLU(), f"{4 * stage + 4}": conv}  # names of the weights as in version 0.1
         return _initialised(nn.Sequential(OrderedDict(network)))
 
@@ -99,19 +99,19 @@ class ResizeConv:
         return image_shape[1] // factor, image_shape[2] // factor
 
 
-class EnlargingConv2d(nn.Conv2d):
-    """Bilinear upsampling by 2 and a convolution that keeps the size, merged to a quarter of the multiplications.
+class UpsamplingConv2d(nn.Conv2d):
+    """Bilinear upsampling by 2 and a convolution that keeps the size, merged to save three quarters of the multiplications.
 
-    Enlargement and zero padding act on rows and columns, the channels are mixed alike at every pixel. So the mixing comes
-    first, on the small image, once for each position of the kernel; what it gives is enlarged, moved and added up by one
-    matrix for the columns and one for the rows. The result is that of nn.Upsample(scale_factor=2, mode="bilinear"),
-    zero padding and nn.Conv2d but for rounding, at the borders too.
+    Upsampling and zero padding act on rows and columns only, and a kernel position mixes the channels in the same way at
+    every pixel. So the channels are mixed first, at low resolution, once for each position of the kernel; one matrix for the
+    columns and one for the rows then upsample, shift and sum the results. Up to rounding the output is that of
+    nn.Upsample(scale_factor=2, mode="bilinear"), zero padding and nn.Conv2d, also at the borders.
 
     Args:
-        in_channels: Channels of the images to enlarge.
-        out_channels: Channels of the enlarged ones.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
         kernel: Side of the kernel.
-        size: (height, width) of the images to enlarge.
+        size: (height, width) of the input.
     """
 
     bias: nn.Parameter
@@ -121,13 +121,13 @@ class EnlargingConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, size: tuple[int, int]):
         super().__init__(in_channels, out_channels, kernel)
         for name, side in zip(("rows", "columns"), size):
-            self.register_buffer(name, _enlarging(side, kernel), persistent=False)
+            self.register_buffer(name, _upsampling(side, kernel), persistent=False)
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B O H2 W2"]:
-        """Enlarges and convolves images.
+        """Upsamples and convolves images.
 
         Args:
-            image: Image of the size given above.
+            image: Images of the `size` of the constructor.
 
         Returns:
             Images of twice their sides.
@@ -143,14 +143,14 @@ class EnlargingConv2d(nn.Conv2d):
 
 
 def _same(kernel: int) -> tuple[int, int]:
-    """What TensorFlow adds before and after to keep the size: uneven for even kernels."""
+    """Padding before and after with which TensorFlow keeps the size; asymmetric for even kernels."""
     return (kernel - 1) // 2, kernel // 2
 
 
-def _enlarging(side: int, kernel: int) -> Float[Tensor, "large small"]:
-    """The matrix from [side * kernel] to [2 * side]: row y adds pixel y + k - before of the enlarged image, for each k."""
-    enlarged = F.interpolate(torch.eye(side)[None], scale_factor=2, mode="linear")[0]  # [side, 2 * side]
-    return F.pad(enlarged, _same(kernel)).unfold(1, kernel, 1).permute(1, 0, 2).flatten(1)
+def _upsampling(side: int, kernel: int) -> Float[Tensor, "large small"]:
+    """The matrix from [side * kernel] to [2 * side]: row y sums pixels y + k - before of the upsampled image over k."""
+    upsampled = F.interpolate(torch.eye(side)[None], scale_factor=2, mode="linear")[0]  # [side, 2 * side]
+    return F.pad(upsampled, _same(kernel)).unfold(1, kernel, 1).permute(1, 0, 2).flatten(1)
 
 
 def _initialised(network: nn.Sequential) -> nn.Module:

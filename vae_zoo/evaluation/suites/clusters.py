@@ -18,8 +18,9 @@ MEMBERS = 7  # images shown per value
 class Clusters(Suite):
     """Compares the clusters of each categorical block, the arg max of its probabilities, with the labels if they are known.
 
-    Maps from clusters to labels are fitted on training images. <score>_pixels: baseline, k-means with as many clusters on
-    the pixels of the same images, at the end of training. Facets have their own suite, with the same names.
+    Maps from clusters to labels are fitted on training images. <score>_pixels: baseline, k-means on the pixels of the same
+    images with the same number of clusters as the model, at the end of training. Facets have their own suite, with the same
+    names of scores.
     """
 
     name = "clusters"

@@ -5,9 +5,10 @@ Uses the capability HasFacets: `facets`, names of Gaussian blocks; `clusters(q)`
 q(c | x); facet<j> is the j-th facet. Labels are those of the data set, and each known factor with few values.
 
 facet<j>/<label>/...     agreement of the clusters of facet j with the label: cluster_accuracy_majority, _hungarian and
-                         cluster_balanced_accuracy, with clusters named on training images; cluster_purity, with clusters
-                         named on the scored images as in the papers, and cluster_purity_chance; nmi, ami, ari; and for each
-                         of them <score>_pixels: baseline, k-means with as many clusters on the pixels of the same images
+                         cluster_balanced_accuracy, with clusters assigned to classes on training images; cluster_purity,
+                         with clusters assigned on the scored images as in the papers, and cluster_purity_chance; nmi, ami,
+                         ari; and for each of them <score>_pixels: baseline, k-means on the pixels of the same images with
+                         the same number of clusters as the facet
 facet<j>/...             clusters: their number; clusters_used: those with 0.5 % of the images; clusters_present: those with
                          any image; clusters_effective: exp of the entropy of the mean q(c | x); confidence: mean q of an
                          image's cluster; kl: KL of the facet, nats

@@ -1,22 +1,23 @@
 """Suite `local and global code`: does the global code hold the class, and is the local code used?
 
-For models with a global and a local code. A classifier trained on real TRAINING images (vae_zoo.metrics.judge) names decoded
-images; an accuracy is its agreement with the label of the image that z_global, or its replacement, comes from. Codes are
-posterior means.
+For models with a global and a local code. Codes are posterior means. An accuracy is the share of images in which a
+classifier trained on real TRAINING images (vae_zoo.metrics.judge) predicts the label of the ORIGINAL image from the decoded
+image. High values are good for rec, resample_local and swap_local; resample_global and swap_global should be at chance.
 
-judge_accuracy              accuracy of the classifier on the same real images, an upper reference for the others
+judge_accuracy              accuracy of the classifier on the real images, an upper reference for the others
 accuracy_rec                reconstructions
-accuracy_resample_local     z_local drawn from its prior
-accuracy_resample_global    z_global drawn from its prior
+accuracy_resample_local     z_local sampled from its prior
+accuracy_resample_global    z_global sampled from its prior
 accuracy_swap_local         z_local of another image
-accuracy_swap_global        z_global of another image, agreement with the label of this one: chance, unless z_local holds it
-accuracy_resample_within    z_global drawn from the prior of the image's own cluster, if the model has clusters
+accuracy_swap_global        z_global of another image; above chance if z_local holds the class
+accuracy_resample_within    z_global sampled from the prior of the image's own cluster, if the model has clusters
 colour_transfer_ratio       after a swap of z_local: L1 distance of the mean colour to that of the local donor, divided by
-                            the distance to the global donor (means over the images); 1: z_local holds no colours
+                            the distance to the global donor (means over the images); below 1: the colour comes from
+                            z_local; 1: equally far from both donors; above 1: it comes from z_global
 
-The accuracies alone do not show a split, since a z_local that the decoder ignores gets good values; use the ratio. The
-chance level of accuracy_resample_global is at most the share of the largest class. Source: 51616/split-vae, whose classifier
-is also trained on test images and sees two ranges of values.
+The accuracies alone do not show that the information is separated, since a z_local that the decoder ignores also gets good
+values; use the ratio. The chance level of accuracy_resample_global is at most the share of the largest class.
+Source: 51616/split-vae, whose classifier is also trained on test images and gets images in two different ranges of values.
 """
 
 from collections.abc import Iterator
@@ -40,28 +41,28 @@ from vae_zoo.metrics.judge import CHUNK
 from vae_zoo.models.base import LatentVariableModel
 
 SHOWN = 8  # rows and columns of the grids
-PROBED = 3000  # images that train a probe of the controls, and that score it
+PROBED = 3000  # training images and scored images of a probe of the controls
 SCORES = ("cluster_accuracy_majority", "cluster_accuracy_hungarian", "nmi", "ami")
 
 
 class LocalGlobal(Suite):
-    """Numbers of a model with a global and a local code, see the module."""
+    """Metrics of a model with a global and a local code; the module's docstring defines them."""
 
     name, capability = "local and global code", HasLocalView
 
     def run(self, e: Context) -> Result:
-        """Computes the numbers from posterior means, and draws the figures."""
+        """Computes the metrics from posterior means, and draws the figures."""
         shown = pictures(e.model, e.data.single(e.to_show(SHOWN), e.model.device)) if e.keeps_pictures else {}
         return Result(dict(numbers(e)), pictures=shown)
 
 
 class LocalGlobalControls(Suite):
-    """Controls of LocalGlobal, whose numbers are also good for a decoder that ignores a code.
+    """Controls of LocalGlobal, whose metrics are also good for a decoder that ignores a code.
 
-    colour_r2_<block>       R2 of an MLP probe for the colour of the ground (median of the border pixels, mean over channels)
-    class_<block>           score of an MLP probe for the label: 0 the most frequent class, 1 all labels
-    kmeans_<block>/<score>, kmeans_pixels/<score>   k-means on the codes, and on the pixels of the same images, with as many
-                            clusters as the model or, if it has none, as there are labels
+    colour_r2_<block>       R2 of an MLP probe for the background's colour (median of the border pixels), mean over channels
+    class_<block>           score of an MLP probe for the label: 0 = as good as the most frequent class, 1 = perfect
+    kmeans_<block>/<score>, kmeans_pixels/<score>   k-means on the codes, and on the pixels of the same images, with the same
+                            number of clusters as the model or, if it has none, as many as there are labels
     """
 
     name, capability, split = "controls of global and local code", HasLocalView, "test"
@@ -86,7 +87,7 @@ class LocalGlobalControls(Suite):
 
 
 def _border_colours(e: Context, index: np.ndarray) -> np.ndarray:
-    """[N, C]: median of the pixels on the border, the colour of the ground if that has one colour."""
+    """[N, C]: median of the border pixels, the colour of the background if that has one colour."""
     parts = [e.data.single(part)["image"] for part in torch.from_numpy(index).split(CHUNK)]
     borders = (torch.cat([x[..., 0, :], x[..., -1, :], x[..., 1:-1, 0], x[..., 1:-1, -1]], dim=-1) for x in parts)
     return torch.cat([border.median(dim=-1).values for border in borders]).numpy()
@@ -108,27 +109,27 @@ def _clusters(e: Context, blocks: tuple[str, ...]) -> Numbers:
 
 
 class SampledCodes(Suite):
-    """The numbers of LocalGlobal from samples of the codes instead of means, on all test images: sampled_codes/<name>.
+    """The metrics of LocalGlobal from samples of the codes instead of means, on all test images: sampled_codes/<name>.
 
-    accuracy_resample_<block>_official: as 51616/split-vae shows these images to the classifier, in the upper half of its
-    range, (1 + x) / 2. Enabled by `evaluation.suites`.
+    accuracy_resample_<block>_official: the images are passed to the classifier as (1 + x) / 2, as in 51616/split-vae.
+    Enabled by `evaluation.suites`.
     """
 
     name, capability, needs, split = "sampled codes", HasLocalView, frozenset({"labels"}), "test"
 
     def run(self, e: Context) -> Result:
-        """Computes the numbers from one sample of each image."""
+        """Computes the metrics from one sample of each image."""
         samples = sampled(e, e.data.indices["test"], e.seed)
         return Result({f"sampled_codes/{name}": value for name, value in numbers(e, samples)})
 
 
 @torch.no_grad()
 def numbers(e: Context, samples: Codes | None = None) -> Numbers:
-    """The numbers of posterior means of the scored images, or of samples of all test images.
+    """Computes the metrics from posterior means of the scored images, or from samples of all test images.
 
     Args:
         e: Context of the evaluation.
-        samples: Codes of all test images, which have the numbers <name>_official too; None: posterior means.
+        samples: Codes of all test images, for which <name>_official is computed too; None: posterior means.
 
     Yields:
         Name and value.

@@ -1,9 +1,9 @@
-"""Speed of SPLIT's network with merged layers and layer by layer: python benchmarks/enlarging.py [rounds=3 ...]
+"""Speed of SPLIT's network with merged layers and layer by layer: python benchmarks/upsampling.py [rounds=3 ...]
 
-Further arguments are those of train.py. apart: enlargement, padding and convolution one after the other, as in the official
-code; together: `vae_zoo.nets.resize_conv.EnlargingConv2d`, the same function of the same weights. Both take the steps of the
-bare loop of benchmarks/throughput.py in turn, with one thread unless OMP_NUM_THREADS is set, each in both memory formats.
-Last line: one JSON object.
+Further arguments are those of train.py. apart: upsampling, padding and convolution one after the other, as in the official
+code; together: `vae_zoo.nets.resize_conv.UpsamplingConv2d`, the same function of the same weights. Both take the steps of
+the bare loop of benchmarks/throughput.py in turn, with one thread unless OMP_NUM_THREADS is set, each in both memory
+formats. Last line: one JSON object.
 """
 
 import copy
@@ -20,7 +20,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 from throughput import bare, compose_config  # noqa: E402
 
-from vae_zoo.nets.resize_conv import EnlargingConv2d  # noqa: E402
+from vae_zoo.nets.resize_conv import UpsamplingConv2d  # noqa: E402
 from vae_zoo.runs.train import prepare, quiet  # noqa: E402
 from vae_zoo.utils.memory import keep_freed_memory  # noqa: E402
 
@@ -29,11 +29,11 @@ EXPERIMENT = ["experiment=paper/split_vae_table1", "data=street_digits", "~data.
 
 
 def apart(model):
-    """A copy of the model whose enlarging convolutions are three layers each."""
+    """A copy of the model whose upsampling convolutions are three layers each."""
     model = copy.deepcopy(model)
     for network in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
         for name, layer in [*network.named_children()]:
-            if isinstance(layer, EnlargingConv2d):
+            if isinstance(layer, UpsamplingConv2d):
                 kernel = layer.kernel_size[0]
                 before, after = (kernel - 1) // 2, kernel // 2
                 conv = nn.Conv2d(layer.in_channels, layer.out_channels, kernel)
