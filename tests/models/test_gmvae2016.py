@@ -1,7 +1,9 @@
 """GMVAE of 2016: the contract of models/base.py and discrete.py, and its bound against integration."""
 
+from functools import partial
 from math import log
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical as TorchCategorical
@@ -16,8 +18,11 @@ from tests.models.builders import (
     images,
     weights_of,
 )
+from vae_zoo.data.arrays import Arrays
+from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli
+from vae_zoo.metrics import clustering
 from vae_zoo.models import GMVAE2016
 from vae_zoo.nets import MLP
 
@@ -106,6 +111,41 @@ def test_loss_falls_and_clusters_are_counted():
     fit(model, 30, data=Digits(size=8, batch_size=32), val_check_interval=30)
     recs.append(model.terms["rec"].value.mean())
     assert recs[1] < recs[0] and 1 <= logged["val/classes_used"] <= K
+
+
+class Prototypes(DataModule):
+    """Images of 64 pixels, each a prototype of four with a fifth of the pixels inverted; which one is the class."""
+
+    def __init__(self):
+        super().__init__((1, 8, 8), batch_size=50, val_size=200, test_size=500)
+
+    def load(self):
+        rng = np.random.default_rng(0)
+        prototypes, label = rng.random((4, 8, 8)) < 0.5, rng.integers(4, size=2000)
+        images = prototypes[label] ^ (rng.random((2000, 8, 8)) < 0.2)
+        return Arrays((255 * images[:, None]).astype(np.uint8), label=label, num_classes=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("equal", [False, True], ids=["model", "equal components"])
+def test_finds_the_prototypes_unless_all_components_are_equal(equal):
+    """Labels are not seen, so only a mixture that separates can pass; one whose components stay equal has .25 to .5. With
+    free_bits=0 two seeds of three find all four."""
+    torch.manual_seed(0)
+    sizes = {"z_dim": 4, "w_dim": 2, "num_classes": 4, "feature_dim": 64, "prior_hidden": 32, "free_bits": 1.0}
+    options = {"network": MLP((64,)), "likelihood": Bernoulli(), "optimizer": partial(torch.optim.Adam, lr=3e-3)}
+    model, data = GMVAE2016((1, 8, 8), **sizes, **options), Prototypes()
+    if equal:
+        model.z_prior[-1].weight.data.zero_()
+        model.z_prior[-1].bias.data.zero_()
+        model.z_prior.requires_grad_(False)
+    fit(model, 600, data=data)
+    rows = data.indices["test"]
+    with torch.no_grad():
+        found = model.eval().class_log_probs(data.single(rows)["image"]).argmax(1).numpy()
+    label = data.label[rows].numpy()
+    accuracy = clustering.scores(found, label, (found, label))["cluster_accuracy_hungarian"]
+    assert accuracy <= 0.5 if equal else accuracy >= 0.95, accuracy
 
 
 # ---- mathematics ----------------------------------------------------------------------------------------------------
