@@ -5,7 +5,7 @@ from torch.autograd import gradcheck
 from torch.distributions import Independent, kl_divergence
 from torch.distributions import Normal as TorchNormal
 
-from vae_zoo.distributions import Normal, kl_standard
+from vae_zoo.distributions import Normal, kl_standard, noise
 from vae_zoo.distributions.normal import covariance, kl_standard_per_dim, log_density_pairs, log_standard_normal, transport
 
 
@@ -26,6 +26,18 @@ def test_densities_equal_torch_distributions():
     torch.testing.assert_close(q.log_prob_per_dim(z).sum(-1), q.log_prob(z))
     standard = Independent(TorchNormal(torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)), 1)
     torch.testing.assert_close(log_standard_normal(z), standard.log_prob(z))
+
+
+def test_draws_of_a_prior_do_not_depend_on_the_images_being_evaluated():
+    q, drawn = random_normal(20_000, 3), []
+    for images in (7, 20_000):
+        torch.manual_seed(0)
+        with noise.per_image(torch.arange(images)):
+            drawn.append(q.sample())
+    assert torch.equal(*drawn)
+    standard = (drawn[0] - q.mu) / (q.logvar / 2).exp()
+    torch.testing.assert_close(standard.mean(0), torch.zeros(3, dtype=torch.float64), rtol=0, atol=0.03)
+    torch.testing.assert_close(standard.std(0), torch.ones(3, dtype=torch.float64), rtol=0.03, atol=0)
 
 
 def test_transport_keeps_the_quantile_of_each_dimension():

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import log, pi
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -65,6 +66,10 @@ class Normal:
             [*sample_shape, ..., D].
         """
         return self.mu + noise.normal(self.mu, sample_shape) * (0.5 * self.logvar).exp()
+
+    def sample(self) -> Float[Tensor, "... D"]:
+        """Draws from torch's global generator, also inside `noise.per_image`: draws from a prior belong to no image."""
+        return self.mu + torch.randn_like(self.mu) * (0.5 * self.logvar).exp()
 
     def log_prob(self, z: Float[Tensor, "... D"]) -> Float[Tensor, "..."]:
         """Log-density, summed over the dimensions.

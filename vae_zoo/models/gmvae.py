@@ -136,7 +136,7 @@ class GMVAE(DiscreteLatentModel):
     def sample_class(self, classes: Int[Tensor, "n 1"]) -> Codes:
         """Draws z from p(z | c) of these clusters, 0..K-1."""
         c = self.classes.code(classes)
-        return {"c": c, self.z_name: self.prior_z(c).rsample()}
+        return {"c": c, self.z_name: self.prior_z(c).sample()}
 
     def with_class(self, codes: Codes, classes: Int[Tensor, "B 1"]) -> Codes:
         """Moves codes to other clusters; z keeps its distance from the mean in standard deviations of the cluster.

@@ -121,7 +121,7 @@ class GMVAE2016(DiscreteLatentModel):
     def sample_class(self, classes: Int[Tensor, "n 1"]) -> Codes:
         """Draws w from N(0, I), then z from p(z | c, w) of these clusters, 0..K-1."""
         w = torch.randn(len(classes), self.blocks["w"].size, device=self.device)
-        return {"c": self.classes.code(classes), "z": self.of_class(w, classes).rsample(), "w": w}
+        return {"c": self.classes.code(classes), "z": self.of_class(w, classes).sample(), "w": w}
 
     def of_class(self, w: Float[Tensor, "n W"], classes: Int[Tensor, "n 1"]) -> Normal:
         """p(z | c, w) of one cluster, 0..K-1, for each w; a Gaussian of [n, D]."""

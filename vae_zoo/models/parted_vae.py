@@ -268,7 +268,7 @@ class PartedVAE(DiscreteLatentModel):
     def sample_class(self, classes: Int[Tensor, "n J"]) -> Codes:
         """Draws z from N(0, I) and u from p(u | c) of these classes, 0..K_j-1."""
         z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
-        u = self.u_prior()[classes + self.classes.first].rsample()  # [n, J, d]
+        u = self.u_prior()[classes + self.classes.first].sample()  # [n, J, d]
         return {"z": z, "u": u.flatten(1)} | self.classes.split(self.classes.code(classes))
 
     def with_class(self, codes: Codes, classes: Int[Tensor, "B J"]) -> Codes:
