@@ -1,6 +1,6 @@
 """vae_zoo: VAEs whose latent space is split into named blocks.
 
-Everything heavy is imported on first use, so that configuration errors and `--help` answer at once.
+Heavy modules are imported on first use, so that `--help` and configuration errors are shown at once.
 """
 
 from typing import TYPE_CHECKING

@@ -29,7 +29,7 @@ class Batch(TypedDict, total=False):
 
     Attributes:
         image: float32 in [0, 1].
-        index: Places of the images in their data set.
+        index: Indices of the images in their data set.
         label: Classes, [B] or [B, V] for several label variables, -1 = unknown.
         factors: Ground-truth factors, float32.
         group: Which images share their content, 0..num_groups-1.
@@ -115,7 +115,7 @@ class Network(Protocol):
 
         Args:
             image_shape: [C, H, W].
-            num_outputs: Numbers for each image.
+            num_outputs: Outputs per image.
         """
         ...
 
@@ -123,7 +123,7 @@ class Network(Protocol):
         """Makes a decoder of codes [B, num_inputs] to images [B, C, H, W].
 
         Args:
-            num_inputs: Numbers for each image.
+            num_inputs: Inputs per image.
             image_shape: [C, H, W] of the output.
         """
         ...
@@ -143,7 +143,7 @@ class LadderNetwork(Protocol):
 
         Args:
             image_shape: [C, H, W].
-            num_outputs: Numbers for each image and facet.
+            num_outputs: Outputs per image and facet.
         """
         ...
 
@@ -153,7 +153,7 @@ class LadderNetwork(Protocol):
         The codes are a list of [B, num_inputs[j]], None for a facet that is left out.
 
         Args:
-            num_inputs: Numbers for each image and facet.
+            num_inputs: Inputs per image and facet.
             image_shape: [C, H, W] of the output.
         """
         ...
@@ -425,7 +425,7 @@ class FindsObjects(Protocol):
         ...
 
     def presence_log_odds(self, batch: Batch | Float[Tensor, "B C H W"]) -> Float[Tensor, "B O"]:
-        """Log-odds that there is an object, for each place where one may be."""
+        """Log-odds of presence of each possible object."""
         ...
 
     def render(self, codes: Codes) -> Any:
@@ -444,7 +444,7 @@ class FindsObjects(Protocol):
 
         Args:
             codes: Codes of B images.
-            object_: Place of the object, 0..O-1.
+            object_: Index of the object, 0..O-1.
 
         Returns:
             The changed codes.
@@ -456,7 +456,7 @@ class FindsObjects(Protocol):
 
         Args:
             codes: Codes of B images.
-            object_: Place of the object, 0..O-1.
+            object_: Index of the object, 0..O-1.
 
         Returns:
             The changed codes.
@@ -475,7 +475,7 @@ class EditsObjects(FindsObjects, Protocol):
 
         Args:
             codes: Codes of B images.
-            object_: Place of the object, 0..O-1.
+            object_: Index of the object, 0..O-1.
             centre: x and y of the centre of its new box, pixels.
             keep: Whether the object also remains at its old position, that is a copy is made.
 
@@ -489,9 +489,9 @@ class EditsObjects(FindsObjects, Protocol):
 
         Args:
             codes: Codes of B images.
-            object_: Place of the object, 0..O-1.
+            object_: Index of the object, 0..O-1.
             others: Codes of the B other images.
-            other: Place of the object there, 0..O-1.
+            other: Index of the object there, 0..O-1.
 
         Returns:
             The changed codes.

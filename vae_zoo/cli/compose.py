@@ -38,7 +38,7 @@ def _chooses(word: str) -> bool:
 
 
 def compose(name: str, words: Sequence[str]) -> DictConfig | None:
-    """Returns the config with its `hydra` node, or None if an option such as --help was answered instead.
+    """Returns the config with its `hydra` node, or None if an option such as --help was handled instead.
 
     name: name of the command's file in conf/. words: Hydra's options and overrides.
     """
@@ -104,7 +104,7 @@ def _hydra(name: str, own: str | None) -> Hydra:
 
 
 def _answered(hydra: Hydra, name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> bool:
-    """Answers an option such as --help; returns False if there is none."""
+    """Handles an option such as --help; returns False if there is none."""
     if options.help:  # as hydra.app_help, which also lists Hydra's own groups and takes twice as long
         cfg = hydra.compose_config(name, options.overrides, RunMode.RUN)
         groups = hydra.format_config_groups(lambda group: group.split("/")[0] != "hydra")

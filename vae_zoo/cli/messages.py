@@ -60,7 +60,7 @@ def explain(error: BaseException, remedy: str) -> str | None:
 
 
 def _unreadable(word: str) -> str:
-    """A word that Hydra's grammar cannot read; one with a text in it is shown as it would be read."""
+    """Message for an override that Hydra cannot parse; if quotes around the value are missing, it shows them."""
     key, equals, value = word.partition("=")
     if equals and re.fullmatch(r"[+~]*[A-Za-z_][\w./@-]*", key) and value[:1] not in ("[", "{"):
         return f"{word!r} is not a valid override; quote the value: {override(key, value.strip(QUOTES))}"
@@ -90,7 +90,7 @@ def config_dirs() -> list[Path]:
 
 
 def _missing_choice(name: str) -> str:
-    """The sentence for a choice that does not exist, such as `model/betavae`."""
+    """Message for a choice that does not exist, such as `model/betavae`."""
     typed = (word.lstrip("+").partition("=")[::2] for word in sys.argv[1:])
     group = next((key for key, value in typed if f"{key}/{value}" == name), name.rpartition("/")[0])
     choice = name.removeprefix(f"{group}/")
@@ -115,7 +115,7 @@ def _missing_choice(name: str) -> str:
 
 
 def _unknown_key(key: str) -> str:
-    """The sentence for a key that the composed config does not have."""
+    """Message for a key that the composed config does not have."""
     if key in MOVED_SETTINGS:
         return moved(key)
     value = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{key}=")), "")
@@ -156,7 +156,7 @@ def _composed_without(key: str) -> DictConfig | None:
     groups = [w for w in sys.argv[1:] if re.fullmatch(r"\+?[a-z/]+=[A-Za-z0-9_/-]+", w) and not w.startswith(f"{key}=")]
     hydra, command = GlobalHydra.instance().hydra, JobRuntime.instance().get("name")
     for words in (groups, []):
-        with contextlib.suppress(Exception):  # of whatever else is wrong with the command line
+        with contextlib.suppress(Exception):  # other errors of the command line
             assert hydra is not None
             return hydra.compose_config(command, words, RunMode.RUN)
     return None
@@ -169,7 +169,7 @@ def _damaged_yaml(error: YAMLError) -> str:
     return f"{mark.name} cannot be read as YAML ({getattr(error, 'problem', None)} in line {mark.line + 1}); correct it"
 
 
-SENTENCES = {  # what Hydra says: what we say with the names in it
+SENTENCES = {  # pattern of Hydra's message: our message, made from its groups
     r"Could not (?:find|load) '([^']+)'": _missing_choice,
     r"Could not override '([^']+)'": _unknown_key,
     r"Could not delete from config\. '([^']+)' does not exist": _nothing_to_remove,

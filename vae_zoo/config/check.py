@@ -267,7 +267,7 @@ def choose(got: str, allowed: Iterable[str], prefix: str = "") -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as the user would type it: true, null, [1, 2]; long values are cut."""
+    """A value as the user would type it: true, null, [1, 2]; long values are shortened."""
     text = repr(value) if isinstance(value, float) else value
     if not isinstance(text, str) or not text:
         text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)

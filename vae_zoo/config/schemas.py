@@ -89,7 +89,7 @@ class Sweep(Schema):
 
 
 class Sweeper(Schema):
-    """Of the grid, and further those of the search."""
+    """Settings of the grid sweeper, and the additional ones of the search sweeper."""
 
     max_batch_size: Count | None = OPTIONAL
     params: dict[str, Any] | None = OPTIONAL
@@ -100,7 +100,7 @@ class Sweeper(Schema):
 
 
 class Launcher(Open):
-    """Hydra checks the types of these and of others; the ranges are for those that `conf/launcher` sets."""
+    """Settings of launchers. Hydra checks the types of all; the ranges are for those that `conf/launcher` sets."""
 
     n_jobs: Count | Annotated[int, Field(le=-1)] = OPTIONAL
     timeout_min: Count = OPTIONAL
@@ -138,7 +138,7 @@ class Train(Schema):
 
 
 class EvaluateData(Open):
-    """Paths of a run's data: which there are depends on the run."""
+    """Paths of a run's data; the keys depend on the run."""
 
     root: str | None
 

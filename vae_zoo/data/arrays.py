@@ -19,7 +19,7 @@ class Factor:
         name: Name, unique in the data set.
         size: Number of values, >= 1; 0: continuous.
         kind: Kind of its values; decides how probes score it.
-        period: Period of a circular factor, in its own unit; None: as `vae_zoo.metrics.probes.period_of` says.
+        period: Period of a circular factor, in its own unit; None: the default of `vae_zoo.metrics.probes.period_of`.
     """
 
     name: str
@@ -35,18 +35,18 @@ class Arrays:
     Attributes:
         images: [N, C, H, W]; or, with `packed` or `kept_as`, [N, ...].
         label: Classes 0..num_classes-1, [N] or [N, V] for several label variables, -1 = unknown; None: there are none.
-        num_classes: Number of classes, of the variable that has most; None: unknown or no label.
+        num_classes: Number of classes, the largest if there are several variables; None: unknown or no label.
         factors: Ground-truth factors: indices 0..size-1 of their values, or real numbers; None: unknown.
         factor_info: Describes the columns of `factors`, F of them.
         groups: {name: group of each image} of groupings other than by label or factor, -1 = in a group of its own.
-            `identity` and `group` are never cut by a split.
-        split: The set's own split: 0 train, 1 val, 2 test, 3 and more those of `extra_splits`; val and test are cut from
-            train where they have no image. None: all images are 0.
+            Groups of `identity` and `group` are never divided between splits.
+        split: The official split: 0 train, 1 val, 2 test, 3 and more those of `extra_splits`; if val or test has no image,
+            its images are taken from train. None: all images are 0.
         extra_splits: Names of further test sets.
         label_names: Names of the V label variables.
         packed: Images have 8 binary pixels per byte, the first one in the highest bit: [N, C * H * W / 8].
         names: Names of the images in files that a user writes, such as data.labels_from; None: their numbers.
-        kept_as: Shape of what `images` has of each image, where the set's own `to_float` draws it; None: [C, H, W].
+        kept_as: Shape of the stored entry of each image, if `to_float` of the data set draws the image; None: [C, H, W].
     """
 
     images: UInt8[np.ndarray, "N ..."]

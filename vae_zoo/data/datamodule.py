@@ -1,10 +1,10 @@
-"""The data module: reads a batch by one indexed read from arrays in memory or mapped files, makes floats on the device.
+"""The data module: reads batches from arrays in memory or mapped files, and converts them to floats on the device.
 
-A data set is a subclass that writes `load() -> Arrays`. Splits, label budgets, grouping, order, ranks and resume are
-here.
+A data set is a subclass that implements `load() -> Arrays`. The base class implements splits, label budgets, grouping,
+order, ranks and resume.
 
-Order is a function of (seed, epoch) and a batch a function of the step, so a resumed run needs only its step. One step
-is one batch over all ranks: each rank reads its share of it.
+The order is a function of (seed, epoch) and a batch a function of the step, so a resumed run needs only its step. A step is
+one batch over all ranks: each rank reads its share of it.
 """
 
 import logging
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 class DataModule(L.LightningDataModule):
     """Base of all data sets.
 
-    A data set writes `load`; splits, label budgets, groups, order, processes and resume are here. In a set with the grouping
-    `identity` or `group` whole identities go to train, val or test: val_size and test_size then count identities.
+    A data set implements `load`. If it has the grouping `identity` or `group`, whole identities are assigned to train, val
+    or test, and val_size and test_size count identities.
 
     Args:
         image_shape: [C, H, W] of the images served.
@@ -54,17 +54,17 @@ class DataModule(L.LightningDataModule):
         fold: Fold that is the test split, 0..folds-1.
         subset: Number of training images to use, >= 1; None: all.
         labelled: Number of training images whose label training may see, also for groups by label, >= 1; None: all.
-        label_pick: Choice of these images. `balanced`: as many of each class; `random`; `first_n`: those of the first of the
-            set's own training images, which then stay in training; `cells`: one of each cell of the factors' grid in turn.
-        labels_from: CSV file whose labels replace the set's own (vae_zoo.data.storage.labels.read_labels); None: the set's.
+        label_pick: Choice of these images. `balanced`: equally many of each class; `random`; `first_n`: the first ones of
+            the training file, which stay in training; `cells`: one of each cell of a coarse grid of the factors in turn.
+        labels_from: CSV file whose labels replace those of the data set (vae_zoo.data.storage.labels.read_labels); None: no.
         num_classes: Number of classes, >= 1, for models that are built before the data are read; None: read from the data.
         shuffle: `full`: an epoch is a random order. `blocks`, for files larger than the memory on slow disks: blocks of
             neighbouring images in random order, shuffled within a window of some blocks.
         **groups: As in vae_zoo.data.grouping.Grouping.
 
     Attributes:
-        groupings: What group_by may name.
-        default_label: What the label of this set is.
+        groupings: Allowed values of group_by.
+        default_label: Meaning of the label of this data set.
         default_group: The grouping used when a model needs one and group_by is None; None: there is none.
         identity_factors: Names of the factors that all images of an identity share.
         style_factors: Names of the factors that differ between them.
@@ -72,9 +72,9 @@ class DataModule(L.LightningDataModule):
             the images.
         needs: Keys of the batch that the model needs.
         indices: {split: indices of its images}; this and the following after `setup`.
-        images: The images as they are kept, uint8 [N, ...].
+        images: The stored images, uint8 [N, ...].
         label: Labels, int64 [N] or [N, V], -1 = unknown; None: there are none.
-        train_label: The same as training sees them, -1 also where hidden.
+        train_label: The labels available to training; hidden ones are -1.
         factors: Ground-truth factors, [N, F]; None: unknown.
         factor_info: Describes the columns of `factors`; so do `factor_names`, `factor_sizes` and `factor_kinds`.
         num_train: Number of training images.
@@ -118,11 +118,11 @@ class DataModule(L.LightningDataModule):
         self.labels_from, self.num_classes, self.shuffle = labels_from, num_classes, shuffle
         self.grouping, self.group_by = grouping, grouping.group_by
         self.group_size, self.num_groups = grouping.sizes(), grouping.batch_of(batch_size)  # least, most
-        self.needs: frozenset[str] = frozenset()  # what the model needs of a batch; it is asked by `serve`
+        self.needs: frozenset[str] = frozenset()  # keys of the batch that the model needs, set by `serve`
         self.indices: dict[str, Tensor] = {}
 
     def load(self) -> Arrays:
-        """Reads or draws the data; a data set writes this method.
+        """Reads or draws the data; a data set implements this method.
 
         Returns:
             All images, those of every split.
@@ -195,7 +195,7 @@ class DataModule(L.LightningDataModule):
                 f"{images.dtype} {list(images.shape[1:])}{', 8 pixels per byte' * arrays.packed}; set data.image_shape "
                 f"(or data.size) to match them"
             )
-        with warnings.catch_warnings(action="ignore"):  # a mapped file cannot be written to, and nobody does
+        with warnings.catch_warnings(action="ignore"):  # a mapped file is read-only, and nothing writes to it
             self.images = torch.from_numpy(images)
         self.label = None if arrays.label is None else torch.from_numpy(np.asarray(arrays.label, dtype=np.int64))
         self.factors = None if arrays.factors is None else torch.from_numpy(arrays.factors)
@@ -235,7 +235,7 @@ class DataModule(L.LightningDataModule):
         return np.flatnonzero(known & (True if arrays.split is None else arrays.split == 0))[: self.labelled]
 
     def _hide_labels(self) -> Tensor | None:
-        """Labels as training sees them: -1 wherever `labelled` does not allow one."""
+        """Labels available to training: -1 where `labelled` hides them."""
         if self.label is None:
             self.labelled_indices = self.indices["train"][:0]
             if self.labelled is not None:
@@ -419,10 +419,10 @@ class DataModule(L.LightningDataModule):
         return batch
 
     def to_float(self, images: UInt8[Tensor, "B ..."]) -> Float[Tensor, "B C H W"]:
-        """Makes floats in [0, 1] of images, on their device.
+        """Converts images to floats in [0, 1], on their device.
 
         Args:
-            images: Images as they are kept: bytes, or 8 binary pixels per byte.
+            images: Stored images: bytes, or 8 binary pixels per byte.
         """
         if self.packed:
             return _pixels_of_bytes(images.device).index_select(0, images.flatten().int()).view(-1, *self.image_shape)
@@ -491,7 +491,7 @@ class EvalBatches:
         split: Its name.
         placement: `rank`, `world_size` and `device`; None: one process, on the CPU.
         batch_size: Number of images per batch, >= 1; None: that of the data, but at least 64.
-        most: About so many images, spread over the split, >= 1; None: all.
+        most: Approximate number of images, spread over the split, >= 1; None: all.
 
     Raises:
         UserError: There are more processes than images or groups.
@@ -550,7 +550,8 @@ def cells(factors: Real[np.ndarray, "N F"], sizes: Sequence[int]) -> Int[np.ndar
 
     Args:
         factors: Indices of values.
-        sizes: Number of values of each factor; of more than 8 the grid has the two halves, else the values.
+        sizes: Number of values of each factor; the grid has the two halves of a factor with more than 8 values, and the
+            values of any other.
     """
     coarse = [f >= -(-n // 2) if n > 8 else f for f, n in zip(factors.T, sizes)]
     shape = [2 if n > 8 else n for n in sizes]
@@ -596,17 +597,17 @@ def read_ahead(make: Callable[[int], Batch], steps: Iterable[int], device: torch
 def share(
     units: Any, rank: int, world_size: int, what: str = "images", setting: str = "data.batch_size (labelled, subset)"
 ) -> Any:
-    """Takes the rank-th of world_size equal runs.
+    """Returns the rank-th of world_size equal, contiguous parts.
 
     Args:
         units: Images or groups, a tensor or a sequence.
         rank: Number of the process, 0..world_size-1.
         world_size: Number of processes.
-        what: What the units are, for the error.
-        setting: What decides their number, for the error.
+        what: Name of the units, for the error.
+        setting: Setting that determines their number, for the error.
 
     Raises:
-        UserError: The runs would not be equal.
+        UserError: The parts would not be equal.
     """
     share, rest = divmod(len(units), world_size)
     if rest:
@@ -628,7 +629,7 @@ def _pixels_of_bytes(device: torch.device) -> Tensor:
 
 
 def check_size(image_shape: Sequence[int], choices: Sequence[int]) -> None:
-    """Refuses images that are not square with one of some sides.
+    """Refuses images that are not square or have a side that is not allowed.
 
     Args:
         image_shape: [C, H, W].

@@ -18,17 +18,17 @@ Places = Int[Tensor, " _"]  # of some images
 
 @dataclass(frozen=True)
 class Grouping:
-    """How batches are made of groups, images that share their content.
+    """Settings of batches of groups; the images of a group share their content.
 
     A batch has `num_groups` groups, two of which may be of the same class.
 
     Args:
-        group_by: `label`, or a factor or grouping of the set; None: none, or `group`, else the set's default, if the model
-            needs groups.
+        group_by: `label`, or a factor or grouping of the data set; None: no groups, or, if the model needs groups, `group`
+            or else the default of the data set.
         group_size: Number of images per group, >= 1, or [least, most], from which the size of each group is drawn.
-        group_pick: `images`: each image comes at most once an epoch. `balanced`: all groups come equally often, however
-            many images they have.
-        num_groups: Number of groups per batch, >= 1; None: as many as have about batch_size images.
+        group_pick: `images`: each image is used at most once per epoch. `balanced`: all groups are used equally often,
+            whatever their number of images.
+        num_groups: Number of groups per batch, >= 1; None: as many as give about batch_size images.
     """
 
     group_by: str | None = None
@@ -37,7 +37,7 @@ class Grouping:
     num_groups: Count | None = None
 
     def sizes(self) -> tuple[int, int]:
-        """The least and the most images of a group."""
+        """The smallest and the largest number of images of a group."""
         size = self.group_size
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
@@ -45,7 +45,7 @@ class Grouping:
         """The number of groups of a batch.
 
         Args:
-            batch_size: Number of images per batch, about.
+            batch_size: Approximate number of images per batch.
         """
         return self.num_groups or max(1, 2 * batch_size // sum(self.sizes()))
 
@@ -56,7 +56,7 @@ class GroupSampler:
     Args:
         group: The group of each image of the set, >= 0.
         grouping: The settings.
-        batch_size: Number of images per batch, about.
+        batch_size: Approximate number of images per batch.
     """
 
     def __init__(self, group: Int[Tensor, " N"], grouping: Grouping, batch_size: int):
@@ -66,7 +66,7 @@ class GroupSampler:
     def batches(self, shuffled: Places, generator: torch.Generator) -> tuple[Sequence[Places], Int[Tensor, "M G"]]:
         """Makes the batches of an epoch.
 
-        A group of a batch is some images of one group of the set: `size` from `start` on, going round and round.
+        A group of a batch has `size` images of one group of the data set, from `start` on, cyclically.
 
         Args:
             shuffled: Places of the images, in random order.
@@ -76,7 +76,7 @@ class GroupSampler:
             Places of the images of each batch, group after group, and the sizes of its groups; M batches.
 
         Raises:
-            UserError: No group has as many images as the least size.
+            UserError: No group has as many images as the smallest size.
         """
         group = self.group[shuffled]
         by_group, count = shuffled[group.argsort(stable=True)], torch.bincount(group)
@@ -97,10 +97,10 @@ class GroupSampler:
         return order.split(sizes.sum(1).tolist()), sizes
 
     def _all_images(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Cuts groups of `count` images into runs, in random order: (group, start, size) of each.
+        """Cuts groups of `count` images into chunks, in random order: (group, start, size) of each.
 
-        The last run of a group takes what is left, or nothing when that is too little. An epoch has as many runs as if all
-        were of the largest size, so that its length does not depend on what is drawn.
+        The last chunk of a group has the remaining images, or is dropped if these are too few. An epoch has as many chunks
+        as if all had the largest size, so that its length does not depend on the random sizes.
         """
         drawn = (count + self.least - 1) // self.least  # enough for every group
         owner = torch.arange(len(count)).repeat_interleave(drawn)
@@ -114,9 +114,9 @@ class GroupSampler:
         return owner[runs], start[runs], size[runs]
 
     def _rounds(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Rounds in which every group with enough images comes once, in random order: (group, start, size) of each.
+        """Rounds in which every group with enough images occurs once, in random order: (group, start, size) of each.
 
-        As many rounds as make an epoch about as many images as there are.
+        The number of rounds is chosen so that an epoch has about as many images as the data.
         """
         owner = (count >= self.least).nonzero()[:, 0]
         round_of_images = (self.least + count[owner].clamp(max=self.most)).sum() / 2
@@ -127,15 +127,15 @@ class GroupSampler:
         return owner[turn].flatten(), start.gather(1, turn).flatten(), size.gather(1, turn).flatten()
 
     def _draw_sizes(self, count: Tensor, generator: torch.Generator) -> Tensor:
-        """Sizes, uniform from the least to the most of the range, or to the `count` images that there are."""
+        """Sizes, uniform from the smallest to the largest of the range, or to `count` if a group has fewer images."""
         choices = count.clamp(self.least, self.most) - self.least + 1
         return self.least + (torch.rand(count.shape, generator=generator, dtype=torch.float64) * choices).long()
 
     def evaluation(self, images: Places) -> list[Places]:
-        """Cuts a split into groups of one size, group_size or the most of its range, always the same.
+        """Cuts a split into fixed groups of one size, group_size or the largest of its range.
 
-        A bound on log p of a group depends on its size, so this one is fixed; a smaller group of the set is one group, and
-        what is left over of a larger one is left out.
+        A bound on log p of a group depends on its size, so the size is fixed; a smaller group of the data set is one group,
+        and the remainder of a larger one is dropped.
 
         Args:
             images: Places of the images of the split.
@@ -156,7 +156,7 @@ class GroupSampler:
 
 
 def groups_in_turn(groups: Sequence[Places], device: torch.device | str) -> dict[str, Any]:
-    """Makes `group` and `num_groups` of a batch whose groups follow on each other.
+    """Makes `group` and `num_groups` of a batch whose groups are consecutive.
 
     Args:
         groups: The images of each group.

@@ -15,22 +15,22 @@ Places = Int[np.ndarray, " _"]
 def cut(
     arrays: Arrays, sizes: Mapping[str, float], seed: int, folds: int | None, fold: int, subset: int | None, kept: Places
 ) -> dict[str, Places]:
-    """Cuts a data set into disjoint splits, by `seed` alone; what the set itself fixes stays as it is.
+    """Divides a data set into disjoint splits, which depend only on `seed`; official splits are kept.
 
     Args:
         arrays: The data set.
-        sizes: {`test` and `val`: images or identities, or a share of those that are in no split of the set's own}.
+        sizes: {`test` and `val`: number of images or identities, or a share of those without an official split}.
         seed: Seed of the draw.
         folds: As in DataModule.
         fold: As in DataModule.
         subset: As in DataModule.
-        kept: Places of images that stay in training unless the set itself or the tested fold has them elsewhere.
+        kept: Indices of images that stay in training unless they are in another official split or in the tested fold.
 
     Returns:
-        {split: increasing places of its images}.
+        {split: increasing indices of its images}.
 
     Raises:
-        UserError: There are not so many images, the set has a test split beside folds, or an identity is in two splits.
+        UserError: There are too few images, there are folds and an official test split, or an identity is in two splits.
     """
     official = np.zeros(len(arrays.images), dtype=np.int64) if arrays.split is None else arrays.split
     rng = np.random.default_rng(seed)
@@ -71,11 +71,11 @@ def cut(
 
 
 def check_number(number: int, where: str) -> None:
-    """Refuses data sets of fewer images than splits.
+    """Refuses data sets with fewer images than splits.
 
     Args:
         number: Number of images.
-        where: What the error names.
+        where: Name of the data set in the error.
 
     Raises:
         UserError: There are fewer than 3.

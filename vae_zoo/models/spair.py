@@ -1,7 +1,7 @@
 """SPAIR: finds objects on a background without labels (Crawford and Pineau, 2019, AAAI 33, p. 3412).
 
-In the form of 51616/split-vae (Charakorn et al., 2020), where all cells of a grid are inferred at once. For the cells i =
-1..O: Generative story:
+In the form of 51616/split-vae (Charakorn et al., 2020), where all cells i = 1..O of a grid are inferred at once.
+Generative story:
     n ~ p(n = k) = s^k / sum_j s^j, k = 0..O;  all sets of n cells with an object equally likely    -> z_pres[i] in {0, 1}
     z_scale[i] ~ N(mu_s, 0.5^2)     z_shift[i], z_what[i], z_depth[i] ~ N(0, I)     z_background ~ N(0, I)
     box[i]: size = anchor sigmoid(z_scale), centre = that of the cell + reach tanh(z_shift)

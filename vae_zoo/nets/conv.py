@@ -53,7 +53,7 @@ class Conv:
 
         Args:
             image_shape: [C, H, W].
-            num_outputs: Numbers for each image.
+            num_outputs: Outputs per image.
 
         Raises:
             ValueError: The images are too small for so many convolutions.
@@ -71,7 +71,7 @@ class Conv:
         """Makes the decoder of codes [B, num_inputs] to images [B, C, H, W].
 
         Args:
-            num_inputs: Numbers for each image.
+            num_inputs: Inputs per image.
             image_shape: [C, H, W].
 
         Raises:

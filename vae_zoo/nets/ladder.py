@@ -143,7 +143,7 @@ class LadderMLP:
 
         Args:
             image_shape: [C, H, W].
-            num_outputs: Numbers for each image and facet.
+            num_outputs: Outputs per image and facet.
 
         Raises:
             ValueError: num_outputs is one number, as for a plain network.
@@ -159,7 +159,7 @@ class LadderMLP:
         """Makes the decoder of codes [B, num_inputs[j]] to images [B, C, H, W].
 
         Args:
-            num_inputs: Numbers for each image and facet.
+            num_inputs: Inputs per image and facet.
             image_shape: [C, H, W].
         """
         widths = [[*reversed(w)] for w in self.decoder_hidden or self.hidden]  # of each facet, from its code outwards
@@ -202,7 +202,7 @@ class LadderConv:
 
         Args:
             image_shape: [C, H, W].
-            num_outputs: Numbers for each image and facet.
+            num_outputs: Outputs per image and facet.
 
         Raises:
             ValueError: num_outputs is one number, as for a plain network, or the images are too small.
@@ -226,7 +226,7 @@ class LadderConv:
         """Makes the decoder of codes [B, num_inputs[j]] to images [B, C, H, W].
 
         Args:
-            num_inputs: Numbers for each image and facet.
+            num_inputs: Inputs per image and facet.
             image_shape: [C, H, W].
 
         Raises:

@@ -27,7 +27,7 @@ class MLP:
 
         Args:
             image_shape: [C, H, W].
-            num_outputs: Numbers for each image.
+            num_outputs: Outputs per image.
         """
         return nn.Sequential(nn.Flatten(), *dense([prod(image_shape), *self.hidden, num_outputs], self.activation))
 
@@ -35,7 +35,7 @@ class MLP:
         """Makes the decoder of codes [B, num_inputs] to images [B, C, H, W].
 
         Args:
-            num_inputs: Numbers for each image.
+            num_inputs: Inputs per image.
             image_shape: [C, H, W].
         """
         layers = dense([num_inputs, *reversed(self.hidden), prod(image_shape)], self.activation)

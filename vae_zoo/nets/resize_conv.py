@@ -56,7 +56,7 @@ class ResizeConv:
 
         Args:
             image_shape: [C, H, W].
-            num_outputs: Numbers for each image.
+            num_outputs: Outputs per image.
 
         Raises:
             ValueError: A side of the images is not a multiple of 2 ** len(channels).
@@ -72,7 +72,7 @@ class ResizeConv:
         """Makes the decoder of codes [B, num_inputs] to images [B, C, H, W].
 
         Args:
-            num_inputs: Numbers for each image.
+            num_inputs: Inputs per image.
             image_shape: [C, H, W].
 
         Raises:

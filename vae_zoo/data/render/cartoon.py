@@ -1,7 +1,7 @@
 """Cartoon faces with known factors: who it is (identity factors) and how the picture was taken (style factors).
 
 Image (i, j), the j-th of identity i, is a function of (root, i, j) alone: every factor is a hash of its address, so an
-image can be drawn by itself, adding identities or images changes none, and a batch equals its images drawn one by one.
+image does not depend on others: adding identities or images changes none, and a batch equals its images drawn one by one.
 How factors become pixels: vae_zoo.data.render.cartoon_drawing.
 
     u[k]      = hash(root, stream, i, j, k) in [0, 1);  identity factors have a stream of their own, and j = 0
@@ -88,11 +88,11 @@ def factors(identity: Numbers, image: Numbers, *, strength: float = 1.0, confoun
     """Draws the factors of images, columns NAMES, float32.
 
     Args:
-        identity: Who each image shows, >= 0.
+        identity: Number of the person that each image shows, >= 0.
         image: Number of each image among those of its identity, >= 0.
         strength: Share of the range of each style factor that is used, around its neutral value, 0 to 1.
         confound: Probability that the hue of the background is that of the identity instead of the image, 0 to 1.
-        root: Other people in other styles for each number >= 0.
+        root: Seed >= 0; each gives other people in other styles.
     """
     first = np.zeros_like(identity)
     who = hashed.uniform(hashed.address(root, IDENTITY, identity, first), len(IDENTITY_RANGES))
@@ -115,7 +115,7 @@ def noise_key(identity: Numbers, image: Numbers, *, root: int = 0) -> hashed.Key
 
 
 def is_held_out(factors: Factors) -> Bool[Array, " N"]:
-    """Whether faces have the pair HELD_OUT.
+    """Whether faces have the combination HELD_OUT.
 
     Args:
         factors: Columns NAMES.

@@ -2,8 +2,8 @@
 
 A shape is a signed distance d in pixels, negative inside, and covers clip(1/2 - d, 0, 1) of a pixel. That is anti-aliasing
 already, so nothing is supersampled. (u, v) is the head's own frame, turned with it, in head heights, v down; the head
-reaches from v = -1/2 to 1/2. What lies on the face moves as on an ellipsoid when the head turns or nods, and the same
-ellipsoid takes the light (Lambert).
+reaches from v = -1/2 to 1/2. Features of the face move as on an ellipsoid when the head turns or nods, and the same
+ellipsoid is lit (Lambert).
 
 A value of one image is [B, 1, 1], a plane [B, 64, 64], a colour [B, 3, 1, 1], the canvas [B, 3, 64, 64].
 """
@@ -21,8 +21,8 @@ SIDE = 64  # pixels
 class Hair(NamedTuple):
     """A hair style, in head heights.
 
-    Behind the head an ellipse, with curls all around or spikes on top, and locks down to v = lock_end; before it all that
-    lies above the hairline v = fringe + slope u' + bend u'^2, u' = -1 and 1 at the ears.
+    Behind the head an ellipse, with curls all around or spikes on top, and locks down to v = lock_end; in front, everything
+    above the hairline v = fringe + slope u' + bend u'^2, u' = -1 and 1 at the ears.
     """
 
     back_v: float
@@ -77,7 +77,7 @@ class _Face:
         self.cos, self.sin = (turn(np.deg2rad(f["style_roll"])) for turn in (np.cos, np.sin))
         self.u = (self.cos * self.x + self.sin * self.y) / self.size
         self.v = (self.cos * self.y - self.sin * self.x) / self.size
-        self.nod = -0.35 * np.sin(self.pitch)  # how far what lies on the face moves down
+        self.nod = -0.35 * np.sin(self.pitch)  # downward shift of the features of the face
         self.radius = np.sqrt(self.u**2 + self.v**2) + 1e-6
         self.edge = self._edge()
         styles = np.array(list(HAIR.values()), np.float32)[f["id_hair_style"].astype(int)]  # [B, 1, 1, fields]

@@ -18,7 +18,7 @@ def address(root: int, stream: int, first: Integer[np.ndarray, " N"], second: In
 
     Args:
         root: >= 0.
-        stream: What the numbers are for, >= 0.
+        stream: Number of the purpose, >= 0.
         first: First number of each image, >= 0.
         second: Second number of each image, >= 0.
     """

@@ -1,8 +1,8 @@
 """The scenes of 3DShapes, ray cast: a room of one floor and four walls under the sky, and an object in its middle.
 
-What a ray meets, and how that is lit, depends on scale, shape and orientation alone; hues only colour it. So drawn are, for
-each of these 8 x 4 x 15 scenes, five layers that say how much of a colour each pixel takes, and each of the 480,000 images
-is a sum of them:
+What a ray meets, and how that is lit, depends only on scale, shape and orientation; hues only colour it. So five layers are
+drawn for each of these 8 x 4 x 15 scenes, the weights of five colours at each pixel, and each of the 480,000 images is a
+weighted sum of colours:
 
     image[c, p] = sum_l layer[l, p] colour[l, c],    l: floor, wall, object, sky, highlight (white), light in [0, 1]
 
@@ -11,7 +11,7 @@ is a sum of them:
 
 Lengths are halves of the room's side; x to the right, y up, z to the viewer at orientation 0; the object stands at the
 origin and the camera goes round it. Hues, sky and the values of the factors are the published ones; camera, light and the
-objects' proportions are not published and chosen to look like them (docs/journal/data.md).
+proportions of the objects are not published; they were fitted to the published images by eye (docs/journal/data.md).
 Source: github.com/deepmind/3d-shapes.
 """
 
@@ -21,7 +21,7 @@ from jaxtyping import Float
 SHAPES = ("cube", "cylinder", "sphere", "capsule")
 FACTOR_NAMES = ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
 FACTOR_SIZES = (10, 10, 10, 8, 4, 15)  # the last one varies fastest
-FACTOR_VALUES = (  # what the published `labels` say of each class
+FACTOR_VALUES = (  # value of each class in the published `labels`
     *(np.arange(10) / 10,) * 3,  # turns of the colour circle
     np.linspace(0.75, 1.25, 8),
     np.arange(4.0),
@@ -73,7 +73,7 @@ def shrink(layers: Float[Array, "*batch 64 64"], side: int) -> Float[Array, "*ba
 
 
 def _camera(angle: float) -> tuple[Array, Array]:
-    """Its place [3] and the rays through all pixels, unit length: float32 [P, 3], a pixel's rays one after the other."""
+    """Position of the camera [3] and rays through all pixels, unit length: float32 [P, 3], pixel by pixel."""
     sin, cos = np.sin(angle), np.cos(angle)
     right, ahead = np.array([cos, 0, -sin]), np.array([-sin, 0, -cos])
     down = np.array([0, -np.cos(PITCH), 0]) - np.sin(PITCH) * ahead
@@ -104,13 +104,13 @@ def _room(eye: Array, rays: Array) -> tuple[Array, Array]:
 
 
 def _cast_shadow(light: Array, floor: Array, shape: str, scale: float, points: Array) -> None:
-    """Takes the lamp's light from the rays `floor`, where an object stands between their points and the lamp."""
+    """Removes the lamp's light from the rays `floor` if an object is between their points and the lamp."""
     enters, leaves, _ = _meet(shape, scale, points[floor], np.array([TO_LAMP], np.float32))
     light[0, floor[(enters < leaves) & (leaves > 0)]] -= LAMP * TO_LAMP[1]
 
 
 def _draw(light: Array, near: Array, shape: str, scale: float, eye: Array, rays: Array) -> None:
-    """Puts an object before the room, where the rays `near` meet it: nothing stands between it and the eye."""
+    """Draws an object over the room where the rays `near` meet it; nothing is between it and the eye."""
     enters, leaves, towards = _meet(shape, scale, eye, rays[near])
     hit = enters < leaves
     near = near[hit]
@@ -188,7 +188,7 @@ def _slab(origin: Array, rays: Array, axis: int, low: float, high: float) -> Spa
 
 
 def _round(origin: Array, rays: Array, radius: float, axes: list[int]) -> Span:
-    """In a sphere about 0; with the axes 0 and 2 alone, in an endless upright cylinder."""
+    """Inside a sphere around 0, or, with the axes 0 and 2 only, inside an infinite vertical cylinder."""
     origin, rays = origin[..., axes], rays[:, axes]
     a, b, c = (rays * rays).sum(-1), (origin * rays).sum(-1), (origin * origin).sum(-1) - np.float32(radius) ** 2
     root = np.sqrt(b * b - a * c)

@@ -5,7 +5,7 @@ of S x S pixels at whole pixels; a tile that covers an earlier one by more than 
 the later of two lies in front. Lengths are pixels, x to the right, y down; colours are reals in [0, 1].
 
 Palettes, sizes and the rotated chequerboard: 51616/split-vae at 58b6efa, spair/data.py. Its sprites, birds cut out of
-CUB-200-2011, are not published, and its last row and column of places are never used; here they are.
+CUB-200-2011, are not published, and it never uses the last row and column of positions; here they are used.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def _rgb(colours: str) -> list[tuple[int, ...]]:
     return [tuple(bytes.fromhex(colour)) for colour in colours.split()]
 
 
-PALETTES = {  # of grounds, seen and unseen
+PALETTES = {  # of backgrounds, seen and unseen
     "solid": (_rgb("64d148 d14864 d17f48 4881d1 54b8d1 d16d54 b8d154 6d54d1"), _rgb("dede66 6464db db64db 64db64")),
     "chequer": (_rgb("c387ff c1ff87 ffa587 51c5ff ffe551 ff518b"), _rgb("ff7de3 7dffb8 ffcd7d")),
 }
@@ -42,21 +42,21 @@ WAVES = 4  # that a texture is made of
 
 @dataclass(frozen=True)
 class Recipe:
-    """What scenes are drawn of.
+    """Settings from which scenes are drawn.
 
     Args:
         size: Side of the image, pixels.
         sprite_size: Side of the tile of a sprite, S pixels, at most `size`.
-        num_objects: Least and most sprites of a scene, all numbers equally likely, 0 to 254.
+        num_objects: Smallest and largest number of sprites of a scene, all numbers equally likely, 0 to 254.
         ground: Background, one of GROUNDS; not used with `ground_images`.
-        phase_jitter: Whether the corner of the chequerboard is anywhere, not in the centre of the image.
+        phase_jitter: Whether the chequerboard is shifted at random; otherwise one of its corners is in the image centre.
         max_overlap: Largest share of a tile that another one covers, 0 to 1.
-        scales: Least and largest scale of the shapes of dSprites, > 0.
-        alike: Whether scales are those of dSprites itself, whose ellipses and hearts are smaller; else every shape fills its
+        scales: Smallest and largest scale of the shapes of dSprites, > 0.
+        alike: Whether scales are those of dSprites, whose ellipses and hearts are smaller; otherwise every shape fills its
             tile at scale 1.
         colour: `random` for each object, `white`, or `own` of the tile.
         sprites: Tiles, colours and opacity in [0, 1]; None: the shapes of dSprites, of any angle.
-        ground_images: Images in [0, 1], at least of the side `size`, of which a place is cut out; None: `ground`.
+        ground_images: Background images in [0, 1], at least of the side `size`, which are cropped at random; None: `ground`.
         held_out: Share of `sprites` that only test scenes show, and of `ground_images` that only test_unseen shows.
     """
 
@@ -83,11 +83,11 @@ def draw(recipe: Recipe, split: str, index: Int[np.ndarray, " N"]) -> UInt8[np.n
         index: Numbers of the scenes, >= 0.
 
     Returns:
-        RGB and the instance map: 0 is the background, k the k-th sprite, the higher the nearer; a pixel shows a sprite that
-        covers half of it.
+        RGB and the instance map: 0 is the background, k the k-th sprite, larger numbers in front; a pixel belongs to a
+        sprite that covers half of it.
 
     Raises:
-        UserError: So many sprites find no place.
+        UserError: The sprites do not fit into the image.
     """
     scenes = np.empty((len(index), 4, recipe.size, recipe.size), dtype=np.uint8)
     for start in range(0, len(index), CHUNK):
@@ -237,11 +237,11 @@ def _turned(size: int, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _whole(u: np.ndarray, count: int) -> np.ndarray:
-    """Numbers in [0, 1) as whole ones below `count`."""
+    """Maps numbers in [0, 1) to integers below `count`."""
     return (u * count).astype(np.int64)
 
 
 def _pick(u: np.ndarray, count: int, held_out: bool, share: float) -> np.ndarray:
-    """One of `count` things: of the last share of them where they are held out, else of the others."""
+    """Indices below `count`: from the last `share` of them, which are held out, or from the others."""
     kept = count - max(1, round(share * count))
     return kept + _whole(u, count - kept) if held_out else _whole(u, kept)

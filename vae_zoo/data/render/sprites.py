@@ -4,8 +4,8 @@ A pixel is white iff its centre lies inside the shape; there is no anti-aliasing
 right, y down; an orientation turns the shape counter-clockwise on screen. Images are kept as bits, 512 bytes each.
 
 Source: github.com/deepmind/dsprites-dataset. It publishes pixels, not shapes: sizes and curves below were fitted to the
-full-resolution frames of its dsprites.gif and miss 0 pixels in 64 frames of the square, 8 in 64 of the ellipse and 20
-in 192 of the heart.
+full-resolution frames of its dsprites.gif; 0 pixels differ in 64 frames of the square, 8 in 64 of the ellipse and 20 in
+192 of the heart.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from vae_zoo.data.storage.download import blaming
 SHAPES = ("square", "ellipse", "heart")
 FACTOR_NAMES = ("colour", "shape", "scale", "orientation", "pos_x", "pos_y")
 FACTOR_SIZES = (1, 3, 6, 40, 32, 32)  # the last one varies fastest
-FACTOR_VALUES = (  # what the published `latents_values` say of each class
+FACTOR_VALUES = (  # value of each class in the published `latents_values`
     np.array([1.0]),
     np.array([1.0, 2.0, 3.0]),
     np.linspace(0.5, 1.0, 6),

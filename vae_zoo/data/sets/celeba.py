@@ -1,7 +1,7 @@
 """CelebA: 202,599 aligned photographs of 10,177 people, 178x218 pixels, 40 attributes (Liu et al., 2015).
 
-For research only and not to be passed on. torchvision downloads it (with gdown, often over quota); the files are read here,
-so that they can be put there by hand, only those that are needed, and so that a damaged one is named.
+For research only; redistribution is not allowed. torchvision downloads it (with gdown, often over quota). The files are read
+here, so that files downloaded by hand work too, only the needed ones are required, and a damaged one is named.
 """
 
 import zlib
@@ -43,8 +43,8 @@ class CelebA(DataModule):
         size: Side to which this is resized (bilinear, antialiased), pixels >= 8.
         split: The official one, or `identity`: val_size and test_size are people.
         classes: {variable: the attributes of each of its classes, joined by `and`}, such as {hair: [Black_Hair, Bald]} or
-            {hat: [not Wearing_Hat, Wearing_Hat]}; of classes that hold the first counts, and where none does the label is
-            unknown. None: the attributes.
+            {hat: [not Wearing_Hat, Wearing_Hat]}. If several classes hold, the first one counts; if none holds, the label
+            is unknown. None: the attributes.
         cache: Folder for the decoded pictures.
         image_shape: [3, H, W] in place of `size`; None: [3, size, size].
         **common: As in DataModule.

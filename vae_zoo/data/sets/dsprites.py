@@ -1,7 +1,7 @@
 """dSprites: 737,280 binary images of 64x64, the full grid of five factors (Matthey et al., 2017).
 
-Drawn by ourselves to the published geometry (vae_zoo.data.render.sprites; docs/journal/data.md says how close), or read
-from the published npz.
+Drawn by vae_zoo with the published geometry (vae_zoo.data.render.sprites; accuracy: docs/journal/data.md), or read from the
+published npz.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Faces grouped by identity: cartoon faces with known factors, images of the user, and three sets of photographs.
 
-Splits are by identity, so nobody in val or test is seen in training (celeba keeps its official split, which is so too).
+Splits are by identity, so nobody in val or test is seen in training (this also holds for the official split of celeba).
 """
 
 import logging
@@ -39,7 +39,7 @@ class Faces(DataModule):
     identity of the other splits has.
 
     Args:
-        source: `cartoon`: drawn, 36 known factors (vae_zoo.data.render.cartoon). `folder`: the user's own, of `path`.
+        source: `cartoon`: drawn, 36 known factors (vae_zoo.data.render.cartoon). `folder`: images of the user, in `path`.
             `olivetti`: 400 grey photographs of 40 people, and `lfw`: 13,233 of 5,749 people (Labeled Faces in the Wild),
             both by scikit-learn. `celeba`: CelebA with a crop of 148 pixels and its own split.
         path: Folder with one subfolder of images per person, for `folder` only.
@@ -134,7 +134,7 @@ class Faces(DataModule):
         return Arrays(_bytes(bunch.images.transpose(0, 3, 1, 2)), groups={"identity": bunch.target})
 
     def _fetched(self, reader: Callable, **settings):
-        """What a fetcher of scikit-learn gives, downloaded first if need be."""
+        """Data of a fetcher of scikit-learn, downloaded first if necessary."""
         missing = [file for file in FILES[self.source] if not (self.root / file).exists()]
         names = ", ".join(missing)
         by_hand = f"put {names}, in the format of scikit-learn's {reader.__name__}, into {self.root}"
@@ -147,7 +147,7 @@ class Faces(DataModule):
             return reader(data_home=self.root, download_if_missing=False, **settings)
 
     def _without_rare(self, arrays: Arrays) -> Arrays:
-        """Without the identities that have fewer than `min_images`."""
+        """Removes the identities that have fewer than `min_images` images."""
         identity, least = arrays.groups["identity"], self.min_images
         _, place, count = np.unique(identity, return_inverse=True, return_counts=True)
         kept = count[place] >= least

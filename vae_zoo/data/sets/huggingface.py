@@ -22,7 +22,7 @@ PART = 4096  # rows between two states of a build, which hold the labels
 class HuggingFace(Pictures):
     """A data set that `datasets.load_dataset` reads, streamed once into the cache.
 
-    Its splits train, validation and test are the official ones; what it lacks is cut from train.
+    Its splits train, validation and test are used; missing ones are taken from train.
 
     Args:
         path: Name on the hub, or a local folder or file: parquet, arrow, images, webdataset.
@@ -72,7 +72,7 @@ class HuggingFace(Pictures):
         return self.of_sources(images, place, [str(i) for i in range(state["read"])], known)
 
     def _opened(self) -> dict[str, Any]:
-        """Streams of its splits, of which images are not decoded."""
+        """Streams of the splits, without decoding of images."""
         try:
             import datasets
         except ImportError as error:

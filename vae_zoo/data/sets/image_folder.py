@@ -68,12 +68,12 @@ class Pictures(DataModule):
 
         Args:
             name: Name of the source and the settings.
-            key: Key of the content of the source; what was stored of another content is deleted.
+            key: Key of the content of the source; arrays stored for other content are deleted.
             build: As in `vae_zoo.data.storage.cache.stored`.
-            most: As there.
+            most: As in `stored`.
 
         Returns:
-            Images, the place of the source of each, and the last state.
+            Images, the index of the source of each, and the last state.
 
         Raises:
             UserError: There are fewer images than splits, or the cache cannot be written.
@@ -103,7 +103,7 @@ class Pictures(DataModule):
 
         Args:
             images: Images from `store`, [N, C, H, W].
-            source: The place of the file of each image.
+            source: The index of the file of each image.
             names: Names of the files.
             known: Fields of Arrays, a row for each file.
         """
@@ -117,7 +117,7 @@ class Pictures(DataModule):
 class ImageFolder(Pictures):
     """A folder of pictures, decoded once into a mapped array that processes share.
 
-    Each picture is turned upright, resized and cropped. Hidden and system files are passed over.
+    Each picture is turned upright, resized and cropped. Hidden and system files are skipped.
 
     Args:
         path: The folder.
@@ -163,7 +163,7 @@ class ImageFolder(Pictures):
         return self.decoding.read(self.path / name, str(self.path / name), self.image_shape)
 
     def _most(self, names: Sequence[str]) -> int:
-        """How many images there may be."""
+        """The largest possible number of images."""
         return len(names) if self.decoding.frames == "first" else sum(map(self._frames_of, names))
 
     def _frames_of(self, name: str) -> int:

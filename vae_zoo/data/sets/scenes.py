@@ -1,7 +1,7 @@
 """Scenes: sprites on a background, with known boxes, masks and counts. Drawn here, nothing to download.
 
-Scene i of a split is the same whoever asks for it and when (vae_zoo.data.render.scenes), so training may also go on without
-end, each scene seen once. The test has scenes on the grounds of training, `test`, and on others, `test_unseen`.
+Scene i of a split is always the same (vae_zoo.data.render.scenes), so training may also use an endless stream in which each
+scene occurs once. The split `test` has the backgrounds of training, `test_unseen` has others.
 """
 
 import zlib
@@ -36,7 +36,7 @@ Variant = Literal["split_easy", "split_hard", "binarized", "colored_on_grayscale
 MOST = 254  # largest number of an object in a mask of bytes
 LEAST = 4  # pixels of an object that must be visible, else it has no box and does not count
 MULTI_DSPRITES = {"sprite_size": 28, "max_overlap": 1.0, "scales": (0.5, 1.0), "alike": True}
-VARIANTS = {  # what stands in a Recipe for data.variant
+VARIANTS = {  # settings of the Recipe for each data.variant
     "split_easy": {"ground": "solid"},
     "split_hard": {"ground": "chequer"},
     "binarized": MULTI_DSPRITES | {"num_objects": (2, 3), "ground": "black", "colour": "white"},
@@ -144,7 +144,7 @@ class Scenes(DataModule):
             stage: Stage of Lightning; all splits are made in each.
 
         Raises:
-            UserError: Also where `endless` meets `path`, groups or labels.
+            UserError: As in DataModule, or `endless` is combined with `path`, groups or labels.
         """
         if self.endless and (self.path is not None or self.group_by or {"group", "supervised"} & self.needs):
             raise UserError(
@@ -274,7 +274,7 @@ def _numbered(mask: np.ndarray, sides: Sequence[int], where: str) -> np.ndarray:
 
 
 def _digest(recipe: Recipe) -> str:
-    """A name for all that a recipe says."""
+    """A digest of all settings of a recipe."""
     values = vars(recipe).values()
     text = b"".join(np.ascontiguousarray(v).tobytes() if isinstance(v, np.ndarray) else repr(v).encode() for v in values)
     return f"{zlib.crc32(text):08x}"
@@ -289,7 +289,7 @@ def _digits(side: int) -> np.ndarray:
 
 
 def _cut_outs(folder: Path, side: int) -> np.ndarray:
-    """The pictures of a folder, cut to what is not transparent and put in the middle of tiles [K, S, S, 4]."""
+    """The pictures of a folder, cropped to their visible part and centred in tiles [K, S, S, 4]."""
     if not folder.is_dir():
         raise UserError(f"data.sprites={folder} is not a folder; give dsprites, digits or a folder of transparent PNG files")
     paths = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
@@ -304,7 +304,7 @@ def _cut_out(path: Path, side: int) -> np.ndarray:
     box = picture.getchannel("A").getbbox()
     if box is None:
         raise UserError(f"{path} is fully transparent; remove it")
-    picture = picture.crop(box).convert("RGBa")  # premultiplied, so that what is transparent gives no colour
+    picture = picture.crop(box).convert("RGBa")  # premultiplied, so that transparent pixels add no colour
     longer = max(picture.size)
     tile = Image.new("RGBa", (longer, longer))
     tile.paste(picture, ((longer - picture.width) // 2, (longer - picture.height) // 2))

@@ -1,8 +1,8 @@
 """3DShapes: 480,000 images of 64x64 RGB, the full grid of six factors (Burgess and Kim, 2018), or a part of that grid.
 
-Drawn by ourselves (vae_zoo.data.render.rooms; docs/journal/data.md says how they differ), or read from the published h5.
-Drawn images are kept as their factors, 6 bytes each, and made when a batch is: the whole grid costs the memory of
-its 480 scenes, 39 MB.
+Drawn by vae_zoo (vae_zoo.data.render.rooms; differences: docs/journal/data.md), or read from the published h5. Drawn images
+are stored as their factors, 6 bytes each, and rendered for each batch: the whole grid needs only the memory of its 480
+scenes, 39 MB.
 """
 
 import zlib
@@ -35,12 +35,13 @@ ROWS = 4000  # images of the published file that are read at a time, about: 49 M
 class Shapes3D(DataModule):
     """Images of an object in a room, the full grid of six factors or a part of it; the label is the shape.
 
-    Factors count the values in use: with `floor_hue: [0, 5]` hue 5 is class 1. A factor of one value is left out.
+    Classes are numbered within the values in use: with `floor_hue: [0, 5]` hue 5 is class 1. A factor with one value is left
+    out.
 
     Args:
         path: The published h5; None: images are drawn, whose pixels differ.
-        factors: {factor: places of the values that are used}: floor_hue, wall_hue and object_hue 0 to 9, scale 0 to 7, shape
-            0 cube, 1 cylinder, 2 sphere, 3 capsule, orientation 0 to 14. None, of all or of a factor: all values.
+        factors: {factor: indices of its values in use}: floor_hue, wall_hue and object_hue 0 to 9, scale 0 to 7, shape 0
+            cube, 1 cylinder, 2 sphere, 3 capsule, orientation 0 to 14. None, for all or for one factor: all values.
         size: Side of the images, 64 pixels, or 32: means of 2x2 pixels.
         cache: Folder for the drawn scenes, or for what is read.
         image_shape: [3, size, size], also if None.
@@ -96,10 +97,10 @@ class Shapes3D(DataModule):
         return Arrays(images, places[:, SHAPE], num_classes, factors, info, kept_as=kept_as)
 
     def to_float(self, images: UInt8[Tensor, "B ..."]) -> Float[Tensor, "B C H W"]:
-        """Makes floats in [0, 1] of images, on their device; drawn images are drawn here.
+        """Converts images to floats in [0, 1], on their device; drawn images are rendered here.
 
         Args:
-            images: Bytes; of drawn images the places of the values of the factors, [B, 6].
+            images: Bytes; for drawn images the indices of the factor values, [B, 6].
         """
         if self.layers is None:
             return super().to_float(images)
@@ -133,7 +134,7 @@ def compose(layers: Float[Tensor, "480 5 H W"], factors: Integer[Tensor, "B 6"])
 
     Args:
         layers: Layers of all scenes: light of the LAYERS of vae_zoo.data.render.rooms.
-        factors: Places of the values, columns FACTOR_NAMES.
+        factors: Indices of the factor values, columns FACTOR_NAMES.
     """
     floor, wall, hue, scale, shape, orientation = factors.long().unbind(1)
     palette = torch.from_numpy(hues(rooms.FACTOR_VALUES[0])).to(layers)  # [10, 3]
@@ -149,7 +150,7 @@ def compose(layers: Float[Tensor, "480 5 H W"], factors: Integer[Tensor, "B 6"])
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file. Raises UserError for whatever is wrong with it, now or while it is read."""
+    """Opens the file. Raises UserError for any error in it, also while it is read."""
     drawn = "or remove data.path to use drawn images"
     try:
         import h5py  # only here: an extra of the package

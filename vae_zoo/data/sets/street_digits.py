@@ -1,7 +1,8 @@
 """Street digits: real handwritten digits in colour on textured backgrounds, with parts of neighbouring digits. Drawn here.
 
-A relative of SVHN that needs no download and whose factors are known, so that global (which digit, how large) and local
-(colours, texture) have a ground truth. The digits are scikit-learn's 1,797, 8x8 pixels; each is drawn many times.
+Similar to SVHN, but without download and with known factors: global ones (digit, stroke_scale) and local ones (digit_colour,
+texture, and ground_colour, the hue of the background). The digits are scikit-learn's 1,797, 8x8 pixels; each is drawn many
+times.
 """
 
 import math
@@ -37,8 +38,8 @@ CACHE_NAME = "street_digits_v1"  # a new number whenever `draw` gives other pixe
 class StreetDigits(DataModule):
     """Handwritten digits in colour on textured backgrounds, with parts of neighbouring digits; the label is the digit.
 
-    The grouping `identity` is the handwritten digit that is drawn, so that those of val and test are unseen in training, but
-    for the neighbours, of which only parts show.
+    The grouping `identity` is the handwritten digit that is drawn, so the handwritten digits of val and test do not occur in
+    training, except as neighbours, which are only partly visible.
 
     Args:
         num_images: Number of images, >= 1, about equally many of each handwritten digit.

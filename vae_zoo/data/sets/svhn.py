@@ -94,7 +94,7 @@ class SVHN(DataModule):
 
 
 def _is_hdf5(file: Path) -> bool:
-    """Whether it was saved again in MATLAB's format 7.3. Raises UserError where h5py is not there to read it."""
+    """Whether the file has MATLAB's format 7.3 (HDF5). Raises UserError if h5py is not installed."""
     with file.open("rb") as begin:
         if not begin.read(10).startswith((b"MATLAB 7.3", b"\x89HDF")):
             return False

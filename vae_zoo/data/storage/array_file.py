@@ -109,13 +109,13 @@ def member(file: Any, key: str, where: str, remedy: str) -> Any:
     """Finds an array in a file.
 
     Args:
-        file: What `opened` yields.
+        file: Mapping from `opened`.
         key: Key of the array.
-        where: What errors name.
-        remedy: What the user should do without the key.
+        where: Name of the source in errors.
+        remedy: What the user should do if the key is missing.
 
     Returns:
-        What has shape, dtype and slices.
+        An array with shape, dtype and slices.
 
     Raises:
         UserError: There is no such key, or it cannot be read.
@@ -139,14 +139,14 @@ def values(array: Any) -> Shaped[np.ndarray, "..."]:
 
 
 def layout(shape: Sequence[int], where: str) -> tuple[tuple[int, int, int], Callable[[np.ndarray], np.ndarray]]:
-    """Finds where the channels are.
+    """Finds the axis of the channels.
 
     Args:
         shape: Shape of the images in the file: [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 or 3 channels.
-        where: What errors name.
+        where: Name of the source in errors.
 
     Returns:
-        [C, H, W], and what moves the channels of some images there.
+        [C, H, W], and a function that moves the channels of images to this order.
     """
     if len(shape) == 3:
         return (1, *shape[1:]), lambda images: images[:, None]  # pyright: ignore[reportReturnType]
@@ -181,11 +181,11 @@ def to_bytes(images: Shaped[np.ndarray, "*all"], limits: Sequence[float] | None,
 
     Args:
         images: Numbers, or bool.
-        limits: [black, white]; None: those of bool, or bytes that stay as they are.
-        where: What errors name.
+        limits: [black, white]; None: for bool, or for uint8, which is not changed.
+        where: Name of the source in errors.
 
     Raises:
-        UserError: Values are not in the limits, or have none.
+        UserError: Values are outside the limits, or limits are needed and missing.
     """
     if limits is None and images.dtype == bool:
         limits = (0, 1)
@@ -206,15 +206,15 @@ def to_bytes(images: Shaped[np.ndarray, "*all"], limits: Sequence[float] | None,
 
 
 def converted(path: Path, array: Any, make: Callable[[np.ndarray], np.ndarray]) -> UInt8[np.ndarray, "N ..."]:
-    """Maps what becomes of an array, part by part, in the cache.
+    """Converts an array part by part into a file of the cache, and maps it.
 
     Args:
         path: Path in the cache.
         array: Array from `member`; its chunks are read once each.
-        make: What becomes of each part, uint8.
+        make: Converts a part to uint8.
 
     Raises:
-        UserError: The array cannot be read, or the cache not be written.
+        UserError: The array cannot be read, or the cache cannot be written.
     """
     chunk = (getattr(array, "chunks", None) or [1])[0]
     row = max(1, int(np.prod(array.shape[1:], dtype=np.int64)) * array.dtype.itemsize)

@@ -37,8 +37,8 @@ class Unwritable(UserError):
 def cached_array(path: Path, build: Callable[[], Values], shape: Shape, dtype: DTypeLike = np.uint8) -> Values:
     """Reads an array from the cache, or makes it.
 
-    As `stored`, of an array that is made in one piece. Where nothing can be written, a warning is logged and the array
-    itself is returned.
+    As `stored`, for an array that is made in one piece. If the cache cannot be written, a warning is logged and the array is
+    returned from memory.
 
     Args:
         path: As in `stored`.
@@ -71,8 +71,8 @@ def stored(
 ) -> tuple[Values, State]:
     """Reads an array from the cache, or makes it part by part.
 
-    The array is mapped, not read: processes share its memory, and what one of them writes to it stays off the disk. One
-    process makes it while the others wait. If that process is killed, the next one continues after the last whole part.
+    The array is mapped, not read: processes share its memory, and their changes to it are not written to the file. One
+    process makes it while the others wait. If that process is killed, the next one continues after the last complete part.
     A checksum is computed while the file is written and compared whenever size or time of the file have changed; a damaged
     file is made anew with a warning.
 
@@ -82,7 +82,7 @@ def stored(
         shape: Shape of the array; -1 first: as many rows as `build` makes.
         most: The largest possible number of rows, for the free space that is needed.
         dtype: Dtype of the array.
-        unit: What the rows are, for a progress bar; None: no bar.
+        unit: Name of the rows, for a progress bar; None: no bar.
 
     Returns:
         The array and the last state.
@@ -109,7 +109,7 @@ def stored(
 
 
 def _kept(path: Path, shape: Shape, dtype: DTypeLike) -> tuple[Values, State] | None:
-    """The array and the state that lie at `path`, if they are whole."""
+    """The array and the state stored at `path`, if they are intact."""
     if not path.exists():
         return None
     try:
@@ -160,7 +160,7 @@ def _made(
 
 @contextmanager
 def _alone(path: Path) -> Iterator[IO[bytes]]:
-    """The unfinished file, locked for this process. It stays where the process is stopped, and goes after an error."""
+    """The unfinished file, locked for this process. It is kept if the process is killed, and deleted after an error."""
     part = _part(path)
     while True:
         with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
@@ -204,19 +204,19 @@ def _mapped(path: Path) -> Values:
 
 
 def _header(shape: Shape, dtype: DTypeLike) -> bytes:
-    """Of the .npy file; its length does not depend on shape[0]."""
+    """Header of the .npy file; its length does not depend on shape[0]."""
     file = io.BytesIO()
     npy.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
     return file.getvalue()
 
 
 def _checksum(path: Path, end: int) -> int:
-    """CRC-32 of the array in a file up to the byte `end`: finds every accident short of malice, at 2 GB/s."""
+    """CRC-32 of the array in a file up to the byte `end`: detects accidental damage, at 2 GB/s."""
     crc = 0
     with path.open("rb") as file:
         npy.read_magic(file)
         npy.read_array_header_1_0(file)
-        while block := file.read(min(1 << 20, end - file.tell())):  # reading, not mapping: it is no memory of this process
+        while block := file.read(min(1 << 20, end - file.tell())):  # reading instead of mapping, which would count as memory
             crc = zlib.crc32(block, crc)
     return crc
 

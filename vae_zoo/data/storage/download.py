@@ -12,15 +12,15 @@ from vae_zoo.utils.files import new_folder
 
 @contextmanager
 def blaming(sentence: str) -> Iterator[None]:
-    """Makes one-sentence errors of all exceptions inside.
+    """Converts all exceptions inside to one-sentence errors.
 
-    For code of others, which raises a dozen kinds of exceptions for a damaged file.
+    For libraries, which raise many kinds of exceptions for a damaged file.
 
     Args:
         sentence: The message, in which (...) stands for the reason.
 
     Raises:
-        UserError: Anything went wrong.
+        UserError: There was an exception.
     """
     try:
         yield
@@ -38,7 +38,7 @@ def fetch(
     """Downloads files; after an exception neither they nor the folders that were made for them are left.
 
     Args:
-        get: Downloads the files, and perhaps others, below the folder that it is given.
+        get: Downloads at least these files into the folder that it gets.
         root: Folder that they are moved to.
         missing: Their paths below it; [] does nothing.
         download: Whether a download is allowed.

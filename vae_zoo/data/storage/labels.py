@@ -17,8 +17,8 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None) 
     """Reads a CSV file of labels.
 
     The first line names the columns: `image`, then one for each label variable. A line is an image: its number in the
-    set's own order, from 0 (training images come first), or its name where the set has `names`; then its labels, 0, 1,
-    ..., and nothing where unknown. Numbers may be written as floats, columns separated by ; or tabs, and the text may begin
+    order of the data set, from 0 (training images come first), or its name if there are `names`; then its labels, 0, 1,
+    ..., empty if unknown. Numbers may be written as floats, columns separated by ; or tabs, and the text may begin
     with a byte-order mark, as spreadsheets and pandas write them.
 
     Args:
@@ -30,7 +30,7 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None) 
         The labels, -1 = unknown, and the names of the V variables.
 
     Raises:
-        UserError: The file is not so, names an image that there is not, or contradicts itself.
+        UserError: The file has another format, names an unknown image, or contradicts itself.
     """
     path = Path(path).expanduser()
     with blaming(f"data.labels_from={path} cannot be read (...); give a CSV file"):

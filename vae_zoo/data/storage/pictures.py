@@ -24,7 +24,7 @@ from vae_zoo.data.storage.download import blaming
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import encoded
 
-PASSED_OVER = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")  # files and folders of systems, as hidden ones
+PASSED_OVER = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")  # files and folders of operating systems
 WITHOUT_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # formats that Pillow knows but cannot decode by itself
 OF_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND")  # chunks of a PNG file
 PART = 256  # pictures between two states of a build
@@ -39,9 +39,9 @@ class Picture(NamedTuple):
 
     Attributes:
         images: Its K frames; none if it is left out.
-        notes: What was lost, once each.
+        notes: Kinds of losses, each once.
         highest: The largest value of 16 bits or more; 0: it has 8 bits.
-        error: Why it is left out; empty: it is not.
+        error: Reason why it is left out; empty: it is used.
     """
 
     images: UInt8[np.ndarray, "K C H W"]
@@ -82,7 +82,7 @@ class Decoding:
 
         Args:
             source: The file, or its bytes.
-            name: What errors call it.
+            name: Name of the file in errors.
             image_shape: [C, H, W]; C is 1 or 3.
 
         Raises:
@@ -128,7 +128,7 @@ class Decoding:
         return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1), highest
 
     def _eight_bits(self, image: Image.Image, form: str | None, notes: set[str]) -> tuple[Image.Image, float]:
-        """Pillow itself cuts off at 255. Also the largest value of more bits."""
+        """The image with 8 bits (Pillow would clip at 255), and the largest value of an image with more bits."""
         if not image.mode.startswith(("I", "F")):
             return image, 0
         values, limits = np.asarray(image), self.range
@@ -149,7 +149,7 @@ def decoded(read: Callable[[Any], Picture], sources: Iterable, state: State, par
 
     Args:
         read: Decodes one of the sources.
-        sources: Those that are left.
+        sources: The remaining sources.
         state: State after the earlier sources: the number `read`, {place: number of images} where this is not 1, {note:
             pictures}, `highest` value, and [error] of those left out. It is changed.
         part: Pictures between two states.
@@ -173,7 +173,7 @@ def decoded(read: Callable[[Any], Picture], sources: Iterable, state: State, par
 
 
 def source_of_rows(state: State) -> Int[np.ndarray, " N"]:
-    """The place of the source that each image is from.
+    """The index of the source of each image.
 
     Args:
         state: Last state from `decoded`.
@@ -211,7 +211,7 @@ def num_frames(image: Image.Image) -> int:
 def pictures_below(folder: Path, setting: str) -> list[str]:
     """Finds pictures by their extension, in the folder and all below it.
 
-    Hidden and system files are passed over; other files are counted in one line of the log.
+    Hidden and system files are skipped; other files are counted in one line of the log.
 
     Args:
         folder: The folder.
@@ -221,7 +221,7 @@ def pictures_below(folder: Path, setting: str) -> list[str]:
         Paths relative to the folder, sorted by their parts.
 
     Raises:
-        UserError: The folder is none, or a part of it cannot be read.
+        UserError: It is not a folder, or a part of it cannot be read.
     """
 
     def fail(error: OSError) -> None:
@@ -251,8 +251,8 @@ def fingerprint(path: Path, names: Iterable[str] | None, *settings: Any) -> str:
 
     Args:
         path: A folder, or a file.
-        names: Those in the folder that count, which need not exist; None: all, or the file itself.
-        settings: What else counts.
+        names: Files in the folder, which need not exist; None: all files, or the file itself.
+        settings: Any settings.
     """
     if names is None:
         names = sorted(str(p.relative_to(path)) for p in path.rglob("*")) if path.is_dir() else ["."]
@@ -267,7 +267,7 @@ def fingerprint(path: Path, names: Iterable[str] | None, *settings: Any) -> str:
 
 @cache
 def extensions() -> frozenset[str]:
-    """Extensions, such as .png, of what Pillow can decode."""
+    """Extensions of the formats that Pillow can decode, such as .png."""
     known = Image.registered_extensions().items()
     return frozenset(end for end, form in known if form in Image.OPEN and form not in WITHOUT_PIXELS)
 

@@ -26,13 +26,13 @@ def read_table(
     """Reads a CSV file that lists pictures with their labels, factors, group and split.
 
     Columns: `file`, the path in the folder; optional `label`, `group` and `split` (train, val, test); every other is a
-    factor. An empty cell is unknown, which a factor cannot be.
+    factor. An empty cell means unknown, which is not allowed for factors.
 
     Args:
         path: The file.
         folder: The folder of the pictures.
-        pictures: Those in it.
-        kinds: {factor: kind}, for factors whose kind is not to be guessed.
+        pictures: The pictures in this folder.
+        kinds: {factor: kind}; other kinds are guessed.
 
     Returns:
         The pictures named, and fields of Arrays for them.
@@ -73,14 +73,14 @@ def fields_of(columns: Mapping[str, Shaped[np.ndarray, "N ..."]], where: str, ki
 
     Args:
         columns: `label` [N] or [N, V], `group`, `split` and factors, numbers or text.
-        where: What errors write before the name of a column.
+        where: Prefix of the name of a column in errors.
         kinds: {factor: kind}.
 
     Returns:
-        Those of `label`, `num_classes`, `groups`, `split`, `factors` and `factor_info` that the columns give.
+        The fields `label`, `num_classes`, `groups`, `split`, `factors` and `factor_info` that the columns define.
 
     Raises:
-        UserError: A column has values that it cannot have, or `kinds` names none.
+        UserError: A column has invalid values, or `kinds` names an unknown factor.
     """
     fields: dict[str, Any] = {}
     factors = {name: values for name, values in columns.items() if name not in ("label", "group", "split")}
@@ -120,7 +120,7 @@ def labels(values: Shaped[np.ndarray, "N ..."], what: str) -> tuple[Int[np.ndarr
 
     Args:
         values: Numbers or text, [N] or [N, V]; unknown where empty or -1.
-        what: What errors name.
+        what: Name of the column in errors.
 
     Returns:
         The labels, -1 = unknown, and the number of classes.
@@ -146,14 +146,14 @@ def labels(values: Shaped[np.ndarray, "N ..."], what: str) -> tuple[Int[np.ndarr
 
 
 def splits(values: Shaped[np.ndarray, " N"], what: str) -> Int[np.ndarray, " N"]:
-    """Makes 0, 1, 2 of train, val, test.
+    """Converts train, val, test to 0, 1, 2.
 
     Args:
         values: These names, `validation`, `valid`, or the numbers themselves.
-        what: What errors name.
+        what: Name of the column in errors.
 
     Raises:
-        UserError: There are others.
+        UserError: There are other values.
     """
     texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
     codes = CODES | {str(code): code for code in CODES.values()}
@@ -165,7 +165,7 @@ def splits(values: Shaped[np.ndarray, " N"], what: str) -> Int[np.ndarray, " N"]
 def _factor(
     name: str, values: np.ndarray, where: str, kind: Kind | None
 ) -> tuple[Int[np.ndarray, " N"] | Float[np.ndarray, " N"], Factor]:
-    """A column as indices of its values, or as it is where these are too many."""
+    """A column as indices of its values, or unchanged if there are too many values."""
     numbers = _numbers(values)
     given = values.astype(str) if numbers is None else numbers
     if (unknown := given == "" if numbers is None else np.isnan(numbers)).any():
@@ -187,7 +187,7 @@ def _codes(values: np.ndarray) -> np.ndarray:
 
 
 def _numbers(values: np.ndarray) -> np.ndarray | None:
-    """As float64, NaN where empty; None: some are no numbers."""
+    """The values as float64, NaN where empty; None: some are not numbers."""
     try:
         return (np.where(values == "", np.nan, values) if values.dtype == object else values).astype(np.float64)
     except ValueError:
