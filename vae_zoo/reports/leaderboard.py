@@ -263,7 +263,9 @@ def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: i
 
 
 def _main_grid(table: Table, width: int | None) -> str:
-    shown = [metric for metric in table.metrics if width is None or entry(metric).compared or entry(metric).card]
+    shown = table.metrics
+    if width is not None:  # numbers of the whole model before those of single blocks, which may not fit
+        shown = sorted((m for m in shown if entry(m).compared or entry(m).card), key=lambda m: m.count("/") > 1)
     columns = [[_escape(heading(metric)), *map(_bold, column(table, metric))] for metric in shown]
     columns.insert(0, ["seeds", *map(seeds, table.groups)])
     if any(group.settings for group in table.groups):
