@@ -4,7 +4,10 @@ import numpy as np
 import torch
 
 from tests.models.builders import build, images
-from vae_zoo.evaluation.pictures import SPAN, central, spans_of, stills, traverse
+from vae_zoo.distributions import Bernoulli
+from vae_zoo.evaluation.pictures import SPAN, central, spans_of, stills, swap, traverse
+from vae_zoo.models import GMVAE
+from vae_zoo.nets import MLP
 
 
 def test_spans_of_independent_codes_are_their_quantiles():
@@ -45,6 +48,24 @@ def test_a_row_changes_one_dimension_of_the_central_image_through_its_span():
         torch.testing.assert_close(row[:, d], torch.as_tensor(spans["z"][d]).float())
         others = [i for i in range(3) if i != d]
         assert (row[:, others] == start[others]).all()
+
+
+def test_swap_of_a_class_moves_the_codes_that_depend_on_it():
+    """The decoder of GMVAE does not get c, so without this every row of the grid would be the same."""
+    torch.manual_seed(0)
+    sizes = {"z_dim": 3, "num_classes": 4, "network": MLP((16,)), "likelihood": Bernoulli()}
+    model, batch, decoded = GMVAE((1, 6, 6), **sizes).eval(), images(8), []
+    decode = model.decode
+    model.decode = lambda codes: decoded.append(codes) or decode(codes)
+    with torch.no_grad():
+        model.z_prior.weight.normal_()
+        codes = model.codes(batch) | {"c": torch.eye(4).repeat(2, 1)}
+        model.codes = lambda batch: codes
+        swap(model, batch, "c", count=8)
+        columns = {name: code.repeat(8, 1) for name, code in codes.items()}
+        expected = model.with_class(columns, torch.arange(4).repeat(2).repeat_interleave(8)[:, None])
+    for name, code in expected.items():
+        torch.testing.assert_close(decoded[-1][name], code)
 
 
 def test_stills_are_the_same_every_time_and_touch_no_generator():

@@ -12,6 +12,7 @@ from vae_zoo.distributions import noise
 from vae_zoo.evaluation.context import central
 from vae_zoo.evaluation.suite import Frames, Picture
 from vae_zoo.evaluation.suites import classes
+from vae_zoo.evaluation.suites.worth import swapped
 from vae_zoo.figures import reconstructions, samples, swap_grid, traversal_animation, traversals
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
@@ -127,6 +128,8 @@ def traverse(
 def swap(model: LatentVariableModel, batch: Batch, block: str, count: int = 8) -> Picture:
     """Draws a swap grid: `block` from the image of the row, all other blocks from the image of the column.
 
+    Codes that depend on a class move with it, as in the worth of its block.
+
     Args:
         model: In eval mode.
         batch: Images.
@@ -135,8 +138,8 @@ def swap(model: LatentVariableModel, batch: Batch, block: str, count: int = 8) -
     """
     codes = {name: code[:count] for name, code in model.codes(batch).items()}
     count = len(codes[block])
-    mixed = {name: code.repeat(count, 1) for name, code in codes.items()}
-    mixed[block] = codes[block].repeat_interleave(count, 0)
+    columns = {name: code.repeat(count, 1) for name, code in codes.items()}
+    mixed = swapped(model, columns, {name: code.repeat_interleave(count, 0) for name, code in codes.items()}, block)
     images = to_numpy(batch["image"][:count])
     others = ", ".join(name for name in model.blocks if name != block)
     return swap_grid(images, images, _decode(model, mixed, count, count), block, others)
