@@ -119,17 +119,17 @@ class Staircase:
 
 @dataclass(frozen=True)
 class Plateau:
-    """Rule that lowers a learning rate when the mean of a loss over `every` steps stops falling.
+    """Rule that lowers a learning rate if the mean of a loss over `every` steps stops decreasing.
 
     Unlike the other schedules it has a state, that of torch's ReduceLROnPlateau, which checkpoints contain.
 
     Args:
         every: Steps over which the loss is averaged, >= 1.
         factor: Factor on the learning rate, in (0, 1).
-        patience: Means without a fall that are tolerated.
-        threshold: Least fall, as a share of the best mean.
-        cooldown: Means after a change that are not counted.
-        least_change: Smaller changes of the learning rate are left out.
+        patience: Number of means without a decrease before the learning rate is lowered.
+        threshold: Smallest decrease that counts, as a share of the best mean.
+        cooldown: Number of means after a change that are ignored.
+        least_change: Smaller changes of the learning rate are not made.
     """
 
     every: Count
@@ -153,7 +153,7 @@ class FacetWeights(NamedTuple):
     Attributes:
         alpha: Alpha of its rung in the decoder, in [0, 1].
         gamma_z: Weight of KL(q(z) || p(z | c)).
-        gamma_c: Weight of KL(q(c) || p(c)). Only the sum of the two is a divergence where the prior has no clusters.
+        gamma_c: Weight of KL(q(c) || p(c)). Without clusters only the sum of the two is a divergence.
     """
 
     alpha: float
@@ -163,11 +163,10 @@ class FacetWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class Progressive:
-    """Facets enter one after the other, the deepest first: earlier ones train in full, one fades in, the others wait.
+    """Facets enter one after the other, the deepest first: earlier ones have full weight, one is faded in, the others wait.
 
-    The facet that enters has alpha rise from 0 to 1 in a straight line, and its gammas from where they stand while it waits.
-    The deepest facet has alpha 1 at once, and gammas 1 too, unless `warm_up` is given. A fade ends where the next stage
-    begins.
+    For the facet that enters, alpha rises linearly from 0 to 1, and the gammas from their values while it waits. The deepest
+    facet has alpha 1 from the start, and gammas of 1 too, unless `warm_up` is given. A fade ends when the next stage begins.
 
     Args:
         total: Steps in all.
@@ -179,8 +178,8 @@ class Progressive:
         gamma_fade_fraction: Share of the stage in which the gammas rise, in [0, 1].
         gamma_start_z: gamma_z of a facet that waits, >= 0.
         gamma_start_c: gamma_c of a facet that waits, >= 0.
-        pretrain: In the form of `stages`, for how many steps, or which share of its stage, a facet that has entered still
-            goes without its KL, as in an autoencoder; None: 0.
+        pretrain: In the form of `stages`, number of steps, or share of its stage, that a facet is trained without its KL
+            after it has entered, as in an autoencoder; None: 0.
         warm_up: Steps, or below 1 the share of its stage, in which the gammas of the deepest facet rise.
 
     Raises:
@@ -223,13 +222,13 @@ class Progressive:
     def begins(self, num_facets: int) -> list[int]:
         """The step from which the KL of each facet counts, the shallowest first.
 
-        It is the facet's entry and what `pretrain` adds.
+        It is the step at which the facet enters, plus its `pretrain`.
 
         Args:
             num_facets: J.
 
         Raises:
-            ValueError: `stages` or `pretrain` is of another number of facets.
+            ValueError: `stages` or `pretrain` has another number of facets.
         """
         pretrained = (self._pretrained(stage, num_facets) for stage in range(num_facets))
         return [entry + updates for entry, updates in zip(self._entries(num_facets), pretrained)][::-1]
@@ -254,7 +253,7 @@ class Progressive:
         return [default] * num_facets if values is None else values
 
     def _entering(self, stage: int, n: int, num_facets: int) -> FacetWeights:
-        """Of the facet of this stage after n updates of it."""
+        """Weights of the facet of this stage after n updates of the stage."""
         length, pretrained = self._lengths(num_facets)[stage], self._pretrained(stage, num_facets)
         fade = length * (self.fade_fraction or 0.0) if self.fade_steps is None else self.fade_steps
         gamma_fade = fade if self.gamma_fade_steps is None else self.gamma_fade_steps
@@ -271,7 +270,7 @@ Schedule = Callable[[int], float]  # as a constructor takes it: one of the above
 
 
 def as_schedule(weight: float | Schedule) -> Schedule:
-    """Makes a schedule of a number; anything callable with the step is taken as it is."""
+    """Makes a schedule of a number; a callable of the step is returned unchanged."""
     return weight if callable(weight) else Constant(float(weight))
 
 

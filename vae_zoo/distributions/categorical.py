@@ -51,8 +51,8 @@ class CategoricalVariables(nn.Module):
 
     Args:
         sizes: K_1, ..., K_J, each >= 2.
-        probs: Their priors one after the other, flat [S], each > 0; None: uniform. Probabilities of a variable may be off 1
-            by 0.02, as published ones are, and are normalised.
+        probs: Their priors one after the other, flat [S], each > 0; None: uniform. The sum of a variable may differ from
+            1 by 0.02, since published ones are rounded; they are normalised.
 
     Raises:
         ValueError: A variable has fewer than 2 values, or probs do not fit.
@@ -95,7 +95,7 @@ class CategoricalVariables(nn.Module):
 
         Args:
             flat: Numbers of the values.
-            fill: What stands where a variable has fewer than K values.
+            fill: Padding of variables with fewer than K values.
         """
         return F.pad(flat, (0, 1), value=fill)[..., self.values]
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from vae_zoo.config.types import Finite, Positive
 
-EDGE = 1e-6  # how near to 0 and 1 a mean may come whose logit is taken
+EDGE = 1e-6  # means are kept this far from 0 and 1 before their logit is computed
 
 
 class Likelihood(nn.Module):
     """A family p(x | params) of distributions of images in [0, 1].
 
-    Its params are the decoder's output [B, P, H, W], P = num_params * C: so many numbers for each pixel and channel.
+    Its params are the decoder's output [B, P, H, W], P = num_params * C: num_params numbers for each pixel and channel.
     """
 
     num_params = 1
@@ -69,7 +69,7 @@ class Likelihood(nn.Module):
             mean: Images in [0, 1].
 
         Raises:
-            NotImplementedError: A pixel needs more numbers than its mean.
+            NotImplementedError: The mean of a pixel does not determine its params.
         """
         raise NotImplementedError  # pragma: contract
 
@@ -133,9 +133,9 @@ class Gaussian(Likelihood):
 
 
 class PixelwiseGaussian(Likelihood):
-    """Gaussian with a variance for each pixel and channel, which the decoder gives and a tanh bounds.
+    """Gaussian with a variance for each pixel and channel, predicted by the decoder and bounded by a tanh.
 
-    Its params are the means of all channels, then what becomes the logs of their variances: bound * tanh(.).
+    Its params are the means of all channels, then values v whose log-variances are bound * tanh(v).
 
     Args:
         bound: Largest log-variance > 0, and minus the smallest; at 1 a deviation lies between 0.61 and 1.65.
@@ -234,12 +234,12 @@ class DiscretisedLogistic(Likelihood):
 
 
 class PixelwiseLogistic(Likelihood):
-    """DiscretisedLogistic with a scale for each pixel and channel, which the decoder gives.
+    """DiscretisedLogistic with a scale for each pixel and channel, predicted by the decoder.
 
     Its params are the locations of all channels in units of [-1, 1], then the logs of their scales.
 
     Args:
-        min_log_scale: Lower bound of log scale; without one a pixel that is certain would be worth any number of nats.
+        min_log_scale: Lower bound of log scale; without it a confident error in one pixel could cost any number of nats.
     """
 
     num_params = 2
@@ -284,6 +284,6 @@ def discretised_logistic(
 
 
 def _log1mexp(log_width: Tensor) -> Tensor:
-    """log(1 - exp(-w)) from log w: for thin bins log w - w / 2, since w itself underflows where scales are huge."""
+    """log(1 - exp(-w)) from log w: for thin bins log w - w / 2, since w itself underflows if scales are huge."""
     width = log_width.exp()
     return torch.where(width < 1e-3, log_width - width / 2, torch.log(-torch.expm1(-width.clamp(min=1e-3))))

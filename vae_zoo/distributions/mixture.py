@@ -94,7 +94,7 @@ class MixturePrior(nn.Module):
         """E_q(z) [log p(c) + log N(z; mu_c, Sigma_c)] of each component.
 
         It equals log_joint(m) - 1/2 tr(Sigma_c^-1 S) for q = N(m, S). Its softmax over c is the q(c) that minimises
-        E_q(z) KL(q(c) || p(c | z)), and its logsumexp is log p(z) in that bound.
+        E_q(z) KL(q(c) || p(c | z)), and its logsumexp replaces log p(z) in the bound with this q(c).
 
         Args:
             q: Gaussians of D dimensions.
@@ -145,11 +145,11 @@ class MixturePrior(nn.Module):
     def init_from_codes(
         self, codes: Float[Tensor, "N D"], mode: Literal["means", "means+vars+weights"], seed: int = 0
     ) -> None:
-        """Takes over a mixture of diagonal Gaussians that EM fits to codes.
+        """Initialises the components from a mixture of diagonal Gaussians that EM fits to codes.
 
         Args:
             codes: N >= K codes.
-            mode: What is taken over.
+            mode: Parameters that are initialised.
             seed: Seed of EM's start.
         """
         from sklearn.mixture import GaussianMixture  # whose import takes a second

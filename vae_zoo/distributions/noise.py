@@ -1,9 +1,8 @@
 """Seeded noise: the source of every random draw of a model.
 
-Training: torch's global generator, seeded anew before each step by (seed, step, rank), so a resumed run needs no
-generator state. Evaluation: noise that belongs to the image, a hash of (seed, image index, draw, position), so a number
-does not depend on the batch size, on the number of processes, or on what was evaluated before, and evaluating never
-shifts training.
+Training: torch's global generator, seeded before each step with (seed, step, rank), so a resumed run needs no generator
+state. Evaluation: the noise of an image is a hash of (seed, image index, draw, position), so results do not depend on the
+batch size, on the number of processes or on earlier evaluations, and evaluation does not affect training.
 """
 
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ def seed_step(seed: int, step: int, rank: int = 0, device: torch.device | None =
         seed: Seed of the run.
         step: Main batches trained on so far, >= 0.
         rank: Rank of the process.
-        device: Whose generator is seeded beside the CPU's; None: the CPU's alone.
+        device: Device whose generator is seeded as well as that of the CPU; None: only the CPU.
     """
     value = (mix(mix(mix(seed) ^ step) ^ rank) >> 1) & (2**63 - 1)
     # not torch.manual_seed: until CUDA is used it formats a stack trace for each call, a millisecond on small networks
@@ -53,7 +52,7 @@ def per_image(index: Int[Tensor, " B"], seed: int = 0) -> Iterator[None]:
     """Makes draws of `uniform` and `normal` functions of (seed, index of the row, number of the draw) inside the context.
 
     Args:
-        index: Places of the images in their data set. Row r of every draw belongs to index[r].
+        index: Indices of the images in their data set. Row r of every draw belongs to index[r].
         seed: Seed of the evaluation.
     """
     global _current

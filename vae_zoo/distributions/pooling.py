@@ -2,14 +2,14 @@
 
 v is a variance, l = -log v a log-precision, sums are over the images i of a group, n their number:
 
-product              1/v_G = sum_i 1/v_i          mu_G = sum_i w_i mu_i,  w_i = (1/v_i) / (1/v_G)     more images, less doubt
+product              1/v_G = sum_i 1/v_i          mu_G = sum_i w_i mu_i,  w_i = (1/v_i) / (1/v_G)     variance falls with n
 product_with_prior   1/v_G = 1 + sum_i 1/v_i      the same: N(0, 1) is one of the factors
 mean                 v_G = 1/n sum_i v_i          mu_G = 1/n sum_i mu_i
 mean_precision       1/v_G = 1/n sum_i 1/v_i      mu_G as in product
 
 Sources: product, Bouchacourt et al. (2018); mean, Hosoya (2019) as in disentanglement_lib's GroupVAEBase; mean_precision,
-what disentanglement_lib calls MLVae. A linear Gaussian model has a posterior of the second form for every n at once, of
-the first for one n only: take the second where groups differ in size.
+what disentanglement_lib calls MLVae. The posterior of a linear Gaussian model has the second form for every n, but the
+first for one n only: use the second if groups differ in size.
 """
 
 from math import inf
@@ -30,7 +30,7 @@ def pool(q: Normal, group: Int[Tensor, " B"], num_groups: int, evidence: Evidenc
     Args:
         q: Gaussians of B images, [B, D].
         group: Group of each image, 0..num_groups-1, in any order. No group may be empty, except under
-            `product_with_prior`, where the prior is then what is left.
+            `product_with_prior`, which then gives the prior.
         num_groups: G.
         evidence: The rule, see above.
 
@@ -42,12 +42,12 @@ def pool(q: Normal, group: Int[Tensor, " B"], num_groups: int, evidence: Evidenc
     """
     if evidence not in get_args(Evidence):
         raise ValueError(f"evidence must be one of {', '.join(get_args(Evidence))}, got {evidence!r}")
-    # only logarithms are added up, so no precision is too large or too small
+    # sums are computed from logarithms, so that precisions neither overflow nor underflow
     log_n = segment_sum(torch.ones_like(q.mu[:, :1]), group, num_groups).log()  # [G, 1]
     if evidence == "mean":
         mean = segment_sum(q.mu, group, num_groups) * (-log_n).exp()
         return Normal(mean, segment_logsumexp(q.logvar, group, num_groups) - log_n)
-    least = 0.0 if evidence == "product_with_prior" else -inf  # log-precision of the factor that is always there
+    least = 0.0 if evidence == "product_with_prior" else -inf  # log-precision of the prior factor
     log_precision = segment_logsumexp(-q.logvar, group, num_groups, least)  # [G, D]
     weight = (-q.logvar - log_precision[group]).exp()  # [B, D], adds up to 1 in a group, or to less beside the prior
     mu = segment_sum(weight * q.mu, group, num_groups)
@@ -57,7 +57,7 @@ def pool(q: Normal, group: Int[Tensor, " B"], num_groups: int, evidence: Evidenc
 def without_prior(q: Normal) -> Normal:
     """Evidence of an image without the prior: q / N(0, I), so that product_with_prior returns q again.
 
-    A dimension that is no surer than the prior says nothing: an image takes no knowledge away.
+    A dimension whose variance is not below that of the prior has no evidence, since evidence cannot increase the variance.
 
     Args:
         q: Posterior of an image, [..., D].
@@ -80,7 +80,7 @@ def log_same_group(a: Normal, b: Normal) -> Float[Tensor, "..."]:
     precisions.append(precisions[0] + precisions[1] - 1)  # together, the prior counted once
     weighted = [q.mu * precision for q, precision in zip((a, b), precisions)]
     weighted.append(weighted[0] + weighted[1])
-    evidence = [(w.square() / p - p.log()).sum(-1) for w, p in zip(weighted, precisions)]  # 2 log p + what cancels
+    evidence = [(w.square() / p - p.log()).sum(-1) for w, p in zip(weighted, precisions)]  # 2 log p + terms that cancel
     return 0.5 * (evidence[2] - evidence[0] - evidence[1])
 
 
@@ -112,6 +112,6 @@ def segment_logsumexp(
 
 
 def first_of_groups(group: Int[Tensor, " B"], num_groups: int) -> Int[Tensor, " G"]:
-    """The first row of each group, for what belongs to a group and is computed for images."""
+    """The first row of each group, for values of groups that are computed per image."""
     rows = torch.arange(len(group), device=group.device)
     return rows.new_full((num_groups,), len(group)).scatter_reduce(0, group, rows, "amin")

@@ -3,12 +3,12 @@
 Relaxed: y = (a + L) / tau, L logistic, z = sigmoid(y): z > 0.5 with probability sigmoid(a) for every temperature tau. As z
 is a function of y, divergences are those of y. Source: Maddison et al. (2017), The Concrete Distribution, appendix B.
 
-Count prior: p(C = k) = s^k / sum_j s^j for k = 0..O, and given C all choices of C cells alike. Visited one after the other,
-cell i holds an object with log-odds that depend on i and on the m objects before it alone, so they are a table: with A[i, m]
-the probability of any one prefix of i cells, m of them occupied,
+Count prior: p(C = k) = s^k / sum_j s^j for k = 0..O, and given C all sets of C cells are equally likely. In a fixed order of
+the cells, the log-odds of an object in cell i depend only on i and on the number m of objects before it, so they are a
+table: with A[i, m] the probability of each single prefix of i cells, m of them occupied,
     A[O, m] = p(C = m) / binom(O, m),    A[i, m] = A[i + 1, m] + A[i + 1, m + 1]
     odds[i, m] = A[i + 1, m + 1] / A[i + 1, m]
-Source: 51616/split-vae, spair/, which has the same as a loop over cells.
+Source: 51616/split-vae, spair/, which computes the same in a loop over cells.
 """
 
 from functools import lru_cache

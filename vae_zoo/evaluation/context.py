@@ -165,7 +165,7 @@ class Context:
         return self._by_pixels[num_clusters]
 
     def follows(self, target: str) -> dict[str, float]:
-        """{block: share of swaps in which the classifier of `target` names the value of the block's donor}."""
+        """{block: share of swaps in which the classifier of `target` predicts the value of the block's donor}."""
         if target not in self._follows:
             one = self.judge_of(target)
             shares = judge.swap_consistency(self.model, self.scored_batches(), one, seed=self.seed)
@@ -176,7 +176,7 @@ class Context:
     def has_known_labels(self) -> bool:
         """Whether the split has two or more known labels, all of which occur in the training images.
 
-        Identities of people that training does not contain are no known labels.
+        Identities of people that do not occur in training are not known labels.
         """
         if self.data.label is None:
             return False

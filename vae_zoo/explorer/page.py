@@ -36,7 +36,7 @@ def answered(function: Callable[[dict], dict]) -> Callable[[dict], dict]:
 
 
 class Page:
-    """What the panels share.
+    """State and widgets that the panels share.
 
     Attributes:
         image: State with the name of the image, see `vae_zoo.explorer.state`.

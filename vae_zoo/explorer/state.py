@@ -52,7 +52,7 @@ class Dimension:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draws inside depend on the seed only."""
+    """Makes random draws inside depend only on the seed."""
     with SEEDING, torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         yield
@@ -151,9 +151,9 @@ class LoadedRun:
         return walked
 
     def film(self, codes: Codes, block: str, factor: np.ndarray) -> tuple[str, np.ndarray]:
-        """Images of one image's codes that move where a factor [N] of `index` shows most, and what moves.
+        """Animates what depends most on a factor [N] of `index`; returns its name and the images.
 
-        The dimension of a Gaussian block that follows the factor, or the value of a categorical block.
+        It is the dimension of a Gaussian block that follows the factor, or the value of a categorical block.
         """
         if self.model.blocks[block].kind == "categorical":
             classes = self.every_value(codes, block)
@@ -232,7 +232,7 @@ def read_upload(path: Path, image_shape: Sequence[int]) -> np.ndarray:
 def follower(codes: np.ndarray, factor: np.ndarray, bins: int = 10) -> int:
     """Finds the dimension of codes [N, D] whose variance a factor [N] explains best.
 
-    What is explained is the variance between the means of the factor's values, or of bins with equally many images.
+    The explained variance is that between the means of the factor's values, or of bins with equally many images.
     """
     value = np.unique(factor, return_inverse=True)[1]
     if value.max() >= 2 * bins:
@@ -246,9 +246,9 @@ def follower(codes: np.ndarray, factor: np.ndarray, bins: int = 10) -> int:
 
 
 def combinations(one: Codes, other: Codes) -> tuple[Codes, list[str]]:
-    """Codes that take each block from the one image (A) or from the other (B), and what each takes from which.
+    """Combines codes with each block from image A (`one`) or image B (`other`); returns them with descriptions.
 
-    All combinations of at most MOST_BLOCKS blocks; of more, A with one block of B each, between A and B.
+    Up to MOST_BLOCKS blocks: all combinations. More blocks: A, then A with one block of B each, then B.
     """
     names = list(one)
     if len(names) <= MOST_BLOCKS:

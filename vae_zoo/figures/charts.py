@@ -1,7 +1,7 @@
 """Charts: KL of each latent dimension and heat maps (uint8 [H, W, 3], drawn by matplotlib), curves (SVG text).
 
-matplotlib is imported when a chart is drawn, and only its object-oriented interface is used: nothing here touches
-pyplot's global state, so that charts may be drawn from a training loop beside a user's own.
+matplotlib is imported when a chart is drawn, and only its object-oriented interface is used: pyplot's global state is not
+changed, so that charts drawn during training do not affect those of the user.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ def heat_map(
 def cluster_sizes(shares: Mapping[str, np.ndarray], used: float) -> np.ndarray:
     """{facet: [K] share of the images in each cluster} as bars from the largest to the smallest, a panel for each facet.
 
-    A broken line marks the share from which on a cluster counts as `used`; the title of a panel says how many do.
+    A dashed line marks the share from which a cluster counts as `used`; the title of a panel gives the number of these.
     """
     with _chart(width=3.6 * len(shares) + 0.4, height=2.8, columns=len(shares)) as panels:
         for (facet, values), axes, colour in zip(shares.items(), np.atleast_1d(panels), theme.SERIES * len(shares)):
@@ -96,7 +96,7 @@ def cluster_sizes(shares: Mapping[str, np.ndarray], used: float) -> np.ndarray:
 def line_chart(
     lines: Mapping[str, Mapping[float, float]], xlabel: str, ylabel: str, title: str, ylim: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """Curves {name: {x: y}} with a dot at each point; x is spaced by its order, as 1, 2, 5, 10 want to be seen."""
+    """Curves {name: {x: y}} with a dot at each point; values of x are equally spaced, as for 1, 2, 5, 10."""
     places = sorted({x for line in lines.values() for x in line})
     with _chart(width=6.4, height=3.6) as axes:
         for i, (name, line) in enumerate(lines.items()):
@@ -112,7 +112,7 @@ def line_chart(
 
 @contextmanager
 def _chart(width: float, height: float, columns: int = 1) -> Iterator:
-    """The axes of a new figure of `width` x `height` inches, or an array of them; our look holds inside the `with` only."""
+    """The axes of a new figure of `width` x `height` inches, or an array of them; our style applies only within it."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -139,14 +139,14 @@ def _pixels(figure) -> np.ndarray:
 # (its text colour and `--series-0`, `--series-1`, ...), which a report for light and dark screens needs.
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 320, 180, 48, 10, 26, 22  # of the drawing, and of the margins about its plot
-MAX_POINTS = 400  # on a line; of more, the extremes are kept
+MAX_POINTS = 400  # of a line; longer lines are reduced to their extremes
 
 
 def curves(steps: np.ndarray, values: Mapping[str, np.ndarray], log: bool = False) -> str:
-    """A small line chart as SVG text: steps [N], {name: [N]}; NaN where a line has no value at that step and goes on.
+    """A small line chart as SVG text: steps [N], {name: [N]}; NaN if a line has no value at that step.
 
-    The first tenth of training may leave the picture at its top or bottom, where showing it would squeeze the rest
-    below a third of the height. `log`: logarithmic y axis, all of training, without values that are not positive.
+    The first tenth of training may be cut off at the top or bottom, if showing it would compress the rest to less than a
+    third of the height. `log`: logarithmic y axis, all of training, without values that are not positive.
     Values of 1e30 and more are left out. Names are escaped.
     """
     steps, lines = np.asarray(steps, float), {}
@@ -205,7 +205,7 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _span(arrays: list[np.ndarray]) -> tuple[float, float]:
-    """Lowest and highest number, set apart where they differ by less than a thousandth; (-1, 1) without numbers."""
+    """Lowest and highest number, widened if they differ by less than a thousandth; (-1, 1) without numbers."""
     numbers = np.concatenate([*arrays, []]) if any(map(len, arrays)) else np.zeros(1)
     low, high = numbers.min(), numbers.max()
     if high - low > max(1e-3 * abs(high), 1e-30):
@@ -215,7 +215,7 @@ def _span(arrays: list[np.ndarray]) -> tuple[float, float]:
 
 
 def _window(lines: list[tuple[np.ndarray, np.ndarray]], settled: float) -> tuple[float, float]:
-    """The y range to show: of everything, or of what comes after step `settled` where everything is far wider."""
+    """The y range to show: of all values, or only of those after step `settled` if the former is far wider."""
     low, high = _span([y for _, y in lines])
     late_low, late_high = _span([y[x >= settled] for x, y in lines])
     if high - low > 3 * (late_high - late_low):

@@ -1,7 +1,7 @@
 """Grids of images: reconstructions, samples, traversals, swaps.
 
-Every function takes float images [..., C, H, W] with C = 1 or 3 and returns a uint8 picture [H, W, 3]. Images are
-meant to lie in [0, 1]: what lies outside is clipped, and NaN is drawn in red so that a broken decoder is seen. Small
+Every function takes float images [..., C, H, W] with C = 1 or 3 and returns a uint8 picture [H, W, 3]. Values
+outside [0, 1] are clipped, and NaN is drawn in red so that a broken decoder is noticed. Small
 images are enlarged by an integer factor without smoothing. Integer images, no images, other channel counts and labels
 that do not fit the number of rows or columns raise ValueError.
 
@@ -70,10 +70,10 @@ def traversal_animation(images: np.ndarray, labels: Sequence[str]) -> np.ndarray
 
 
 def swap_grid(rows: np.ndarray, columns: np.ndarray, grid: np.ndarray, row_label: str, column_label: str) -> np.ndarray:
-    """What each pair of donors gives together.
+    """Grid of the images decoded from each pair of donors.
 
     rows: [R, ch, H, W], donors of the block `row_label`; columns: [K, ch, H, W], donors of the block `column_label`;
-    grid: [R, K, ch, H, W], decoded from row r's code and column k's code. Donors stand apart in the margin.
+    grid: [R, K, ch, H, W], decoded from row r's code and column k's code. Donors are in the margin.
     """
     if grid.shape[:2] != (len(rows), len(columns)):
         raise ValueError(f"grid must start with ({len(rows)}, {len(columns)}), got {grid.shape[:2]}")

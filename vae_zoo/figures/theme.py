@@ -5,7 +5,7 @@ INK = "#24272c"
 MUTED = "#666b73"
 LINE = "#d8d5cd"
 ACCENT = "#1d6f7a"
-FLAW = "#e5264b"  # what must not be overlooked: NaN pixels, a failed run
+FLAW = "#e5264b"  # for NaN pixels and failed runs
 SERIES = ("#2f7fb8", "#dd7430", "#3d9a6a", "#9b62b5", "#c44f6d", "#8b7d3a")  # legible on a light and on a dark page
 
 

@@ -1,9 +1,9 @@
 """Clustering metrics: functions on cluster numbers and class labels; numpy, scipy and scikit-learn, no torch.
 
-Any integers serve as numbers and there may be more or fewer clusters than classes. Images whose label is -1 (unknown)
+Numbers may be any integers, and there may be more or fewer clusters than classes. Images whose label is -1 (unknown)
 are left out; ValueError if none is left. Report Hungarian and majority accuracy, NMI and ARI together, with the number
 of clusters: the SPLIT and MFCVAE papers' "accuracy" is the majority vote on the scored images themselves (`purity`),
-the VaDE line of papers has the Hungarian one.
+papers that follow VaDE use Hungarian accuracy.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,17 +34,17 @@ def cluster_accuracy(
 ) -> float:
     """Accuracy after clusters are assigned to classes.
 
-    `hungarian`: the one-to-one naming with most images right; clusters beyond the number of classes are errors.
-    `majority`: each cluster takes its most frequent class (ties: the lower label); never below Hungarian, grows with
-    the number of clusters, is 1 for one image per cluster, and its floor is the share of the largest class: print it
-    beside.
+    `hungarian`: the one-to-one assignment with the most correct images; images of unassigned clusters are errors.
+    `majority`: each cluster gets its most frequent class (ties: the lower label). It is never below Hungarian accuracy,
+    grows with the number of clusters, is 1 for one image per cluster, and is at least the share of the largest class, which
+    should be reported too.
 
     Args:
         clusters: Number of the cluster of each image.
         labels: Class of each image, -1 = unknown.
-        mapping: How clusters are named.
-        fit: (clusters, labels) of other images, the training set, on which the naming is found; a cluster that does not
-            occur there counts as an error. None: the naming is found on the scored images, as the papers do.
+        mapping: How clusters are assigned to classes.
+        fit: (clusters, labels) of other images, the training set, on which the assignment is fitted; a cluster that does not
+            occur there counts as an error. None: it is fitted on the scored images, as in the papers.
 
     Returns:
         0..1, best 1.
@@ -57,7 +57,7 @@ def cluster_accuracy(
     >>> clusters, labels = [0, 0, 1, 1, 2, 2], [1, 1, 0, 0, 0, 1]
     >>> round(cluster_accuracy(clusters, labels), 3), round(cluster_accuracy(clusters, labels, mapping="majority"), 3)
     (0.667, 0.833)
-    >>> cluster_accuracy(clusters, labels, fit=([0, 1], [1, 0]))  # cluster 2 has no name
+    >>> cluster_accuracy(clusters, labels, fit=([0, 1], [1, 0]))  # cluster 2 has no class
     0.6666666666666666
     """
     clusters, labels = _checked(clusters, labels)
@@ -67,7 +67,7 @@ def cluster_accuracy(
 def balanced_accuracy(
     clusters: Numbers, labels: Numbers, *, mapping: Mapping = "majority", fit: Pair | None = None
 ) -> float:
-    """Mean over classes of the share of their images that `cluster_accuracy` counts as right.
+    """Mean over classes of the share of their images that `cluster_accuracy` counts as correct.
 
     Args:
         clusters: Number of the cluster of each image.
@@ -136,7 +136,7 @@ def scores(clusters: Numbers, labels: Numbers, fit: Pair) -> dict[str, float]:
     Args:
         clusters: Number of the cluster of each image.
         labels: Class of each image, -1 = unknown.
-        fit: (clusters, labels) on which clusters are named, but for `cluster_purity`.
+        fit: (clusters, labels) on which clusters are assigned to classes, except for `cluster_purity`.
     """
     return {
         "cluster_accuracy_majority": cluster_accuracy(clusters, labels, mapping="majority", fit=fit),
@@ -151,10 +151,10 @@ def scores(clusters: Numbers, labels: Numbers, fit: Pair) -> dict[str, float]:
 
 
 def k_means(vectors: Shaped[np.ndarray, "N D"], num_clusters: int, *, seed: int = 0) -> Callable[[Array], Array]:
-    """Fits k-means, which then assigns clusters to any vectors; on pixels it is the baseline of a model's clusters.
+    """Fits k-means, which can then be applied to any vectors; on pixels it is the baseline of a model's clusters.
 
     Args:
-        vectors: The rows that it is fitted on.
+        vectors: The rows on which it is fitted.
         num_clusters: K.
         seed: Seed of the start.
 
@@ -201,7 +201,7 @@ def ari(clusters: Numbers, labels: Numbers) -> float:
 
 
 def pairwise_ari(clusterings: Sequence[Numbers]) -> Float[np.ndarray, "M M"]:
-    """ARI of every two of M clusterings of the same images: do runs of other seeds find the same clusters?
+    """ARI of each pair of M clusterings of the same images, such as those of runs with different seeds.
 
     >>> pairwise_ari([np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2])])
     array([[1., 1.],
@@ -234,7 +234,7 @@ def confusion(
 ) -> Int[np.ndarray, "_ _"]:
     """Number of images whose cluster is assigned to the class of the row and whose label is the class of the column.
 
-    The classes of labels and fit come in increasing order. Images of a cluster without a name are in no row.
+    The classes of labels and fit come in increasing order. Images of a cluster without a class are in no row.
 
     Args:
         clusters: Number of the cluster of each image.
@@ -260,7 +260,7 @@ def confusion(
 def mutual_information(clusters: Numbers, others: Numbers) -> float:
     """Mutual information of two clusterings of the same images, nats.
 
-    It is 0 when they are independent, but for a plug-in bias of about (K - 1) (K' - 1) / (2 N): `ami` has none.
+    It is 0 if they are independent, except for a plug-in bias of about (K - 1) (K' - 1) / (2 N); `ami` has none.
 
     >>> round(mutual_information([0, 0, 1, 1], [7, 7, 3, 3]), 3)  # log 2
     0.693
@@ -269,7 +269,7 @@ def mutual_information(clusters: Numbers, others: Numbers) -> float:
 
 
 def used(clusters: Numbers, share: float = 0.005) -> int:
-    """Number of clusters that hold at least this share of the images.
+    """Number of clusters with at least this share of the images.
 
     Args:
         clusters: Number of the cluster of each image.
@@ -288,7 +288,7 @@ def effective_number(probs: Float[np.ndarray, "N K"]) -> float:
         probs: q(c | x) of each image.
 
     Returns:
-        K when all clusters are equally large, 1 when one has all.
+        K if all clusters are equally large, 1 if one has all images.
 
     >>> round(effective_number(np.array([[1.0, 0], [0, 1]])), 6)
     2.0
@@ -299,9 +299,9 @@ def effective_number(probs: Float[np.ndarray, "N K"]) -> float:
 def most_confident(probs: Float[np.ndarray, "N K"], count: int) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, "R _"]]:
     """Finds the images with the highest probability of each cluster.
 
-    An image belongs to its likeliest cluster, with that probability as confidence. Clusters without members are left out,
-    the others come by the mean confidence of their members, members by their own, the highest first (ties: the lower number
-    first).
+    An image belongs to its most probable cluster, with this probability as its confidence. Clusters without members are left
+    out; the others are sorted by the mean confidence of their members, and members by their own confidence, the highest
+    first (ties: the lower number first).
 
     Args:
         probs: q(c | x) of each image.
@@ -335,7 +335,7 @@ def _table(clusters: Array, labels: Array) -> tuple[Array, Array, Array]:
 
 
 def _named(clusters: Array, fit: Pair, mapping: Mapping) -> Array:
-    """The class [N] that each image's cluster is named by; -1 for a cluster without a name."""
+    """The class assigned to each image's cluster, [N]; -1 for a cluster without a class."""
     counts, names, classes = _table(*_checked(*fit))
     match mapping:
         case "hungarian":

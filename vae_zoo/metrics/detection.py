@@ -53,7 +53,7 @@ def recall(found: Boxes, boxes: Boxes, least: Sequence[float]) -> list[float]:
     met, total = np.zeros(len(least)), sum(map(len, boxes))
     for one, truth in zip(found, boxes):
         iou = box_iou(one, truth).cpu().numpy()
-        for i, value in enumerate(least):  # each its own: the pairs of the largest sum may lose one that is good enough
+        for i, value in enumerate(least):  # matched separately: the pairs with the largest sum may miss one above it
             enough = iou >= value
             met[i] += enough[linear_sum_assignment(enough, maximize=True)].sum()
     return [float(n / total) if total else np.nan for n in met]
@@ -65,12 +65,12 @@ def adjusted_rand(
     """Adjusted Rand index of integer maps: 1 for equal segments, 0 by chance.
 
     Args:
-        found: Number of the part that each pixel is of, >= 0.
+        found: Number of the segment of each pixel, >= 0.
         truth: The true object of each pixel, 0 = the background.
-        foreground: Looks only at pixels whose true number is not 0.
+        foreground: Uses only pixels whose true number is not 0.
 
     Returns:
-        Of each image, at most 1; NaN where no pixel is looked at, 1 where all are of one part in both.
+        For each image, at most 1; NaN if no pixel is used, 1 if all pixels are in one segment in both maps.
 
     Source: Hubert and Arabie (1985), as in Greff et al. (2019).
     """
@@ -97,8 +97,8 @@ def connected_components(
 
     Args:
         images: In [0, 1].
-        least: Difference of some channel from which on a pixel is of an object.
-        pixels: Least number of pixels of an object.
+        least: Smallest difference in any channel at which a pixel belongs to an object.
+        pixels: Smallest number of pixels of an object.
 
     Returns:
         Boxes of each image, pixels.

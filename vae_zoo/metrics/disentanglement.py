@@ -5,19 +5,19 @@ Definitions, sample numbers and the order of the random draws are disentanglemen
 written out as defaults: with the same codes, factors and seed the numbers are the same. The protocol of the study for a
 model:
 
-    rng = np.random.RandomState(seed)                              # an own stream for each metric
+    rng = np.random.RandomState(seed)                              # a separate stream for each metric
     factors = sample_factors(data.factor_sizes, 10_000, rng)       # the whole grid, with replacement
-    held_out = sample_factors(data.factor_sizes, 5_000, rng)       # the stream goes on
+    held_out = sample_factors(data.factor_sizes, 5_000, rng)       # continues the stream
     codes = encode(data.render(factors))                           # posterior MEANS, eval mode
 
 Everywhere: codes [N, D] and factors [N, F] are numpy arrays or torch tensors; a factor with one value is left out; a
 factor is a class per distinct value; ValueError for shapes, NaN and sizes that leave a score undefined. Published
 values also depend on scikit-learn's solvers: these are the solvers of scikit-learn >= 0.22.
 
-Deviations, none of which touches a value the reference can compute: constant dimensions are inactive for FactorVAE at
-any threshold (there 0/0 wins every vote) and a zero column for explicitness (there an error); a class absent from the
-test rows is left out of explicitness (there an error) and one absent from the training rows counts as an error of the
-classifiers.
+Deviations, none of which changes a value that the reference can compute: constant dimensions are inactive for FactorVAE at
+any threshold (in the reference 0/0 wins every vote) and a zero column for explicitness (an error in the reference); a class
+that is missing in the test rows is left out of explicitness (an error in the reference), and one that is missing in the
+training rows counts as an error of the classifiers.
 """
 
 import warnings
@@ -73,9 +73,9 @@ class FactorData(Protocol):
 def mig(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: int = 20) -> float:
     """Mutual information gap: mean over factors of (largest - second largest I(code; factor)) / H(factor).
 
-    Estimator: plug-in, `bins` equal-width bins between each code's own minimum and maximum (so one outlier squeezes the
-    rest, and the scale of a code does not matter); the study uses 10,000 rows. Range 0..1, best 1, but factors of more
-    than `bins` values cap it: a perfect code of dSprites has 0.902. Not the sampled estimator of the paper.
+    Estimator: plug-in, `bins` equal-width bins between each code's own minimum and maximum (so one outlier compresses
+    the rest, and the scale of a code does not matter); the study uses 10,000 rows. Range 0..1, best 1, but factors with more
+    than `bins` values limit it: a perfect code of dSprites has 0.902. Not the sampled estimator of the paper.
 
     Args:
         codes: Posterior means, D >= 2.
@@ -103,8 +103,8 @@ def modularity(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: 
     """Modularity: mean over codes of 1 - sum_other MI^2 / (F-1) max MI^2. Does each code inform about one factor only?
 
     Estimator: mutual information as in `mig`, 10,000 rows. A code without any information counts as 0, so each exactly
-    constant dimension lowers the mean; pure noise scores anything, since only its plug-in bias is compared. It says nothing
-    of whether a factor is spread over several codes.
+    constant dimension lowers the mean; the score of pure noise is arbitrary, since only its plug-in bias is compared. It
+    does not measure whether a factor is spread over several codes.
 
     Args:
         codes: Posterior means.
@@ -159,14 +159,14 @@ def sap(
     """Separated attribute predictability: mean over factors of S(best code) - S(second best code).
 
     Discrete mode (the study's): S = test accuracy of a linear one-vs-rest SVM on that one code (squared hinge, class
-    weights balanced), 10,000 training and 5,000 test rows. Such a machine can only ever name a few of 32 ordered
+    weights balanced), 10,000 training and 5,000 test rows. Such a classifier can predict only a few of 32 ordered
     values, so a PERFECT dSprites code scores 0.246. `continuous=True`: S = squared correlation on the training rows, no
-    test rows needed, a perfect code scores 1. Say which mode a number has. Range 0..1. The solver is deterministic:
-    `seed` changes nothing with today's scikit-learn.
+    test rows needed, a perfect code scores 1. Report the mode with the score. Range 0..1. The solver is deterministic:
+    `seed` has no effect with current scikit-learn.
 
     Args:
         codes: Posterior means of the training rows, D >= 2.
-        factors: Classes, or reals where `continuous`.
+        factors: Classes, or reals if `continuous`.
         test: The rows that are scored; needed unless `continuous`.
         seed: Seed of the solver.
         continuous: The mode.
@@ -192,7 +192,7 @@ def sap(
         score = np.where(variance > 1e-12, covariance**2 / np.maximum(variance, 1e-12) / (factors**2).mean(axis=0), 0)
     else:
         codes, factors, test_codes, test_factors = _checked(codes, factors, _needed(test, "sap"), min_codes=2)
-        informative = ~_constant(codes)  # which class a machine names for a constant is a matter of rounding: use 0
+        informative = ~_constant(codes)  # the prediction from a constant depends on rounding: use 0
         codes, test_codes = codes * informative, test_codes * informative
         primal: Any = False
         svm = LinearSVC(C=C, class_weight="balanced", dual=primal, tol=1e-4, max_iter=1000, random_state=seed)
@@ -265,7 +265,7 @@ def dci(
     5,000 test rows: minutes (dSprites, 10 codes: 11,300 trees), growing linearly with rows and D; on 1,000 rows
     seconds, but never compare the two: D is 0.13 and 0.19 for the same linear mix. All 0..1, best 1.
 
-    `jobs` processes (-1: all cores) share the fits and change no bit of the result. `estimator`: any scikit-learn
+    `jobs` processes (-1: all cores) share the fits without changing the result. `estimator`: any scikit-learn
     classifier with `feature_importances_`, as RandomForestClassifier(), which is ten times as fast and NOT comparable:
     D 0.05 for 0.16 on the same codes (benchmarks/metrics.py prints the differences).
 
@@ -325,9 +325,9 @@ def _classifiers(codes: Array, factors: Array, seed: int, estimator: Any, jobs: 
 def _fit(models: list, codes: Array, factors: Array, work: list[int], slices: list, jobs: int) -> list:
     """models[j] fitted to factors[:, j] by `jobs` processes, in slices that end after so many boosting rounds.
 
-    The fit with the most `work` left goes first. Warm starts change no bit of the result and let a process take over
-    another's fit: dSprites' 3, 6, 40, 32 and 32 classes, shared out whole, make two processes at most 113 / 64 = 1.77
-    times as fast as one.
+    The fit with the most `work` left goes first. Warm starts do not change the result and let a process continue the fit of
+    another one: if whole fits were distributed, the 3, 6, 40, 32 and 32 classes of dSprites would make two processes at most
+    113 / 64 = 1.77 times as fast as one.
     """
     jobs = min(effective_n_jobs(jobs), len(models))
     if jobs == 1:
@@ -367,21 +367,21 @@ def factor_vae_score(
     """FactorVAE score: is the code that varies least, while factor k is held fixed, always the same and only k's?
 
     A vote: draw k, then `batch_size` images that share its value; the active code with the least local / global
-    variance votes for k. Each code stands for the factor it got most of the `num_train` votes for; returned is the
-    share of the `num_eval` fresh votes that agree. Duplicated codes cost nothing.
+    variance votes for k. Each code is assigned the factor for which it got most of the `num_train` votes; the score is the
+    share of the `num_eval` new votes that agree. Duplicated codes do not lower it.
 
-    Asks for about 970,000 codes. With a network wrap both arguments, so that each distinct image is encoded once, for
-    this and the other metrics: `table = CodeTable(encode, data); factor_vae_score(table, table)`.
+    Needs about 970,000 codes. For a network wrap both arguments, so that each distinct image is encoded once, for this and
+    the other metrics: `table = CodeTable(encode, data); factor_vae_score(table, table)`.
 
     Args:
         encode: Images to posterior means [N, D].
         factor_data: Draws images of any combination of factors.
         seed: Seed of the draws.
-        num_train: Votes that name the codes.
+        num_train: Votes that assign factors to codes.
         num_eval: Votes that are scored.
         batch_size: Images of a vote.
         num_variance: Images for the global variances.
-        prune: Least deviation of an active code, which is not constant either.
+        prune: Smallest standard deviation of an active code; constant codes are never active.
 
     Returns:
         0..1, best 1, chance about 1/F; 0 if no code is active.
@@ -435,7 +435,7 @@ def beta_vae_score(
     samples, accuracy on `num_eval`. Range 1/F (chance) .. 1, best 1. Saturates: a random linear mix of the factors
     still has 0.99, so never report it alone; features are not standardised, so it depends on the codes' scale.
 
-    Asks for 1,920,000 codes: wrap a network in `CodeTable`, as for `factor_vae_score`.
+    Needs 1,920,000 codes: wrap a network in `CodeTable`, as for `factor_vae_score`.
 
     Args:
         encode: Images to posterior means [N, D].
@@ -527,7 +527,7 @@ def udr(
     """Unsupervised disentanglement ranking: do the runs of one setting agree, up to order and sign of the codes?
 
     For a pair of runs R = |lasso coefficients| or |Spearman correlation|; its score is the mean over columns of max^2 / sum,
-    averaged with the same over rows. Means something from 5 runs on.
+    averaged with the same over rows. Meaningful for 5 or more runs.
 
     Args:
         codes: For each of M runs [N, D], means of the SAME N images (1,000 in the reference).
@@ -579,7 +579,7 @@ def unsupervised_scores(codes: Shaped[Any, "N D"], *, bins: int = 20) -> dict[st
     With C the covariance: `gaussian_total_correlation` = (sum log diag C - log det C) / 2 in nats, without bound for
     linearly dependent codes; `gaussian_wasserstein_correlation` = 2 tr C - 2 tr sqrtm(diag(C) C), and `..._norm` the
     same over tr C; `mutual_info_score` = mean over pairs of codes of the histogram mutual information in nats. Constant
-    dimensions are independent of everything and add nothing but pairs.
+    dimensions are independent of all others and only add pairs to this mean.
 
     Args:
         codes: Posterior means.

@@ -105,8 +105,8 @@ def kid(
 ) -> float:
     """Squared maximum mean discrepancy of features under the kernel (x y / d + 1)^3, mean over random subsets.
 
-    Computed by torchmetrics. Unbiased, so about 0 (and as often below it) for equal distributions, whatever N; with
-    fewer than `subset_size` images, one subset of all of them.
+    Computed by torchmetrics. Unbiased, so about 0, and also below 0, for equal distributions at any N; with fewer than
+    `subset_size` images there is one subset of all of them.
 
     Args:
         real: Features of real images.
@@ -141,13 +141,13 @@ class Inception(nn.Module):
         self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
 
     def forward(self, images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B E"]:
-        """Computes the features of images of 1 or 3 channels; they are enlarged to 299x299."""
+        """Computes the features of images of 1 or 3 channels, which are resized to 299x299."""
         pixels = (images * 255).round().byte() if images.is_floating_point() else images
         return self.network(pixels.expand(-1, 3, -1, -1))
 
 
 class _Given(nn.Identity):
-    """The feature network that torchmetrics asks for, when it is handed features."""
+    """Identity as the feature network of torchmetrics, which gets features instead of images."""
 
     def __init__(self, num_features: int):
         super().__init__()

@@ -30,7 +30,7 @@ class Judge(nn.Module):
         num_classes: K.
         width: Channels of the first convolution.
         num_features: Units of the hidden layer.
-        column: Column of the batch's factors, of which it is a judge; None: of the label, the first where there are several.
+        column: Column of the batch's factors that it predicts; None: the label, the first one if there are several.
 
     Attributes:
         accuracy: On the test images.
@@ -84,8 +84,8 @@ def train_judge(
 ) -> Judge:
     """Trains a judge.
 
-    All training labels are used, whatever data.labelled allows the model. Adam on the cross-entropy, its rate falling to 0
-    over `steps` batches; of the `checks` states on the way the best on val is kept.
+    All training labels are used, regardless of data.labelled. Adam on the cross-entropy, with a learning rate that falls to
+    0 over `steps` batches; the best on val of `checks` intermediate states is kept.
 
     Args:
         data: A DataModule that is set up, or {"train": (images [N, C, H, W], labels [N]), "val": ..., "test": ...}. Images
@@ -93,8 +93,8 @@ def train_judge(
         target: `label`, or one of the factors.
         max_images: Most images of each split, evenly spaced.
         steps: Batches.
-        checks: Times that val is looked at.
-        patience: Checks without a better one that end the training.
+        checks: Number of evaluations on val.
+        patience: Evaluations without improvement after which training stops.
         batch_size: Images.
         lr: First learning rate.
         width: As in Judge.
@@ -128,7 +128,7 @@ def train_judge(
 def _fit(
     judge: Judge, train: Pair, val: Pair, stretches: Sequence[Tensor], batch_size: int, lr: float, patience: int
 ) -> None:
-    """Trains on the rows of each stretch in turn; keeps the best of the states after them on val."""
+    """Trains on the rows of each stretch in turn, and keeps the best of the states after them, measured on val."""
     (x, y), device = train, judge.head.weight.device
     optimizer = torch.optim.Adam(judge.parameters(), lr, foreach=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, sum(ceil(len(s) / batch_size) for s in stretches))
@@ -136,7 +136,7 @@ def _fit(
     for stretch in stretches:
         judge.train()
         for rows in stretch.split(batch_size):
-            with torch.enable_grad():  # evaluations run without
+            with torch.enable_grad():  # evaluations run without gradients
                 loss = F.cross_entropy(judge(_to_float(x[rows].to(device))), y[rows].to(device))
             optimizer.zero_grad()
             loss.backward()
@@ -189,11 +189,11 @@ def images_and_labels(
 def swap_consistency(model: Model, batches: Iterable[Batch], judge: Judge, *, seed: int = 0) -> dict[str, float]:
     """Share of swaps in which the judge predicts the label of the image that a block comes from, for each block.
 
-    A swap decodes this block of an image and all others of an image with another label (`model.codes`), and counts
-    when the judge names the first image's label. Every image of `batches` gives the block once; the other image is
-    drawn from all of them by `seed`, so the numbers do not depend on the batch size. A block that holds the
-    label alone has nearly the judge's accuracy on reconstructions, and the others together nearly 0; what the shares
-    lack to 1 (of two blocks) is images in which the judge sees neither label. Images of unknown label are left out.
+    A swap decodes this block of one image with all other blocks of an image with another label (`model.codes`), and counts
+    if the judge predicts the label of the first image. Every image of `batches` is once the donor of the block; its partner
+    is drawn from all images with `seed`, so the shares do not depend on the batch size. A block that alone holds the label
+    has nearly the judge's accuracy on reconstructions, and the other blocks nearly 0. With two blocks, the rest of the
+    shares to 1 are images for which the judge predicts neither label. Images with unknown labels are left out.
 
     Args:
         model: In eval mode.

@@ -28,7 +28,7 @@ def importance_weighted(model: HasBound, batches: Iterable[Batch], k: int, chunk
     """Estimates -log p(x) with k draws for each image, mean over the images: test/nll_iw<k> of the tables.
 
     -log p(x) <= E[-log 1/k sum_i p(x, z_i) / q(z_i | x)],  z_i ~ q(z | x):  k = 1 is the negative ELBO, and the bound
-    falls to -log p(x) as k grows, so a number means nothing without its k (100 to watch, 5,000 for tables).
+    decreases to -log p(x) as k grows, so report k with it (100 during development, 5,000 for tables).
 
     Args:
         model: In eval mode.
@@ -66,9 +66,10 @@ def bounds(
     """Bound, its parts and the KL of each dimension, with one draw z for each image and weights of 1.
 
     elbo = -(rec + rate), whatever weights the model was trained with. rec: the distortion -log p(x | z), the model's term
-    of that name; rate: what is left, -elbo - rec. Of Gaussian blocks alone it is log q(z | x) - log p(z) of the same z,
-    whose mean is the sum of the KL terms. Discrete variables are summed out of elbo, while rec is of the likeliest value or
-    an average over values, so there rate is no KL. kl_<block>: the model's terms. What the model lacks is left out.
+    of that name; rate: the rest, -elbo - rec. If all blocks are Gaussian, it is log q(z | x) - log p(z) of the same z, whose
+    mean is the sum of the KL terms. elbo sums discrete variables out, while rec uses the most probable value or an average
+    over values, so for models with such variables rate is not a KL. kl_<block>: the model's terms. Quantities that the model
+    does not define are omitted.
 
     Args:
         model: In eval mode.
@@ -130,14 +131,14 @@ def aggregate_posterior(
 ) -> dict[str, float]:
     """Information in the aggregate posterior q(z) = 1/N sum_n N(z; mu_n, exp(logvar_n)) of N images.
 
-    kl                  KL(q(z) || N(0, I)) = total_correlation + dimension_wise_kl: would samples of the prior do?
+    kl                  KL(q(z) || N(0, I)) = total_correlation + dimension_wise_kl: does q(z) match the prior?
     total_correlation   KL(q(z) || prod_d q(z_d)): are the dimensions independent?
     dimension_wise_kl   sum_d KL(q(z_d) || N(0, 1))
-    mutual_information  between z and the number n, at most log N; the rate is mutual_information + kl
+    mutual_information  between z and the index n, at most log N; the rate is mutual_information + kl
 
     Estimator: q(z) is the exact mixture over the N images given, no minibatch weighting; the outer expectation is a
-    mean over `num_samples` draws of it, spread evenly over the images. Exact for these N: as a statement on all images
-    it has q(z) too narrow, total_correlation above all.
+    mean over `num_samples` draws of it, spread evenly over the images. Exact for these N images; as an estimate for all
+    images its q(z) is too narrow, which affects total_correlation most.
 
     Args:
         mu: Posterior means.
@@ -190,7 +191,7 @@ def _log_weights(model: HasBound, batch: Batch, k: int, chunk: int, seed: int) -
 
 
 def _repeated(batch: Batch, times: int) -> Batch:
-    """The batch so many times, one after the other; groups stay apart."""
+    """The batch repeated `times` times; groups remain separate."""
     rows: dict[str, Any] = {
         name: torch.cat([batch[name]] * times) for name in ("image", "index", "label", "factors") if name in batch
     }

@@ -23,7 +23,7 @@ from vae_zoo.utils import ranks
 class LatentVariableModel(L.LightningModule):
     """Implementation of `vae_zoo.contract.Model` that all methods share.
 
-    A method sets `blocks` and writes the methods of the first half; the second half is shared.
+    A method sets `blocks` and implements the functions of the first half; the second half is shared.
 
     Args:
         image_shape: [C, H, W].
@@ -56,13 +56,13 @@ class LatentVariableModel(L.LightningModule):
         self.image_shape = tuple(image_shape)
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
-        self.trained_steps = 0  # what `step` is when no trainer is attached
-        self.training_data: TrainingData | None = None  # known once a data module has met the model
+        self.trained_steps = 0  # value of `step` if no trainer is attached
+        self.training_data: TrainingData | None = None  # set by the data module
         self.terms: Terms = {}  # of the latest training step, detached, for the callbacks
         self.latest: dict[str, float] = {}  # the newest value of everything that was logged, for the callbacks
-        self.latest_at: dict[str, int] = {}  # and the step it is of
+        self.latest_at: dict[str, int] = {}  # and its step
 
-    # ---- what a model writes ------------------------------------------------------------------------------------
+    # ---- implemented by a model ---------------------------------------------------------------------------------
 
     def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Any]:
         """Infers the posterior of each block.
@@ -81,7 +81,7 @@ class LatentVariableModel(L.LightningModule):
         """Computes the terms of the loss, with their weights at the current step, and terms that are only shown.
 
         Args:
-            batch: With all that the model `needs`.
+            batch: With all keys that the model `needs`.
 
         Returns:
             {name: term}.
@@ -128,7 +128,7 @@ class LatentVariableModel(L.LightningModule):
         """
         return {name: kl_standard_per_dim(q) for name, q in posterior.items() if isinstance(q, Normal)}
 
-    # ---- what a user calls ----------------------------------------------------------------------------------------
+    # ---- called by users ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch | Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
@@ -208,7 +208,7 @@ class LatentVariableModel(L.LightningModule):
         """Checks a trainer before anything is written.
 
         Args:
-            trainer: That is to train the model.
+            trainer: Trainer of the model.
 
         Raises:
             UserError: It cannot train the model.
@@ -247,8 +247,8 @@ class LatentVariableModel(L.LightningModule):
     def total(self, terms: Terms) -> Float[Tensor, ""]:
         """The loss: the sum of the weighted terms, those of images averaged over the batch.
 
-        Where `unit` names a term, all terms are sums divided by its length: the loss of a group is a sum over its images.
-        The mean of the ranks' losses is the loss of the whole batch, so ranks with more images have larger ones.
+        If `unit` is the name of a term, all terms are sums divided by the length of this term: the loss of a group is a sum
+        over its images. The loss of the whole batch is the mean over ranks, so ranks with more images have larger losses.
 
         Args:
             terms: Output of `objective`.
@@ -303,7 +303,7 @@ class LatentVariableModel(L.LightningModule):
         """Clips to the trainer's norm, for one optimiser or several (Lightning's own option supports only one).
 
         Args:
-            optimizer: Whose gradients are clipped.
+            optimizer: Optimiser whose gradients are clipped.
             gradient_clip_val: Lightning's argument, not used.
             gradient_clip_algorithm: Lightning's argument, not used.
         """

@@ -22,7 +22,7 @@ LEAK = 0.1  # slope below 0 of the ReLU behind the hidden vector h
 class DiscreteLatentModel(LatentVariableModel):
     """Base of models with categorical variables; implements part of `vae_zoo.contract.HasClasses`.
 
-    A model writes `sample_class` beside the contract, and sets `c_head`, the layer from the features to the logits.
+    A model implements the contract and `sample_class`, and sets `c_head`, the layer from the features to the logits.
 
     Args:
         image_shape: [C, H, W].
@@ -43,7 +43,7 @@ class DiscreteLatentModel(LatentVariableModel):
         self._warned = False
 
     def features(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E"]:
-        """h, the hidden vector from which the posteriors are read."""
+        """h, the hidden vector from which the posteriors are computed."""
         return F.leaky_relu(self.encoder(x), LEAK)
 
     def class_log_probs(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B S"]:
@@ -175,7 +175,7 @@ class ClassConditionalModel(DiscreteLatentModel):
         **training: As in LatentVariableModel.
 
     Attributes:
-        class_holds: What the classes mean, for people.
+        class_holds: Meaning of the classes, a phrase for reports.
     """
 
     class_holds: str

@@ -83,7 +83,7 @@ class FactorVAE(VAE):
     def discriminator_loss(self, z: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
         """Mean cross-entropy of z against its permutation, nats; log 2 = 0.69 if they cannot be distinguished."""
         everybody, own = self.joined(torch.cat([z, noise.uniform(z)], dim=1))
-        permuted = permute_dims(*everybody.chunk(2, dim=1))[own]  # codes of all ranks change places
+        permuted = permute_dims(*everybody.chunk(2, dim=1))[own]  # permuted over all ranks
         real, permuted = self.discriminator(z).float(), self.discriminator(permuted).float()
         target = torch.zeros(len(z), dtype=torch.long, device=z.device)
         costs = F.cross_entropy(real, target, reduction="none"), F.cross_entropy(permuted, target + 1, reduction="none")
@@ -102,7 +102,7 @@ class FactorVAE(VAE):
         loss = self.total(terms)
         self.keep(loss, terms)
         self.zero_grad()
-        self.manual_backward(loss + self.mean_of_rank(terms["discriminator"].value))  # ddp wants every parameter in it
+        self.manual_backward(loss + self.mean_of_rank(terms["discriminator"].value))  # ddp needs every parameter in it
         for optimizer in (vae_optimizer, discriminator_optimizer):
             self.configure_gradient_clipping(optimizer)
         vae_optimizer.step()

@@ -7,7 +7,7 @@ Minimised, in nats per image:  loss = rec + beta * kl_z + alpha * kl_c,  rec = -
 In training c is a draw of the Gumbel-softmax, the same in q and p; in evaluation it is the arg max. With
 `class_sum="exact"` both terms are sums over all K clusters instead, weighted by q(c | x): K times the work of the decoder.
 
-With a soft c this is the bound of a relaxed model only; `log_weights` sums c out of both mixtures, so its bound is one on
+With a soft c this is the bound of a relaxed model only; `log_weights` sums c out of both mixtures, so it gives a bound on
 log p(x). kl_c penalises q(c | x) of each image, not the mean of q(c | x) over the images, so a large alpha makes every
 assignment uncertain. Unused clusters are the known failure of this model; `val/classes_used` shows it.
 
@@ -47,7 +47,7 @@ class GMVAE(DiscreteLatentModel):
         temperature: Temperature of the Gumbel-softmax, > 0, a number or a schedule of the step.
         beta: Weight of kl_z, >= 0, a number or a schedule of the step.
         alpha: Weight of kl_c, >= 0, a number or a schedule of the step.
-        class_sum: `sampled` or `exact`, see the module.
+        class_sum: `sampled` or `exact`, see the docstring of the module.
         **training: As in LatentVariableModel.
 
     Attributes:
@@ -96,7 +96,7 @@ class GMVAE(DiscreteLatentModel):
     # ---- p and q --------------------------------------------------------------------------------------------------
 
     def infer(self, x: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B E"]]:
-        """Infers log q(c | x), nats, and the hidden vector from which q(z | x, c) is read."""
+        """Infers log q(c | x), nats, and the hidden vector from which q(z | x, c) is computed."""
         h_c, h_z = F.elu(self.encoder(x)).split(self.sizes, dim=1)
         return self.classes.log_softmax(self.c_head(h_c)), self.dropout(h_z)
 

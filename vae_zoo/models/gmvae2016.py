@@ -9,10 +9,10 @@ With beta = alpha = 1 and free_bits = 0 the mean of the loss is a bound on -log 
 log q(z | x) - log p(z | w), the mixture with c summed out. free_bits holds the mean of kl_c over the batch above a minimum;
 without it kl_c merges the clusters early ("over-regularisation" in the paper).
 
-Deviation: the paper has sum_c p(c | z, w) KL(q(z | x) || p(z | c, w)) for kl_z. That is no bound, since p(c | z, w) depends
-on the same z; the term at the draw itself gives one.
+Deviation: the paper has sum_c p(c | z, w) KL(q(z | x) || p(z | c, w)) for kl_z. That gives no bound, since p(c | z, w)
+depends on the same z; the term at the drawn z gives one.
 
-vae_zoo/models/gmvae.py is another model, SPLIT's: it has q(c | x) from a network, no w, and components that are constants.
+vae_zoo/models/gmvae.py is the different model of SPLIT: a network gives q(c | x), and components are constant, without w.
 """
 
 from typing import Any
@@ -48,11 +48,11 @@ class GMVAE2016(DiscreteLatentModel):
         network: Family of encoder and decoder (vae_zoo.nets).
         likelihood: p(x | z).
         class_probs: p(c); None: uniform.
-        feature_dim: Outputs of the encoder, from which both posteriors are read.
+        feature_dim: Outputs of the encoder, from which both posteriors are computed.
         prior_hidden: Units of the hidden layer (tanh) from w to the components.
         beta: Weight of kl_z, >= 0, a number or a schedule of the step.
         alpha: Weight of kl_c, >= 0, a number or a schedule of the step.
-        free_bits: Least mean of kl_c in the loss, nats, >= 0, a number or a schedule of the step.
+        free_bits: Lower bound of the batch mean of kl_c in the loss, nats, >= 0, a number or a schedule of the step.
         **training: As in LatentVariableModel.
     """
 
@@ -114,7 +114,7 @@ class GMVAE2016(DiscreteLatentModel):
         return self.class_codes(self.classes.log_softmax(self.log_joint(q_z.mu, q_w.mu))) | {"z": q_z, "w": q_w}
 
     def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
-        """Decodes z to mean images in [0, 1]; cluster and w have no effect beside z."""
+        """Decodes z to mean images in [0, 1]; the decoder does not get the cluster and w."""
         self.join(codes)  # checks the shapes of all blocks
         return self.likelihood.mean(self.decoder(codes["z"]))
 

@@ -2,8 +2,8 @@
 
     q(z_content | x_G) = N(mean of mu[i], diag mean of exp(logvar[i]))
 
-The posterior of a group of many images is therefore as wide as that of one image. All else is as in ml_vae.py. The paper
-only asks for an average of the encoder's outputs; the mean of the variances is the form of disentanglement_lib
+The posterior of a group of many images is therefore as wide as that of one image. Everything else is as in ml_vae.py. The
+paper specifies only an average of the encoder's outputs; the mean of the variances is the form of disentanglement_lib
 (GroupVAEBase).
 """
 

@@ -1,15 +1,15 @@
 """Ladder VAE: one code for each depth of the network, independent a priori (Zhao et al., 2017, arXiv:1702.08396).
 
 Generative story:  z_j ~ N(0, I), j = 0 .. J-1 from the shallowest;  x ~ p(x | z_0 .. z_{J-1}), z_j entering at depth j
-Inference:         q(z_j | x) = N(mu_j(x), diag exp(logvar_j(x))), read at depth j of one encoder
+Inference:         q(z_j | x) = N(mu_j(x), diag exp(logvar_j(x))) at depth j of one encoder
 Minimised, in nats per image:
     loss = rec + sum_j gamma_j * kl_j,   rec = -log p(x | z) at one draw,  kl_j = KL(q(z_j | x) || N(0, I))
-Information is in the code at whose depth the network can compute it: strokes and colours near the pixels, kinds of objects
-deep. With a `schedule` the deepest facet is trained first and the others fade in one after the other, their rungs in the
-decoder by alpha_j and their KL by gamma_j (Li et al., 2020, arXiv:2002.10549). A facet that waits (both 0) is not part of
-the model: it is not decoded and does not count in any bound.
+A code holds information that the network can compute at its depth: strokes and colours near the pixels, kinds of objects in
+deep layers. With a `schedule` the deepest facet is trained first and the others are faded in one after the other: alpha_j
+weights their rungs in the decoder, gamma_j their KL (Li et al., 2020, arXiv:2002.10549). A facet that has not entered (both
+0) is not part of the model: it is not decoded and does not count in any bound.
 
-Deviation from the progressive ladder's own code: the encoder's rungs are not faded, and one run with one optimiser passes
+Deviation from the code of the progressive ladder: the encoder's rungs are not faded in, and one run with one optimiser goes
 through all stages, both as in MFCVAE's code.
 """
 
@@ -31,7 +31,7 @@ from vae_zoo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-COLLAPSED, AFTER = 0.5, 1000  # nats of a facet's KL, and updates since it counts
+COLLAPSED, AFTER = 0.5, 1000  # a KL below COLLAPSED nats is reported AFTER updates since it began to count
 
 
 class LadderVAE(LatentVariableModel):
@@ -43,12 +43,12 @@ class LadderVAE(LatentVariableModel):
         network: Ladder of as many facets (vae_zoo.nets.ladder).
         likelihood: p(x | z).
         schedule: Weights of the facets by the step; None: all facets are trained from the first update.
-        data_init: Whether the first weights are computed from the first batch, so that each channel of a layer has mean 0
-            and standard deviation 0.1 on it (Salimans and Kingma, 2016).
+        data_init: Whether the initial weights are computed from the first batch, so that on it each channel of a layer has
+            mean 0 and standard deviation 0.1 (Salimans and Kingma, 2016).
         **training: As in LatentVariableModel.
 
     Raises:
-        ValueError: The network is no ladder, or network or schedule have another number of facets.
+        ValueError: The network is not a ladder, or network or schedule have another number of facets.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class LadderVAE(LatentVariableModel):
                 f"facet_dims={[*facet_dims]} has {J} facets, but the network has {of_network}; give both the same number"
             )
         if schedule is not None:
-            schedule.begins(J)  # raises where it is made for another number
+            schedule.begins(J)  # raises if it is made for another number
         where = {0: ", nearest to the pixels", J - 1: ", the deepest"} if J > 1 else {}
         self.blocks = {
             f"facet{j}": Block(D, "gaussian", f"features at depth {j + 1} of {J}{where.get(j, '')}")
@@ -106,7 +106,7 @@ class LadderVAE(LatentVariableModel):
 
     def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
         """Decodes codes of all facets to mean images in [0, 1]; codes of facets that have not entered have no effect."""
-        self.join(codes)  # raises where a code is missing or has another size
+        self.join(codes)  # raises if a code is missing or has another size
         return self.likelihood.mean(self.decode_params(codes))
 
     def decode_params(self, codes: Codes) -> Float[Tensor, "B P H W"]:
@@ -116,10 +116,10 @@ class LadderVAE(LatentVariableModel):
         return self.decoder(z, torch.tensor(alpha, device=self.device))
 
     def objective(self, batch: Batch) -> Terms:
-        """The terms rec and kl_facet<j>, those of facets that wait without a weight."""
+        """The terms rec and kl_facet<j>; the latter have no weight for facets that have not entered."""
         q, z, rec = self.infer(batch)
         terms, weights = {"rec": Term(rec, 1.0)}, self.coefficients(self.step)
-        for name in z:  # a weight of 0 as none: no gradient, rather than one of 0
+        for name in z:  # a weight of 0 becomes None: no gradient instead of a zero gradient
             terms[f"kl_{name}"] = Term(kl_standard(q[name]), weights[name].gamma_z or None)
         return terms
 
@@ -169,7 +169,7 @@ class LadderVAE(LatentVariableModel):
         """Checks a trainer before anything is written.
 
         Args:
-            trainer: That is to train the model.
+            trainer: Trainer of the model.
 
         Raises:
             UserError: Its strategy needs gradients of facets that have not entered.
@@ -183,7 +183,7 @@ class LadderVAE(LatentVariableModel):
             )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Sets the values that come from images before the update of a fixed step, the same on all processes.
+        """Sets values that are initialised from images before the update of a fixed step, equal on all processes.
 
         A checkpoint contains them; a run that resumes before this step sets them itself.
 
@@ -191,7 +191,7 @@ class LadderVAE(LatentVariableModel):
             batch: Batch of this process.
             batch_idx: Argument of Lightning, not used.
         """
-        if self.initialise(batch) and self.trainer.world_size > 1:  # each process saw other images
+        if self.initialise(batch) and self.trainer.world_size > 1:  # each process has other images
             self.load_state_dict(self.trainer.strategy.broadcast(self.state_dict()))
 
     def initialise(self, batch: Batch) -> bool:
@@ -214,7 +214,7 @@ class LadderVAE(LatentVariableModel):
         return True
 
     def on_validation_epoch_end(self) -> None:
-        """Warns once of each facet that has collapsed: its KL is low although it has its full weight for 1000 updates."""
+        """Warns once about each facet that has collapsed: its KL is low at full weight 1000 updates after it began to count."""
         super().on_validation_epoch_end()
         weights = self.coefficients(self.step)
         for name, begin in self.begins().items():

@@ -6,7 +6,7 @@ The view destroys the information that z_local must not hold (vae_zoo.nets.views
 holds what the view keeps, and the other codes hold the rest. The model adds rec_aux + beta_local * kl_z_local to its loss,
 and z_local to the input of its decoder.
 
-q(z_local | view(x)) is a proposal like any other, whatever view was drawn: log p(x) has its usual bound, without rec_aux.
+q(z_local | view(x)) is a valid proposal for any drawn view, so without rec_aux the usual bound on log p(x) holds.
 """
 
 import copy
@@ -46,7 +46,7 @@ class LocalBranch(nn.Module):
     ):
         super().__init__()
         self.view = view
-        aux_shape = self.fixed_view(torch.zeros(1, *image_shape)).shape[1:]  # raises where the view does not fit the images
+        aux_shape = self.fixed_view(torch.zeros(1, *image_shape)).shape[1:]  # raises if the view does not fit the images
         self.encoder = network.encoder(aux_shape, 2 * dim)
         self.likelihood = copy.deepcopy(likelihood)
         self.decoder = network.decoder(dim, likelihood.param_shape(aux_shape))

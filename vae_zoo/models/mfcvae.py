@@ -17,7 +17,7 @@ Our extension, off by default: the clusters of the deepest facet D are to be inv
 balanced:
     loss += consistency_weight * E [-sum_c q(c_D | x) log q(c_D | T x)]     no gradient through q(c_D | x)
           + entropy_weight * E H(q(c_D | x)) + balance_weight * (log K_D - H(E q(c_D | x)))
-with E over the batch; position and style are then left to the other facets. With one weight w the last two are
+with E over the batch; position and style then remain for the other facets. With one weight w the last two are
 w * (log K_D - I(c_D; x)). Source: IMSAT (Hu et al., 2017, arXiv:1702.08720).
 
 Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this model with one facet: VaDE (Jiang et al., 2017,
@@ -50,7 +50,7 @@ NORM_BATCHES = 50
 
 @dataclass(frozen=True)
 class Invariance:
-    """Terms on the clusters of the deepest facet, see the module; all are off by default.
+    """Terms on the clusters of the deepest facet, see the docstring of the module; all are off by default.
 
     Args:
         augment: Distorts images [B, C, H, W].
@@ -84,16 +84,16 @@ class MFCVAE(LadderVAE):
         network: Ladder of as many facets (vae_zoo.nets.ladder).
         likelihood: p(x | z).
         covariance: Covariance of the clusters.
-        weights: Whether p(c) is uniform and fixed or learned, of all facets or of each.
-        variance: First variance of the clusters, > 1e-6.
-        estimator: Estimator of the KL, of all facets or of each, see the module.
-        prior_init: What a mixture takes from one that EM fits to the posterior means of training images: nothing, its means,
-            or all of it.
+        weights: Whether p(c) is uniform and fixed or learned; one value for all facets, or one for each.
+        variance: Initial variance of the clusters, > 1e-6.
+        estimator: Estimator of the KL, of all facets or of each, see the docstring of the module.
+        prior_init: Which parameters of a mixture are initialised by EM on the posterior means of training images: none, its
+            means, or all.
         prior_init_at: `start`: all facets before the first update; `entry`: each facet when its KL begins to count, since
             the layers below it change until then.
         init_images: Number of these training images; None: all.
-        calibrate_norm: Whether the encoder's batch normalisation first takes its averages over 50 batches; otherwise the
-            posterior means are not those of the network that is evaluated.
+        calibrate_norm: Whether the averages of the encoder's batch normalisation are first computed over 50 batches;
+            otherwise the posterior means differ from those of the evaluated network.
         **settings: Fields of Invariance; the rest as in LadderVAE.
 
     Raises:
@@ -178,7 +178,7 @@ class MFCVAE(LadderVAE):
     def kl_terms(self, name: str, q: Normal, z: Float[Tensor, "B D"]) -> Terms:
         """kl_z and kl_c of a facet, their sum kl, and the four expectations in them.
 
-        The terms without a weight are only shown. A weight of 0 counts as none, so that a facet that waits gets no gradient.
+        Terms without a weight are only logged. A weight of 0 counts as none, so a facet that has not entered has no gradient.
 
         Args:
             name: Name of the facet.
@@ -212,7 +212,7 @@ class MFCVAE(LadderVAE):
         return {f"{part}_{name}": term for part, term in parts.items()}
 
     def cluster_terms(self, x: Float[Tensor, "B C H W"], q: dict[str, Normal]) -> Terms:
-        """Consistency and entropy, [B], and balance, [], of the clusters of the deepest facet, nats; see the module.
+        """Consistency and entropy, [B], and balance, [], of the clusters of the deepest facet, nats, as in the module's docstring.
 
         Args:
             x: Images in [0, 1].
@@ -236,8 +236,8 @@ class MFCVAE(LadderVAE):
     def kl_per_dim(self, posterior: dict[str, Normal]) -> dict[str, Float[Tensor, "B _"]]:
         """KL of each dimension given the cluster, averaged over q(c | x).
 
-        Where dimensions are correlated, that of each dimension given those before it. The KL of the clusters, at most log K
-        nats, belongs to no dimension.
+        If dimensions are correlated, it is that of each dimension given the previous ones. The KL of the clusters, at most
+        log K nats, is not included.
 
         Args:
             posterior: Output of `encode`.
@@ -303,7 +303,7 @@ class MFCVAE(LadderVAE):
 
 
 def _for_each(name: str, value: T | Sequence[T], num_facets: int, allowed: str) -> Sequence[T]:
-    """One value stands for all facets."""
+    """Values of all facets; a single value applies to every facet."""
     each = cast(Sequence[T], [value] * num_facets if isinstance(value, str) else value)
     if len(each) != num_facets:
         raise ValueError(f"{name} needs {allowed} for each of the {num_facets} facets, got {[*each]}")

@@ -79,10 +79,10 @@ class Gate:
     """Attention of a class to the features h from which its u is computed.
 
     Args:
-        gate: Whether there is one; False: u is read from h alone.
+        gate: Whether there is one; False: u is computed from h alone.
         gate_slope: Slope in training, >= 0, a number or a schedule of the step.
         eval_slope: Slope in evaluation, >= 0; None: as in training.
-        init: Scale of the first weights of the layers of each variable, see the module.
+        init: Scale of the initial weights of the layers of each variable, see the module's docstring.
 
     Raises:
         ValueError: eval_slope is given without a gate.
@@ -108,10 +108,10 @@ class Supervision:
         supervised_plateau: Rule that lowers its learning rate, by the cross-entropy.
         augment: Distorts its images [B, C, H, W], and if consistency_weight > 0 also those of the main batch.
         consistency_weight: Weight of the cross-entropy between an image of the main batch and its distorted copy, >= 0.
-        consistency_threshold: Probability from which the class of an image counts in it, in [0, 1].
+        consistency_threshold: Smallest probability of the predicted class for an image to count in it, in [0, 1].
 
     Raises:
-        ValueError: A setting has no effect beside the others, or augment is missing.
+        ValueError: A setting has no effect with the others, or augment is missing.
     """
 
     supervised: bool = True
@@ -151,10 +151,10 @@ class PartedVAE(DiscreteLatentModel):
         class_probs: p(c), the variables one after the other; None: uniform.
         feature_dim: Dimensions of h.
         temperature: Temperature of the Gumbel-softmax, > 0.
-        u_kl: `sampled` or `exact`, see the module.
+        u_kl: `sampled` or `exact`, see the docstring of the module.
         detach_c: Whether kl_u has no gradient to q(c | x).
         c_momentum: Share of the past in the average of q(c), in [0, 1).
-        prior_lr: Learning rate of p(u | c), >= 0; 0: it is not trained, None: that of all weights.
+        prior_lr: Learning rate of p(u | c), >= 0; 0: it is not trained, None: that of the other weights.
         plateau: Rule that lowers the learning rate, by the loss.
         **settings: Fields of Weights, Gate and Supervision; the rest as in LatentVariableModel.
     """
@@ -369,7 +369,7 @@ class PartedVAE(DiscreteLatentModel):
         batch = self.batch_mean(log_c.exp())
         if not self.c_momentum:
             return batch.clamp(min=torch.finfo(batch.dtype).tiny).log()
-        mixed = batch + self.c_momentum * (self.past_c - batch).detach()  # the batch's own part learns at full weight
+        mixed = batch + self.c_momentum * (self.past_c - batch).detach()  # the gradient of the batch has full weight
         if self.training:
             self.past_c.copy_(mixed.detach())
         return mixed.log()

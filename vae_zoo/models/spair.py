@@ -132,7 +132,7 @@ class Scene:
     Attributes:
         image: In [0, 1].
         ground: The image without objects.
-        share: Share of each pixel that an object has, in [0, 1].
+        share: Share of each object in each pixel, in [0, 1].
         box: Centre x, y, width and height, pixels.
         sprite: Colours within the box, in [0, 1].
         alpha: Opacity within the box, in [0, 1].
@@ -174,7 +174,7 @@ class Renderer:
     Args:
         glimpse_size: Side of the decoder's output, pixels.
         anchor: Largest side of an object, pixels, > 0.
-        reach: Largest distance of the centre of a box from the centre of its cell, in cells, > 0.
+        reach: Largest offset of the centre of a box from the centre of its cell along x and y, in cells, > 0.
         alpha_bias: Added to the logit of the opacity.
         alpha_scale: Factor on the logit of the opacity, > 0.
         depth_weight: `split`: w of the module; `softmax`: over cells of 100 t sigmoid(-z_depth), so that the nearest object
@@ -196,7 +196,7 @@ class Presence:
     Args:
         scale_prior: mu_s, a number or a schedule of the step.
         count_prior: s > 0, a number or a schedule of the step.
-        pres_kl: Form of kl_pres, see the module.
+        pres_kl: Form of kl_pres, see the docstring of the module.
         temperature: Temperature of the relaxed presence, > 0.
         presence_bias: Added to the logit of presence.
         presence_warmup_steps: Steps without gradient to depth and presence.
@@ -215,7 +215,7 @@ class Presence:
     def __post_init__(self):
         s = self.count_prior
         ends = [s] if not callable(s) else [getattr(s, name) for name in ("value", "start", "end") if hasattr(s, name)]
-        if any(value <= 0 for value in ends):  # a user's own schedule is not looked into
+        if any(value <= 0 for value in ends):  # a user's own schedule is not checked
             raise ValueError(f"count_prior must be > 0 at every step, got {s}; use a small number such as 0.001, not 0")
 
 
@@ -439,13 +439,13 @@ class SPAIR(LatentVariableModel):
     def with_object_placed(
         self, codes: Codes, object_: Int[Tensor, " B"], centre: Float[Tensor, "B 2"], keep: bool = False
     ) -> Codes:
-        """Moves one object of each image, with its size and appearance, to the nearest free cell, or in its own.
+        """Moves one object of each image, with its size and appearance, within its cell or to the nearest free cell.
 
         Args:
             codes: Codes of B images.
             object_: Cell of the object, 0..O-1.
-            centre: x and y of the middle of its new box, pixels.
-            keep: Whether the object stays where it is too.
+            centre: x and y of the centre of its new box, pixels.
+            keep: Whether the object also remains at its old position.
 
         Returns:
             The changed codes.
@@ -482,7 +482,7 @@ class SPAIR(LatentVariableModel):
 
     def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
         """Decodes codes to mean images in [0, 1]."""
-        return self.render(codes).image.clamp(0, 1)  # sums of shares may miss 1 by rounding
+        return self.render(codes).image.clamp(0, 1)  # sums of shares may differ from 1 by rounding
 
     def sample_prior(self, n: int) -> Codes:
         """Draws n codes of each block from the priors of the current step: number of objects, cells, other codes."""
@@ -565,7 +565,7 @@ class SPAIR(LatentVariableModel):
             log_w = log_w + (log_standard_normal(z_part) - part.log_prob(z_part)).sum(1)
         return log_w.view(k, len(x)) + sum(log_standard_normal(z[name]) - others[name].log_prob(z[name]) for name in others)
 
-    # ---- what is found --------------------------------------------------------------------------------------------
+    # ---- detections -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def detect(self, batch: Batch | Float[Tensor, "B C H W"], least: float = 0.05) -> list[Detections]:
@@ -573,7 +573,7 @@ class SPAIR(LatentVariableModel):
 
         Args:
             batch: A batch, or images in [0, 1].
-            least: Least probability of presence.
+            least: Smallest probability of presence.
 
         Returns:
             Of each image `boxes` [O, 4], x0 y0 x1 y1 in pixels within the image, `scores` [O], probabilities of presence,
@@ -641,7 +641,7 @@ def composite(
     depth: Float[Tensor, "B O"],
     weight: Literal["split", "softmax"],
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 1 H W"], Float[Tensor, "B O H W"]]:
-    """Composes objects that lie over each other, by the equations of the module.
+    """Composes overlapping objects, by the equations of the module's docstring.
 
     Args:
         colour: Colour of the objects, in [0, 1].
@@ -650,7 +650,7 @@ def composite(
         weight: As in Renderer.
 
     Returns:
-        C, A and the share of each pixel that an object has.
+        C, A and the share of each object in each pixel.
     """
     near = (-depth).sigmoid()[..., None, None]
     if weight == "softmax":
@@ -667,5 +667,5 @@ def _at(q: Normal, eps: Tensor) -> Tensor:
 
 
 def _held(x: Tensor, learning: float) -> Tensor:
-    """x, whose gradient is 0 unless learning is 1; with x.detach() alone other processes would wait for gradients."""
+    """x with gradient 0 unless learning is 1; with x.detach() other processes of ddp would wait for gradients."""
     return x.detach() + learning * (x - x.detach())

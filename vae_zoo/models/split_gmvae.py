@@ -53,7 +53,7 @@ class SplitGMVAE(LocalView, GMVAE):
         local_dim: Count,
         local_network: Network,
         view: Callable[[Tensor], Tensor],
-        beta: NonNegative | Schedule = 1.0,  # before beta_local, which follows it in the file
+        beta: NonNegative | Schedule = 1.0,  # before beta_local, whose default in the YAML file refers to it
         beta_local: NonNegative | Schedule = 1.0,
         aux_weight: NonNegative = 1.0,
         **common,

@@ -1,15 +1,15 @@
 """SPLIT-SPAIR: SPAIR with a local code, inferred from the image with shuffled patches (Charakorn et al., 2020).
 
-Generative story:  as SPAIR, and z_local ~ N(0, I), x_aux ~ p(x_aux | z_local); z_local is also seen by the decoder of the
-                   objects, each of them, or of the background, or of both, or of neither (`local_to`)
+Generative story:  as SPAIR, and z_local ~ N(0, I), x_aux ~ p(x_aux | z_local); z_local is also an input of the decoder of
+                   every object, of that of the background, of both, or of neither (`local_to`)
 Inference:         as SPAIR, and q(z_local | x_aux),  x_aux = view(x), its patches shuffled
 Minimised, in nats per image:
     loss = that of SPAIR + aux_weight * rec_aux + beta_local * kl_z_local
     rec_aux = -log p(x_aux | z_local) at one draw,  kl_z_local = KL(q || N(0, I))
 
-Boxes and presence do not depend on z_local, which can only take colour and texture out of the other codes. With `none` all
-else is SPAIR and the local branch learns beside it, for a matched comparison. The official settings say `objects`; the
-official switch for the background has no effect. docs/journal/spair.md shows all four.
+Boxes and presence do not depend on z_local, so it can only replace colour and texture in the other codes. With `none` the
+local branch is trained next to an unchanged SPAIR, for a matched comparison. The official settings are `objects`; the
+official switch for the background has no effect. docs/journal/spair.md has results of all four.
 """
 
 from collections.abc import Callable
@@ -39,13 +39,13 @@ class SplitSPAIR(SPAIR):
         object_network: As in SPAIR.
         likelihood: Likelihood of both images.
         view: Makes x_aux (vae_zoo.nets.views).
-        local_to: Whose decoder gets z_local.
+        local_to: Decoders that get z_local.
         beta_local: Weight of kl_z_local, >= 0, a number or a schedule of the step.
         aux_weight: Weight of rec_aux, >= 0.
         **spair: As in SPAIR.
 
     Raises:
-        ValueError: local_to names the background, but there is none.
+        ValueError: local_to includes the background, but there is none.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class SplitSPAIR(SPAIR):
         if part not in self.local_to:
             return code
         z_local = codes["z_local"]
-        if part == "objects":  # [B, O, A]: every cell sees it
+        if part == "objects":  # [B, O, A]: every cell gets it
             z_local = z_local[:, None].expand(-1, self.num_cells, -1)
         return torch.cat([code, z_local], dim=-1)
 

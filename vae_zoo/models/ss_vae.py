@@ -9,13 +9,14 @@ Minimised, in nats per image:
     labelled = -log p(x | z, y) + KL(q(z | x, y) || N(0, I)) - log pi_y    ce = -log q(y | x)    of the labelled batch
 The sum over classes is exact: a step decodes the batch once for each combination of classes.
 
-The weights by default are the paper's. Its objective (equations 8 and 9) is a sum over N_u unlabelled and N_l labelled
+The default weights are those of the paper. Its objective (equations 8 and 9) is a sum over N_u unlabelled and N_l labelled
 images, with alpha = 0.1 N (section 4), N = N_l + N_u, times the MEAN of ce over the labelled images. Divided by N_u, so that
 the first three terms are means over the unlabelled images as they are here, it is
     mean_u (rec + kl_z + kl_c) + (N_l / N_u) mean_l labelled + (0.1 N / N_u) mean_l ce
-Here all N training images are seen without their labels, the labelled ones too, so N_u = N: labelled_weight = N_l / N and
-ce_weight = 0.1. With all N labels these are 1 and 0.1. docs/methods/baselines.md has results of other weights.
-Deviations: network of PartedVAE, so that differences are due to the method; every step has a labelled batch of its own.
+Here all N training images, also the labelled ones, are used without labels in the first three terms, so N_u = N:
+labelled_weight = N_l / N and ce_weight = 0.1. With all N labels these are 1 and 0.1. docs/methods/baselines.md has results
+of other weights.
+Deviations: network of PartedVAE, so that differences are due to the method; every step has a separate labelled batch.
 """
 
 import torch
@@ -31,11 +32,11 @@ PAPERS_ALPHA = 0.1  # alpha / N of the paper
 
 
 class SSVAE(ClassConditionalModel):
-    """VAE whose classes are summed out where their label is unknown.
+    """VAE whose classes are summed out if their label is unknown.
 
     Args:
         *args: As in ClassConditionalModel.
-        labelled_weight: Weight of the term labelled, >= 0; None: that of the paper, see the module.
+        labelled_weight: Weight of the term labelled, >= 0; None: that of the paper, see the docstring of the module.
         ce_weight: Weight of the term ce, >= 0; None: that of the paper, 0.1.
         **common: As in ClassConditionalModel.
     """
@@ -90,7 +91,7 @@ class SSVAE(ClassConditionalModel):
     def labelled_weights(self) -> tuple[float, float]:
         """The weights of the terms labelled and ce."""
         labelled_weight, ce_weight, data = self.labelled_weight, self.ce_weight, self.training_data
-        if labelled_weight is None:  # a model that knows no data takes all images for labelled
+        if labelled_weight is None:  # without data all images count as labelled
             labelled_weight = 1.0 if data is None else data.num_labelled / data.num_images
         return labelled_weight, PAPERS_ALPHA if ce_weight is None else ce_weight
 

@@ -1,6 +1,6 @@
-"""The field's standard convolutional network for 64x64 images, for any size.
+"""The usual convolutional network for 64x64 images, generalised to any size.
 
-Four convolutions of kernel 4 and stride 2, one hidden layer, and the same reversed; every layer but the last is
+Four convolutions of kernel 4 and stride 2, one hidden layer, and the same reversed; every layer except the last is
 followed by a ReLU. Channels and hidden layer are those of Locatello et al. (2019), whose code has kernels of 2 in the
 encoder's last two convolutions. Conv(channels=[32] * 4, hidden=[256, 256]) is Burgess et al. (2018), appendix A. The
 networks of JointVAE and PartedVAE are in conf/model/network/parted*.yaml.
@@ -28,11 +28,11 @@ class Conv:
         decoder_hidden: Units of the decoder, in its own order; None: `hidden` reversed.
         padding: [height, width] of each convolution, pixels; None: 1.
         leak: Slope below 0 after the encoder's last convolution, >= 0; elsewhere it is 0.
-        batch_norm: Normalises before each of these slopes but those of the hidden layers, with which coloured pictures of
-            many parts are learned in a fraction of the steps.
+        batch_norm: Batch normalisation before each activation except those of the hidden layers; coloured images with many
+            parts are then learned in a fraction of the steps.
 
     Raises:
-        ValueError: decoder_channels or padding have not one entry for each of the channels.
+        ValueError: decoder_channels or padding do not have one entry for each of the channels.
     """
 
     channels: Widths = (32, 32, 64, 64)
@@ -84,7 +84,7 @@ class Conv:
         widths = [*channels, image_shape[0]]
         layers = []
         for i, o, before, after, padding in zip(widths, widths[1:], sizes, sizes[1:], paddings):
-            # what a convolution of stride 2 rounded away
+            # rows and columns that a convolution of stride 2 drops
             height, width = (a + 2 * p - 2 - 2 * b for b, a, p in zip(before, after, padding))
             layers += [*self._norm(i), nn.ReLU(), nn.ConvTranspose2d(i, o, 4, 2, padding, output_padding=(height, width))]
         return nn.Sequential(*dense([num_inputs, *hidden, prod(inner)]), nn.Unflatten(1, inner), *layers)

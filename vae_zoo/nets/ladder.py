@@ -4,8 +4,8 @@
     decoder   b_j = backbone_j(merge(alpha_j rung_j(z_j), b_{j+1})),  j = J-1 .. 0         image = output(b_0)
 
 A ladder family is any object with `num_facets`, `encoder(image_shape, num_outputs)` and `decoder(num_inputs, image_shape)`,
-whose sizes are lists, one for each facet. Every layer but heads and output is followed by an activation and, where there is
-one, batch normalisation, in this order. Sources: Zhao et al. (2017); Li et al. (2020); FabianFalck/mfcvae.
+whose sizes are lists, one for each facet. Every layer except heads and output is followed by an activation and, if there
+is one, batch normalisation, in this order. Sources: Zhao et al. (2017); Li et al. (2020); FabianFalck/mfcvae.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -73,7 +73,7 @@ class LadderDecoder(nn.Module):
 
         Args:
             z: Codes of each facet [B, num_inputs[j]]; None where alpha is 0: the facet has not entered, so its rung is
-                skipped and gets no gradient. The deepest is always there.
+                skipped and gets no gradient. The deepest is never None.
             alpha: Weights of the facets, in [0, 1].
         """
         b = None
@@ -94,7 +94,7 @@ class GatedAdd:
     gate: float
 
     def __call__(self, r: Float[Tensor, "*batch"] | None, b: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Adds; r is None where the facet has not entered."""
+        """Adds rung r and backbone b; r is None if the facet has not entered."""
         return b if r is None else self.gate * r + b
 
 
@@ -107,15 +107,15 @@ def concatenate(r: Float[Tensor, "B C H W"] | None, b: Float[Tensor, "B C H W"])
 class LadderMLP:
     """A fully connected ladder.
 
-    A facet enters the decoder at the last of its widths, where `gate` weighs it against what comes from below. The rungs of
-    the encoder are identities.
+    A facet enters the decoder at the last of its widths, where `gate` weights it relative to the output of the deeper
+    facets. The rungs of the encoder are identities.
 
     Args:
         hidden: Units of each facet's layers, the shallowest facet first, from the image inwards.
         decoder_hidden: Units of the decoder, in the same order; None: as `hidden`. The decoder has them reversed.
-        activation: After each layer but heads and output.
+        activation: After each layer except heads and output.
         batch_norm: After each activation.
-        gate: Weight of a facet where it enters, >= 0.
+        gate: Weight of a facet when it enters the decoder, >= 0.
 
     Raises:
         ValueError: decoder_hidden is for another number of facets.
@@ -182,7 +182,7 @@ class LadderConv:
     Args:
         channels: Channels of each facet's backbone, the shallowest first, which halves the image; kernels of 3
             keep an image of one pixel.
-        activation: After each layer but heads and output.
+        activation: After each layer except heads and output.
         weight_norm: Weight normalisation of the `encoder`'s convolutions, as in the official code, or `none`.
         output: `plain`, or `normalised` by an ELU and batch normalisation of the image, as in the official code.
     """
@@ -238,7 +238,7 @@ class LadderConv:
         for j, n in enumerate(num_inputs):
             inner = (entry[j], *sizes[j + 1])
             rungs.append(nn.Sequential(*dense_block(n, prod(inner), self.activation, True), nn.Unflatten(1, inner)))
-            inputs = entry[j] * (1 if j == J - 1 else 2)  # the facet's and what comes from below
+            inputs = entry[j] * (1 if j == J - 1 else 2)  # those of the facet and of the deeper facets
             if j == 0:
                 up = _transposed(inputs, image_shape[0], sizes[1], sizes[0])
                 layers = [up] if self.output == "plain" else self._block(up, image_shape[0])
@@ -271,14 +271,14 @@ class LadderConv:
 
 
 def _per_facet(sizes: Sequence[int] | int) -> Sequence[int]:
-    """The sizes of all facets; one number is the request of a model that needs a plain network."""
+    """The sizes of all facets; a single number comes from a model that needs a plain network."""
     if isinstance(sizes, int):
         raise ValueError("this model needs a plain network, got a ladder network; choose model/network=conv or mlp")
     return sizes
 
 
 def dense_block(inputs: int, outputs: int, activation: Activation, batch_norm: bool) -> list[nn.Module]:
-    """Linear layer, activation and, if asked for, batch normalisation."""
+    """Linear layer, activation and optional batch normalisation."""
     norm = [nn.BatchNorm1d(outputs)] if batch_norm else []
     return [nn.Linear(inputs, outputs), ACTIVATIONS[activation](), *norm]
 
@@ -291,7 +291,7 @@ def _halved(size: tuple[int, int]) -> tuple[int, int]:
 def _transposed(inputs: int, outputs: int, before: tuple[int, int], after: tuple[int, int]) -> nn.ConvTranspose2d:
     if before == after:
         return nn.ConvTranspose2d(inputs, outputs, 3, 1, 1)
-    odd = (after[0] - 2 * before[0], after[1] - 2 * before[1])  # what halving rounded away
+    odd = (after[0] - 2 * before[0], after[1] - 2 * before[1])  # rows and columns that halving drops
     return nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, output_padding=odd)
 
 
@@ -299,8 +299,8 @@ def _transposed(inputs: int, outputs: int, before: tuple[int, int], after: tuple
 def calibrate_batch_norm(network: nn.Module, inputs: Iterable[Float[Tensor, "B C H W"]]) -> None:
     """Sets running means and variances of batch normalisation to the averages over some batches.
 
-    They are then those of the present weights. While training they lag behind: after one batch nine tenths of them are still
-    their first values, 0 and 1.
+    They then match the current weights. During training they lag behind: after one batch they consist by nine tenths of
+    their initial values, 0 and 1.
 
     Args:
         network: Changed in place.
@@ -323,11 +323,10 @@ def calibrate_batch_norm(network: nn.Module, inputs: Iterable[Float[Tensor, "B C
 
 @torch.no_grad()
 def init_from_batch(networks: Iterable[nn.Module], run: Callable[[], object], std: float = 0.1) -> None:
-    """Draws new weights for the linear and convolutional layers of networks, scaled by what they are given.
+    """Draws new weights for the linear and convolutional layers of networks, scaled with their inputs on a batch.
 
-    Each channel of a layer's output then has mean 0 and standard deviation `std`. Layers are set in the order in which
-    `run()`
-    calls them; directions of the weights are drawn (Kaiming, normal).
+    Each channel of a layer's output then has mean 0 and standard deviation `std`. Layers are initialised in the order in
+    which `run()` calls them; the directions of the weights are random (Kaiming, normal).
 
     Args:
         networks: Changed in place.

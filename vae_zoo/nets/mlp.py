@@ -43,7 +43,7 @@ class MLP:
 
 
 def dense(units: Sequence[int], activation: Literal["relu", "tanh"] = "relu") -> list[nn.Module]:
-    """Linear layers through these widths with an activation between, none at the end."""
+    """Linear layers of these widths with activations between them, and none at the end."""
     kind = {"relu": nn.ReLU, "tanh": nn.Tanh}[activation]
     layers: list[nn.Module] = [m for i, o in zip(units, units[1:]) for m in (nn.Linear(i, o), kind())]
     return layers[:-1]

@@ -1,8 +1,8 @@
-"""A spatial transformer for boxes: glimpses cut out of images, and put back. Bilinear; pixel j has its centre at j + 1/2.
+"""A spatial transformer for boxes: crops glimpses and pastes them. Bilinear; pixel j has its centre at j + 1/2.
 
-Bilinear sampling of a box is a product with one matrix for the rows and one for the columns, so that is what it is here: the
-values are those of affine_grid and grid_sample(align_corners=False), without a copy of the image for each box, and with a
-gradient that is the same in every run on a GPU too. Source: Jaderberg et al. (2015), equation 5.
+Bilinear sampling of a box is implemented as a product with one matrix for the rows and one for the columns: the values are
+those of affine_grid and grid_sample(align_corners=False), without a copy of the image for each box, and with gradients that
+are deterministic on a GPU too. Source: Jaderberg et al. (2015), equation 5.
 
 Boxes are [B, O, 4], centre x, centre y, width, height, in pixels.
 """
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-LEAST = 0.01  # of the image's side, below which a box counts as so large
+LEAST = 0.01  # smallest side of a box, as a share of the image's side; smaller boxes get this size
 
 
 def crop(x: Float[Tensor, "B C H W"], box: Float[Tensor, "B O 4"], side: int) -> Float[Tensor, "B O C g g"]:
@@ -33,7 +33,7 @@ def crop(x: Float[Tensor, "B C H W"], box: Float[Tensor, "B O 4"], side: int) ->
 def paste(
     glimpse: Float[Tensor, "B O C h w"], box: Float[Tensor, "B O 4"], height: int, width: int
 ) -> Float[Tensor, "B O C H W"]:
-    """Puts glimpses at their places in images that are 0 elsewhere.
+    """Pastes glimpses at their boxes into images that are 0 elsewhere.
 
     Args:
         glimpse: Glimpse of each object.
@@ -61,7 +61,7 @@ def _onto_canvas(box: Tensor, axis: int, side: int, length: int) -> Tensor:
 
 
 def _hat(place: Tensor, length: int) -> Tensor:
-    """Weight of each of `length` pixels at these places [...]: [..., length], two neighbours at most."""
+    """Bilinear weight of each of `length` pixels at these positions [...]: [..., length], at most two are nonzero."""
     return F.relu(1 - (place[..., None] - torch.arange(length, device=place.device)).abs())
 
 
@@ -72,7 +72,7 @@ class CellBackbone(nn.Module):
         num_channels: C of the images.
         channels: Channels of the convolutions of kernel 4.
         strides: Strides of the same convolutions; their product is the side of a cell, pixels.
-        features: E, of the vector.
+        features: E, length of the vector.
         kernel: Kernel size of the three layers on the grid, 1 or 3; with 1 a cell sees little of its neighbours.
 
     Raises:
@@ -116,7 +116,7 @@ def have_duplicates(box: Float[Tensor, "B O 4"], present: Bool[Tensor, "B O"]) -
 
     Args:
         box: Centre x, centre y, width, height, pixels.
-        present: Whether each object is there.
+        present: Whether each object is present.
     """
     low, high = box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2
     common = (

@@ -1,7 +1,7 @@
-"""Views of images, which keep part of their information and destroy the rest; a local code must explain a view by itself.
+"""Views of images, which keep part of their information and destroy the rest; a local code alone must explain a view.
 
-A view is a function of a batch [B, C, H, W] that works on all of it at once, each image by noise of its own
-(vae_zoo.distributions.noise): new noise at each training step, the same again when a run is resumed. PatchShuffle keeps
+A view is a function of a batch [B, C, H, W] with separate noise for each image (vae_zoo.distributions.noise): new noise at
+each training step, the same if a run is resumed. PatchShuffle keeps
 colours and texture and destroys the layout; GaussianBlur does the opposite. Source: 51616/split-vae, augmentation.py.
 """
 
@@ -17,7 +17,7 @@ from vae_zoo.distributions import noise
 
 @dataclass(frozen=True)
 class Identity:
-    """The view that changes nothing."""
+    """The view that does not change the image."""
 
     def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """The images themselves."""
@@ -29,7 +29,7 @@ class PatchShuffle:
     """Shuffles the patches of a grid, uniformly over all permutations; nothing changes within a patch.
 
     Args:
-        patch: Side of a patch, pixels >= 1. 1 keeps only which colours there are, the image's own side changes nothing.
+        patch: Side of a patch, pixels >= 1. 1 keeps only the set of colours; the side of the image changes nothing.
     """
 
     patch: Count
@@ -58,11 +58,11 @@ class MixedPatchShuffle:
 
 @dataclass(frozen=True)
 class GaussianBlur:
-    """Blurs each image by a Gaussian of its own; the kernel sums to 1, and beyond the border the image is mirrored.
+    """Blurs each image with a separate Gaussian; the kernel sums to 1, and beyond the border the image is mirrored.
 
     Args:
-        sigma: [least, most] width of the Gaussian, pixels > 0; uniform.
-        radius: [least, most] distance at which it is cut off, pixels >= 1; uniform.
+        sigma: [min, max] standard deviation of the Gaussian, pixels > 0; uniform.
+        radius: [min, max] distance at which it is truncated, pixels >= 1; uniform.
     """
 
     sigma: BlurWidths = (5.0, 10.0)
@@ -83,8 +83,8 @@ class HighLowPass:
     """Splits images into high and low frequencies by a Gaussian blur: (x - low + 1) / 2, then low.
 
     Args:
-        sigma: Width of the Gaussian, pixels > 0.
-        radius: Distance at which it is cut off, pixels >= 1.
+        sigma: Standard deviation of the Gaussian, pixels > 0.
+        radius: Distance at which it is truncated, pixels >= 1.
     """
 
     sigma: Positive = 1.0
@@ -100,15 +100,15 @@ class HighLowPass:
 def blur(
     x: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], radius: Real[Tensor, " B"], most: int
 ) -> Float[Tensor, "B C H W"]:
-    """Blurs each image by a Gaussian of its own; beyond the border the image is mirrored.
+    """Blurs each image with a separate Gaussian; beyond the border the image is mirrored.
 
     Args:
         x: Images.
-        sigma: Widths, pixels > 0.
-        radius: Where each Gaussian is cut off, pixels <= most.
+        sigma: Standard deviations, pixels > 0.
+        radius: Distance at which each Gaussian is truncated, pixels <= most.
         most: Largest radius.
     """
-    # a product with a matrix for each axis: the kernel is a product too, and batches of different kernels cost no loop
+    # a product with a matrix for each axis, since the kernel is separable; so different kernels in a batch need no loop
     offsets = torch.arange(-most, most + 1, device=x.device)  # [T], T taps
     kernel = (-0.5 * (offsets / sigma[:, None]).square()).exp() * (offsets.abs() <= radius[:, None])  # [B, T]
     kernel = kernel / kernel.sum(1, keepdim=True)
@@ -125,7 +125,7 @@ def _shifts(offsets: Tensor, side: int) -> Tensor:
 
 
 def _shuffled_places(x: Tensor, patch: int) -> Tensor:
-    """For each pixel of the shuffled images the place of the pixel it shows, row-major [B, H W]."""
+    """For each pixel of the shuffled images the index of its source pixel, row-major [B, H W]."""
     B, _, H, W = x.shape
     if H % patch or W % patch:
         raise ValueError(f"patches of {patch} pixels do not tile images of {H}x{W}; give a divisor of both sides")
@@ -137,7 +137,7 @@ def _shuffled_places(x: Tensor, patch: int) -> Tensor:
 
 
 def _permutations(x: Tensor, N: int) -> Tensor:
-    """A permutation of 0..N-1 for each image [B, N], uniform but for ties of 24 random bits.
+    """A permutation of 0..N-1 for each image [B, N], uniform except for ties of 24 random bits.
 
     All are sorted as one row of integers, which torch sorts by their digits, twice as fast as rows of reals.
     """

@@ -2,7 +2,7 @@
 
 Imports neither torch nor lightning, unless evaluation.level=full needs the agreement between seeds. The page needs no
 network and no other file. Its content security policy allows one script, by its hash, which sorts the columns; without
-scripts the tables keep their first order.
+scripts the tables keep their initial order.
 """
 
 import csv
@@ -32,7 +32,7 @@ from vae_zoo.utils.text import clean, natural
 
 PRINTED = 12  # largest number of pairs of a table that is printed
 WIDTH, TEXT = 120, 36  # characters of a line in the terminal, and of a text cell
-CLEAR = 5  # number of seeds from which an interval without 0 counts as a difference
+CLEAR = 5  # smallest number of seeds for which an interval without 0 counts as a difference
 PICTURES = 32 << 20  # characters of figures on a page
 ARROWS = {1: "↑", -1: "↓"}
 

@@ -30,7 +30,7 @@ from vae_zoo.utils.text import natural, override
 
 CARDS = 3  # headline numbers on the first screen
 HOLDS, NEAR = 0.3, 0.1  # minimum score of a factor that a block is said to hold, and largest gap to the best block
-EARLIER = 8  # steps shown of each figure, evenly spaced: a long run must not give a page of 100 MB
+EARLIER = 8  # steps shown of each figure, evenly spaced, to limit the size of the page
 
 
 class Figure(NamedTuple):
@@ -118,7 +118,7 @@ def _numbers(values: dict) -> dict[str, float]:
 
 
 def _title(config_text: str) -> str:
-    """`<model> on <data>, seed <k>`, named as on the command line, as far as a killed run left a readable config."""
+    """`<model> on <data>, seed <k>`, named as on the command line; parts that the config lacks are omitted."""
     try:
         config = yaml.safe_load(config_text)
     except (ValueError, yaml.YAMLError):

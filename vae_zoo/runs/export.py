@@ -1,7 +1,7 @@
 """Exports a trained model as graphs that run without vae_zoo: `python export.py run=<run folder> format=onnx`.
 
-Encoder and decoder are written to a new folder, read back and compared with the model; only then does the folder get its
-name, so that an export is complete or absent.
+Encoder and decoder are written to a temporary folder, read back and compared with the model; only then is the folder
+renamed, so that an export is either complete or absent.
 """
 
 import logging
@@ -121,7 +121,7 @@ class Decoder(nn.Module):
 
 def parameters(model: LatentVariableModel, posterior: dict[str, Any]) -> dict[str, Tensor]:
     """<block>_mean and <block>_logvar of a Gaussian, <block>_probs of a categorical block or of the clusters of a facet;
-    of another posterior <block>_mean, the code."""
+    for any other posterior <block>_mean, the code."""
     found = {}
     for name, q in posterior.items():
         if isinstance(q, Categorical):
@@ -223,7 +223,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def _about(model: LatentVariableModel, images: Tensor, format: Format, uint8: bool) -> dict[str, Any]:
-    """What a client must know: the images, and of each block size, kind, purpose and the range of its codes."""
+    """Information for clients: the images, and size, kind, purpose and range of codes of each block."""
     parts = [model.codes(part.float() / 255) for part in images.split(CHECKED)]
     blocks = {}
     for name, block in model.blocks.items():
@@ -243,7 +243,7 @@ def _about(model: LatentVariableModel, images: Tensor, format: Format, uint8: bo
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides what the exporters tell their developers."""
+    """Hides messages of the exporters for their developers."""
     logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(action="ignore"):

@@ -30,7 +30,7 @@ from vae_zoo.utils.launch import noted
 from vae_zoo.utils.text import override
 
 PLACES = ("root", "path", "cache", "labels_from", "table")  # settings of the data that contain a path
-NO_CONTENT = ("root", "cache", "download")  # settings that say nothing about the data themselves
+NO_CONTENT = ("root", "cache", "download")  # settings that do not determine the data
 CONTENTS = (
     "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard "
     "wandb wandb_id export hub"
@@ -151,13 +151,13 @@ def is_over(state: Any) -> bool:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether nothing is left to do: a run that was killed while it wrote its report lacks that."""
+    """Whether nothing is left to do; a run that was killed while it wrote its report is not finished."""
     there = all((Path(folder) / name).is_file() for name in ("metrics.json", "report.html"))
     return is_over(read_status(folder).get("state")) and there
 
 
 def stop_sentence(folder: Path, limit: dict[str, Any], cfg: dict[str, Any]) -> str:
-    """Why a run has stopped before its last step, where, and how it goes on. limit: of its run.json."""
+    """Why and at which step a run has stopped early, and how to continue it. limit: from its run.json."""
     name, trainer, word = limit.get("name"), cfg["trainer"], override("resume", folder)
     setting = f"trainer.{name}" if name in trainer else None
     reason, more = (f"{setting}={trainer[name]}", f" {setting}=<more, or null>") if setting else ("a callback", "")
@@ -166,7 +166,7 @@ def stop_sentence(folder: Path, limit: dict[str, Any], cfg: dict[str, Any]) -> s
 
 
 def nothing_left(folder: Path, cfg: dict[str, Any]) -> str | None:
-    """What to say of a run that is over, where this config, which may differ from its own, asks for no more of it."""
+    """Message for a run that is over, if this config, which may differ from that of the run, needs no further training."""
     status, own = read_status(folder), read_config(folder)
     if not is_finished(folder):
         return None
@@ -193,7 +193,7 @@ def can_go_on(folder: Path, cfg: dict[str, Any]) -> bool:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; [] if it does not exist. A last line that was cut by a full disk is none."""
+    """The rows of a CSV file; [] if it does not exist. A last line that was truncated by a full disk is ignored."""
     if not path.is_file():
         return []
     with path.open(newline="", errors="surrogateescape") as file:

@@ -120,7 +120,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         The checkpoint, its config with the present names of targets.
 
     Raises:
-        UserError: There is none, or it is not a vae_zoo checkpoint.
+        UserError: The file does not exist, or it is not a vae_zoo checkpoint.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; give a run folder or one of its checkpoints/*.ckpt")
@@ -168,7 +168,7 @@ def download(name: str) -> Path:
         The folder.
 
     Raises:
-        UserError: The name is none, or the hub has no such model.
+        UserError: The name is invalid, or the hub has no such model.
     """
     if not (found := re.fullmatch(f"hf://({HUB})", name)):
         raise UserError(f"{name} is not the name of a model on the hub; give hf://<user>/<name>")
@@ -187,7 +187,7 @@ def check_device(name: str, key: str) -> None:
 
     Args:
         name: Such as cpu, gpu, cuda:1.
-        key: The setting that it was given in.
+        key: The setting that contains it.
 
     Raises:
         UserError: The machine lacks it.

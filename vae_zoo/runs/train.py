@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _failure(error: BaseException, folder: Path) -> str:
-    """Prints what has ended the run, in a sentence if it is the disk, and returns it."""
+    """Prints the error that ended the run, as one sentence if the disk is full, and returns it."""
     if full := no_space(error):
         text = f"error: {full}; make space, then continue with: python train.py {override('resume', folder)}"
     else:
@@ -98,7 +98,7 @@ def _close(folder: Path, status: dict[str, Any], text: str) -> None:
 
 
 def _threads(before: int | None, trainer: dict[str, Any]) -> int:
-    """Sets the number of threads, `before` that of the run that is continued, and says it. Ranks are Lightning's to set."""
+    """Sets and prints the number of threads; `before`: that of a run that is resumed. Lightning sets those of ranks."""
     import torch
 
     now, cores = torch.get_num_threads() if launch.has_ranks(trainer) else threads.set_threads(before), threads.num_cores()
@@ -112,7 +112,7 @@ def _threads(before: int | None, trainer: dict[str, Any]) -> int:
 
 
 def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, trainer, model, data, signals: Signals) -> dict:
-    """Fits the model from `step` on, whose checkpoint is `last`, then evaluates the weights it ends with.
+    """Trains the model from `step` on, whose checkpoint is `last`, then evaluates the final weights.
 
     Returns the state of the run: finished, or stopped by one of the trainer's limits.
     """

@@ -36,7 +36,7 @@ GOOD = (
     "done before",
     "pruned",
     "running",
-)  # elsewhere, then; also good is what a limit such as patience stopped
+)  # running: in another process; runs that a limit such as patience has stopped are good too
 # Overrides that do not change the name of a sweep: where and how it runs, and what is shown.
 INCIDENTAL = ("sweep.", "launcher", "logger", "paths.", "hydra")
 
@@ -207,7 +207,7 @@ def finished(jobs: Iterable[Job]) -> set[Path]:
 
 
 def is_good(state: str) -> bool:
-    """Whether nothing is wrong with a job in this state, and nothing is left to do."""
+    """Whether a job in this state has ended without an error, or is running in another process."""
     return state in GOOD or runs.is_over(state)
 
 

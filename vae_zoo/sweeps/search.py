@@ -84,9 +84,9 @@ def open_trial(study: Path, number: int) -> Trial | None:
 
 
 class Journal(JournalFileBackend):
-    """A journal whose last line may be unfinished, since its writer was killed or the disk was full; that line is removed.
+    """A journal whose last line may be incomplete, since its writer was killed or the disk was full; that line is removed.
 
-    Raises UserError where another line is damaged.
+    Raises UserError if another line is damaged.
     """
 
     def __init__(self, path: Path):
@@ -132,7 +132,7 @@ def _storage(path: Path) -> JournalStorage:
 def check_space(study: optuna.Study, record: Path, space: Mapping[str, BaseDistribution]) -> None:
     """Raises UserError if the study searches another space; bounds may change, but neither settings nor choices.
 
-    Called before anything is asked: Optuna would create the trial first, without its settings.
+    Called before the first `ask`, in which Optuna would create the trial without its settings.
     """
     theirs: dict[str, BaseDistribution] = {}
     for trial in study.get_trials(deepcopy=False):
@@ -216,7 +216,7 @@ def waits_for_runs(study: optuna.Study, record: Path) -> bool:
 
 
 def _holder(trial: FrozenTrial, record: Path) -> Path:
-    """The folder whose lock is held while the trial is worked on; none was noted if its command died before that."""
+    """The folder whose lock is held while the trial runs; it is not recorded if the command died before that."""
     return record / sweeps.WORKERS / trial.user_attrs.get("worker", "")
 
 

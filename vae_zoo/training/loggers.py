@@ -64,7 +64,7 @@ class MetricsCSV(Logger):
         try:
             with self.path.open("a", newline="", errors="surrogateescape") as file:
                 file.write(_text(rows, self.columns, header=False))
-        except OSError:  # a full disk takes a part
+        except OSError:  # a full disk may store only a part
             os.truncate(self.path, size)
             raise
 

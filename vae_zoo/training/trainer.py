@@ -37,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Keeps the patience of the config where that has changed since the checkpoint. The class's name is its state's key."""
+    """Uses the patience of the config if it differs from that of the checkpoint. The class name is the key of its state."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict | {"patience": self.patience})
@@ -51,9 +51,9 @@ class EarlyStopping(LightningEarlyStopping):
 
 
 def cluster_environment(trainer: dict[str, Any]) -> ClusterEnvironment:
-    """That of torchrun or srun where one of them has started the ranks; else a run starts its own.
+    """The environment of torchrun or srun if one of them has started the ranks; otherwise the run starts its own ranks.
 
-    Lightning does not requeue, since it would write and read checkpoints of its own. trainer: settings.
+    Requeueing by Lightning is off, since it would write and read its own checkpoints. trainer: settings.
     """
     if launch.has_ranks(trainer) and launch.by_torchrun():
         return TorchElasticEnvironment()
@@ -125,7 +125,7 @@ class Trainer(RunTrainer):
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),  # ours or none
             enable_progress_bar=False,  # ours: vae_zoo.training.Progress
             enable_model_summary=False,
-            default_root_dir=os.devnull,  # where Lightning looks for checkpoints of its own under SLURM
+            default_root_dir=os.devnull,  # Lightning looks here for its own checkpoints under SLURM
             plugins=[AtomicCheckpointIO(), cluster_environment(lightning | {"devices": devices})],
             **lightning,
         )
@@ -145,7 +145,7 @@ class Trainer(RunTrainer):
         super().fit(model, *args, **kwargs)
 
     def stopped_by(self) -> str:
-        """The setting that ended the training before its last step, or `callback`: one of the user's did."""
+        """The setting that ended training before its last step, or `callback` for a callback of the user."""
         for callback in self.callbacks:
             if isinstance(callback, EarlyStopping) and callback.is_exhausted:
                 return "patience"

@@ -1,4 +1,4 @@
-"""Progress of long work, and console output of other libraries."""
+"""Progress of long computations, and console output of other libraries."""
 
 import io
 import logging
@@ -29,7 +29,7 @@ def quiet() -> None:
 
 
 class _Unread(io.FileIO):
-    """A stream whose reader may have ended, as in `| head`: what is written then is dropped, and the command goes on."""
+    """A stream whose reader may have ended, as in `| head`: further output is discarded, and the command continues."""
 
     def write(self, data: Any) -> int:
         try:
@@ -39,7 +39,7 @@ class _Unread(io.FileIO):
 
 
 def tolerant_streams() -> None:
-    """Lets the output end early, and prints file names whose bytes are not UTF-8 as they are."""
+    """Tolerates a closed output, and prints the bytes of file names that are not UTF-8 unchanged."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):  # not that of a notebook or test
@@ -53,7 +53,7 @@ def tolerant_streams() -> None:
 
 @contextmanager
 def progress(unit: str | None, total: int, done: int = 0, every: float = 10.0) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told of each n that are done. A bar in a terminal, elsewhere a line every few seconds.
+    """Yields a function to call with the number of newly completed units. Shows a bar in a terminal, otherwise lines.
 
     unit: what is counted; None: nothing is shown.
     """

@@ -40,7 +40,7 @@ def atomic(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Yields a new folder beside `folder`, which takes its place at the end; after an error nothing has changed.
+    """Yields a new folder next to `folder`, which it replaces at the end; after an error nothing has changed.
 
     Raises UserError if `folder` has files that the new one does not have, since they would be lost.
     """
@@ -66,13 +66,13 @@ def new_folder(path: Path) -> Iterator[None]:
         yield
     except BaseException:
         for folder in made:
-            with suppress(OSError):  # what is not empty stays
+            with suppress(OSError):  # folders that are not empty remain
                 folder.rmdir()
         raise
 
 
 def encoded(text: str) -> bytes:
-    """UTF-8; bytes of file names that are not UTF-8, which Python keeps as surrogates, come out as they were."""
+    """UTF-8; bytes of file names that are not UTF-8, which Python stores as surrogates, are restored."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -99,7 +99,7 @@ def read_dict(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def no_space(error: BaseException) -> str | None:
-    """What cannot be written since the disk is full or read-only, and why; None if the error has another cause."""
+    """Message with the file and the reason if the disk is full or read-only; None if the error has another cause."""
     if not isinstance(error, OSError) or error.errno not in NO_SPACE:
         return None
     return f"{error.filename or 'a file'} cannot be written ({error.strerror})"

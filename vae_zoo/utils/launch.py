@@ -21,7 +21,7 @@ NOTED = (  # variables that change numbers or devices, or say where a run was ma
     ),
     *("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_NTASKS", "WANDB_MODE"),
 )
-INTERACTIVE = ("bash", "interactive")  # names of SLURM's jobs in which nothing was started by srun
+INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs whose processes were not started by srun
 
 
 def has_ranks(trainer: Mapping[str, Any]) -> bool:
@@ -36,13 +36,13 @@ def by_torchrun() -> bool:
 
 
 def by_srun() -> bool:
-    """Whether SLURM started several tasks. One task is a process as any other, and starts its own ranks."""
+    """Whether SLURM started several tasks. A single task is an ordinary process, and starts its own ranks."""
     tasks = os.environ.get("SLURM_NTASKS", "1")
     return tasks.isdigit() and int(tasks) > 1 and os.environ.get("SLURM_JOB_NAME") not in INTERACTIVE
 
 
 def rank(trainer: Mapping[str, Any]) -> int:
-    """Of this process in a run with this trainer (its config). Rank 0 writes.
+    """Rank of this process in a run with this trainer (its config). Rank 0 writes.
 
     A run of one process is rank 0 whatever the environment says: tasks of srun may each train a run of their own.
     """
@@ -53,7 +53,7 @@ def rank(trainer: Mapping[str, Any]) -> int:
 
 
 def environment(trainer: Mapping[str, Any]) -> dict[str, str]:
-    """The environment for a run, without what another launcher left in it where the run starts its own ranks."""
+    """The environment for a run; variables of another launcher are removed if the run starts its own ranks."""
     own = not (by_torchrun() or by_srun() or "LOCAL_RANK" in os.environ) and trainer.get("num_nodes", 1) == 1
     return {name: value for name, value in os.environ.items() if not (own and name in OF_A_LAUNCHER)}
 
@@ -64,7 +64,7 @@ def noted() -> dict[str, str]:
 
 
 def check_launch(trainer: Mapping[str, Any]) -> None:
-    """Raises UserError when the environment contradicts the trainer's config, or sets what the config would not show."""
+    """Raises UserError if the environment contradicts the trainer's config, or changes settings that it does not show."""
     if of_lightning := sorted(name for name in os.environ if name.startswith("PL_TRAINER_")):
         key = of_lightning[0].removeprefix("PL_TRAINER_").lower()
         raise UserError(

@@ -1,8 +1,8 @@
 """Treats the batches of all ranks of a ddp training as one batch.
 
-ddp averages gradients over ranks. A value that every rank computes from the rows of all, such as a mean over the batch, then
-has the gradient that one process has on the joined batch: gradients reach the other ranks' rows and are added up there.
-Every rank must call these functions equally often and in the same order, so only a training step may.
+ddp averages gradients over ranks. A value that every rank computes from the rows of all ranks, such as a mean over the
+batch, then has the same gradient as in one process with the joined batch: gradients flow to the rows of the other ranks and
+are summed there. Every rank must call these functions equally often and in the same order: only in training steps.
 """
 
 from typing import Any, NamedTuple, cast
@@ -54,7 +54,7 @@ class _Added(torch.autograd.Function):
 
 
 def _added(x: Tensor) -> Tensor:
-    """The sum of x over ranks; gradients are added up too."""
+    """The sum of x over ranks; gradients are summed too."""
     return cast(Tensor, _Added.apply(x))
 
 

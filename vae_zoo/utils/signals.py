@@ -1,4 +1,4 @@
-"""Signals that ask a command to stop, whoever sends them."""
+"""Signals that ask a command to stop."""
 
 import signal
 import time
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 BEFORE_A_LIMIT = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)  # from schedulers and closed terminals
-SAME = 1.0  # seconds within which a signal that comes twice is one: a launcher and the parent process both send it on
+SAME = 1.0  # seconds within which equal signals count once: a launcher and the parent process may both forward one
 _ours: list[Any] = [signal.SIG_DFL]
 
 
 class Interrupted(BaseException):
-    """A signal to stop, taken between two steps, the state saved."""
+    """Raised between two steps after a signal to stop, when the state is saved."""
 
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
@@ -20,13 +20,13 @@ class Interrupted(BaseException):
 
 
 def stopping() -> tuple[signal.Signals, ...]:
-    """Ctrl-C, SIGTERM, and what schedulers send ahead of a time limit, unless nohup or a launcher (submitit) has it."""
+    """Ctrl-C, SIGTERM, and signals of schedulers before a time limit, unless nohup or a launcher (submitit) handles them."""
     free = (signum for signum in BEFORE_A_LIMIT if signal.getsignal(signum) in _ours)
     return (signal.SIGINT, signal.SIGTERM, *free)
 
 
 def exit_code(signum: int) -> int:
-    """130 for Ctrl-C; every other signal to stop is taken as SIGTERM, which is 143."""
+    """130 for Ctrl-C; every other signal to stop counts as SIGTERM, 143."""
     return 130 if signum == signal.SIGINT else 143
 
 
@@ -46,7 +46,7 @@ def handled(handler: Callable[[int, Any], None], *signums: int) -> Iterator[None
 class Signals:
     """Handler of the signals to stop.
 
-    In training the run saves between two steps; elsewhere, or at the same signal again, it stops at once.
+    In training the run saves between two steps; at other times, or after the same signal again, it stops at once.
 
     received: the first of them.
     """
@@ -67,7 +67,7 @@ class Signals:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """While a checkpoint callback looks at `received`. Raises Interrupted where it came too late for that."""
+        """Context in which a checkpoint callback checks `received`. Raises Interrupted if a signal came too late."""
         self._saves = True
         try:
             yield
@@ -77,5 +77,5 @@ class Signals:
             raise Interrupted(self.received)
 
     def take_back(self) -> None:
-        """From Lightning, which puts a handler of its own around that of SIGTERM and would stop without saving."""
+        """Restores the handler of SIGTERM, since Lightning wraps it in its own and would stop without saving."""
         signal.signal(signal.SIGTERM, self)

@@ -17,13 +17,13 @@ def clean(value: Any) -> str:
 
 
 def quoted(text: object) -> str:
-    """As Hydra's grammar reads it, whatever characters it has."""
+    """The text quoted for Hydra's grammar, with any characters."""
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', str(text))
     return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
 
 
 def override(key: str, value: object) -> str:
-    """The word of a command line that gives this value, quoted for Hydra and the shell where they need it."""
+    """The override of a command line with this value, quoted for Hydra and the shell if necessary."""
     text = str(value)
     is_plain = re.fullmatch(r"[A-Za-z0-9_/.%@+:-]*[A-Za-z_/][A-Za-z0-9_/.%@+:-]*", text)
     is_word = text.lower() in ("null", "true", "false", "nan", "inf")  # which Hydra would not read as text
@@ -31,7 +31,7 @@ def override(key: str, value: object) -> str:
 
 
 def readable(node: Any) -> Any:
-    """A config for dashboards, which take only UTF-8: other bytes of file names become question marks."""
+    """A config for dashboards, which accept only UTF-8: other bytes of file names become question marks."""
     if isinstance(node, dict):
         return {readable(key): readable(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -40,7 +40,7 @@ def readable(node: Any) -> Any:
 
 
 def without_paths(command: str) -> str:
-    """A command with `<path>` in place of where files lie on the machine of its author."""
+    """A command with `<path>` in place of the paths on the machine of its author."""
     words = (word.partition("=") for word in shlex.split(command))
     return " ".join(
         f"{key}=<path>" if value.startswith(("/", "~", "./", "../")) else shlex.quote(f"{key}{sign}{value}")

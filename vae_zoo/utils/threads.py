@@ -10,8 +10,8 @@ WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 
 
 def wait_briefly() -> None:
-    """Lets threads that wait give their core away, in this process and those it starts. To be called before torch is
-    imported. What the user says about it in the environment is kept."""
+    """Makes waiting threads release their core, in this process and its children. Must be called before torch is imported.
+    Variables that the user has set in the environment are kept."""
     if not {"OMP_WAIT_POLICY", *WAITING} & os.environ.keys():
         os.environ.update(WAITING)
 

@@ -23,11 +23,11 @@ from vae_zoo.metrics.probes import linear_classifier
 from vae_zoo.models.base import LatentVariableModel
 
 USED = 0.005  # minimum share of the images for a value to count as used
-PER_CLASS = 100  # images per class that the classifier names
+PER_CLASS = 100  # images per class that the classifier gets
 
 
 class Classes(Suite):
-    """Numbers of the classes of a model with labelled images, see the module."""
+    """Metrics of the classes of a model with labelled images; the docstring of the module defines them."""
 
     name, capability, needs = "classes", HasClasses, frozenset({"labels"})
 
@@ -68,9 +68,9 @@ def separation(e: Context) -> Numbers:
     """Accuracies that show in which block the class is: probe/<block>, swap_follows_<block>, conditional_accuracy.
 
     probe/<block>: linear probe. swap_follows_<block>: this block of one image is decoded with the other blocks of an image
-    of another class (posterior means); how often a classifier of real images names the class of the first image.
-    conditional_accuracy: how often it names the class from whose prior an image is decoded. conditional_accuracy_mean: the
-    same with the class-dependent Gaussian blocks at their means and z from its prior.
+    of another class (posterior means); how often a classifier trained on real images predicts the class of the first image.
+    conditional_accuracy: how often it predicts the class from whose prior an image is decoded. conditional_accuracy_mean:
+    the same with the class-dependent Gaussian blocks at their means and z from its prior.
     """
     if not all((e.data.first_label[index] >= 0).any() for index in e.data.indices.values()):
         return  # labels exist for training images only

@@ -84,7 +84,7 @@ class Clustered:
 
 
 class Facets(Suite):
-    """Numbers of the clusterings of a model with facets, see the module."""
+    """Metrics of the clusterings of a model with facets; the docstring of the module defines them."""
 
     name, capability = "facets", HasFacets
 
@@ -190,7 +190,7 @@ def confusion(
     Args:
         clusters: Clusters of the images.
         values: Their labels, -1 = unknown.
-        fit: Clusters and labels that name the clusters.
+        fit: Clusters and labels on which clusters are assigned to classes.
         facet: Name of the facet.
         label: Name of the label.
     """
@@ -243,7 +243,7 @@ def cluster_samples(model: LatentVariableModel, facet: str, c: Int[Tensor, " n"]
 
     Args:
         model: With facets.
-        facet: Whose clusters are given.
+        facet: Facet of these clusters.
         c: The clusters, 0..K-1.
         temperature: Factor on the standard deviations, >= 0.
     """

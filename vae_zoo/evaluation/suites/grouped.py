@@ -3,17 +3,17 @@
 k images of one group are pooled to one content code; models without a group code use all their Gaussian blocks.
 
 swap_accuracy_k<k>      the content is decoded with the style of another image: how often a classifier trained on real images
-                        names the class of the content's donor. style_shown: that of the style's donor, at k = 1
+                        predicts the class of the content's donor. style_shown: that of the style's donor, at k = 1
 probe/content_k<k>      accuracy of a linear probe fitted on training images. probe/style: from SAMPLES of the style, which
-                        the decoder sees; means of nearly collapsed dimensions still hold the class (probe/style_mean)
+                        the decoder gets; means of nearly collapsed dimensions still hold the class (probe/style_mean)
 verification_auc_k<k>   do two disjoint sets of k images come from one group? Scored by the log odds of a shared content;
                         verification_auc_cosine_k<k>: by the angle of the means, _pixels_k<k>: by the distance of the images
 identification_k<k>     accuracy of the most probable group of a new image, among all groups, given k images of each
 content_std_k<k>        standard deviation of the content's posterior, mean over dimensions
 held_out_error_k<k>     squared error of an image decoded from its own style and the content of other images of its group
 
-The evidence is k random images of one group of one split. It contains the image itself, except for `held_out`; the style's
-donor is another image outside the evidence. If groups are classes, pooling itself reveals the class: at k = 10 an untrained
+The evidence is k random images of one group of one split. It contains the image itself, except for `held_out`; the donor of
+the style is an image outside the evidence. If groups are classes, pooling itself reveals the class: at k = 10 an untrained
 network does well too (probe/untrained_*), so compare models at k = 1. Swaps and probes need classes that occur in the
 training images. There is no number for k if a group has fewer than k images.
 Source: Bouchacourt et al. (2018), section 5.
@@ -207,7 +207,7 @@ class Evidence:
 
 
 class Grouped(Suite):
-    """Numbers of the codes of groups as more images are pooled, see the module."""
+    """Metrics of the codes of groups as more images are pooled; the docstring of the module defines them."""
 
     name, needs = "evidence of groups", frozenset({"groups"})
 

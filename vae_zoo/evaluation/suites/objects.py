@@ -40,7 +40,7 @@ IOUS = (0.3, 0.5, 0.75)
 
 
 class Objects(Suite):
-    """Numbers of the objects of a model on scenes, see the module."""
+    """Metrics of the objects of a model on scenes; the docstring of the module defines them."""
 
     name, capability, needs = "objects", FindsObjects, frozenset({"boxes"})
 

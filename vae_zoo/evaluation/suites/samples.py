@@ -3,10 +3,10 @@
 block_probe/<block>/<label>/accuracy   test accuracy of a classifier of one hidden layer of 100 units, trained on a sample of
                                        each Gaussian block; block `all`: of all of them side by side. Mean over 3 classifiers
                                        and samples, accuracy_std: their deviation
-evidence_classifier/<block>/...        a classifier with two hidden layers of 256 units names the group, trained on samples
+evidence_classifier/<block>/...        a classifier with two hidden layers of 256 units predicts the group from samples
                                        of the code that K images share: accuracy_k<k> and conditional_entropy_k<k> (mean
                                        cross-entropy, nats) from k <= K images of evidence. Block `code`: the Gaussian blocks
-                                       of a model that shares none, pooled by the product of densities
+                                       of a model without a group code, pooled by the product of densities
 
 Pooling by group reveals the group by itself: an untrained network has high accuracy at k = 10, so compare at k = 1 first.
 Sources: Falck et al. (2021), Table 1, as in an unofficial reimplementation; Bouchacourt et al. (2018), section 5. Only the
@@ -32,13 +32,13 @@ from vae_zoo.evaluation.suites.facets import labels
 from vae_zoo.evaluation.suites.grouped import CHUNK, Evidence, gaussian_blocks, whole_groups
 from vae_zoo.metrics.arrays import to_numpy
 
-RUNS = 3  # classifiers, each of other samples
+RUNS = 3  # classifiers, each trained on other samples
 EPOCHS = 200  # at most, scikit-learn's default
-LEAST = 10  # images of an unseen group that is used, half of which train the classifier
+LEAST = 10  # smallest number of images of an unseen group; half of them train the classifier
 
 
 def classifier(hidden: tuple[int, ...], x: Float[np.ndarray, "N D"], y: Int[np.ndarray, " N"], seed: int) -> MLPClassifier:
-    """Fits a network of scikit-learn's defaults.
+    """Fits a network with scikit-learn's default settings.
 
     Args:
         hidden: Units of the hidden layers.
@@ -53,7 +53,7 @@ def classifier(hidden: tuple[int, ...], x: Float[np.ndarray, "N D"], y: Int[np.n
 
 @torch.no_grad()
 def sampled(e: Context, index: Int[Tensor, " B"], seed: int) -> Codes:
-    """Draws a sample of each Gaussian block, and takes the mean of any other, of images.
+    """Draws a sample of each Gaussian block of images, and takes the mean of the other blocks.
 
     Args:
         e: Context of the evaluation.

@@ -8,7 +8,7 @@ from vae_zoo.metrics import judge
 
 
 class Swaps(Suite):
-    """Accuracy of classifiers of real images on reconstructions, and how often they name the value of a block's donor."""
+    """Accuracy of classifiers on reconstructions, and how often they predict the value of a block's donor after a swap."""
 
     name, level = "swaps", "full"
 

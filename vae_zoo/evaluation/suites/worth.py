@@ -7,7 +7,7 @@ worth_rec/<block>   relative increase of the reconstruction error by this swap: 
                     worth/<block> if r is the mean of the images of its codes, and is smaller if the block changes the image
                     without describing it
 worth               the minimum of worth/<block> over the blocks
-separation          share of swaps in which a classifier names the class of the block's donor, best block minus second best:
+separation          share of swaps in which a classifier predicts the class of a block's donor, best block minus second best:
                     1: one block alone determines the class, 0: two blocks determine it equally
 
 A model with an unused block gets a high separation, and a model whose blocks hold the same information gets a high worth.
@@ -43,7 +43,7 @@ CHUNK = 250  # images per batch
 
 
 class Worth(Suite):
-    """Worth of each block and separation, see the module."""
+    """Worth of each block and separation; the docstring of the module defines them."""
 
     name = "worth of blocks"
 

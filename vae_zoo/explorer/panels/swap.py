@@ -10,7 +10,7 @@ TITLE = "Swap"
 
 
 def fits(run: LoadedRun) -> bool:
-    """Two blocks at least."""
+    """Models with at least two blocks."""
     return len(run.model.blocks) > 1
 
 

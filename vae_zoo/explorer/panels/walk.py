@@ -66,7 +66,7 @@ def build(page: Page, run: LoadedRun) -> None:
 
 
 def html(page: Page, run: LoadedRun, image: str, values: dict[str, list[float]] | None) -> str:
-    """values: those that the link gives; None: the image's own."""
+    """HTML of the panel. values: those of the link; None: those of the image."""
     codes = page.images.codes(run, image)
     own = run.values(codes)
     values = own if values is None else own | values

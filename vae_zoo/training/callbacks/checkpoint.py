@@ -27,7 +27,7 @@ class Checkpoint(LightningCheckpoint):
         self.folder, self.run_config = Path(folder), run_config
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_seconds
         self.best = float("inf")
-        self.signals: Signals | None = None  # of a command; asked to stop, the run saves and raises Interrupted
+        self.signals: Signals | None = None  # of a command; after a signal to stop, the run saves and raises Interrupted
         self._stopping = False
         self._saved_step, self._saved_at = -1, time.monotonic()
         self._pending = False
@@ -46,7 +46,7 @@ class Checkpoint(LightningCheckpoint):
         due = step % self.every_n_steps == 0 or step == trainer.max_steps or late or self._stopping or trainer.should_stop
         is_validated = step % trainer.val_check_interval == 0
         if trainer.should_stop and not is_validated:
-            trainer.limit_val_batches = 0  # else Lightning validates where a run that goes on would not
+            trainer.limit_val_batches = 0  # otherwise Lightning validates, unlike in an uninterrupted run
         self._pending = due and is_validated and trainer.limit_val_batches > 0
         if due and not self._pending:
             self.save(trainer)
@@ -55,7 +55,7 @@ class Checkpoint(LightningCheckpoint):
         loss = float(trainer.callback_metrics["val/loss"])
         better = loss < self.best
         self.best = min(self.best, loss)
-        if better:  # before last.ckpt, which says that it is there
+        if better:  # before last.ckpt, which records its loss
             trainer.save_checkpoint(self.folder / "best.ckpt")
         if self._pending or trainer.should_stop:
             self.save(trainer)
@@ -76,7 +76,7 @@ class Checkpoint(LightningCheckpoint):
         return None if self.signals is None else self.signals.received
 
     def _is_to_stop(self, trainer: RunTrainer) -> bool:
-        """Ranks, of which each may have been sent a signal or none, agree where they write a row, not at every step."""
+        """Ranks, each of which may or may not have got a signal, agree whenever they write a row, not at every step."""
         stop = self._received() is not None
         if trainer.world_size == 1:
             return stop
