@@ -276,7 +276,7 @@ class HasBound(Protocol):
             k: Draws for each image or group, >= 1.
 
         Returns:
-            Nats, [k, B], or [k, G] where a group shares part of z.
+            Nats, [k, B], or [k, G] if a group shares part of z.
         """
         ...
 
@@ -297,7 +297,7 @@ class SharesGroupCode(Protocol):
     own_block: str
 
     def encode_images(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Any]:
-        """Infers the posteriors of each image by itself, not pooled.
+        """Infers the posteriors of single images, without pooling.
 
         Args:
             batch: A batch, or images in [0, 1].

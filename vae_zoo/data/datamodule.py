@@ -313,7 +313,7 @@ class DataModule(L.LightningDataModule):
             stream: `main`, or `supervised` for the second, labelled batches.
 
         Returns:
-            Indices of the images of each batch; of grouped data group after group, of the sizes that `group_sizes` gives.
+            Indices of the images of each batch; for grouped data group by group, with the sizes of `group_sizes`.
         """
         return self._order(epoch, stream)[0]
 

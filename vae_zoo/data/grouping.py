@@ -25,7 +25,7 @@ class Grouping:
     Args:
         group_by: `label`, or a factor or grouping of the data set; None: no groups, or, if the model needs groups, `group`
             or else the default of the data set.
-        group_size: Number of images per group, >= 1, or [least, most], from which the size of each group is drawn.
+        group_size: Number of images per group, >= 1, or [min, max], from which the size of each group is drawn.
         group_pick: `images`: each image is used at most once per epoch. `balanced`: all groups are used equally often,
             whatever their number of images.
         num_groups: Number of groups per batch, >= 1; None: as many as give about batch_size images.
@@ -122,7 +122,7 @@ class GroupSampler:
         round_of_images = (self.least + count[owner].clamp(max=self.most)).sum() / 2
         rounds = max(1, round(int(count.sum()) / float(round_of_images)))
         size = self._draw_sizes(count[owner].expand(rounds, -1), generator)
-        start = (size.cumsum(0) - size) % count[owner]  # goes on where the round before ended
+        start = (size.cumsum(0) - size) % count[owner]  # continues where the previous round ended
         turn = torch.rand(size.shape, generator=generator).argsort(1)
         return owner[turn].flatten(), start.gather(1, turn).flatten(), size.gather(1, turn).flatten()
 

@@ -164,7 +164,7 @@ class MixturePrior(nn.Module):
             self.logits.copy_(weights.log())
 
     def bhattacharyya(self) -> Float[Tensor, "K K"]:
-        """Bhattacharyya coefficient of every pair of components, in (0, 1]: 1 where they are equal."""
+        """Bhattacharyya coefficient of every pair of components, in (0, 1]: 1 if they are equal."""
         if not self.full:
             p = Normal(self.mu, self._variances().log())
             return bhattacharyya(p[:, None], p[None])
@@ -219,7 +219,7 @@ def kl_normal(q: Normal, p: Normal) -> Float[Tensor, "..."]:
 
 
 def bhattacharyya(p: Normal, q: Normal) -> Float[Tensor, "..."]:
-    """Bhattacharyya coefficient of two Gaussians, the integral of sqrt(p q), in (0, 1]: 1 where they are equal.
+    """Bhattacharyya coefficient of two Gaussians, the integral of sqrt(p q), in (0, 1]: 1 if they are equal.
 
     It is exp(-DB), DB = 1/8 sum_d (mu_p - mu_q)^2 / v + 1/2 [sum_d log v - 1/2 sum_d (logvar_p + logvar_q)],
     v = (exp(logvar_p) + exp(logvar_q)) / 2; leading axes broadcast.

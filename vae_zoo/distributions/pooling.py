@@ -49,7 +49,7 @@ def pool(q: Normal, group: Int[Tensor, " B"], num_groups: int, evidence: Evidenc
         return Normal(mean, segment_logsumexp(q.logvar, group, num_groups) - log_n)
     least = 0.0 if evidence == "product_with_prior" else -inf  # log-precision of the prior factor
     log_precision = segment_logsumexp(-q.logvar, group, num_groups, least)  # [G, D]
-    weight = (-q.logvar - log_precision[group]).exp()  # [B, D], adds up to 1 in a group, or to less beside the prior
+    weight = (-q.logvar - log_precision[group]).exp()  # [B, D], sums to 1 in a group, or to less with the prior
     mu = segment_sum(weight * q.mu, group, num_groups)
     return Normal(mu, log_n - log_precision if evidence == "mean_precision" else -log_precision)
 

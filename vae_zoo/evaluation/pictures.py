@@ -103,7 +103,7 @@ def traverse(
         batch: Images.
         block: Name of the block.
         spans: Values of the traversals; None: those of SPAN.
-        num_rows: Most dimensions or images.
+        num_rows: Largest number of dimensions or images.
 
     Returns:
         Images by row and column, and the labels of the rows.
@@ -134,7 +134,7 @@ def swap(model: LatentVariableModel, batch: Batch, block: str, count: int = 8) -
         model: In eval mode.
         batch: Images.
         block: Name of the block.
-        count: Most images.
+        count: Largest number of images.
     """
     codes = {name: code[:count] for name, code in model.codes(batch).items()}
     count = len(codes[block])

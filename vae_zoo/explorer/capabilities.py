@@ -15,7 +15,7 @@ from vae_zoo.metrics.arrays import to_numpy
 LENDERS = 8  # test images whose objects lend their appearance
 
 Row = tuple[str, np.ndarray | list[np.ndarray], list[str]]  # title, images [N, C, H, W], captions
-Edit = tuple[str, int, float, float]  # what is done, to which object, x and y of its new middle as shares of the sides
+Edit = tuple[str, int, float, float]  # action, object, x and y of its new centre as shares of the sides
 
 
 def of_group(evidence: Evidence, group: int, count: int) -> tuple[Row, Row]:

@@ -49,7 +49,7 @@ def samples(x: np.ndarray) -> np.ndarray:
 
 
 def traversals(images: np.ndarray, labels: Sequence[str], values: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
-    """Images [D, S, ch, H, W]: row d shows what changes while latent d takes the S `values`."""
+    """Images [D, S, ch, H, W]: row d shows the images decoded while latent d takes the S `values`."""
     columns = None if values is None else [f"{round(float(value), 2) + 0.0:g}" for value in values]  # + 0.0: no "-0"
     return grid(images, labels, columns)
 

@@ -31,7 +31,7 @@ def average_precision(found: Sequence[Detections], boxes: Boxes) -> dict[str, fl
         boxes: True boxes of each image.
 
     Returns:
-        {"ap50", "map"}, in [0, 1], NaN where no image has an object.
+        {"ap50", "map"}, in [0, 1], NaN if no image has an object.
     """
     metric = MeanAveragePrecision(box_format="xyxy", backend="faster_coco_eval", max_detection_thresholds=[1, 10, MOST])
     metric.update([*found], [{"boxes": b, "labels": torch.zeros(len(b), dtype=torch.long, device=b.device)} for b in boxes])
@@ -48,7 +48,7 @@ def recall(found: Boxes, boxes: Boxes, least: Sequence[float]) -> list[float]:
         least: IoUs, in [0, 1].
 
     Returns:
-        For each of `least`, in [0, 1], NaN where there is no true box.
+        For each of `least`, in [0, 1], NaN if there is no true box.
     """
     met, total = np.zeros(len(least)), sum(map(len, boxes))
     for one, truth in zip(found, boxes):

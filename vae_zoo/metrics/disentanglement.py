@@ -364,7 +364,7 @@ def factor_vae_score(
     num_variance: int = 10_000,
     prune: float = 0.05,
 ) -> float:
-    """FactorVAE score: is the code that varies least, while factor k is held fixed, always the same and only k's?
+    """FactorVAE score: is there one code, specific to factor k, that varies least while k is held fixed?
 
     A vote: draw k, then `batch_size` images that share its value; the active code with the least local / global
     variance votes for k. Each code is assigned the factor for which it got most of the `num_train` votes; the score is the
@@ -486,7 +486,7 @@ def irs(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, quantile: flo
         codes: Posterior means.
         factors: Classes or reals.
         quantile: Quantile of the deviations, in [0, 1].
-        bins: Most values of a factor.
+        bins: Largest number of values of a factor.
 
     Returns:
         0..1, best 1.

@@ -91,7 +91,7 @@ def train_judge(
         data: A DataModule that is set up, or {"train": (images [N, C, H, W], labels [N]), "val": ..., "test": ...}. Images
             are float in [0, 1] or uint8; labels are 0, 1, ..., and -1 (unknown) is left out.
         target: `label`, or one of the factors.
-        max_images: Most images of each split, evenly spaced.
+        max_images: Largest number of images of each split, evenly spaced.
         steps: Batches.
         checks: Number of evaluations on val.
         patience: Evaluations without improvement after which training stops.
@@ -173,10 +173,10 @@ def images_and_labels(
     """Images and labels of a split of a DataModule.
 
     Args:
-        data: That is set up.
+        data: Set up.
         split: Name of the split.
         column: Column of the factors; None: the label.
-        max_images: Most images, evenly spaced.
+        max_images: Largest number of images, evenly spaced.
     """
     index = data.indices[split]
     index = index[torch.linspace(0, len(index) - 1, min(max_images, len(index))).long()]

@@ -177,8 +177,8 @@ def _log_weights(model: HasBound, batch: Batch, k: int, chunk: int, seed: int) -
     """log p(x, z) - log q(z | x) of k draws, [k, B or G] float64.
 
     The noise of a row is a function of its index and the number of the draw within a call. So the draws are made in
-    units of fixed size, and unit u of an image is a row of its own whose index names both; low bits are left free for
-    the draws, which noise.py counts in the same number.
+    units of fixed size, and unit u of an image is a separate row whose index contains both; its low bits remain free
+    for the number of the draw in noise.py.
     """
     units, parts = torch.arange(ceil(k / UNIT)), []
     for some in units.split(ceil(chunk / UNIT)):

@@ -26,7 +26,7 @@ class AnnealedVAE(VAE):
         self.capacity = as_schedule(capacity)
 
     def objective(self, batch: Batch) -> Terms:
-        """The terms rec and capacity_gap; kl_z is shown."""
+        """The terms rec and capacity_gap; kl_z is only logged."""
         q_z, _, rec = self.infer(batch)
         kl_z = kl_standard(q_z)
         capacity_gap = (self.batch_mean(kl_z) - self.capacity(self.step)).abs()

@@ -78,7 +78,7 @@ class LatentVariableModel(L.LightningModule):
         raise NotImplementedError  # pragma: contract
 
     def objective(self, batch: Batch) -> Terms:
-        """Computes the terms of the loss, with their weights at the current step, and terms that are only shown.
+        """Computes the terms of the loss, with their weights at the current step, and terms that are only logged.
 
         Args:
             batch: With all keys that the model `needs`.
@@ -100,7 +100,7 @@ class LatentVariableModel(L.LightningModule):
         return {name: q.mean for name, q in self.encode(batch).items()}
 
     def decode(self, codes: Codes) -> Float[Tensor, "B C H W"]:
-        """Decodes codes to mean images, by default from the codes of all blocks side by side.
+        """Decodes codes to mean images, by default from the concatenated codes of all blocks.
 
         Args:
             codes: One code for each image and block, [B, D].

@@ -33,7 +33,7 @@ def log_weights_of_batch(B: int, N: int, sampling: Sampling, device: torch.devic
     """log of the weight of image j's posterior in the estimate of q(z[i]), at [i, j].
 
     Weighted: 1 / (N B) each. Stratified, M = B - 1: an image's own posterior 1 / N, the next image's (N - M) / (N M),
-    the others' 1 / M; a row sums to 1. A batch of one image (the last one of a split) has its own posterior alone.
+    the others' 1 / M; a row sums to 1. A batch of one image (the last one of a split) has only its own posterior.
 
     Args:
         B: Images of the batch.
@@ -104,7 +104,7 @@ class BetaTCVAE(VAE):
         self.sampling: Sampling = sampling
 
     def objective(self, batch: Batch) -> Terms:
-        """The terms rec, mi, tc and kl_dims; kl_z, their sum without rec, is shown."""
+        """The terms rec, mi, tc and kl_dims; kl_z, their sum without rec, is only logged."""
         q_z, z, rec = self.infer(batch)
         N = self.training_data.num_images if self.training_data is not None else len(z)
         everybody, own = self.joined(torch.cat([q_z.mu, q_z.logvar], dim=1))

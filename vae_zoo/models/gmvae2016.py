@@ -143,7 +143,7 @@ class GMVAE2016(DiscreteLatentModel):
     # ---- objective ------------------------------------------------------------------------------------------------
 
     def objective(self, batch: Batch) -> Terms:
-        """The terms rec, kl_z, kl_w and class_information, the bounded kl_c, which is shown too."""
+        """The terms rec, kl_z, kl_w and class_information, the bounded kl_c; kl_c is only logged."""
         q_z, q_w = self.infer(batch["image"])
         z, w = q_z.rsample(), q_w.rsample()
         log_joint = self.log_joint(z, w)

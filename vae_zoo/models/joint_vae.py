@@ -63,7 +63,7 @@ class JointVAE(ClassConditionalModel):
         return {"z": q_z} | self.class_codes(log_c)
 
     def objective(self, batch: Batch) -> Terms:
-        """The terms rec, z_gap and c_gap; kl_z and kl_c are shown."""
+        """The terms rec, z_gap and c_gap; kl_z and kl_c are only logged."""
         q_z, log_c = self.infer(batch["image"])
         c = self.classes.relaxed(log_c, self.temperature) if self.training else self.classes.hard(log_c)
         rec = -self.likelihood.log_prob(batch["image"], self.decoder(torch.cat([q_z.rsample(), c], dim=1)))

@@ -214,7 +214,7 @@ class LadderVAE(LatentVariableModel):
         return True
 
     def on_validation_epoch_end(self) -> None:
-        """Warns once about each facet that has collapsed: its KL is low at full weight 1000 updates after it began to count."""
+        """Warns once about each facet that has collapsed: 1000 updates after its KL began to count, this is still low."""
         super().on_validation_epoch_end()
         weights = self.coefficients(self.step)
         for name, begin in self.begins().items():

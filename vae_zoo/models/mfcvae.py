@@ -178,7 +178,7 @@ class MFCVAE(LadderVAE):
     def kl_terms(self, name: str, q: Normal, z: Float[Tensor, "B D"]) -> Terms:
         """kl_z and kl_c of a facet, their sum kl, and the four expectations in them.
 
-        Terms without a weight are only logged. A weight of 0 counts as none, so a facet that has not entered has no gradient.
+        Terms without a weight are only logged. A weight of 0 counts as none: facets that have not entered get no gradient.
 
         Args:
             name: Name of the facet.
@@ -212,7 +212,7 @@ class MFCVAE(LadderVAE):
         return {f"{part}_{name}": term for part, term in parts.items()}
 
     def cluster_terms(self, x: Float[Tensor, "B C H W"], q: dict[str, Normal]) -> Terms:
-        """Consistency and entropy, [B], and balance, [], of the clusters of the deepest facet, nats, as in the module's docstring.
+        """Consistency and entropy, [B], and balance, [], of the clusters of the deepest facet, nats.
 
         Args:
             x: Images in [0, 1].

@@ -81,7 +81,7 @@ class MLVAE(LatentVariableModel):
         self.content_sampling = content_sampling
 
     def encode_images(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Normal]:
-        """Infers the posteriors of each image by itself, not pooled.
+        """Infers the posteriors of single images, without pooling.
 
         Args:
             batch: A batch, or images in [0, 1].

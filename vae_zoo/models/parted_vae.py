@@ -194,7 +194,7 @@ class PartedVAE(DiscreteLatentModel):
         if self.plateaus:
             if self.lr_schedule is not None:
                 raise ValueError("lr_schedule and a plateau both set the learning rate; set one of them to null")
-            self.since_mean = nn.Buffer(torch.zeros(len(self.plateaus), dtype=torch.float64))  # sums of what is averaged
+            self.since_mean = nn.Buffer(torch.zeros(len(self.plateaus), dtype=torch.float64))  # sums of the averaged losses
         self.automatic_optimization = False
         self.needs = type(self).needs if supervision.supervised else frozenset()
         J, S = len(self.classes.sizes), self.classes.num_values
@@ -321,7 +321,7 @@ class PartedVAE(DiscreteLatentModel):
     # ---- objective ------------------------------------------------------------------------------------------------
 
     def objective(self, batch: Batch) -> Terms:
-        """The terms rec, z_gap, u_gap, prior_c, entropy_c and overlap; the KL terms and largest_overlap are shown."""
+        """The terms rec, z_gap, u_gap, prior_c, entropy_c and overlap; the KL terms and largest_overlap are only logged."""
         x, t, weights = batch["image"], self.step + 1, self.weights
         h = self.features(x)
         log_c = self.classes.log_softmax(self.c_head(h))  # [B, S]

@@ -537,7 +537,7 @@ class SPAIR(LatentVariableModel):
         return terms | {"count": Term((q.logit > 0).sum(1).float())}, codes
 
     def objective(self, batch: Batch) -> Terms:
-        """The terms rec and the KL of each part; count, the number of objects, is shown."""
+        """The terms rec and the KL of each part; count, the number of objects, is only logged."""
         x = batch["image"]
         return self.scene_terms(x, self.encode_whole(x))[0]
 

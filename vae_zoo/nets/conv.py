@@ -56,7 +56,7 @@ class Conv:
             num_outputs: Outputs per image.
 
         Raises:
-            ValueError: The images are too small for so many convolutions.
+            ValueError: The images are too small for this number of convolutions.
         """
         widths = [image_shape[0], *self.channels]
         layers = []
@@ -75,7 +75,7 @@ class Conv:
             image_shape: [C, H, W].
 
         Raises:
-            ValueError: The images are too small for so many convolutions.
+            ValueError: The images are too small for this number of convolutions.
         """
         sizes, paddings = self._sizes(image_shape)[::-1], self._padding()[::-1]
         channels = self.decoder_channels or [*reversed(self.channels)]

@@ -35,7 +35,7 @@ class PatchShuffle:
     patch: Count
 
     def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Shuffles images. Raises ValueError where patches do not tile them."""
+        """Shuffles images. Raises ValueError if patches do not tile them."""
         return _take(x, _shuffled_places(x, self.patch))
 
 
@@ -50,7 +50,7 @@ class MixedPatchShuffle:
     patches: Patches = (1, 2, 4, 8)
 
     def __call__(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Shuffles images. Raises ValueError where patches do not tile them."""
+        """Shuffles images. Raises ValueError if patches do not tile them."""
         places = torch.stack([_shuffled_places(x, patch) for patch in self.patches])  # [S, B, H W]
         drawn = (noise.uniform(x.new_empty(x.shape[0])) * len(self.patches)).long()  # [B]
         return _take(x, places[drawn, torch.arange(x.shape[0], device=x.device)])
@@ -117,7 +117,7 @@ def blur(
 
 
 def _shifts(offsets: Tensor, side: int) -> Tensor:
-    """[T, side, side]: 1 where pixel j lies at an offset from pixel i, the axis being mirrored beyond its ends."""
+    """[T, side, side]: 1 if pixel j is at this offset from pixel i on an axis that is mirrored at its ends, else 0."""
     pixels = torch.arange(side, device=offsets.device)
     source = (pixels + offsets[:, None]) % (2 * side)  # [T, side]
     source = torch.minimum(source, 2 * side - 1 - source)

@@ -21,9 +21,9 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
         ".*treespec, LeafSpec.*",  # Lightning calls a deprecated function of torch
-        "The `srun` command is available",  # one process needs none, and several are told in check_launch
-        "Grad strides do not match bucket view strides",  # of axes of size 1 under ddp, where strides mean nothing
-        ".*callbacks used to create the checkpoint need to be provided",  # a limit was taken away beside resume=
+        "The `srun` command is available",  # one process does not need srun, and check_launch checks several
+        "Grad strides do not match bucket view strides",  # for axes of size 1 under ddp, whose strides do not matter
+        ".*callbacks used to create the checkpoint need to be provided",  # a limit was removed with resume=
     ):
         warnings.filterwarnings("ignore", message)
 

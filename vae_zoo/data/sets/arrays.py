@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 
 class ArrayFile(DataModule):
-    """Images of an .npy, .npz, .h5 or .zarr file, with labels, factors, groups and splits where it has them.
+    """Images of an .npy, .npz, .h5 or .zarr file, with labels, factors, groups and splits if it has them.
 
     An .npy file of uint8 [N, C, H, W] is mapped where it is; other images are converted once into the cache.
 
     Args:
         path: The file; a folder is a Zarr store.
-        keys: Keys in the file in place of `images`, `label`, `factors`, `factor_names`, `group` and `split`; None: these.
+        keys: Keys in the file that replace `images`, `label`, `factors`, `factor_names`, `group` and `split`; None: these.
         range: [black, white] of images that are not uint8 from 0 to 255; None: they are, or they are bool.
         size: Side to which the images are resized, pixels >= 8; None: as in the file.
-        kinds: {factor: kind}; names the factors, in their order, where the file does not. None: kinds are guessed.
+        kinds: {factor: kind}; also gives the names of the factors, in order, if the file has none. None: kinds are guessed.
         grid: {factor: number of values}, if the images are the full grid of these factors, the last one fastest; None: as in
             the file.
         cache: Folder for the converted images.

@@ -106,7 +106,7 @@ class CelebA(DataModule):
         fetch(get, self.folder.parent, wanted, self.download, lacks, failed)
 
     def _table(self, file: str) -> tuple[list[str], np.ndarray]:
-        """Names of the images and the numbers beside them, int64 [N, columns]."""
+        """Names of the images and their numbers, int64 [N, columns]."""
         first, count = (2, 40) if file == ATTRIBUTES else (0, 1)  # line, columns
         with blaming(f"{self.folder / file} is damaged (...); delete it and download it again"):
             rows = [line for line in (self.folder / file).read_text().splitlines()[first:] if line.strip()]

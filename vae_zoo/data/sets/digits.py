@@ -48,7 +48,7 @@ def resize(images: Real[np.ndarray, "N C _ _"], size: Sequence[int]) -> UInt8[np
 
 
 def resize_bytes(images: UInt8[np.ndarray, "N C _ _"], size: Sequence[int]) -> UInt8[np.ndarray, "N C H W"]:
-    """Resizes bytes as `resize`, so many images at a time that their reals take little memory.
+    """Resizes bytes as `resize`, in chunks, so that the floats need little memory.
 
     Args:
         images: Bytes.

@@ -59,7 +59,7 @@ class Scenes(DataModule):
         size: Side of the images, pixels >= 8.
         sprites: `dsprites`, `digits`, or a folder of at least two cut-outs with transparency.
         sprite_size: Side of the sprites' tiles, pixels, 3 to `size`; None: set by the variant.
-        num_objects: [least, most] number of objects per scene, 0 to 254; None: set by the variant.
+        num_objects: [min, max] number of objects per scene, 0 to 254; None: set by the variant.
         ground: Background: black, grey, random, solid, chequer, texture, or a folder of at least two pictures; None: set by
             the variant.
         colour: Colour of the sprites: `random`, `white`, or `own`, that of the cut-out; None: set by the variant.
@@ -244,12 +244,12 @@ def boxes_of(mask: Integer[Tensor, "N H W"], most: int | None = None) -> tuple[F
         most: O; None: the largest number.
 
     Returns:
-        Boxes x0 y0 x1 y1, pixels, meaningless where no pixel shows the number; and how many pixels show it.
+        Boxes x0 y0 x1 y1, pixels, meaningless if no pixel has the number; and the number of pixels of each object.
     """
     number = torch.arange(1, (int(mask.max()) if most is None else most) + 1, device=mask.device)
     shown = mask[:, None] == number[:, None, None]  # [N, K, H, W]
     ends = []
-    for axis in (2, 3):  # what is left are columns, then rows
+    for axis in (2, 3):  # projections to columns, then to rows
         some = shown.any(axis).float()  # [N, K, side]
         ends += [some.argmax(-1), some.shape[-1] - some.flip(-1).argmax(-1)]
     return torch.stack([ends[0], ends[2], ends[1], ends[3]], dim=-1).float(), shown.sum((2, 3))

@@ -143,7 +143,7 @@ def textures(N: int, generator: torch.Generator) -> Float[Tensor, "{N} 5 32 32"]
 
 
 def _place(glyphs: Tensor, size: Tensor, degrees: Tensor, where: Tensor) -> Tensor:
-    """How far glyphs [N, 1, h, w] of a size in pixels, turned and moved, cover each pixel: [N, 1, 32, 32] in [0, 1]."""
+    """Coverage of each pixel by scaled, rotated and shifted glyphs [N, 1, h, w]: [N, 1, 32, 32] in [0, 1]."""
     angle, zoom = degrees * math.pi / 180, SIDE / size
     cos, sin, (x, y) = zoom * angle.cos(), zoom * angle.sin(), (2 * where / SIDE).unbind(1)
     theta = torch.stack([cos, -sin, sin * y - cos * x, sin, cos, -sin * x - cos * y], 1).view(-1, 2, 3)

@@ -90,7 +90,7 @@ def stored(
     Raises:
         Unwritable: The file cannot be written; it says how many bytes are needed.
     """
-    before = _stamp(path)  # before it is read: what another process makes from here on is seen under the lock
+    before = _stamp(path)  # before it is read, so that later changes by another process are noticed under the lock
     if (kept := _kept(path, shape, dtype)) is not None:
         return kept
     rows = most()

@@ -116,7 +116,7 @@ def pictures(model: LatentVariableModel, batch: Batch, num_columns: int = 8) -> 
     Args:
         model: In eval mode; one without classes has no figure.
         batch: Images.
-        num_columns: Samples of a class, and most images moved.
+        num_columns: Number of samples of a class, and largest number of images that are moved to other classes.
 
     Yields:
         Name and figure.

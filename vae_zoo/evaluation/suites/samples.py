@@ -1,7 +1,7 @@
 """Suites of papers, off by default: classifiers that are trained on samples of the codes, added by `evaluation.suites`.
 
 block_probe/<block>/<label>/accuracy   test accuracy of a classifier of one hidden layer of 100 units, trained on a sample of
-                                       each Gaussian block; block `all`: of all of them side by side. Mean over 3 classifiers
+                                       each Gaussian block; block `all`: all of them concatenated. Mean over 3 classifiers
                                        and samples, accuracy_std: their deviation
 evidence_classifier/<block>/...        a classifier with two hidden layers of 256 units predicts the group from samples
                                        of the code that K images share: accuracy_k<k> and conditional_entropy_k<k> (mean

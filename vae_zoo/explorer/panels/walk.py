@@ -1,6 +1,6 @@
 """Walk: an image, its reconstruction, and a slider for each dimension of its code.
 
-The sliders are plain HTML, whose script asks `draw` by itself: an event of Gradio takes about 200 ms, this about 20 ms.
+The sliders are plain HTML with a script that calls `draw` directly: an event of Gradio takes about 200 ms, this about 20 ms.
 """
 
 import io
