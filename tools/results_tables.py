@@ -93,6 +93,27 @@ PARITY = (  # comparison with the official code: method, file, row
 
 # Tables `<!-- results: <name> -->` of several experiments side by side: column: file; rows: metric and what it is.
 ARMS = {
+    "z_switched_off": (
+        {"preset": "parted_vae/digits_250", "`z_capacity.end=0 z_gamma=100`": "parted_vae/digits_250_z_off"},
+        {
+            "test/separation": "separation",
+            "test/accuracy": "accuracy of `c`",
+            "test/cluster_accuracy_hungarian_pixels": "Hungarian accuracy of k-means on pixels",
+            "test/worth/z": "worth of `z`",
+            "test/worth/u": "worth of `u`",
+            "test/worth/c": "worth of `c`",
+        },
+    ),
+    "style_switched_off": (
+        {"preset": "ml_vae/digits_250", "`beta_style=1000`": "ml_vae/digits_250_style_off"},
+        {
+            "test/separation": "separation",
+            "test/probe/style": "accuracy of a digit probe on `style` (lower is better)",
+            "test/probe/untrained_style": "the same on the style of an untrained encoder",
+            "test/worth/content": "worth of `content`",
+            "test/worth/style": "worth of `style`",
+        },
+    ),
     "split_separation": (
         {"with the reconstruction": "split_vae-first_run", "without, `aux_weight=0`": "split_vae-first_run_no_shuffle"},
         {
@@ -225,8 +246,9 @@ def source(page: Path, name: str) -> str:
     results, file = read(name), f"results/{name}.json"
     link = f"[all numbers]({file})" if page.parent == ROOT else f"all numbers in `{file}`"  # which is outside the site
     seeds = ", ".join(map(str, results["seeds"]))
+    what = "Mean ± standard deviation over seeds" if len(results["seeds"]) > 1 else "Seed"
     return (
-        f"Mean ± standard deviation over seeds {seeds} of `{results['command'][0]}`, commit {results['commit'][0]}, "
+        f"{what} {seeds} of `{results['command'][0]}`, commit {results['commit'][0]}, "
         f"{results['hardware'][0]}; {link}."
     )
 
