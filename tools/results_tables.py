@@ -43,6 +43,12 @@ STYLE = Row(
     "test/probe/untrained_style",
     "untrained encoder",
 )
+STYLE_MEAN = Row(
+    "accuracy of a digit probe on means of `style` (lower is better)",
+    "test/probe/style_mean",
+    "test/probe/untrained_style_mean",
+    "untrained encoder",
+)
 ACCURACY = Row("accuracy of `c`", "test/accuracy", "test/cluster_accuracy_hungarian_pixels", "k-means on pixels, Hungarian")
 VERIFIED = [
     Row(f"same person or not, AUC with {k}", f"test/verification_auc_k{n}", f"test/verification_auc_pixels_k{n}", "pixels")
@@ -85,7 +91,7 @@ EXPERIMENTS = {
 }
 PARITY = (  # comparison with the official code: method, file, row
     ("ML-VAE", "ml_vae/mnist", CONTENT),
-    ("ML-VAE", "ml_vae/mnist", STYLE),
+    ("ML-VAE", "ml_vae/mnist", STYLE_MEAN),
     ("PartedVAE", "parted_vae/mnist10k", ACCURACY),
     ("MFCVAE", "mfcvae/mnist", EXPERIMENTS["mfcvae/mnist"][2]),
 )
