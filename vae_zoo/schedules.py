@@ -1,4 +1,4 @@
-"""Schedules: weights that change during training, as pure functions of the step (the number of main batches), without state.
+"""Schedules: weights that change during training, pure functions of the step (the number of main batches), except Plateau.
 
 A weight in a config is a number or one of these, e.g.
 `model.beta={_target_: vae_zoo.schedules.Linear, start: 0, end: 4, steps: 1000}`.

@@ -28,7 +28,7 @@ from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.launch import OFFLINE
 
-FIRST_RUN = "experiment=split_vae/first_run"  # what `python train.py` trains
+FIRST_RUN = "experiment=split_vae/first_run"  # default of `python train.py`
 
 
 def _chooses(word: str) -> bool:

@@ -192,7 +192,7 @@ def _check_groups(needs: Iterable[str], data: dict[str, Any], about: dict[str, A
 
 
 def needs_of(model: dict[str, Any]) -> frozenset[str]:
-    """What the model needs in a batch; a class of the user is imported for this."""
+    """Keys of the batch that the model needs; a class of the user is imported for this."""
     about = known().get(model["_target_"])
     return frozenset(about["needs"]) if about is not None else locate(model["_target_"], "model").needs
 
@@ -216,7 +216,7 @@ def check_trust(node: Any, trust: Iterable[str]) -> None:
 
 
 def _is_trusted(target: str) -> bool:
-    """Whether TRUSTED has the class; of vae_zoo it is in one of its files, unlike vae_zoo.runs.folder.subprocess.Popen."""
+    """Whether TRUSTED matches a class; one of vae_zoo must be in its files, unlike vae_zoo.runs.folder.subprocess.Popen."""
     found = TRUSTED.fullmatch(target)
     if found is None or found["module"] is None:
         return found is not None
@@ -362,7 +362,7 @@ def _named_arguments(target: Any) -> tuple[set[str] | None, set[str]]:
 
 
 def _other_keys(got: str, allowed: Iterable[str], path: str) -> str:
-    """The second half of the sentence for a wrong key: what to use instead."""
+    """The second half of the message for a wrong key: the alternatives."""
     allowed = list(allowed)
     return choose(got, allowed, f"{path}." if path else "") if allowed else "it has no settings; remove the key"
 

@@ -30,7 +30,7 @@ class Factor:
 
 @dataclass
 class Arrays:
-    """Images with labels, factors, groups and splits; what `load` of a data set returns.
+    """Images with labels, factors, groups and splits, as `load` of a data set returns them.
 
     Attributes:
         images: [N, C, H, W]; or, with `packed` or `kept_as`, [N, ...].

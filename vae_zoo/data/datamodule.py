@@ -156,7 +156,7 @@ class DataModule(L.LightningDataModule):
             model: The model.
 
         Raises:
-            UserError: The data lack what the model or a setting needs.
+            UserError: The data lack something that the model or a setting needs.
         """
         if not self.indices or self.needs != model.needs:
             self.needs = frozenset(model.needs)
@@ -466,7 +466,7 @@ class DataModule(L.LightningDataModule):
         """Checks that a checkpoint is of these data; the position itself is the trainer's step.
 
         Args:
-            state: What `state_dict` returned.
+            state: Result of `state_dict`.
 
         Raises:
             UserError: It is of other data, another batch size or seed.

@@ -36,7 +36,7 @@ def cut(
     rng = np.random.default_rng(seed)
     names = (*SPLITS, *arrays.extra_splits)
     parts = {name: np.flatnonzero(official == code) for code, name in enumerate(names)}
-    unit, kind = np.arange(len(official)), "images"  # what a split is made of
+    unit, kind = np.arange(len(official)), "images"  # units that are divided into splits
     for whole, kind_of in (("group", "groups"), ("identity", "identities")):
         if whole in arrays.groups:
             unit, kind = alone_where_unknown(arrays.groups[whole]), kind_of

@@ -8,7 +8,7 @@ mean                 v_G = 1/n sum_i v_i          mu_G = 1/n sum_i mu_i
 mean_precision       1/v_G = 1/n sum_i 1/v_i      mu_G as in product
 
 Sources: product, Bouchacourt et al. (2018); mean, Hosoya (2019) as in disentanglement_lib's GroupVAEBase; mean_precision,
-what disentanglement_lib calls MLVae. The posterior of a linear Gaussian model has the second form for every n, but the
+MLVae of disentanglement_lib. The posterior of a linear Gaussian model has the second form for every n, but the
 first for one n only: use the second if groups differ in size.
 """
 

@@ -152,7 +152,7 @@ def _failed(evaluation: Evaluation, suite: Suite, error: Exception) -> None:
 
 
 def check_applies(suite: Suite, context: Context) -> None:
-    """Checks that model and data have what a suite needs.
+    """Checks whether a suite applies to model and data.
 
     Args:
         suite: The suite.

@@ -1,4 +1,4 @@
-"""Mathematics of the panels that belong to a capability of models. Imports no widget."""
+"""Computations of the panels that belong to a capability of models. Imports no widget."""
 
 from functools import reduce
 
@@ -68,7 +68,7 @@ def of_classes(run: LoadedRun, codes: Codes, name: str, samples: int) -> tuple[n
 
 @torch.no_grad()
 def local_and_global(images: Images, run: LoadedRun, name: str, count: int) -> list[Row]:
-    """The image with what its local code explains; and with the local, then with the global code of other images."""
+    """The image and its local code decoded alone; the image with the local code, then with the global code of others."""
     model = run.model
     assert isinstance(model, HasLocalView)
     codes, x = images.codes(run, name), images.image(name)

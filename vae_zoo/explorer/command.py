@@ -16,7 +16,7 @@ from vae_zoo.utils.memory import keep_freed_memory
 def explore_command(cfg: dict[str, Any]) -> None:
     """Serves the page of the runs until the process is stopped."""
     quiet()
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is up
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio sends itself requests when it starts
     keep_freed_memory()
     try:
         from vae_zoo.explorer.panels import build_page

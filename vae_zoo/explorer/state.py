@@ -1,6 +1,6 @@
-"""Mathematics of the explorer: images in, codes, images out. Imports no widget.
+"""Computations of the explorer, from images to codes and back to images. Imports no widget.
 
-An image has a name, so that a link can hold it: `test:12` is the image at place 12 of the test split of the first run,
+An image has a name, so that a link can contain it: `test:12` is image 12 of the test split of the first run,
 `prior:3` a draw of the first run from its prior with seed 3, `upload:<hash>` a picture of the user.
 """
 
@@ -111,7 +111,7 @@ class LoadedRun:
         return found
 
     def values(self, codes: Codes) -> dict[str, list[float]]:
-        """What the sliders and choices show of the codes of one image."""
+        """Values of the sliders and choices for the codes of one image."""
         found = {name: codes[name][0].tolist() for name in self.of_kind("gaussian")}
         return found | {name: [float(codes[name][0].argmax())] for name in self.of_kind("categorical")}
 
@@ -183,7 +183,7 @@ class Images:
         self.codes = lru_cache(maxsize=64)(self._codes)  # of a run and the name of an image
 
     def upload(self, path: str | Path) -> str:
-        """Reads a user's picture as own images are read. Returns its name; raises UserError for what cannot be read."""
+        """Reads a user's picture as data=image_folder does. Returns its name; raises UserError if it cannot be read."""
         path = Path(path)
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"the file has {path.stat().st_size / 1e6:.0f} MB; give one of at most {MAX_BYTES / 1e6:.0f} MB")

@@ -135,7 +135,7 @@ def _pixels(figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-# Curves are written by hand: a few kilobytes where matplotlib's SVG takes twenty, and colours that the page decides
+# The SVG of curves is written directly: a few kilobytes instead of twenty with matplotlib, and with colours of the page
 # (its text colour and `--series-0`, `--series-1`, ...), which a report for light and dark screens needs.
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 320, 180, 48, 10, 26, 22  # of the drawing, and of the margins about its plot
@@ -187,7 +187,7 @@ def curves(steps: np.ndarray, values: Mapping[str, np.ndarray], log: bool = Fals
         f'<path d="{"".join(grid)}" stroke="currentColor" stroke-opacity=".15"/>'
         f'<g fill="currentColor" fill-opacity=".7">{"".join(labels)}</g>'
         f'<text x="{LEFT}" y="14" font-weight="600">{"".join(legend)}</text>'
-        # an inner svg cuts what leaves the plot; 3 pixels more on each side, so that dots on its edge stay round
+        # an inner svg clips the plot; 3 more pixels on each side, so that dots on its edge stay round
         f'<svg x="{LEFT - 3}" y="{TOP - 3}" width="{width + 6}" height="{height + 6}"'
         f' viewBox="-3 -3 {width + 6} {height + 6}"'
         f' fill="none" stroke-width="1.6" stroke-linejoin="round" stroke-linecap="round">{"".join(drawn)}</svg></svg>'

@@ -1,9 +1,9 @@
 """Grids of images: reconstructions, samples, traversals, swaps.
 
-Every function takes float images [..., C, H, W] with C = 1 or 3 and returns a uint8 picture [H, W, 3]. Values
-outside [0, 1] are clipped, and NaN is drawn in red so that a broken decoder is noticed. Small
-images are enlarged by an integer factor without smoothing. Integer images, no images, other channel counts and labels
-that do not fit the number of rows or columns raise ValueError.
+Every function takes float images [..., C, H, W] with C = 1 or 3 and returns a uint8 picture [H, W, 3]. Values outside [0, 1]
+are clipped, and NaN is drawn in red so that a broken decoder is noticed. Small images are enlarged by an integer factor
+without smoothing. Integer images, no images, other numbers of channels and labels that do not fit the number of rows or
+columns raise ValueError.
 
 Only numpy and Pillow are imported: grids are drawn while a model trains, and matplotlib takes longer to import.
 """

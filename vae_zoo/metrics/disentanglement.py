@@ -1,18 +1,17 @@
 """Disentanglement metrics: functions on arrays of codes and ground-truth factors; numpy and scikit-learn, no torch.
 
-Definitions, sample numbers and the order of the random draws are disentanglement_lib's (google-research, commit
-86a644d) in the settings of its study of unsupervised disentanglement (Locatello et al., 2019, arXiv:1811.12359),
-written out as defaults: with the same codes, factors and seed the numbers are the same. The protocol of the study for a
-model:
+Definitions, sample sizes and the order of the random draws are those of disentanglement_lib (google-research, commit
+86a644d); the default settings are those of its study of unsupervised disentanglement (Locatello et al., 2019,
+arXiv:1811.12359): the same codes, factors and seed give the same numbers. The protocol of the study for a model:
 
     rng = np.random.RandomState(seed)                              # a separate stream for each metric
     factors = sample_factors(data.factor_sizes, 10_000, rng)       # the whole grid, with replacement
     held_out = sample_factors(data.factor_sizes, 5_000, rng)       # continues the stream
     codes = encode(data.render(factors))                           # posterior MEANS, eval mode
 
-Everywhere: codes [N, D] and factors [N, F] are numpy arrays or torch tensors; a factor with one value is left out; a
-factor is a class per distinct value; ValueError for shapes, NaN and sizes that leave a score undefined. Published
-values also depend on scikit-learn's solvers: these are the solvers of scikit-learn >= 0.22.
+Everywhere: codes [N, D] and factors [N, F] are numpy arrays or torch tensors; a factor with one value is left out;
+each distinct value of a factor is a class; NaN, and shapes or sizes that leave a score undefined, raise ValueError.
+Published values also depend on scikit-learn's solvers: these are the solvers of scikit-learn >= 0.22.
 
 Deviations, none of which changes a value that the reference can compute: constant dimensions are inactive for FactorVAE at
 any threshold (in the reference 0/0 wins every vote) and a zero column for explicitness (an error in the reference); a class
@@ -682,7 +681,7 @@ class CodeTable(GridIndex):
 
 
 def _draw(rng: np.random.RandomState, sizes: Sequence[int] | Array, num: int) -> Array:
-    """Factor values [num, F]; a factor of size 1 takes nothing from the stream."""
+    """Factor values [num, F]; a factor of size 1 needs no random number."""
     return np.stack([rng.randint(n, size=num) for n in sizes], axis=1)
 
 

@@ -1,6 +1,6 @@
 """AnnealedVAE: the KL is kept close to a capacity that grows during training (Burgess et al., 2018, equation 8).
 
-Minimised, in nats per image:  loss = rec + gamma * |kl_z - C(step)|,  kl_z averaged over the batch before the modulus
+Minimised, in nats per image:  loss = rec + gamma * |kl_z - C(step)|,  kl_z averaged over the batch before |.|
 """
 
 from vae_zoo.config.types import NonNegative

@@ -4,8 +4,8 @@ Generative story:  c ~ Cat(1 / K)    z | c ~ N(m(c), diag s(c)^2), m and s learn
 Inference:         q(c | x) = softmax(logits(x))    q(z | x, c) = N(mu(x, c), diag std(x, c)^2)
 Minimised, in nats per image:  loss = rec + beta * kl_z + alpha * kl_c,  rec = -log p(x | z) at one draw
     kl_z = KL(q(z | x, c) || p(z | c)),  kl_c = KL(q(c | x) || Cat(1 / K)) = log K - H(q(c | x))
-In training c is a draw of the Gumbel-softmax, the same in q and p; in evaluation it is the arg max. With
-`class_sum="exact"` both terms are sums over all K clusters instead, weighted by q(c | x): K times the work of the decoder.
+In training c is a draw of the Gumbel-softmax, the same in q and p; in evaluation it is the arg max. `class_sum="exact"` sums
+both terms over all K clusters instead, weighted by q(c | x), which needs K passes of the decoder.
 
 With a soft c this is the bound of a relaxed model only; `log_weights` sums c out of both mixtures, so it gives a bound on
 log p(x). kl_c penalises q(c | x) of each image, not the mean of q(c | x) over the images, so a large alpha makes every

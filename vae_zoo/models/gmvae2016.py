@@ -1,4 +1,4 @@
-"""GMVAE of Dilokthanakul et al. (2016, arXiv:1611.02648): clusters whose components are functions of a second code w.
+"""GMVAE of Dilokthanakul et al. (2016, arXiv:1611.02648): the components of its prior are functions of a second code w.
 
 Generative story:  c ~ Cat(pi)    w ~ N(0, I)    z | c, w ~ N(m_c(w), diag s_c(w)^2)    x ~ p(x | z)
 Inference:         q(z | x)    q(w | x), Gaussian, and the exact p(c | z, w) = pi_c p(z | c, w) / sum_k pi_k p(z | k, w)

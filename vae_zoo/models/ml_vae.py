@@ -6,7 +6,7 @@ Generative story of a group G of images that have something in common:
     x[i]          ~ p(x | z_content, z_style[i])
 Inference, one network for both:
     q(z_content | x_G) = prod_{i in G} N(mu[i], diag exp(logvar[i])), normalised: `evidence`, vae_zoo.distributions.pooling
-    q(z_style[i] | x[i]) = N(mu, diag exp(logvar))      independent of group and content
+    q(z_style[i] | x[i]) = N(mu, diag exp(logvar))      depends only on x[i]
 Minimised, in nats, divided by the number of GROUPS (equation 5):
     loss = 1/G sum_G ( sum_{i in G} [rec[i] + beta_style * kl_style[i]] + beta_content * kl_content[G] )
     rec[i] = -log p(x[i] | z_content[i], z_style[i]) at one draw,  kl_* = KL(q || N(0, I))

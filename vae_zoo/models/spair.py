@@ -10,7 +10,7 @@ Generative story:
     x ~ p(x | A C + (1 - A) background)
 Inference, each head gets the samples of the heads before it:
     features(x) -> q(z_scale, z_shift) -> glimpse of the box -> q(z_what) -> q(z_depth) -> q(z_pres)     q(z_background | x)
-    z_pres is relaxed (vae_zoo.distributions.presence); its prior is that of the count given the previous cells
+    z_pres is relaxed (vae_zoo.distributions.presence); its prior follows from p(n) given the previous cells
 Minimised, in nats per image; kl_where, kl_what, kl_depth and kl_pres are summed over the cells:
     loss = rec + beta_where * kl_where + beta_what * kl_what + beta_depth * kl_depth + beta_pres * kl_pres
            + beta_background * kl_background

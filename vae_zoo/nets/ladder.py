@@ -284,7 +284,7 @@ def dense_block(inputs: int, outputs: int, activation: Activation, batch_norm: b
 
 
 def _halved(size: tuple[int, int]) -> tuple[int, int]:
-    """After a convolution of kernel 4, stride 2 and padding 1; one pixel stays one."""
+    """Size after a convolution of kernel 4, stride 2 and padding 1; a side of one pixel is kept."""
     return (size[0] // 2, size[1] // 2) if min(size) > 1 else size
 
 

@@ -1,6 +1,6 @@
 """SPLIT's network: an encoder of convolutions of stride 2, a decoder of bilinear upsampling and convolutions.
 
-Source: 51616/split-vae, vae/model.py. Weights start Glorot-uniform, biases at 0.
+Source: 51616/split-vae, vae/model.py. Initial weights are Glorot-uniform, biases 0.
 """
 
 from collections import OrderedDict

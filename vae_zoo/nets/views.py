@@ -1,8 +1,8 @@
 """Views of images, which keep part of their information and destroy the rest; a local code alone must explain a view.
 
 A view is a function of a batch [B, C, H, W] with separate noise for each image (vae_zoo.distributions.noise): new noise at
-each training step, the same if a run is resumed. PatchShuffle keeps
-colours and texture and destroys the layout; GaussianBlur does the opposite. Source: 51616/split-vae, augmentation.py.
+each training step, the same if a run is resumed. PatchShuffle keeps colours and texture and destroys the layout;
+GaussianBlur does the opposite. Source: 51616/split-vae, augmentation.py.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class PatchShuffle:
     """Shuffles the patches of a grid, uniformly over all permutations; nothing changes within a patch.
 
     Args:
-        patch: Side of a patch, pixels >= 1. 1 keeps only the set of colours; the side of the image changes nothing.
+        patch: Side of a patch, pixels >= 1. 1 keeps only the set of colours; with the side of the image nothing changes.
     """
 
     patch: Count

@@ -72,7 +72,7 @@ def placeless(data: dict[str, Any], name: Callable[[str], Any] = os.path.basenam
 
 
 def _contents(path: str) -> list[Any]:
-    """Identifies what a path contains: its last name, with the names in the folder or the size of the file."""
+    """Identifies the contents of a path: its last name, with the names in the folder or the size of the file."""
     inside: Any = None
     with suppress(OSError):
         inside = sorted(os.listdir(path)) if os.path.isdir(path) else os.path.getsize(path)

@@ -25,7 +25,7 @@ NUM_FIGURES = 4
 
 
 def write_folder(run: Path, config: dict[str, Any], model: LatentVariableModel, folder: Path, name: str | None) -> None:
-    """Writes config.json, model.safetensors, README.md and figures. name: on the hub, None: the folder stays here."""
+    """Writes config.json, model.safetensors, README.md and figures. name: on the hub; None: the folder is not uploaded."""
     need("export", "safetensors", "huggingface_hub")
     from huggingface_hub import ModelCard
     from safetensors.torch import save

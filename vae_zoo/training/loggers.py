@@ -123,7 +123,7 @@ class TensorBoard(TensorBoardLogger):
 
 
 def _log_again(logger: "TensorBoard | WandB", metrics: Path, step: int) -> None:
-    """Logs the rows of metrics.csv and the figures up to this step; the later ones will be logged anew."""
+    """Logs the rows of metrics.csv and the figures up to this step; the later ones will be logged again in training."""
     kinds = pictures(metrics.parent / "figures").items()
     drawn = ((at, name, path) for (name, suffix), steps in kinds if suffix == ".png" for at, path in steps.items())
     for at, name, path in sorted(drawn):

@@ -8,7 +8,7 @@ from vae_zoo.utils.errors import UserError
 
 OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 OFFLINE = ("offline", "dryrun")  # values of WANDB_MODE
-NOTED = (  # variables that change numbers or devices, or say where a run was made
+NOTED = (  # variables that change results or devices, or tell where a run was made
     *(
         "OMP_NUM_THREADS",
         "OMP_WAIT_POLICY",

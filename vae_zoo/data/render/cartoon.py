@@ -1,8 +1,8 @@
 """Cartoon faces with known factors: who it is (identity factors) and how the picture was taken (style factors).
 
-Image (i, j), the j-th of identity i, is a function of (root, i, j) alone: every factor is a hash of its address, so an
-image does not depend on others: adding identities or images changes none, and a batch equals its images drawn one by one.
-How factors become pixels: vae_zoo.data.render.cartoon_drawing.
+Image (i, j), the j-th of identity i, is a function of (root, i, j) alone, since every factor is a hash of these numbers. So
+adding identities or images changes no image, and a batch equals its images drawn one by one.
+vae_zoo.data.render.cartoon_drawing draws the factors.
 
     u[k]      = hash(root, stream, i, j, k) in [0, 1);  identity factors have a stream of their own, and j = 0
     factor[k] = neutral + strength * (low + (high - low) * u[k] - neutral);  strength = 1 for identity factors,
@@ -23,7 +23,7 @@ Numbers = Integer[Array, " N"]
 Factors = Float[Array, "N 36"]
 VERSION = 2  # a new number whenever other pixels are drawn
 IDENTITY, STYLE, CONFOUND, NOISE = range(4)  # streams of the hash
-CHUNK = 16  # images drawn at a time: what stays in the processor's cache
+CHUNK = 16  # images drawn at a time, so that arrays stay in the processor's cache
 
 
 @dataclass(frozen=True)

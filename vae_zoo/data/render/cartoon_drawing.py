@@ -1,8 +1,8 @@
 """Draws cartoon faces from their factors: shapes painted from back to front, a whole batch at a time, in numpy.
 
-A shape is a signed distance d in pixels, negative inside, and covers clip(1/2 - d, 0, 1) of a pixel. That is anti-aliasing
-already, so nothing is supersampled. (u, v) is the head's own frame, turned with it, in head heights, v down; the head
-reaches from v = -1/2 to 1/2. Features of the face move as on an ellipsoid when the head turns or nods, and the same
+A shape is a signed distance d in pixels, negative inside, and covers clip(1/2 - d, 0, 1) of a pixel. This
+anti-aliases edges without supersampling. (u, v) are coordinates that rotate with the head, in head heights, v down; the head
+extends from v = -1/2 to 1/2. Features of the face move as on an ellipsoid when the head turns or nods, and the same
 ellipsoid is lit (Lambert).
 
 A value of one image is [B, 1, 1], a plane [B, 64, 64], a colour [B, 3, 1, 1], the canvas [B, 3, 64, 64].
@@ -99,7 +99,7 @@ class _Face:
         return np.clip(0.5 - d * self.size, 0, 1)
 
     def put(self, cover: Array, colour: Array, lit: float = 0.0) -> None:
-        """Paints over what is there. lit: the share of the lamp's light that it takes, unless what it covers takes more."""
+        """Paints over the canvas. lit: share of the lamp's light on the shape; pixels keep a larger earlier share."""
         step = colour - self.canvas
         step *= cover[:, None]
         self.canvas += step
@@ -107,7 +107,7 @@ class _Face:
             np.maximum(self.lit, np.float32(lit) * cover, out=self.lit)
 
     def on_face(self, u: Array | np.float32, v: float | Array, rise: float = 0.0) -> tuple[Array, Array, Array]:
-        """Where a point of the face that looks ahead is seen, and its apparent width.  rise: above the ellipsoid."""
+        """Projects a point of the face as seen from the front; also its apparent width.  rise: above the ellipsoid."""
         angle = np.arcsin(np.clip(u / self.a, -0.98, 0.98))
         squeeze = np.clip(np.cos(angle + self.yaw) / np.cos(angle), 0.3, 1.25)
         return (self.a + rise) * np.sin(angle + self.yaw), v + self.nod, squeeze
@@ -178,9 +178,9 @@ class _Face:
         self.put(inside * self.cover(away - iris), _hsv(f["id_iris_hue"], np.float32(0.75), np.float32(0.75)))
         self.put(inside * self.cover(away - 0.45 * iris), _BLACK)
         self.put(inside * self.cover(np.sqrt((u + 0.35 * iris) ** 2 + (v + 0.35 * iris) ** 2) - 0.25 * iris), _WHITE)
-        # the lid comes down over the eye, whose outline stays seen
+        # the lid covers a part of the eye, whose outline remains visible
         self.put(np.minimum(inside, self.cover(v - height * (1 - 2 * f["style_eye_open"]))), 0.75 * self.skin)
-        # the brow: a line of some thickness, outer end up where the slant is positive
+        # the brow: a thick line, with the outer end up if the slant is positive
         slant = side * np.tan(np.deg2rad(f["id_brow_slant"]))
         lift = v + 0.175 + 0.05 * f["style_brow_raise"] + slant * u
         d = np.maximum(np.abs(lift) - f["id_brow_thickness"] / HEAD / 2, np.abs(u) - 0.14)

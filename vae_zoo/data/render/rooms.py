@@ -11,7 +11,7 @@ weighted sum of colours:
 
 Lengths are halves of the room's side; x to the right, y up, z to the viewer at orientation 0; the object stands at the
 origin and the camera goes round it. Hues, sky and the values of the factors are the published ones; camera, light and the
-proportions of the objects are not published; they were fitted to the published images by eye (docs/journal/data.md).
+proportions of the objects are not published; they were chosen to look similar (docs/journal/data.md).
 Source: github.com/deepmind/3d-shapes.
 """
 

@@ -1,8 +1,8 @@
 """Draws scenes from a recipe: a background, sprites on it, and a map of the sprite that each pixel shows.
 
 Scene i of a split is a function of (split, i) and the recipe alone: all numbers are hashes of its address. Sprites are tiles
-of S x S pixels at whole pixels; a tile that covers an earlier one by more than `max_overlap` of its area is placed anew, and
-the later of two lies in front. Lengths are pixels, x to the right, y down; colours are reals in [0, 1].
+of S x S pixels at whole pixels; a tile that covers an earlier one by more than `max_overlap` of its area is placed again,
+and the later of two lies in front. Lengths are pixels, x to the right, y down; colours are reals in [0, 1].
 
 Palettes, sizes and the rotated chequerboard: 51616/split-vae at 58b6efa, spair/data.py. Its sprites, birds cut out of
 CUB-200-2011, are not published, and it never uses the last row and column of positions; here they are used.
@@ -19,7 +19,7 @@ from vae_zoo.utils.errors import UserError
 VERSION = 1  # a new number whenever other pixels are drawn
 SPLITS = ("train", "val", "test", "test_unseen")
 COUNT, PLACE, SPRITE, GROUND = range(4)  # streams of the hash
-TRIES, AT_ONCE, RESTARTS = 200, 20, 20  # for a sprite's place, until the scene is begun anew, until it is given up
+TRIES, AT_ONCE, RESTARTS = 200, 20, 20  # positions tried for a sprite, of these at a time, restarts of a scene
 CHUNK = 64  # scenes drawn at a time
 REACH = np.array([13.573, 12.77, 11.253])  # from the centre to the farthest point of each of sprites.SHAPES at scale 1
 SEEN, UNSEEN = 0, 1

@@ -56,7 +56,7 @@ def inside(shape: int | str, u: Float[np.ndarray, "*#at"], v: Float[np.ndarray, 
 def draw(
     shape: int | str, scale: float, orientation: float, cx: float, cy: float, canvas: int = 64
 ) -> Bool[np.ndarray, "{canvas} {canvas}"]:
-    """Draws one sprite, rows first; what lies beyond the canvas is cut off.
+    """Draws one sprite, rows first; parts outside the canvas are clipped.
 
     Args:
         shape: A name of SHAPES, or its index.
@@ -156,7 +156,7 @@ def _draw_at_all_positions(shape: int, scale: float, orientation: float) -> np.n
     """
     reach = int(31 * _RADIUS * scale) + 1
     point = (np.arange(-reach, reach + 2) - 0.5) / 31  # [P] beyond the shape at both ends
-    place = (_LATTICE + reach).clip(0, 2 * reach + 1)  # [32, 64] what is farther off is black like the ends
+    place = (_LATTICE + reach).clip(0, 2 * reach + 1)  # [32, 64] points farther away are black like the ends
     covered = _covers(shape, scale, orientation, point, point)  # [P, P]
     rows = np.packbits(covered[:, place], axis=-1).view(np.uint64)  # [P, pos_x 32, 1]
     return rows[..., 0].T[:, place]

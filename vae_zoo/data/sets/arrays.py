@@ -82,7 +82,7 @@ class ArrayFile(DataModule):
             return Arrays(self._images(images), **fields)
 
     def _get(self, file: Any, name: str) -> Any:
-        """The array of this name; None if the file has none and none is asked for."""
+        """The array of this name; None if the file has none and the setting does not require it."""
         key = self.keys.get(name, name)
         if name != "images" and key == name and key not in file:
             return None

@@ -1,7 +1,7 @@
 """CelebA: 202,599 aligned photographs of 10,177 people, 178x218 pixels, 40 attributes (Liu et al., 2015).
 
 For research only; redistribution is not allowed. torchvision downloads it (with gdown, often over quota). The files are read
-here, so that files downloaded by hand work too, only the needed ones are required, and a damaged one is named.
+here, so that files downloaded by hand work too, only the needed ones are required, and errors name the file.
 """
 
 import zlib

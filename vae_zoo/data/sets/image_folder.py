@@ -28,8 +28,8 @@ class Pictures(DataModule):
     Args:
         size: Side of the square images, pixels >= 8.
         channels: 1 grey, 3 colour.
-        crop: `center` fills the square and cuts off what is beyond it, `pad` shows everything on `background`, `none`
-            stretches.
+        crop: `center` fills the square and crops the rest, `pad` shows the whole picture on `background`, `none` changes the
+            aspect ratio.
         background: Colour behind transparent pixels and in padding, a name or #rrggbb.
         range: [black, white] of files of 16 bits or more; None: [0, 65535].
         frames: Files with several frames: the `first`, `all`, or `group`: all, which form a group.
@@ -64,7 +64,7 @@ class Pictures(DataModule):
     def store(
         self, name: str, key: str, build: Callable[[State], Parts], most: Callable[[], int]
     ) -> tuple[UInt8[np.ndarray, "N C H W"], Int[np.ndarray, " N"], State]:
-        """Decodes once, or maps what was decoded.
+        """Decodes pictures once, or maps the stored images.
 
         Args:
             name: Name of the source and the settings.

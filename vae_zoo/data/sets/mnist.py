@@ -1,6 +1,6 @@
 """MNIST and Fashion-MNIST: 60,000 training and 10,000 test images of 28x28 grey pixels, 10 classes.
 
-torchvision downloads them; the files are read here, so that a damaged one is named.
+torchvision downloads them; the files are read here, so that errors name the damaged file.
 """
 
 import gzip
@@ -72,7 +72,7 @@ class MNIST(DataModule):
         return Arrays(images, label=label, num_classes=10, split=split)
 
     def _fetch(self) -> None:
-        """Downloads what is missing."""
+        """Downloads missing files."""
         missing = [file for file in self.files if not _place(file).is_file()]
         names = ", ".join(_place(file).name for file in missing)
         by_hand = f"put {names} into {self.raw} by hand, or use data=digits, a similar data set without download"

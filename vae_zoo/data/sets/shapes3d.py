@@ -43,7 +43,7 @@ class Shapes3D(DataModule):
         factors: {factor: indices of its values in use}: floor_hue, wall_hue and object_hue 0 to 9, scale 0 to 7, shape 0
             cube, 1 cylinder, 2 sphere, 3 capsule, orientation 0 to 14. None, for all or for one factor: all values.
         size: Side of the images, 64 pixels, or 32: means of 2x2 pixels.
-        cache: Folder for the drawn scenes, or for what is read.
+        cache: Folder for the drawn scenes, or for the images that are read.
         image_shape: [3, size, size], also if None.
         **common: As in DataModule.
 

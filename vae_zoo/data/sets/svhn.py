@@ -2,7 +2,7 @@
 
 73,257 images for training, 26,032 for test, and 531,131 easier ones for training too (`extra`).
 
-torchvision's addresses and checksums; the files are read here, so that a damaged one is named.
+Addresses and checksums are those of torchvision; the files are read here, so that errors name the damaged file.
 """
 
 from importlib.util import find_spec
@@ -64,7 +64,7 @@ class SVHN(DataModule):
         return Arrays(images, label=np.concatenate(labels), num_classes=10, split=split)
 
     def _fetch(self) -> None:
-        """Downloads what is missing."""
+        """Downloads missing files."""
         missing = [source for source in self.sources.values() if not (self.root / source[1]).is_file()]
         if not missing:
             return

@@ -1,4 +1,4 @@
-"""Finds picture files of any format, decodes them to arrays of one shape and counts what is lost."""
+"""Finds picture files of any format, decodes them to arrays of one shape and counts losses, such as further frames."""
 
 import hashlib
 import io
@@ -55,8 +55,8 @@ class Decoding:
     """How files become images of one shape.
 
     Args:
-        crop: `center` fills the shape and cuts off what is beyond it, `pad` shows everything on `background`, `none`
-            stretches.
+        crop: `center` fills the shape and crops the rest, `pad` shows the whole picture on `background`, `none` changes the
+            aspect ratio.
         background: Colour behind transparent pixels and in padding, a name or #rrggbb.
         range: [black, white] of files of 16 bits or more; None: [0, 65535].
         frames: The first or all frames of files with several.
@@ -184,7 +184,7 @@ def source_of_rows(state: State) -> Int[np.ndarray, " N"]:
 
 
 def tell_losses(state: State, stem: Path) -> None:
-    """Logs what was lost in decoding, and writes the list of files that were left out.
+    """Logs the losses of decoding, and writes the list of files that were left out.
 
     Args:
         state: Last state from `decoded`.

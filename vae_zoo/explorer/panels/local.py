@@ -1,4 +1,4 @@
-"""Local and global: what the local code explains by itself, and the image with the local codes of others."""
+"""Local and global: the local code decoded alone, and the image with the local or global codes of other images."""
 
 import gradio as gr
 

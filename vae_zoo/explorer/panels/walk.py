@@ -29,7 +29,7 @@ def fits(run: LoadedRun) -> bool:
 
 
 def build(page: Page, run: LoadedRun) -> None:
-    """The panel of one run. What the browser asks has the keys image and values, see `LoadedRun.walked`."""
+    """The panel of one run. A request of the browser has the keys image and values, see `LoadedRun.walked`."""
     images = page.images
 
     def codes(asked: dict[str, Any]):
