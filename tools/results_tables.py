@@ -253,10 +253,7 @@ def source(page: Path, name: str) -> str:
     link = f"[all numbers]({file})" if page.parent == ROOT else f"all numbers in `{file}`"  # which is outside the site
     seeds = ", ".join(map(str, results["seeds"]))
     what = "Mean ± standard deviation over seeds" if len(results["seeds"]) > 1 else "Seed"
-    return (
-        f"{what} {seeds} of `{results['command'][0]}`, commit {results['commit'][0]}, "
-        f"{results['hardware'][0]}; {link}."
-    )
+    return f"{what} {seeds} of `{results['command'][0]}`, commit {results['commit'][0]}, {results['hardware'][0]}; {link}."
 
 
 TABLES = {"first_run": first_run, "parity": parity, "methods": methods}
