@@ -1,7 +1,7 @@
 """Tests, speed and memory of a GPU or CPU: python benchmarks/device.py [seconds=480]. Last line: one JSON object.
 
 On a CUDA device, else on the CPU with smaller settings; no network, no download. Parts, in this order, each left out (and
-named under `left_out`) where less time is left than it needs:
+listed under `left_out`) if the remaining time is too short:
 
 tests        outcome of `pytest -m gpu`, which has equality with the CPU to 1e-4, exact resume and a loop without waiting
 throughput   six models over a bare loop, in float32; the same with trainer=fast and, on CUDA, with trainer.compile=true
@@ -36,7 +36,7 @@ UPDATES = 47_318  # of MFCVAE on MNIST, FabianFalck/mfcvae
 
 
 def run(words: list[str], left: float, **variables: str) -> str:
-    """What a command says. Raises subprocess.SubprocessError if it fails or takes longer than what is left."""
+    """Output of a command. Raises subprocess.SubprocessError if it fails or takes longer than the remaining time."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")} | variables
     options = {"capture_output": True, "text": True, "check": True, "cwd": ROOT}

@@ -2,9 +2,9 @@
 
     python benchmarks/labels.py experiment=parted_vae/mnist10k data.root=<folder> [seeds=0,1,2] [budgets=256,100] [alone=1]
 
-Both take the same number of updates of 64; accuracy is of the test split, which holds no labelled image. Alone: encoder and
-class head, the model's own optimiser of them, cross-entropy on the labelled images as they are. alone=0: without it. Last
-line: one JSON object.
+Both take the same number of updates of 64; accuracy is that of the test split, which has no labelled image. Alone: encoder
+and class head are trained with the model's optimiser for them, by the cross-entropy on the labelled images without
+augmentation. alone=0: without this training. Last line: one JSON object.
 """
 
 import json
@@ -37,7 +37,7 @@ def accuracy(model, data) -> float:
 
 
 def alone(cfg: dict, model, data) -> float:
-    """From the same first weights, on the same labelled batches."""
+    """Accuracy without unlabelled images, from the same initial weights and on the same labelled batches."""
     optimizer = model.supervised_optimizer(model.class_parameters())
     model.train()
     for step in range(cfg["trainer"]["max_steps"]):

@@ -52,7 +52,7 @@ def sparse(path: Path, gigabytes: float) -> Path:
 
 
 def images_per_second(data: Any, model: Any) -> float:
-    """Of training steps, the batches read ahead, after the pages have been read once."""
+    """Speed of training steps, with batches read ahead, after the pages have been read once."""
     optimizer, start = torch.optim.Adam(model.parameters()), 0.0
     for step, batch in enumerate(read_ahead(data.train_batch, range(WARM + STEPS))):
         if step == WARM:
@@ -65,7 +65,7 @@ def images_per_second(data: Any, model: Any) -> float:
 
 
 def throughput(cfg: dict[str, Any]) -> dict[str, float]:
-    """Medians of rounds in turn, since the speed of a machine drifts."""
+    """Medians over alternating rounds, since the speed of a machine drifts."""
     mapped, in_memory = (build(cfg["data"] | {"subset": SUBSET}) for _ in range(2))
     for data in (mapped, in_memory):
         data.setup()

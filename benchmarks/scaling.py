@@ -29,11 +29,11 @@ from vae_zoo.runs.load import build
 from vae_zoo.utils.memory import keep_freed_memory
 
 STEPS = 5
-LINEAR = 1.1  # largest exponent of what should grow no faster than its size: timing and caches make some of it
+LINEAR = 1.1  # largest exponent that counts as linear, with tolerance for timing and caches
 
 
 class Axis(NamedTuple):
-    """A size that a step takes through `values`; word: a setting with {} for it; batch, side, group: where they are it."""
+    """A size that is varied over `values`: the setting `word` with {} for the value, or batch, side or group."""
 
     words: str
     values: tuple[int, ...]
@@ -60,7 +60,7 @@ MUST_BE_LINEAR = ("clusters", "classes", "cells", "group", "data", "runs", "imag
 
 
 def step_cost(axis: Axis, value: int) -> dict[str, float]:
-    """Of one training step at this value."""
+    """Cost of one training step at this value."""
     batch = value if axis.varies == "batch" else axis.batch
     shape = axis.shape
     if axis.varies == "side":
@@ -102,7 +102,7 @@ class Mapped(DataModule):
 
 
 def data_cost(N: int) -> dict[str, float]:
-    """Of a mapped file of N images of 8x8."""
+    """Cost of a mapped file of N images of 8x8."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
         np.lib.format.open_memmap(path, "w+", np.uint8, (N, 1, 8, 8)).flush()
@@ -116,7 +116,7 @@ def data_cost(N: int) -> dict[str, float]:
 
 
 def score_cost(images: int, factors: int) -> dict[str, float]:
-    """Of the scores of codes of as many dimensions as factors, and two more."""
+    """Cost of the scores of codes that have two more dimensions than there are factors."""
     rng = np.random.default_rng(0)
     values = rng.integers(0, 6, (images, factors))
     codes = np.hstack([values + 0.3 * rng.normal(size=values.shape), rng.normal(size=(images, 2))]).astype(np.float32)
@@ -133,7 +133,7 @@ def score_cost(images: int, factors: int) -> dict[str, float]:
 
 
 def runs_cost(count: int) -> dict[str, float]:
-    """Of a leaderboard of so many runs, five seeds for each setting."""
+    """Cost of a leaderboard of `count` runs, five seeds for each setting."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = (

@@ -66,7 +66,7 @@ def work(words: list[str], seconds: float) -> None:
 
 
 def cores_left(busy: int, cores: int) -> float:
-    """What a fair scheduler leaves to one thread on every core."""
+    """The number of cores that a fair scheduler leaves to one thread per core."""
     return sum(1 / (1 + busy // cores + (core < busy % cores)) for core in range(cores))
 
 

@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 
 def bare_loss(model, x, extra):
-    """Nothing of ours where the loss is short enough to write out."""
+    """The loss without code of vae_zoo for the VAE and the beta-VAE; otherwise the model's `objective`."""
     if type(model) not in (VAE, BetaVAE):
         return model.total(model.objective({"image": x} | extra))
     mu, logvar = model.encoder(x).chunk(2, -1)
@@ -48,20 +48,20 @@ def bare_loss(model, x, extra):
 
 
 def groups_of(data):
-    """Which images of every batch share their content: those of the first step."""
+    """The groups of every batch: those of the first step."""
     batch = data.train_batch(0)
     return {key: batch[key] for key in ("group", "num_groups") if key in batch}
 
 
 def wait(device):
-    """Until the device has done what it was given."""
+    """Waits until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def bare(model, images, batch_size, steps, groups, labelled=None, clip=None, device=CPU):
-    """Seconds of `steps` steps after the warm-up, from the same first weights and in the same memory format as ours (a
-    network that has learnt to answer with nearly 0 is slower on a CPU)."""
+    """Seconds of `steps` steps after the warm-up, from the same initial weights and in the same memory format as ours (a
+    network whose outputs are nearly 0 after training is slower on a CPU)."""
     model = copy.deepcopy(model).to(device)
     groups = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in groups.items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-4, fused=True)
@@ -96,7 +96,7 @@ def bare(model, images, batch_size, steps, groups, labelled=None, clip=None, dev
 
 
 class Clock:
-    """Sits in the stream of batches, so that it adds no callback: the time from batch WARM_UP to the last."""
+    """Measures the time from batch WARM_UP to the last in the stream of batches, without an additional callback."""
 
     def __init__(self, data, steps, device):
         self.read, self.last, self.device = data.train_batch, WARM_UP + steps + 1, device
