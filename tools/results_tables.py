@@ -63,18 +63,29 @@ COUNTS = [
     )
     for where, split in (("backgrounds seen in training", "test"), ("unseen backgrounds", "test_unseen"))
 ]
+SEPARATED = [
+    Row("accuracy of a digit classifier on reconstructions", "test/accuracy_rec", "test/judge_accuracy", "on real images"),
+    Row("share of images that keep their digit if `z_local` is from another image", "test/accuracy_swap_local"),
+    Row("the same if `z_global` is from another image (chance 0.10)", "test/accuracy_swap_global"),
+    Row("colour transfer ratio (below 1: colours are in `z_local`)", "test/colour_transfer_ratio"),
+    Row("R² of a probe for the background's colour on `z_global` (lower is better)", "test/colour_r2_z_global"),
+    Row(
+        "score of a probe for the background's colour, of 6, on `z_global` (lower is better)",
+        "test/block/z_global/ground_colour",
+        "test/block/untrained/ground_colour",
+        "untrained encoder",
+    ),
+    Row(
+        "score of a digit probe on `z_global`",
+        "test/block/z_global/digit",
+        "test/block/untrained/digit",
+        "untrained encoder",
+    ),
+]
 # The tables `<!-- results: <file> -->` of an experiment; its rows on the worth of blocks are added to these.
 EXPERIMENTS = {
-    "split_vae-first_run": [
-        Row(
-            "accuracy of a digit classifier on reconstructions",
-            "test/accuracy_rec",
-            "test/judge_accuracy",
-            "the same on real images",
-        ),
-        Row("share of images that keep their digit if `z_local` is from another image", "test/accuracy_swap_local"),
-        Row("the same if `z_global` is from another image (chance 0.10)", "test/accuracy_swap_global"),
-    ],
+    "split_vae-first_run": SEPARATED,
+    "split_vae/street_digits_warmup": SEPARATED,
     "ml_vae/mnist": [CONTENT, STYLE],
     "ml_vae/faces": VERIFIED,
     "parted_vae/digits": [ACCURACY],
