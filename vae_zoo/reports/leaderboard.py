@@ -393,4 +393,4 @@ def _exponent(value: float) -> int:
 def _fixed(value: float, decimals: int, plus: str = "") -> str:
     if not -7 < -decimals < 9:
         return f"{value:{plus}.3g}"
-    return f"{value:{plus},.{max(decimals, 0)}f}"
+    return f"{value:{plus}z,.{max(decimals, 0)}f}"
