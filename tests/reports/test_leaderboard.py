@@ -305,6 +305,14 @@ def test_runs_are_found_at_any_depth_but_not_inside_runs(sweep):
     assert len(six) == 6 and len(find_runs(sweep)) == 7
 
 
+def test_no_number_is_a_negative_zero(sweep):
+    """A worth of -1e-6, which is rounding."""
+    for k, path in enumerate(sorted(sweep.rglob("metrics.json"))):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"test/worth": 0.1 * k if "beta" in str(path) else -1e-6}))
+    text = write_leaderboard(sweep)
+    assert "worth" in text and not re.search(r"-0\.?0*\b(?!\.?\d)", text)
+
+
 def test_what_did_not_finish_is_listed_and_not_averaged(sweep):
     other = {"test/elbo": -1e6}
     add(sweep, config(seed=3), other, "failed", error="kl_z is NaN at step 12")
