@@ -14,15 +14,15 @@ HEAD = """# Metric catalogue
 
 What the report and the leaderboard know of a metric, generated from `vae_zoo/metrics/catalogue.py`. A name is looked up by
 its last part: `test/facet0/shape/nmi` by `nmi`, and `test/worth/<block>` by `worth`; `<name>/gaussian` and `<name>_pixels`
-by `<name>`, of which the latter has no better side. The first pattern that matches the whole part holds. Columns of a
-leaderboard come in this order, except that the first row and unknown names come last. The numbers are defined under
-[Metrics](metrics.md).
+are looked up as `<name>`; `<name>_pixels` is a baseline, so neither direction counts as better. The first pattern that
+matches the whole last part applies. Columns of a leaderboard come in this order, except that the
+first row and unknown names come last. The numbers are defined under [Metrics](metrics.md).
 
 | name (regular expression) | better | unit | same likelihood only | compared in pairs | on the report's cards |
 | --- | --- | --- | --- | --- | --- |
 """
 FIGURES = """
-*Same likelihood only*: the number does not compare between models with different likelihoods. *Compared in pairs*: the
+*Same likelihood only*: the number is not comparable between models with different likelihoods. *Compared in pairs*: the
 leaderboard shows paired differences between settings with intervals.
 
 ## Captions of figures

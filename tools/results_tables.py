@@ -68,9 +68,9 @@ SEPARATED = [
     Row("share of images that keep their digit if `z_local` is from another image", "test/accuracy_swap_local"),
     Row("the same if `z_global` is from another image (chance 0.10)", "test/accuracy_swap_global"),
     Row("colour transfer ratio (below 1: colours are in `z_local`)", "test/colour_transfer_ratio"),
-    Row("R² of a probe for the background's colour on `z_global` (lower is better)", "test/colour_r2_z_global"),
+    Row("R² of a probe for the background colour on `z_global` (lower is better)", "test/colour_r2_z_global"),
     Row(
-        "score of a probe for the background's colour, of 6, on `z_global` (lower is better)",
+        "score of a probe for the background colour (six classes) on `z_global` (0: chance, 1: perfect; lower is better)",
         "test/block/z_global/ground_colour",
         "test/block/untrained/ground_colour",
         "untrained encoder",
@@ -134,8 +134,8 @@ ARMS = {
         {"with the reconstruction": "split_vae-first_run", "without, `aux_weight=0`": "split_vae-first_run_no_shuffle"},
         {
             "test/colour_transfer_ratio": "colour transfer ratio (below 1: colours are in `z_local`)",
-            "test/colour_r2_z_global": "R² of a probe for the background's colour on `z_global`",
-            "test/colour_r2_z_local": "R² of a probe for the background's colour on `z_local`",
+            "test/colour_r2_z_global": "R² of a probe for the background colour on `z_global`",
+            "test/colour_r2_z_local": "R² of a probe for the background colour on `z_local`",
             "test/class_z_global": "score of a digit probe trained on 3,000 images, `z_global` (0: chance, 1: perfect)",
             "test/class_z_local": "the same, `z_local`",
             "test/accuracy_rec": "accuracy of a digit classifier on reconstructions",
@@ -194,7 +194,7 @@ def parity(page: Path) -> list[str]:
         lines.append(row([method, r.what, shown(numbers[r.metric]), shown(theirs) if theirs else "–", control(numbers, r)]))
     files = dict.fromkeys(file for _, file, _ in there)
     codes = "; ".join(official["codes"][file] for file in files)
-    return [*lines, "", *(source(page, file) for file in files), f"{official['note']}: {codes}."]
+    return [*lines, "", *(source(page, file) for file in files), f"{official['note']}: {codes}. {official['ours']}"]
 
 
 def methods(page: Path) -> list[str]:

@@ -11,7 +11,7 @@ from tests.cli.calls import call
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        ("", "explore.py needs run=<run folder>"),
+        ("", "explore.py needs a run"),
         ("run=nowhere", "nowhere is not a run folder: it has no config.yaml"),
         ("run=[]", "run=[] is not allowed; give a run folder, or a list of them"),
         ("run=nowhere port=0", "port=0 is not allowed"),

@@ -56,7 +56,7 @@ def check_explore(cfg: DictConfig) -> dict[str, Any]:
     plain = resolved(cfg)
     check(plain, schemas.Explore)
     if plain["run"] is None:
-        raise UserError("explore.py needs run=<run folder>, or run=[<folder>,<folder>]; give it")
+        raise UserError("explore.py needs a run: give run=<run folder> or run=[<folder>,<folder>]")
     return plain
 
 

@@ -55,7 +55,7 @@ def traversals(images: np.ndarray, labels: Sequence[str], values: Sequence[float
 
 
 def traversal_animation(images: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """The rows of `traversals`, all moving at once, forth and back: uint8 [T, H, W, 3] with T = max(1, 2 S - 2)."""
+    """The rows of `traversals`, all moving at once, back and forth: uint8 [T, H, W, 3] with T = max(1, 2 S - 2)."""
     tiles = _tiles(images, at_least=96)
     _check_labels(labels, len(tiles))
     columns = ceil(sqrt(len(tiles)))

@@ -35,9 +35,9 @@ def cluster_accuracy(
     """Accuracy after clusters are assigned to classes.
 
     `hungarian`: the one-to-one assignment with the most correct images; images of unassigned clusters are errors.
-    `majority`: each cluster gets its most frequent class (ties: the lower label). It is never below Hungarian accuracy,
-    grows with the number of clusters, is 1 for one image per cluster, and is at least the share of the largest class, which
-    should be reported too.
+    `majority`: each cluster gets its most frequent class (ties: the lower label). Without `fit` it is never below
+    Hungarian accuracy. It grows with the number of clusters, is 1 for one image per cluster, and is at least the share of
+    the largest class, which should be reported too.
 
     Args:
         clusters: Number of the cluster of each image.

@@ -99,7 +99,7 @@ def mig(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: int = 2
 
 
 def modularity(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: int = 20) -> float:
-    """Modularity: mean over codes of 1 - sum_other MI^2 / (F-1) max MI^2. Does each code inform about one factor only?
+    """Modularity: mean over codes of 1 - sum_other MI^2 / (F-1) max MI^2. Is each code informative about only one factor?
 
     Estimator: mutual information as in `mig`, 10,000 rows. A code without any information counts as 0, so each exactly
     constant dimension lowers the mean; the score of pure noise is arbitrary, since only its plug-in bias is compared. It
@@ -212,7 +212,7 @@ def explicitness(
 
     Estimator: one multinomial logistic regression per factor (L2, C=1, lbfgs, 100 iterations, often not converged) on
     codes standardised by the training rows; AUC on the test rows; 10,000 and 5,000 rows. Not comparable with values from
-    scikit-learn < 0.22 (0.940 there for 0.987 here).
+    scikit-learn < 0.22 (0.940 there instead of 0.987).
 
     Args:
         codes: Posterior means of the training rows.
@@ -261,12 +261,13 @@ def dci(
     One gradient-boosting classifier per factor (all of scikit-learn's defaults); R = its impurity importances.
     `disentanglement` = 1 - entropy (base F) of a code's row, weighted by the row's sum; `completeness` = 1 - entropy
     (base D) of a factor's column; `informativeness` = mean test ACCURACY (the paper's is an error). 10,000 training and
-    5,000 test rows: minutes (dSprites, 10 codes: 11,300 trees), growing linearly with rows and D; on 1,000 rows
-    seconds, but never compare the two: D is 0.13 and 0.19 for the same linear mix. All 0..1, best 1.
+    5,000 test rows: minutes (dSprites, 10 codes: 11,300 trees), growing linearly with rows and D; 1,000 rows take
+    seconds, but scores of different numbers of rows are not comparable: 0.13 and 0.19 for the disentanglement of the same
+    linear mix. All 0..1, best 1.
 
     `jobs` processes (-1: all cores) share the fits without changing the result. `estimator`: any scikit-learn
     classifier with `feature_importances_`, as RandomForestClassifier(), which is ten times as fast and NOT comparable:
-    D 0.05 for 0.16 on the same codes (benchmarks/metrics.py prints the differences).
+    disentanglement 0.05 instead of 0.16 on the same codes (benchmarks/metrics.py prints the differences).
 
     Args:
         codes: Posterior means of the training rows, D >= 2.

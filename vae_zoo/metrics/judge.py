@@ -192,8 +192,8 @@ def swap_consistency(model: Model, batches: Iterable[Batch], judge: Judge, *, se
     A swap decodes this block of one image with all other blocks of an image with another label (`model.codes`), and counts
     if the judge predicts the label of the first image. Every image of `batches` is once the donor of the block; its partner
     is drawn from all images with `seed`, so the shares do not depend on the batch size. A block that alone holds the label
-    has nearly the judge's accuracy on reconstructions, and the other blocks nearly 0. With two blocks, the rest of the
-    shares to 1 are images for which the judge predicts neither label. Images with unknown labels are left out.
+    has nearly the judge's accuracy on reconstructions, and the other blocks nearly 0. With two blocks, 1 minus their
+    sum is about the share of swaps in which the judge predicts neither label. Images with unknown labels are left out.
 
     Args:
         model: In eval mode.

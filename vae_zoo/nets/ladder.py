@@ -299,8 +299,8 @@ def _transposed(inputs: int, outputs: int, before: tuple[int, int], after: tuple
 def calibrate_batch_norm(network: nn.Module, inputs: Iterable[Float[Tensor, "B C H W"]]) -> None:
     """Sets running means and variances of batch normalisation to the averages over some batches.
 
-    They then match the current weights. During training they lag behind: after one batch they consist by nine tenths of
-    their initial values, 0 and 1.
+    They then match the current weights. During training they lag behind: after one batch the initial
+    values 0 and 1 still have a weight of 0.9.
 
     Args:
         network: Changed in place.

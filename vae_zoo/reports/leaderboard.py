@@ -210,7 +210,7 @@ def notes(table: Table) -> list[str]:
     if rows := [f"{group.name}: {unused(group)}" for group in table.groups if group.unused]:
         found.append(
             f"These rows have blocks that the decoder ignores ({'; '.join(rows)}), so good scores of their other blocks are "
-            f"not a success: they are never marked as best, except for likelihood bounds."
+            f"not evidence of separation: they are never marked as best, except for likelihood bounds."
         )
     for group in table.groups:
         if limits := sorted({run.state.partition(": ")[2] for run in group.runs} - {""}):

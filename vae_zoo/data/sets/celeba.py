@@ -77,7 +77,7 @@ class CelebA(DataModule):
         """Reads the files; pictures are decoded once for each way of cutting them.
 
         Raises:
-            UserError: A file is missing or damaged, or `classes` names an attribute that there is not.
+            UserError: A file is missing or damaged, or `classes` names an unknown attribute.
         """
         self._fetch()
         (names, split), tables = self._table(SPLIT), {}

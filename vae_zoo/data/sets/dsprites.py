@@ -34,7 +34,7 @@ class DSprites(DataModule):
     Source: github.com/deepmind/dsprites-dataset (Matthey et al., 2017).
     """
 
-    licence = ("apache-2.0", "dSprites (Apache 2.0), or drawn by vae_zoo after its description")
+    licence = ("apache-2.0", "dSprites (Apache 2.0), or drawn by vae_zoo from its description")
     default_label = "shape"
     default_group = "shape"
     groupings = ("label", *NAMES)

@@ -166,7 +166,7 @@ def _bytes(images: np.ndarray) -> np.ndarray:
 
 
 def _fitted(images: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
-    """uint8 [N, C, H, W] in these channels and this size: grey ones repeated, coloured ones weighed as ITU-R 601 does."""
+    """uint8 [N, C, H, W] in these channels and this size: grey ones repeated, coloured ones weighted as in ITU-R 601."""
     channels, *size = image_shape
     if images.shape[1] > channels:
         weights, parts = np.array([0.299, 0.587, 0.114], np.float32), np.array_split(images, len(images) // 2000 + 1)

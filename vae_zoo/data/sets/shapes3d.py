@@ -53,7 +53,7 @@ class Shapes3D(DataModule):
     Source: github.com/deepmind/3d-shapes (Burgess and Kim, 2018).
     """
 
-    licence = ("apache-2.0", "3D Shapes (Apache 2.0), or drawn by vae_zoo after its description")
+    licence = ("apache-2.0", "3D Shapes (Apache 2.0), or drawn by vae_zoo from its description")
     default_label = "shape"
     default_group = "shape"
     groupings = ("label", *rooms.FACTOR_NAMES)
