@@ -38,7 +38,7 @@ CONTENT = Row(
     "untrained encoder",
 )
 STYLE = Row(
-    "accuracy of a digit probe on `style` (lower is better)",
+    "accuracy of a digit probe on samples of `style` (lower is better)",
     "test/probe/style",
     "test/probe/untrained_style",
     "untrained encoder",
@@ -49,7 +49,12 @@ STYLE_MEAN = Row(
     "test/probe/untrained_style_mean",
     "untrained encoder",
 )
-ACCURACY = Row("accuracy of `c`", "test/accuracy", "test/cluster_accuracy_hungarian_pixels", "k-means on pixels, Hungarian")
+ACCURACY = Row(
+    "accuracy of the class code `c`",
+    "test/accuracy",
+    "test/cluster_accuracy_hungarian_pixels",
+    "k-means on pixels, Hungarian",
+)
 VERIFIED = [
     Row(f"same person or not, AUC with {k}", f"test/verification_auc_k{n}", f"test/verification_auc_pixels_k{n}", "pixels")
     for k, n in (("one image", 1), ("five images", 5))
@@ -113,7 +118,7 @@ ARMS = {
         {"preset": "parted_vae/digits_250", "`z_capacity.end=0 z_gamma=100`": "parted_vae/digits_250_z_off"},
         {
             "test/separation": "separation",
-            "test/accuracy": "accuracy of `c`",
+            "test/accuracy": "accuracy of the class code `c`",
             "test/cluster_accuracy_hungarian_pixels": "Hungarian accuracy of k-means on pixels",
             "test/worth/z": "worth of `z`",
             "test/worth/u": "worth of `u`",
@@ -124,8 +129,8 @@ ARMS = {
         {"preset": "ml_vae/digits_250", "`beta_style=1000`": "ml_vae/digits_250_style_off"},
         {
             "test/separation": "separation",
-            "test/probe/style": "accuracy of a digit probe on `style` (lower is better)",
-            "test/probe/untrained_style": "the same on the style of an untrained encoder",
+            "test/probe/style": "accuracy of a digit probe on samples of `style` (lower is better)",
+            "test/probe/untrained_style": "the same on samples of the style of an untrained encoder",
             "test/worth/content": "worth of `content`",
             "test/worth/style": "worth of `style`",
         },

@@ -108,7 +108,7 @@ def _missing_choice(name: str) -> str:
         }
     )
     if not options:
-        return f"{group}={choice} is not a choice, the group {group} has no choices yet; {HELP}"
+        return f"{group}={choice} is not a choice: the group {group} has no choices yet; {HELP}"
     near = choose(choice, options)
     every = f" (all: {', '.join(options)})" if "did you" in near else ""
     return f"{group}={choice} is not a choice of this group; {near}{every}"

@@ -124,12 +124,12 @@ Betas = Annotated[
 ]
 
 
-# Values used of each factor of 3DShapes; None: all. Types computed by a function, which type checkers do not support.
+# Values of each factor of 3DShapes that are used; None: all. Type checkers do not support types computed by a function.
 _SIZES = {"floor_hue": 10, "wall_hue": 10, "object_hue": 10, "scale": 8, "shape": 4, "orientation": 15}
 RoomFactors: Any = TypedDict("RoomFactors", {name: _values_below(size) for name, size in _SIZES.items()}, total=False)  # pyright: ignore
 RoomFactors.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
-Rooms = Annotated[RoomFactors, Field(description="the values used of some factors, such as {floor_hue: [0]}")]
+Rooms = Annotated[RoomFactors, Field(description="lists of values of some factors, such as {floor_hue: [0]}")]
 
 
 ARRAYS = ("images", "label", "factors", "factor_names", "group", "split")

@@ -223,8 +223,8 @@ class LadderVAE(LatentVariableModel):
             total, count = (self._sums[f"{key}/kl_{name}"] for key in ("term", "items"))
             if total < COLLAPSED * count:
                 log.warning(
-                    "%s collapses: its KL is %.2f nats; increase model.schedule.gamma_fade_steps, so that its KL weight "
-                    "ramps up more slowly, or model.network.gate, so that it has more weight in the decoder",
+                    "%s collapses: its KL is %.2f nats; lower its KL weight at the start (model.schedule.gamma_fade_steps) "
+                    "or, with model/network=fc_vlae, increase its weight in the decoder (model.network.gate)",
                     name,
                     total / count,
                 )

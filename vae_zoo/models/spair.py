@@ -18,7 +18,7 @@ Minimised, in nats per image; kl_where, kl_what, kl_depth and kl_pres are summed
     previous cells: the KL of the relaxed variables (`analytic`), one sample of it (`mc`), or that of Bernoulli variables
 
 The priors of the number and the size of the objects are schedules: s falls from 1 (every number is equally likely) to nearly
-0, mu_s to the expected size. If the background is learned at the same time, the objects vanish without four measures:
+0, mu_s to the expected size. If the background is learned at the same time, objects vanish unless four measures are taken:
 `presence_warmup_steps` without gradient to depth and presence, a high initial opacity and presence (`alpha_bias`,
 `presence_bias`), a sharp likelihood, and a penalty on presence that is increased only later (conf: from step 1,000).
 docs/methods/spair.md has the deviations; results: docs/journal/spair.md.

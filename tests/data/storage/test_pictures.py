@@ -155,7 +155,7 @@ def test_twelve_bits_fill_the_range_that_is_stated(tmp_path, name, dtype):
     if dtype == np.uint16:
         picture = decode(tmp_path / name, size=16, channels=1)
         assert picture.images.max() == 16 and [*picture.notes] == [
-            "have 16 bits or more, 0 to 65535 become 0 to 255 (data.range)"
+            "have 16 bits or more; 0 to 65535 become 0 to 255 (data.range)"
         ]
     else:
         with pytest.raises(UserError, match="the range of its values 0 to 4095 is unknown; set data.range"):
@@ -221,7 +221,7 @@ def test_what_is_lost_is_logged_once_with_counts_and_damaged_files_are_listed(tm
     tell_losses(state, tmp_path / "stem")
     assert caplog.messages[:2] == [
         "3 of 7 pictures are transparent and drawn on data.background=white",
-        "1 of 7 pictures have 16 bits or more, 0 to 65535 become 0 to 255 (data.range); the highest is 4095",
+        "1 of 7 pictures have 16 bits or more; 0 to 65535 become 0 to 255 (data.range); the highest is 4095",
     ]
     assert "1 damaged pictures are left out" in caplog.messages[2] and len(caplog.messages) == 3
     assert (tmp_path / "stem_skipped.txt").read_text().startswith("6.png cannot be read as an image (")

@@ -57,7 +57,7 @@ class Faces(DataModule):
         **common: As in DataModule.
     """
 
-    licence = ("other", "cartoons are drawn by vae_zoo; photographs have the terms of their source and need consent")
+    licence = ("other", "cartoons are drawn by vae_zoo; photographs have the terms of their source and require consent")
     default_label = "identity"
     default_group = "identity"
     groupings = ("label", "identity", "id_hair_style", "id_beard", "style_background_texture")

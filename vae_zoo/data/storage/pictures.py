@@ -139,7 +139,7 @@ class Decoding:
         low, high = limits
         if not (low <= values.min() and values.max() <= high):
             raise ValueError(f"its values {values.min():g} to {values.max():g} are not in data.range={list(limits)}")
-        notes.add(f"have 16 bits or more, {low:g} to {high:g} become 0 to 255 (data.range)")
+        notes.add(f"have 16 bits or more; {low:g} to {high:g} become 0 to 255 (data.range)")
         pixels = np.rint((values.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
         return Image.fromarray(pixels), float(values.max())
 
