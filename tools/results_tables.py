@@ -141,6 +141,8 @@ ARMS = {
             "test/colour_transfer_ratio": "colour transfer ratio (below 1: colours are in `z_local`)",
             "test/colour_r2_z_global": "R² of a probe for the background colour on `z_global`",
             "test/colour_r2_z_local": "R² of a probe for the background colour on `z_local`",
+            "test/block/z_global/digit_colour": "score of a probe for the digit colour (six classes) on `z_global`",
+            "test/block/z_local/digit_colour": "the same on `z_local`",
             "test/class_z_global": "score of a digit probe trained on 3,000 images, `z_global` (0: chance, 1: perfect)",
             "test/class_z_local": "the same, `z_local`",
             "test/accuracy_rec": "accuracy of a digit classifier on reconstructions",

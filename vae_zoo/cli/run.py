@@ -103,7 +103,7 @@ def _follow(folder: Path, cfg: dict[str, Any], how: str, command: str) -> int:
         if time.monotonic() > until:
             raise UserError(
                 f"rank {launch.rank(cfg['trainer'])} waits for {folder}/config.yaml, which rank 0 has not written; "
-                f"see its output"
+                f"see the output of rank 0"
             )
         time.sleep(0.1)
     return _start(folder, cfg, how, command)

@@ -43,7 +43,7 @@ def kl_per_dimension(kl: Mapping[str, np.ndarray]) -> np.ndarray:
         axes.set_xticks(*zip(*ticks, strict=True))
         axes.set(xlim=(-0.9, start - 1.1), xlabel="dimension", ylabel="KL in nats")
         axes.set_ylim(0, max(axes.get_ylim()[1], 5 * ACTIVE))
-        title = f"{active} of {total} dimensions active (above {ACTIVE:g} nats)"
+        title = f"{active} of {total} dimensions above {ACTIVE:g} nats"
         legend = {"loc": "upper left", "alignment": "left", "ncols": per_row, "handlelength": 0.9}
         axes.figure.legend(title=title, title_fontsize=10.5, **legend)
         axes.figure.get_layout_engine().set(rect=(0, 0, 1, 1 - head / (2.5 + head)))

@@ -78,7 +78,7 @@ def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, 
 
 
 def groups_csv(tables: Sequence[Table]) -> str:
-    """One row per setting: `<metric>_mean`, `_std` (sample deviation) and `_n` for each metric, with blocks and facets."""
+    """One row per setting: `<metric>_mean`, `_std` (sample standard deviation) and `_n` for each metric."""
     metrics = list(dict.fromkeys(m for table in tables for m in (*table.metrics, *table.probes, *table.facets)))
     lines = []
     for table, group in _groups(tables):
@@ -206,7 +206,7 @@ def notes(table: Table) -> list[str]:
     """Notes below the main table."""
     found = []
     if any(len(group.runs) > 1 for group in table.groups):
-        found.append("Mean ± sample deviation over seeds; the best mean of a column is bold.")
+        found.append("Mean ± sample standard deviation over seeds; the best mean of a column is bold.")
     if rows := [f"{group.name}: {unused(group)}" for group in table.groups if group.unused]:
         found.append(
             f"These rows have blocks that the decoder ignores ({'; '.join(rows)}), so good scores of their other blocks are "

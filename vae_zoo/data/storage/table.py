@@ -138,7 +138,7 @@ def labels(values: Shaped[np.ndarray, "N ..."], what: str) -> tuple[Int[np.ndarr
         raise UserError(f"{what}: labels must be whole numbers from 0, or -1 if unknown, got {known[wrong][0]:g}")
     found = np.unique(known[known >= 0])
     if not len(found):
-        raise UserError(f"{what} has no known label; give one to some images, or leave it out")
+        raise UserError(f"{what} has no known label; give one to some images, or remove the labels")
     if values.ndim == 1 and found[-1] + 1 > len(found):
         log.info("%s: the %d labels %g to %g are numbered from 0", what, len(found), found[0], found[-1])
         return np.searchsorted(found, known) - (known < 0), len(found)

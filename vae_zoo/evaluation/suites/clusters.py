@@ -64,11 +64,11 @@ def by_pixels(e: Context, K: int, labels: Int[np.ndarray, " N"], train: Int[np.n
 
 
 def cluster_members(e: Context, name: str) -> Picture:
-    """Draws the most probable images of the split for each value of a categorical block."""
+    """Draws the most confident images of the split for each value of a categorical block."""
     index = e.data.indices[e.split]
     values, members = clustering.most_confident(e.codes.blocks(index.numpy())[name], MEMBERS)
     rows = [f"{name} = {k}" for k in values.tolist()]
-    return grid(member_images(e.data, index, members), rows, title=f"most probable images of each value of {name}")
+    return grid(member_images(e.data, index, members), rows, title=f"most confident images of each value of {name}")
 
 
 def member_images(

@@ -27,4 +27,6 @@ class Swaps(Suite):
         shares = np.array([[seen[name][block] for name in seen] for block in blocks])
         for block, row in zip(blocks, shares):
             numbers |= {f"swap/{block}/{name}": share for name, share in zip(seen, row)}
-        return Result(numbers, {"swaps": ("share of swaps with the value of the block's donor", shares, blocks, list(seen))})
+        return Result(
+            numbers, {"swaps": ("share of swaps classified as the value of the block's donor", shares, blocks, list(seen))}
+        )
