@@ -44,7 +44,7 @@ def test_message_shows_the_word_that_works(tmp_path, text):
 @pytest.mark.parametrize(
     "word, sentence",
     [
-        ("~model.optimizer.betas", "so ~model.optimizer.betas has nothing to remove; drop it"),
+        ("~model.optimizer.betas", "so ~model.optimizer.betas has nothing to remove; leave it out"),
         ("~model.latent_dimm", "has nothing to remove; did you mean model.latent_dim?"),
         ("~seed=3", "seed is 0, not 3, so ~seed=3 removes nothing; write ~seed"),
         ("~logger=wandb", "logger=wandb is not chosen, so ~logger=wandb removes nothing"),

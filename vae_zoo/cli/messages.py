@@ -80,7 +80,7 @@ def _several_values(word: str) -> str:
 def _nothing_to_remove(key: str) -> str:
     hint = _nearest_key(key)
     hint = f"; {hint}" if hint.startswith("did you mean") else ""
-    return f"{key} is not in the config, so ~{key} has nothing to remove{hint or '; drop it'}"
+    return f"{key} is not in the config, so ~{key} has nothing to remove{hint or '; leave it out'}"
 
 
 def config_dirs() -> list[Path]:
@@ -177,7 +177,7 @@ SENTENCES = {  # pattern of Hydra's message: our message, made from its groups
         f"{key} is {value}, not {given}, so ~{key}={given} removes nothing; write ~{key}"
     ),
     r"Could not delete '([^'=]+)=?([^']*)'\. No match in the defaults list": lambda group, choice: (
-        f"{group}={choice} is not chosen, so ~{group}={choice} removes nothing; drop it"
+        f"{group}={choice} is not chosen, so ~{group}={choice} removes nothing; leave it out"
     ),
     r"Could not append to config\. An item is already at '([^']+)'": lambda key: (
         f"{key} is already in the config; write it without +"

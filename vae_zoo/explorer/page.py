@@ -137,7 +137,7 @@ def _values(run: LoadedRun, codes: dict, text: str) -> dict[str, list[float]] | 
     if not text:
         return None
     if not re.fullmatch(r"(\w+:[-+.,\de]+)(;\w+:[-+.,\de]+)*", text):
-        raise UserError(f"the link has {text[:40]!r}; values are written as z:0.1,0.2;c:3; test image 0 is shown instead")
+        raise UserError(f"the link has {text[:40]!r}; values are written as 'z:0.1,0.2;c:3'; test image 0 is shown instead")
     try:
         values = {name: [float(v) for v in numbers.split(",")] for name, numbers in (p.split(":") for p in text.split(";"))}
     except ValueError as error:

@@ -203,8 +203,8 @@ class Images:
             return self.run.data.single(self.test[int(value)][None])["image"]
         if kind == "prior" and value.isdecimal():
             return torch.from_numpy(self.run.decode(self.codes(self.run, name)))
-        what = "an upload that is no longer kept; upload it again" if kind == "upload" else "not known"
-        raise UserError(f"the image {name[:40]} is {what}; choose test:0..{len(self.test) - 1} or prior:<seed>")
+        what = "an upload that is no longer kept; upload it again, or" if kind == "upload" else "not known;"
+        raise UserError(f"the image {name[:40]} is {what} choose test:0..{len(self.test) - 1} or prior:<seed>")
 
     def _codes(self, run: LoadedRun, name: str) -> Codes:
         """The codes of an image in a run; an image that the first run has drawn has the drawn codes there."""

@@ -1,4 +1,4 @@
-"""Group VAE (GVAE): ML-VAE that averages the posteriors of a group's images instead of multiplying them (Hosoya, 2019).
+"""Group VAE (GVAE): ML-VAE that averages means and variances of a group's posteriors (Hosoya, 2019).
 
     q(z_content | x_G) = N(mean of mu[i], diag mean of exp(logvar[i]))
 

@@ -184,8 +184,8 @@ def verdict(pair: Paired) -> str:
     if pair.better is None:
         return "equal" if pair.low == pair.high else "no clear difference"
     if not pair.better.may_be_best(pair.metric):
-        return f"{pair.better.name} is ahead, but has {unused(pair.better)}"
-    return f"{pair.better.name} {'is better' if pair.seeds >= CLEAR else 'is ahead, too few seeds'}"
+        return f"{pair.better.name} is ahead, but does not use {', '.join(pair.better.unused)}"
+    return f"{pair.better.name} {'is better' if pair.seeds >= CLEAR else 'is ahead, but with too few seeds'}"
 
 
 def pair_texts(table: Table, pair: Paired) -> tuple[str, str]:
@@ -210,7 +210,7 @@ def notes(table: Table) -> list[str]:
     if rows := [f"{group.name}: {unused(group)}" for group in table.groups if group.unused]:
         found.append(
             f"These rows have blocks that the decoder ignores ({'; '.join(rows)}), so good scores of their other blocks are "
-            f"not evidence of separation: they are never marked as best, except for likelihood bounds."
+            f"not evidence of separation: these rows are never marked as best, except for likelihood bounds."
         )
     for group in table.groups:
         if limits := sorted({run.state.partition(": ")[2] for run in group.runs} - {""}):

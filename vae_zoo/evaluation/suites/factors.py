@@ -135,7 +135,9 @@ class BlockFactors(Suite):
         """Fits the probes on training images and scores them."""
         (known, factors), (known_test, _) = targets(e.data, e.train), targets(e.data, e.scored)
         if e.data.factors is None and not e.has_known_labels:
-            raise DoesNotApply("the data set has neither factors nor two labels that occur in training and scored images")
+            raise DoesNotApply(
+                "the data set has neither factors nor two or more classes that all occur in the training images"
+            )
         if not e.codes.names:
             raise DoesNotApply("no block has one vector per image")
         options = {"seed": e.seed, "jobs": -1 if len(e.train) > 2000 else 1}
