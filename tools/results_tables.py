@@ -75,7 +75,7 @@ SEPARATED = [
     Row("colour transfer ratio (below 1: colours are in `z_local`)", "test/colour_transfer_ratio"),
     Row("R² of a probe for the background colour on `z_global` (lower is better)", "test/colour_r2_z_global"),
     Row(
-        "score of a probe for the background colour (six classes) on `z_global` (0: chance, 1: perfect; lower is better)",
+        "score of a probe for the background colour (six classes) on `z_global` (0: constant prediction; lower is better)",
         "test/block/z_global/ground_colour",
         "test/block/untrained/ground_colour",
         "untrained encoder",
@@ -143,7 +143,7 @@ ARMS = {
             "test/colour_r2_z_local": "R² of a probe for the background colour on `z_local`",
             "test/block/z_global/digit_colour": "score of a probe for the digit colour (six classes) on `z_global`",
             "test/block/z_local/digit_colour": "the same on `z_local`",
-            "test/class_z_global": "score of a digit probe trained on 3,000 images, `z_global` (0: chance, 1: perfect)",
+            "test/class_z_global": "score of a digit probe trained on 3,000 images, `z_global` (0: constant prediction)",
             "test/class_z_local": "the same, `z_local`",
             "test/accuracy_rec": "accuracy of a digit classifier on reconstructions",
             "test/worth/z_global": "worth of `z_global`",
@@ -187,7 +187,7 @@ def first_run(page: Path) -> list[str]:
     return [
         *lines,
         "",
-        f"On test images; 0: as good as the most frequent value, 1: perfect. {source(page, 'split_vae-first_run')}",
+        f"On test images; 0: constant prediction, 1: perfect. {source(page, 'split_vae-first_run')}",
     ]
 
 

@@ -411,7 +411,7 @@ def test_pairs_need_three_common_seeds(tmp_path):
         ("beta=1", "beta=2", 3),
         ("beta=2", "beta=3", 3),
     ]
-    assert leaderboard.verdict(table.pairs[0]) == "beta_vae beta=1 is ahead, but with too few seeds"
+    assert leaderboard.verdict(table.pairs[0]) == "beta_vae beta=1 is ahead (too few seeds)"
     assert "1/4 for 3 seeds" in leaderboard.caution(table)
 
 
@@ -544,7 +544,7 @@ def test_long_lists_of_pairs_are_not_printed(sweep):
             add(sweep, config(seed=seed, beta=beta), {"test/elbo": -50.0 - 10 * beta - 0.1 * seed * beta})
     text = write_leaderboard(sweep)
     assert "28 differences over the same seeds are in leaderboard.md" in text and "95 % interval" not in text
-    assert (sweep / "leaderboard.md").read_text().count("is ahead, but with too few seeds") == 28
+    assert (sweep / "leaderboard.md").read_text().count("is ahead (too few seeds)") == 28
 
 
 def test_folders_without_runs_are_refused(sweep, tmp_path):

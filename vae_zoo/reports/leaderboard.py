@@ -185,7 +185,7 @@ def verdict(pair: Paired) -> str:
         return "equal" if pair.low == pair.high else "no clear difference"
     if not pair.better.may_be_best(pair.metric):
         return f"{pair.better.name} is ahead, but does not use {', '.join(pair.better.unused)}"
-    return f"{pair.better.name} {'is better' if pair.seeds >= CLEAR else 'is ahead, but with too few seeds'}"
+    return f"{pair.better.name} {'is better' if pair.seeds >= CLEAR else 'is ahead (too few seeds)'}"
 
 
 def pair_texts(table: Table, pair: Paired) -> tuple[str, str]:

@@ -6,7 +6,7 @@ worth/<block>       effect of the block: change of the decoded image if this blo
 worth_rec/<block>   relative increase of the reconstruction error by this swap: E |x - x'|^2 / E |x - r|^2 - 1. It equals
                     worth/<block> if r is the mean of the images of its codes, and is smaller if the block changes the image
                     without describing it
-worth               the minimum of worth/<block> over the blocks
+worth               the minimum of worth/<block> and worth_rec/<block> over the blocks
 separation          share of swaps in which a classifier predicts the class of a block's donor, best block minus second best:
                     1: one block alone determines the class, 0: two blocks determine it equally
 
