@@ -201,7 +201,13 @@ def parity(page: Path) -> list[str]:
         lines.append(row([method, r.what, shown(numbers[r.metric]), shown(theirs) if theirs else "–", control(numbers, r)]))
     files = dict.fromkeys(file for _, file, _ in there)
     codes = "; ".join(official["codes"][file] for file in files)
-    return [*lines, "", *(source(page, file) for file in files), f"{official['note']}: {codes}. {official['ours']}"]
+    return [
+        *lines,
+        "",
+        *(f"* {source(page, file)}" for file in files),
+        f"* {official['note']}: {codes}.",
+        f"* {official['ours']}",
+    ]
 
 
 def methods(page: Path) -> list[str]:
@@ -235,7 +241,7 @@ def arms(page: Path, name: str) -> list[str]:
     lines = table(["", *files])
     for metric, what in metrics.items():
         lines.append(row([what, *(shown(part[metric]) if metric in part else "–" for part in numbers.values())]))
-    return [*lines, "", *(source(page, file) for file in files.values())]
+    return [*lines, "", *(f"* {source(page, file)}" for file in files.values())]
 
 
 def worths(numbers: dict[str, Any]) -> dict[str, str]:
