@@ -39,7 +39,7 @@ def of_group(evidence: Evidence, group: int, count: int) -> tuple[Row, Row]:
         drawn = evidence.decode(q.mu, evidence.styles.mu[first][None])
         error, spread = float((drawn - new).square().mean()), float((0.5 * q.logvar).exp().mean())
         shown.append(drawn)
-        texts.append(f"content of {k}: MSE {error:.4f}, posterior std {spread:.2f}")
+        texts.append(f"content pooled from {k}: MSE {error:.4f}, posterior std {spread:.2f}")
     title = f"{len(rows)} images of group {group}; then each style, decoded with the content pooled from all of them"
     other = "a new image of the group, decoded from its own style and the content pooled from 1, 2, ... others"
     return (title, images, captions), (other, torch.cat([new, *shown]).numpy(), ["new image", *texts])

@@ -27,4 +27,4 @@ class Pruning(L.Callback):
             self.trial.report(module.latest[self.metric], step=step)
             self.reported, prune = step, self.trial.should_prune()
         if trainer.strategy.reduce_boolean_decision(prune, all=False):  # all ranks stop together
-            raise Pruned(f"{self.name} pruned at step {trainer.global_step}: {self.metric} is worse than in most trials")
+            raise Pruned(f"{self.name} pruned at step {trainer.global_step}: {self.metric} is behind other trials")
