@@ -68,6 +68,19 @@ def test_dashboards_are_whole_after_a_kill_and_a_resume(tmp_path):
     assert session.hparams["model/latent_dim"].number_value == 4 and session.hparams["seed"].number_value == 3
 
 
+def test_a_file_that_is_still_written_has_the_records_before_the_last(tmp_path):
+    """The helper of these tests: it raised on half a record, when wandb's service was late."""
+    WandB(tmp_path, offline=True).log_hyperparams({"seed": 0})
+    wandb.finish()
+    [live] = (tmp_path / "wandb").glob("offline-run-*")
+    wandb_files.read(live)  # waits for the end
+    content = next(live.glob("*.wandb")).read_bytes()
+    records = list(wandb_files._records(content))
+    for cut in range(1, 200):
+        found = list(wandb_files._records(content[:-cut]))
+        assert found == records[: len(found)] and len(found) < len(records)
+
+
 def test_blocks_against_factors_are_a_table(tmp_path):
     board = WandB(tmp_path, offline=True)
     board.log_hyperparams({"seed": 0})
