@@ -118,6 +118,18 @@ def compose_config(overrides):
         return check_train(compose("train", overrides=overrides))
 
 
+def prepared(overrides, num_images):
+    """The untrained model and the data of a config, and uint8 training images [N, C, H, W]; one thread by default."""
+    cfg = compose_config(overrides)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    quiet()
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        _, model, data = prepare(Path(folder), cfg)
+    parts = data.indices["train"][:num_images].split(1000)
+    return model, data, (torch.cat([data.batch(part)["image"] for part in parts]) * 255).byte()
+
+
 def ours(cfg, data, steps):
     cfg["trainer"]["max_steps"] = WARM_UP + steps + 1  # whose start is the end of the last timed one
     with tempfile.TemporaryDirectory() as folder:

@@ -8,21 +8,17 @@ formats. Last line: one JSON object.
 
 import copy
 import json
-import os
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from throughput import bare, compose_config  # noqa: E402
+from throughput import bare, prepared  # noqa: E402
 
 from vae_zoo.nets.resize_conv import UpsamplingConv2d  # noqa: E402
-from vae_zoo.runs.train import prepare, quiet  # noqa: E402
-from vae_zoo.utils.memory import keep_freed_memory  # noqa: E402
 
 STEPS = 10
 EXPERIMENT = ["experiment=paper/split_vae_table1", "data=street_digits", "~data.extra", "data.batch_size=64"]
@@ -45,14 +41,7 @@ def apart(model):
 
 def main(words):
     rounds = int(next((word.split("=")[1] for word in words if word.startswith("rounds=")), 3))
-    cfg = compose_config([*EXPERIMENT, *(word for word in words if not word.startswith("rounds="))])
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
-    quiet()
-    keep_freed_memory()
-    with tempfile.TemporaryDirectory() as folder:
-        _, model, data = prepare(Path(folder), cfg)
-    index = data.indices["train"][:2000]
-    images = (torch.cat([data.batch(part)["image"] for part in index.split(1000)]) * 255).byte()
+    model, data, images = prepared([*EXPERIMENT, *(word for word in words if not word.startswith("rounds="))], 2000)
     models = {"apart": apart(model), "together": model}
     models |= {f"{name}_channels_last": copy.deepcopy(m).to(memory_format=torch.channels_last) for name, m in models.items()}
     with torch.no_grad():

@@ -5,33 +5,19 @@ benchmarks/throughput.py, including its view. One thread unless OMP_NUM_THREADS 
 """
 
 import json
-import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parent))
-from throughput import bare, compose_config  # noqa: E402
-
-from vae_zoo.runs.train import prepare, quiet  # noqa: E402
-from vae_zoo.utils.memory import keep_freed_memory  # noqa: E402
+from throughput import bare, prepared  # noqa: E402
 
 STEPS, ROUNDS = 30, 3
 
 
 def main(words):
-    cfg = compose_config(["model=split_vae", "data=digits", *words])
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
-    quiet()
-    keep_freed_memory()
-    with tempfile.TemporaryDirectory() as folder:
-        _, model, data = prepare(Path(folder), cfg)
-    index = data.indices["train"][:5000]
-    images = (torch.cat([data.batch(part)["image"] for part in index.split(1000)]) * 255).byte()
+    model, data, images = prepared(["model=split_vae", "data=digits", *words], 5000)
     x, seconds = images[: data.batch_size].float().div(255), {"view": [], "training": []}
     for _ in range(ROUNDS):
         start = time.perf_counter()
