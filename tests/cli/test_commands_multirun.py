@@ -6,6 +6,9 @@ import pytest
 import yaml
 
 from tests.cli.calls import TINY, call, contents
+from vae_zoo.config import config_dir
+
+SWEEPS = config_dir() / "sweep"
 
 MODEL = """
 from vae_zoo.models.vae import VAE
@@ -83,3 +86,22 @@ def test_a_sweep_from_the_config_needs_no_flag_and_experiments_name_its_folders(
     assert call(tmp_path, f"train --config-dir conf {words}").code == 1
     names = sorted(p.name for p in (tmp_path / "outputs" / "mine-first_try").iterdir())
     assert [name[:5] for name in names] == [f"seed{k}" for k in range(5)]
+
+
+@pytest.mark.parametrize("words", ["sweep=mine", "-m +hydra.sweeper.params.model=vae +hydra.sweeper.params.data=digits"])
+def test_a_sweep_that_chooses_the_model_does_not_train_the_default_experiment(tmp_path, words):
+    preset = tmp_path / "conf" / "sweep" / "mine.yaml"
+    preset.parent.mkdir(parents=True)
+    params = {"model": "vae,beta_vae", "data": "digits"}
+    sweep = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}}}
+    preset.write_text("# @package _global_\n" + yaml.safe_dump(sweep))
+    answer = call(tmp_path, f"train --config-dir conf trainer=cpu trainer.max_steps=-1 {words}")
+    assert "none of model=" not in answer.out and not list(tmp_path.glob("outputs/split_vae*"))
+    assert (tmp_path / "outputs" / "vae-digits").is_dir(), answer.err
+
+
+@pytest.mark.parametrize("preset", sorted(str(p.relative_to(SWEEPS).with_suffix("")) for p in SWEEPS.rglob("*.yaml")))
+def test_presets_of_sweeps_use_the_default_experiment_only_if_they_choose_none(tmp_path, preset):
+    answer = call(tmp_path, f"train sweep={preset} --cfg hydra")
+    chooses = any(f"      {key}: " in (SWEEPS / f"{preset}.yaml").read_text() for key in ("experiment", "model", "data"))
+    assert answer.code == 0 and ("- experiment=split_vae/first_run" in answer.out) is not chooses, answer.err

@@ -6,7 +6,7 @@ Hydra's public `compose` supports neither -m nor --config-dir, so this uses the 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import cast
@@ -37,6 +37,15 @@ def _chooses(word: str) -> bool:
     return "." not in group and group.split("/")[0].split("@")[0] in ("model", "data", "experiment", "debug", "resume")
 
 
+def _is_chosen(hydra: Hydra, name: str, words: Sequence[str]) -> bool:
+    """Whether the overrides choose what to train, themselves or by the parameters of a sweep, as of sweep=<preset>."""
+    of_sweep = [word for word in words if word.lstrip("+~").startswith(("sweep=", "hydra.sweeper"))]
+    if any(map(_chooses, words)) or not of_sweep:
+        return any(map(_chooses, words))
+    params = hydra.compose_config(name, of_sweep, RunMode.MULTIRUN).hydra.sweeper.get("params")
+    return isinstance(params, Mapping) and any(_chooses(f"{key}=") for key in params)
+
+
 def compose(name: str, words: Sequence[str]) -> DictConfig | None:
     """Returns the config with its `hydra` node, or None if an option such as --help was handled instead.
 
@@ -50,11 +59,12 @@ def compose(name: str, words: Sequence[str]) -> DictConfig | None:
             f"{unknown[0]} is not an option; settings are written without dashes, such as model=beta_vae, and options "
             f"are --help, -m, --config-dir <folder> and --cfg job"
         )
-    is_first_run = name == "train" and options.config_name is None and not any(map(_chooses, options.overrides))
+    _make_importable(options.config_dir)
+    hydra = _hydra(name, options.config_dir)
+    is_first_run = name == "train" and options.config_name is None and not _is_chosen(hydra, name, options.overrides)
     if is_first_run:
         options.overrides = [*options.overrides, FIRST_RUN]
-    _make_importable(options.config_dir)
-    hydra, name = _hydra(name, options.config_dir), options.config_name or name
+    name = options.config_name or name
     if _answered(hydra, name, parser, options):
         return None
     if is_first_run:
