@@ -1,8 +1,8 @@
 """Training on a busy machine: python benchmarks/shared_machine.py [model=... data=...] [seconds=4] [rounds=3]. Last: JSON.
 
-The bare loop of throughput.py, with one thread per core, while 0, 1 and 3 other processes keep one core busy each:
-ours     threads wait as under every command of vae_zoo (vae_zoo/utils/threads.py)
-default  threads wait as OpenMP does by itself, in a loop
+The bare loop of throughput.py while 0, 1 and 3 other processes keep one core busy each:
+ours     number and waiting of threads as under every command of vae_zoo (vae_zoo/utils/threads.py), chosen at each start
+default  one thread per core; threads wait as OpenMP does by itself, in a loop
 single   one thread
 
 Rates are fractions of the fair share: the rate of the loop on the idle machine with `default`, divided by the number of
@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from vae_zoo.utils.threads import WAITING, num_cores  # noqa: E402  (the package need not be installed)
+from vae_zoo.utils.threads import WAITING, num_cores, set_threads  # noqa: E402  (the package need not be installed)
 
 DEFAULT = ["model=beta_vae", "data=dsprites"]
 BUSY = (0, 1, 3)
@@ -55,7 +55,9 @@ def work(words: list[str], seconds: float) -> None:
         optimizer.step()
 
     print("ready", flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line.strip() == "ours":
+            set_threads()
         for i in range(3):
             step(i)
         start, steps = time.perf_counter(), 0
@@ -103,7 +105,7 @@ def main(words: list[str]) -> None:
         for busy in BUSY:
             for kind, worker in workers.items():
                 with busy_processes(busy):
-                    print("go", file=worker.stdin, flush=True)
+                    print(kind, file=worker.stdin, flush=True)
                     rates.setdefault((kind, busy), []).append(float(worker.stdout.readline()))
     for worker in workers.values():
         worker.stdin.close()

@@ -74,5 +74,5 @@ def test_run_goes_on_with_the_threads_it_had(copy_of_run, monkeypatch):
         answer = call(run.parent, "train resume=run trainer.max_steps=7")
     finally:
         torch.set_num_threads(before)
-    assert answer.code == 0 and "threads: 3 of" in answer.out and "the run had" not in answer.out, answer.err
+    assert answer.code == 0 and "threads: 3 on" in answer.out and "the run had" not in answer.out, answer.err
     assert json.loads((run / "run.json").read_text())["threads"] == 3

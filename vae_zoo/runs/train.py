@@ -102,7 +102,8 @@ def _threads(before: int | None, trainer: dict[str, Any]) -> int:
     import torch
 
     now, cores = torch.get_num_threads() if launch.has_ranks(trainer) else threads.set_threads(before), threads.num_cores()
-    print(f"threads: {now} of {cores} cores ({threads.THREADS} sets their number)", flush=True)
+    shared = "; other processes use them too" if before is None and now > cores else ""
+    print(f"threads: {now} on {cores} cores{shared} ({threads.THREADS} sets their number)", flush=True)
     if before not in (None, now):  # another number of threads changes the rounding of sums
         print(
             f"the run had {before} threads and now has {now}: its weights will differ from an uninterrupted run's",
