@@ -547,6 +547,14 @@ def test_long_lists_of_pairs_are_not_printed(sweep):
     assert (sweep / "leaderboard.md").read_text().count("is ahead (too few seeds)") == 28
 
 
+def test_long_lists_of_runs_that_are_not_averaged_are_not_printed(sweep):
+    for seed in range(100, 113):
+        add(sweep, config(seed=seed), {}, state="failed")
+    text = write_leaderboard(sweep)
+    assert "runs, which are listed in leaderboard.md and leaderboard.html." in text and "seed112" not in text
+    assert (sweep / "leaderboard.md").read_text().count("| failed |") >= 13
+
+
 def test_folders_without_runs_are_refused(sweep, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no runs"):

@@ -241,8 +241,8 @@ def caution(table: Table) -> str:
 
 
 def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: int | None = None, wide: bool = True) -> str:
-    """The tables as Markdown, for GitHub and the terminal. most: tables with more pairs show only their number; wide: all
-    columns, otherwise as many headline columns as fit into the terminal."""
+    """The tables as Markdown, for GitHub and the terminal. most: of longer lists of pairs and of runs that are not averaged
+    only the number is given; wide: all columns, otherwise as many headline columns as fit into the terminal."""
     width = None if wide else WIDTH
     parts = [f"# Leaderboard of {_escape(folder.resolve().name)}"]
     parts += [f"Runs: {', '.join(f'{n} {state}' for n, state in summary(tables, left))}."]
@@ -256,7 +256,9 @@ def markdown(folder: Path, tables: Sequence[Table], left: Sequence[Run], most: i
             parts += [f"{len(table.pairs)} differences over the same seeds are in leaderboard.md and leaderboard.html."]
         elif table.pairs:
             parts += ["### Differences over the same seeds", _pair_grid(table), caution(table)]
-    if left:
+    if most is not None and len(left) > most:
+        parts += ["## Not averaged", f"{len(left)} runs, which are listed in leaderboard.md and leaderboard.html."]
+    elif left:
         rows = [[_escape(_place(run, folder)), run.state, _escape(run.note)] for run in left]
         parts += ["## Not averaged", grid(["run", "state", "reason"], rows, 3, width)]
     return "\n\n".join(parts) + "\n"

@@ -434,7 +434,10 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float
 
 def shown(value: Any) -> str:
     """A setting as the user would type it; long values are shortened."""
-    text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    if isinstance(value, str) or type(value) is int:  # the second as YAML writes it, which takes long for 10,000 seeds
+        text = str(value)
+    else:
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
     text = clean(text.strip().removesuffix("...").strip())
     return text if len(text) <= 40 else f"{text[:37]}..."
 

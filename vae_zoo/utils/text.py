@@ -12,7 +12,9 @@ def natural(text: str) -> list[str | int]:
 
 def clean(value: Any) -> str:
     """The text in one line, without control characters, which a terminal would execute."""
-    text = "".join(c for c in " ".join(str(value).split()) if c.isprintable())
+    text = " ".join(str(value).split())
+    if not text.isprintable():
+        text = "".join(filter(str.isprintable, text))
     return text if len(text) <= 400 else f"{text[:397]}..."
 
 
