@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scipy import stats
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -90,6 +92,7 @@ SEPARATED = [
 # The tables `<!-- results: <file> -->` of an experiment; its rows on the worth of blocks are added to these.
 EXPERIMENTS = {
     "split_vae-first_run": SEPARATED,
+    "split_vae/street_digits_annealed": SEPARATED,
     "ml_vae/mnist": [CONTENT, STYLE],
     "ml_vae/faces": VERIFIED,
     "parted_vae/digits": [ACCURACY],
@@ -150,6 +153,29 @@ ARMS = {
             "test/worth/z_local": "worth of `z_local`",
         },
     ),
+    "split_detection": (
+        {
+            "`none`": "spair/chequers",
+            "`background`": "split_spair/chequers",
+            "`background`, `aux_weight=0`": "split_spair/chequers_no_shuffle",
+            "`none`, `background_dim=8`": "spair/chequers_wide",
+            "`objects`": "split_spair/chequers_objects",
+        },
+        {
+            "test/count_accuracy": "count accuracy, backgrounds seen in training",
+            "test_unseen/count_accuracy": "count accuracy, unseen backgrounds",
+            "test/count_accuracy_constant": "the same of the best constant, seen",
+            "test/count_accuracy_components": "the same of connected components, seen",
+            "test/ap50": "AP at IoU 0.5, seen",
+            "test_unseen/ap50": "AP at IoU 0.5, unseen",
+            "test/ap50_components": "the same of connected components, seen",
+            "test/ari_fg": "ARI of the foreground",
+            "test/ari_fg_nothing": "the same if nothing is detected",
+            "test/ari_fg_tiles": "the same of a fixed tiling",
+            "test/worth/background": "worth of `background`",
+            "test/worth/z_local": "worth of `z_local`",
+        },
+    ),
     "split_clusters": (
         {
             "GMVAE": "gmvae/street_digits",
@@ -169,6 +195,8 @@ ARMS = {
         },
     ),
 }
+# Numbers of which a table of ARMS also shows the difference of one column from the others, over the same seeds.
+PAIRED = {"split_detection": ("`background`", ("test/count_accuracy", "test_unseen/count_accuracy", "test/ap50"))}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -241,6 +269,16 @@ def arms(page: Path, name: str) -> list[str]:
     lines = table(["", *files])
     for metric, what in metrics.items():
         lines.append(row([what, *(shown(part[metric]) if metric in part else "–" for part in numbers.values())]))
+    reference, paired = PAIRED.get(name, ("", ()))
+    assert not paired or len({tuple(read(file)["seeds"]) for file in files.values()}) == 1, (
+        "the same seeds, in the same order"
+    )
+    for metric in paired:
+        cells = [
+            difference(numbers[reference][metric], part[metric]) if title != reference else "–"
+            for title, part in numbers.items()
+        ]
+        lines.append(row([f"{reference} minus this column, {metrics[metric]} (95\u00a0% interval)", *cells]))
     return [*lines, "", *(f"* {source(page, file)}" for file in files.values())]
 
 
@@ -269,6 +307,14 @@ def shown(number: dict[str, Any], seeds: bool = False) -> str:
     if seeds and std and std > 0.1 * abs(mean):
         text += f" ({', '.join(f'{value:.3f}' for value in number['values'])})"
     return text
+
+
+def difference(number: dict[str, Any], other: dict[str, Any]) -> str:
+    """Mean difference over the seeds with the 95 % interval of Student's t for paired values."""
+    gaps = [a - b for a, b in zip(number["values"], other["values"], strict=True)]
+    result = stats.ttest_1samp(gaps, 0.0)
+    low, high = result.confidence_interval()
+    return f"{sum(gaps) / len(gaps):+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def source(page: Path, name: str) -> str:

@@ -181,7 +181,7 @@ def test_only_the_last_uploads_are_kept(tmp_path, monkeypatch):
 def test_a_swap_has_every_combination_of_blocks():
     run, images = run_of("split_vae"), images_of("split_vae")
     a, b = (images.codes(run, name) for name in ("test:0", "test:1"))
-    mixed, labels = combinations(a, b)
+    mixed, labels = combinations(run.model, a, b)
     assert labels == [f"z_global {i}, z_local {j}" for i in "AB" for j in "AB"]
     expected = [(a, a), (a, b), (b, a), (b, b)]
     for i, (one, other) in enumerate(expected):
@@ -191,6 +191,25 @@ def test_a_swap_has_every_combination_of_blocks():
 
 def test_a_swap_of_many_blocks_takes_them_from_the_other_image_one_by_one():
     a, b = ({f"z{i}": torch.full((1, 2), float(x)) for i in range(5)} for x in (0, 1))
-    mixed, labels = combinations(a, b)
+    mixed, labels = combinations(run_of("split_vae").model, a, b)
     assert len(labels) == 7 and labels[2] == "z0 A, z1 B, z2 A, z3 A, z4 A"
     assert torch.stack([mixed[f"z{i}"][:, 0] for i in range(5)])[:, 1:6].equal(torch.eye(5))
+
+
+@pytest.mark.parametrize("name, dependent", [("parted_vae", "u"), ("gmvae", "z")])
+def test_codes_that_depend_on_the_class_are_swapped_with_it(name, dependent):
+    """Their decoders do not get the class itself, so a swap of the class alone would change no picture."""
+    run, images = run_of(name), images_of(name)
+    a, b = (images.codes(run, name) for name in ("test:0", "test:1"))
+    (block,) = [block for block in a if block.startswith("c")]
+    b = run.model.with_class(b, (a[block].argmax(1, keepdim=True) + 1) % a[block].shape[1])
+    mixed, labels = combinations(run.model, a, b)
+    only_class = labels.index(", ".join(f"{n} {'B' if n == block else 'A'}" for n in a))
+    moved = run.model.with_class(a, b[block].argmax(1, keepdim=True))
+    torch.testing.assert_close(mixed[dependent][only_class], moved[dependent][0])
+    pictures = run.decode(mixed)
+    assert not np.array_equal(pictures[0], pictures[only_class])
+    for n in a:
+        torch.testing.assert_close(
+            mixed[n][-1].argmax() if n == block else mixed[n][-1], b[n][0].argmax() if n == block else b[n][0]
+        )

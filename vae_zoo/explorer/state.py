@@ -24,6 +24,8 @@ from vae_zoo.contract import Codes, HasClasses
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.data.storage.pictures import Decoding
 from vae_zoo.evaluation.context import rows
+from vae_zoo.evaluation.suites.classes import class_blocks
+from vae_zoo.evaluation.suites.worth import swapped
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.utils.errors import UserError
@@ -245,10 +247,11 @@ def follower(codes: np.ndarray, factor: np.ndarray, bins: int = 10) -> int:
 # ---- swap -----------------------------------------------------------------------------------------------------------
 
 
-def combinations(one: Codes, other: Codes) -> tuple[Codes, list[str]]:
+def combinations(model: LatentVariableModel, one: Codes, other: Codes) -> tuple[Codes, list[str]]:
     """Combines codes with each block from image A (`one`) or image B (`other`); returns them with descriptions.
 
-    Up to MOST_BLOCKS blocks: all combinations. More blocks: A, then A with one block of B each, then B.
+    Up to MOST_BLOCKS blocks: all combinations. More blocks: A, then A with one block of B each, then B. Codes of A that
+    depend on a class move with it, as in the worth of its block.
     """
     names = list(one)
     if len(names) <= MOST_BLOCKS:
@@ -256,5 +259,13 @@ def combinations(one: Codes, other: Codes) -> tuple[Codes, list[str]]:
     else:
         single = [tuple(int(i == j) for i in range(len(names))) for j in range(len(names))]
         picks = [(0,) * len(names), *single, (1,) * len(names)]
-    mixed = {name: torch.cat([(one, other)[pick[i]][name] for pick in picks]) for i, name in enumerate(names)}
-    return mixed, [", ".join(f"{name} {'AB'[of]}" for name, of in zip(names, pick)) for pick in picks]
+    classes_first = sorted(names, key=lambda name: name not in class_blocks(model))
+    mixed = []
+    for pick in picks:
+        of_b = {name for name, chosen in zip(names, pick) if chosen}
+        codes = one
+        for name in classes_first:
+            codes = swapped(model, codes, other, name) if name in of_b else codes
+        mixed.append(codes)
+    stacked = {name: torch.cat([codes[name] for codes in mixed]) for name in names}
+    return stacked, [", ".join(f"{name} {'AB'[of]}" for name, of in zip(names, pick)) for pick in picks]

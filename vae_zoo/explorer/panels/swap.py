@@ -26,7 +26,7 @@ def build(page: Page, run: LoadedRun) -> None:
     same.click(lambda image: image, page.image, other, show_progress="hidden")
 
     def draw(image: str, name: str) -> str:
-        mixed, labels = combinations(page.images.codes(run, image), page.images.codes(run, name))
+        mixed, labels = combinations(run.model, page.images.codes(run, image), page.images.codes(run, name))
         pair = [page.images.image(image)[0].numpy(), page.images.image(name)[0].numpy()]
         return strip(pair, ["image A", "image B"]) + strip(run.decode(mixed), labels)
 
