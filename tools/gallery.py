@@ -1,8 +1,8 @@
 """Make the gallery of README.md and one picture for the page of each method: `make gallery`.
 
-Trains the experiments below with seed 0 unless outputs/gallery/ holds them (under an hour on two cores, no download),
-takes a figure of each run and writes docs/figures/gallery.png and docs/figures/<method>.png. The same run folders give the
-same files.
+Trains the experiments below unless outputs/gallery/ holds them (about an hour on two cores, no download), with seed 0 where
+no other is given, takes a figure of each run and writes docs/figures/gallery.png and docs/figures/<method>.png. The same
+run folders give the same files.
 """
 
 import re
@@ -26,7 +26,7 @@ COLUMNS = 3
 
 class Panel(NamedTuple):
     name: str  # of the picture
-    words: str  # after `python train.py seed=0`
+    words: str  # after `python train.py seed=0`; a seed among them has priority
     figure: str  # as the run folder names it, without the step
     method: str
     caption: str
@@ -48,7 +48,14 @@ PANELS = (
     Panel("spair", "experiment=spair/scenes_small", "boxes_test", "SPAIR", "objects found without labels"),
     Panel("blocks", "experiment=split_vae/first_run", "blocks", "Every method", "score of each factor from each block"),
 )
-ON_PAGES = (  # of one page only
+ON_PAGES = (  # outside of the gallery
+    Panel(
+        "split_annealed",
+        "experiment=split_vae/street_digits_annealed seed=10",
+        "swap_z_global",
+        "SPLIT-VAE",
+        "digit of the row, colours of the column",
+    ),
     Panel("beta_vae", "model=beta_vae data=digits trainer.max_steps=2000", "traversals_z", "beta-VAE", "traversals"),
 )
 
@@ -56,8 +63,9 @@ ON_PAGES = (  # of one page only
 def folder(words: str) -> Path:
     """The finished run of these words, trained or resumed where needed."""
     run = RUNS / re.sub(r"\W+", "-", words.partition("=")[2])
+    seed = [] if "seed=" in words else ["seed=0"]
     if not (run / "metrics.json").exists():
-        given = [f"resume={run}"] if (run / "checkpoints").exists() else [*words.split(), "seed=0", f"hydra.run.dir={run}"]
+        given = [f"resume={run}"] if (run / "checkpoints").exists() else [*words.split(), *seed, f"hydra.run.dir={run}"]
         subprocess.run([sys.executable, "train.py", *given], cwd=ROOT, check=True)
     return run
 
