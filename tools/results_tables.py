@@ -153,6 +153,18 @@ ARMS = {
             "test/worth/z_local": "worth of `z_local`",
         },
     ),
+    "split_kmeans": (
+        {
+            "`street_digits_annealed`": "split_vae/street_digits_annealed",
+            "first run": "split_vae-first_run",
+            "first run, `aux_weight=0`": "split_vae-first_run_no_shuffle",
+        },
+        {
+            f"test/kmeans_{of}/{metric}": f"{what} of k-means on {name}"
+            for metric, what in (("cluster_accuracy_hungarian", "Hungarian accuracy"), ("ami", "AMI"))
+            for of, name in (("z_global", "`z_global`"), ("z_local", "`z_local`"), ("pixels", "pixels"))
+        },
+    ),
     "split_detection": (
         {
             "`none`": "spair/chequers",
