@@ -112,6 +112,17 @@ def test_blocks_are_set_against_factors(run):
     assert cells == [["shape", "scale"], ["content", "0.75", "–"], ["style", "–", "0.50"]]
 
 
+@pytest.mark.parametrize(
+    ("score", "untrained", "holds"),
+    [(0.6, None, True), (0.2, None, False), (0.6, 0.57, False), (0.6, 0.3, True), (1.0, 0.93, True)],
+)
+def test_a_block_holds_a_factor_only_if_it_is_ahead_of_an_untrained_encoder(run, score, untrained, holds):
+    numbers = json.loads((run / "metrics.json").read_text()) | {"test/block/content/shape": score}
+    numbers |= {} if untrained is None else {"test/block/untrained/shape": untrained}
+    (run / "metrics.json").write_text(json.dumps(numbers))
+    assert (f"holds shape ({score:.2f})" in read(run).text) is holds
+
+
 @pytest.mark.parametrize(("worth", "is_unused"), [(1.25, False), (0.0004, True)])
 def test_the_headline_of_two_blocks_is_the_pair_and_an_unused_block_is_told_on_top(run, worth, is_unused):
     numbers = json.loads((run / "metrics.json").read_text())

@@ -29,7 +29,9 @@ from vae_zoo.utils.files import read_dict, write_atomic
 from vae_zoo.utils.text import natural, override
 
 CARDS = 3  # headline numbers on the first screen
-HOLDS, NEAR = 0.3, 0.1  # minimum score of a factor that a block is said to hold, and largest gap to the best block
+# A block is said to hold a factor if its score covers at least this share of the way from the untrained encoder to 1, and is
+# at most NEAR below that of the best block
+HOLDS, NEAR = 0.3, 0.1
 EARLIER = 8  # steps shown of each figure, evenly spaced, to limit the size of the page
 
 
@@ -148,20 +150,30 @@ def _flaw(metric: str, numbers: dict[str, float]) -> str:
 
 
 def _blocks(blocks: Any, probes: dict[str, dict[str, float | None]], numbers: dict[str, float]) -> list[dict[str, Any]]:
-    """Name, size and purpose of each block; `read`: the factors that a probe predicts from it about as well as from the best
-    block; its worth if known, and whether it is unused."""
+    """Name, size and purpose of each block; `read`: the factors that it holds; its worth if known; whether it is unused."""
     blocks = [block for block in blocks or () if isinstance(block, dict)]
     rows = [probes[block["name"]] for block in blocks if block.get("name") in probes]  # without pixels and untrained
-    best = {factor: max(row[factor] or 0 for row in rows) for row in rows[:1] for factor in row}
+    untrained = probes.get("untrained", {})
+    least = (
+        {factor: _least([row[factor] or 0 for row in rows], untrained.get(factor) or 0) for factor in rows[0]}
+        if rows
+        else {}
+    )
     described = []
     for block in blocks:
         row = probes.get(str(block.get("name")), {}).items()
-        read = [(factor, score) for factor, score in row if score is not None and score >= max(HOLDS, best[factor] - NEAR)]
+        read = [(factor, score) for factor, score in row if score is not None and score >= least[factor]]
         found = {"read": sorted(read, key=lambda item: -item[1]), "unused": block.get("name") in catalogue.unused(numbers)}
         if (worth := numbers.get(f"test/worth/{block.get('name')}")) is not None:
             found["worth"] = worth
         described.append(block | found)
     return described
+
+
+def _least(scores: list[float], untrained: float) -> float:
+    """The score of a factor from which on a block holds it. scores: of all blocks; untrained: of an untrained encoder."""
+    start = max(0.0, untrained)
+    return max(start + HOLDS * (1 - start), max(scores) - NEAR)
 
 
 def _first(pictures: list[tuple[Figure, list[Figure]]]) -> tuple[Figure, list[Figure]] | None:
