@@ -56,6 +56,11 @@ ON_PAGES = (  # outside of the gallery
         "SPLIT-VAE",
         "digit of the row, colours of the column",
     ),
+    Panel("spair_chequers", "experiment=spair/chequers seed=20", "boxes_test", "SPAIR", "objects on chequers"),
+    Panel("split_spair_chequers", "experiment=split_spair/chequers seed=20", "boxes_test", "SPLIT-SPAIR", "the same"),
+    Panel(
+        "split_spair_swap", "experiment=split_spair/chequers seed=20", "swap_z_local", "SPLIT-SPAIR", "colours of the row"
+    ),
     Panel("beta_vae", "model=beta_vae data=digits trainer.max_steps=2000", "traversals_z", "beta-VAE", "traversals"),
 )
 

@@ -167,11 +167,11 @@ ARMS = {
     ),
     "split_detection": (
         {
-            "`none`": "spair/chequers",
-            "`background`": "split_spair/chequers",
-            "`background`, `aux_weight=0`": "split_spair/chequers_no_shuffle",
-            "`none`, `background_dim=8`": "spair/chequers_wide",
-            "`objects`": "split_spair/chequers_objects",
+            "`none`": "spair-chequers",
+            "`background`": "split_spair-chequers",
+            "`background`, `aux_weight=0`": "split_spair-chequers_no_shuffle",
+            "`none`, `background_dim=8`": "spair-chequers_wide",
+            "`objects`": "split_spair-chequers_objects",
         },
         {
             "test/count_accuracy": "count accuracy, backgrounds seen in training",

@@ -649,3 +649,17 @@ def test_results_are_exported_with_what_made_them(sweep, tmp_path):
     assert {"model", "data", "seeds", "command", "commit", "hardware", "versions", "numbers"} <= entry.keys()
     for number in entry["numbers"].values():
         assert number["mean"] == pytest.approx(np.mean(number["values"])) and len(number["values"]) <= len(entry["seeds"])
+
+
+def test_results_of_a_sweep_are_named_after_the_experiments_of_its_jobs(tmp_path):
+    for experiment, beta in (("mine-narrow", 1), ("mine-wide", 2)):
+        for seed in range(2):
+            add(
+                tmp_path,
+                config(seed=seed, beta=beta),
+                {"test/elbo": -1.0},
+                name=experiment,
+                command="python train.py sweep=mine",
+            )
+    write_leaderboard(tmp_path, options={"evaluation": {"level": "quick"}, "export": tmp_path / "results"})
+    assert sorted(path.stem for path in (tmp_path / "results").iterdir()) == ["mine-narrow", "mine-wide"]

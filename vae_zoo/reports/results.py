@@ -1,7 +1,8 @@
 """Writes results as JSON files, for generated tables: `python evaluate.py runs=<folder of runs> export=<folder>`.
 
-One file per setting, `<experiment>.json` or `<model>-<data>.json`: the commands, commits, hardware and seeds of its runs,
-and for every number the mean, the sample deviation and the value of each seed.
+One file per setting, `<experiment>.json` or `<model>-<data>.json`, or for jobs of a sweep the name of their folder: the
+commands, commits, hardware and seeds of its runs, and for every number the mean, the sample deviation and the value of
+each seed.
 """
 
 import re
@@ -21,7 +22,7 @@ def export_results(tables: Iterable[Table], out: Path) -> list[Path]:
     for table in tables:
         for group in table.groups:
             statuses = [runs.read_status(run.folder) for run in group.runs]
-            name = file = _name(statuses, f"{group.model}-{table.data.split()[0]}")
+            name = file = _name(group, statuses, f"{group.model}-{table.data.split()[0]}")
             number = 1
             while out / f"{file}.json" in written:
                 number += 1
@@ -33,9 +34,12 @@ def export_results(tables: Iterable[Table], out: Path) -> list[Path]:
     return list(written)
 
 
-def _name(statuses: Sequence[dict[str, Any]], otherwise: str) -> str:
-    """The experiment named by the commands, if it is the same for all runs, else `otherwise`."""
-    found = {m[1] for s in statuses if (m := re.search(r"\bexperiment=([\w./-]+)", str(s.get("command", ""))))}
+def _name(group: Group, statuses: Sequence[dict[str, Any]], otherwise: str) -> str:
+    """The experiment that the commands name, or the folder that a sweep names after it, if it is one; else `otherwise`."""
+    commands = [str(status.get("command", "")) for status in statuses]
+    found = {m[1] for command in commands if (m := re.search(r"\bexperiment=([\w./-]+)", command))}
+    if not found and all(re.search(r"\bsweep=", command) for command in commands):
+        found = {run.folder.resolve().parent.name for run in group.runs}
     return found.pop() if len(found) == 1 else otherwise
 
 
