@@ -8,6 +8,7 @@ results/official.json holds the results of the papers' official code on the same
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -244,7 +245,7 @@ def parity(page: Path) -> list[str]:
     return [
         *lines,
         "",
-        *(f"* {source(page, file)}" for file in files),
+        *sources(page, files),
         f"* {official['note']}: {codes}.",
         f"* {official['ours']}",
     ]
@@ -291,7 +292,7 @@ def arms(page: Path, name: str) -> list[str]:
             for title, part in numbers.items()
         ]
         lines.append(row([f"{reference} minus this column, {metrics[metric]} (95\u00a0% interval)", *cells]))
-    return [*lines, "", *(f"* {source(page, file)}" for file in files.values())]
+    return [*lines, "", *sources(page, files.values())]
 
 
 def worths(numbers: dict[str, Any]) -> dict[str, str]:
@@ -329,12 +330,26 @@ def difference(number: dict[str, Any], other: dict[str, Any]) -> str:
     return f"{sum(gaps) / len(gaps):+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def source(page: Path, name: str) -> str:
-    results, file = read(name), f"results/{name}.json"
-    link = f"[all numbers]({file})" if page.parent == ROOT else f"all numbers in `{file}`"  # which is outside the site
+def source(page: Path, *names: str) -> str:
+    """What made the files, which all have the same commands, seeds, commit and hardware."""
+    results = read(names[0])
+    files = [f"results/{name}.json" for name in names]
+    if page.parent == ROOT:
+        links = ", ".join(f"[all numbers]({file})" for file in files)
+    else:  # the site has no results/
+        links = f"all numbers in {', '.join(f'`{file}`' for file in files)}"
     seeds = ", ".join(map(str, results["seeds"]))
     what = "Mean ± standard deviation over seeds" if len(results["seeds"]) > 1 else "Seed"
-    return f"{what} {seeds} of `{results['command'][0]}`, commit {results['commit'][0]}, {results['hardware'][0]}; {link}."
+    return f"{what} {seeds} of `{results['command'][0]}`, commit {results['commit'][0]}, {results['hardware'][0]}; {links}."
+
+
+def sources(page: Path, names: Iterable[str]) -> list[str]:
+    """One line for all files that were made alike."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        made = [read(name)[key] for key in ("seeds", "command", "commit", "hardware")]
+        alike.setdefault(json.dumps(made), []).append(name)
+    return [f"* {source(page, *files)}" for files in alike.values()]
 
 
 TABLES = {"first_run": first_run, "parity": parity, "methods": methods}
