@@ -1,11 +1,11 @@
-"""Growth of costs with the size of a problem: python benchmarks/scaling.py [only=<part of a name>] [plot=<file>]
+"""How costs grow: python benchmarks/scaling.py [only=<part of a name>] [plot=<file>] [out=<file>]
 
 Each row varies one size and fits cost ~ size^exponent to the upper half of its values, where fixed costs matter least.
 step: milliseconds of a training step (forward, backward, Adam), the median of some steps after two warm-up steps, and
 megabytes that its graph holds for the backward pass. data: seconds to set up a mapped file and to read 200 batches of
 it. scores: seconds of MIG, modularity, IRS and SAP together, of linear probes, of k-means. runs: seconds of a leaderboard.
 An exponent above 1.1 in data, images, clusters, cells, groups or runs is named at the end. One thread. plot: writes the
-curves. Last line: one JSON object.
+curves. out: writes the numbers, for the table in docs/results.md. Last line: one JSON object.
 """
 
 import json
@@ -25,7 +25,9 @@ from vae_zoo.data.arrays import Arrays
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.metrics import clustering, disentanglement, probes
 from vae_zoo.reports.leaderboard import write_leaderboard
+from vae_zoo.runs.folder import environment
 from vae_zoo.runs.load import build
+from vae_zoo.utils.files import write_json
 from vae_zoo.utils.memory import keep_freed_memory
 
 STEPS = 5
@@ -180,12 +182,14 @@ def draw(path: Path, found: dict[str, dict]) -> None:
 
     columns = 4
     figure = Figure(figsize=(4 * columns, 3.2 * -(-len(found) // columns)), layout="constrained")
-    axes = figure.subplots(-(-len(found) // columns), columns, squeeze=False).flat
-    for axis in [*axes][len(found) :]:
+    axes = list(figure.subplots(-(-len(found) // columns), columns, squeeze=False).flat)
+    for axis in axes[len(found) :]:
         axis.set_visible(False)
     for axis, (name, row) in zip(axes, found.items()):
         for unit, costs in row["costs"].items():
             axis.loglog(row["values"], costs, marker="o", label=f"{unit}, exponent {row['exponents'][unit]:.2f}")
+        axis.minorticks_off()
+        axis.set_xticks(row["values"], [f"{value:,}" for value in row["values"]], fontsize=7)
         axis.set_title(name)
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
@@ -204,6 +208,9 @@ def main(words: list[str]) -> None:
         slopes = {unit: round(exponent(values, column), 2) for unit, column in table.items()}
         found[name] = {"values": values, "costs": table, "exponents": slopes}
         print(f"| {name} | {', '.join(map(str, values))} | {table} | {slopes} |", flush=True)
+    if "out" in given:  # for the table in docs/results.md
+        made = {key: value for key, value in environment().items() if key in ("commit", "hardware")}
+        write_json(Path(given["out"]), {"command": f"python benchmarks/scaling.py {' '.join(words)}", **made, "rows": found})
     if "plot" in given:
         draw(Path(given["plot"]), found)
     above = [

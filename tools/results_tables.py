@@ -295,6 +295,30 @@ def arms(page: Path, name: str) -> list[str]:
     return [*lines, "", *sources(page, files.values())]
 
 
+def scaling(page: Path) -> list[str]:
+    """How the cost of a step, of data, of scores and of a leaderboard grows: benchmarks/scaling.py."""
+    results = read("scaling")
+    lines = table(["size", "values", "cost of each", "exponent"], words=3)
+    for name, part in results["rows"].items():
+        values = ", ".join(f"{value:,}" for value in part["values"])
+        for unit, costs in part["costs"].items():
+            lines.append(
+                row(
+                    [
+                        name,
+                        values,
+                        f"{', '.join(f'{cost:,.0f}' if cost >= 100 else f'{cost:.3g}' for cost in costs)} {unit}",
+                        f"{part['exponents'][unit]:.2f}",
+                    ]
+                )
+            )
+    return [
+        *lines,
+        "",
+        f"`{results['command']}`, commit {results['commit'][:12]}, {results['hardware']}; file `results/scaling.json`.",
+    ]
+
+
 def worths(numbers: dict[str, Any]) -> dict[str, str]:
     """{block: its metric}."""
     return {metric.rpartition("/")[2]: metric for metric in numbers if metric.startswith("test/worth/")}
@@ -352,7 +376,7 @@ def sources(page: Path, names: Iterable[str]) -> list[str]:
     return [f"* {source(page, *files)}" for files in alike.values()]
 
 
-TABLES = {"first_run": first_run, "parity": parity, "methods": methods}
+TABLES = {"first_run": first_run, "parity": parity, "methods": methods, "scaling": scaling}
 
 
 def with_tables(page: Path) -> str:
