@@ -154,9 +154,28 @@ ARMS = {
             "test/worth/z_local": "worth of `z_local`",
         },
     ),
+    "split_annealed": (
+        {
+            "with the reconstruction": "split_vae/street_digits_annealed",
+            "without, `aux_weight=0`": "split_vae/street_digits_annealed_no_shuffle",
+        },
+        {
+            "test/colour_transfer_ratio": "colour transfer ratio (below 1: colours are in `z_local`)",
+            "test/colour_r2_z_global": "R² of a probe for the background colour on `z_global`",
+            "test/block/z_global/ground_colour": "score of a probe for the background colour (six classes) on `z_global`",
+            "test/block/z_global/digit_colour": "the same for the digit colour",
+            "test/kmeans_z_global/cluster_accuracy_hungarian": "Hungarian accuracy of k-means on `z_global` (chance 0.10)",
+            "test/kmeans_pixels/cluster_accuracy_hungarian": "the same on pixels",
+            "test/class_z_global": "score of a digit probe trained on 3,000 images, `z_global` (0: constant prediction)",
+            "test/accuracy_rec": "accuracy of a digit classifier on reconstructions",
+            "test/worth/z_global": "worth of `z_global`",
+            "test/worth/z_local": "worth of `z_local`",
+        },
+    ),
     "split_kmeans": (
         {
             "`street_digits_annealed`": "split_vae/street_digits_annealed",
+            "the same, `aux_weight=0`": "split_vae/street_digits_annealed_no_shuffle",
             "first run": "split_vae-first_run",
             "first run, `aux_weight=0`": "split_vae-first_run_no_shuffle",
         },
@@ -209,7 +228,18 @@ ARMS = {
     ),
 }
 # Numbers of which a table of ARMS also shows the difference of one column from the others, over the same seeds.
-PAIRED = {"split_detection": ("`background`", ("test/count_accuracy", "test_unseen/count_accuracy", "test/ap50"))}
+PAIRED = {
+    "split_detection": ("`background`", ("test/count_accuracy", "test_unseen/count_accuracy", "test/ap50")),
+    "split_annealed": (
+        "with the reconstruction",
+        (
+            "test/colour_transfer_ratio",
+            "test/colour_r2_z_global",
+            "test/kmeans_z_global/cluster_accuracy_hungarian",
+            "test/accuracy_rec",
+        ),
+    ),
+}
 
 
 def read(name: str) -> dict[str, Any]:

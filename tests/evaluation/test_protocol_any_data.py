@@ -38,6 +38,7 @@ WORDS = {  # tiny networks; patches that fit the images
     "gmvae": MIXTURE,
     "gmvae2016": [*PLAIN, "model.num_classes=3", "model.z_dim=3", "model.w_dim=2", "model.feature_dim=8"],
     "split_vae": [*PLAIN, "model.view.patch=2"],
+    "split_vade": [*PLAIN, "model.num_classes=3", "model.view.patch=2"],
     "split_gmvae": [*MIXTURE, "model.view.patch=2"],
     "spair": OBJECTS,
     "split_spair": [*OBJECTS, "model.view.patch=2"],

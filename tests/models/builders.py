@@ -23,8 +23,9 @@ DISCRETE = ("joint_vae", "parted_vae", "ss_vae")  # of categorical variables: te
 LADDERS = ("ladder_vae", "mfcvae", "vade")  # of facets: tests/models/test_mfcvae.py
 MIXTURES = ("gmvae", "split_gmvae")  # tests/models/test_gmvae.py
 NESTED = ("gmvae2016",)  # clusters that are functions of a code: tests/models/test_gmvae2016.py
+SPLIT_MIXTURES = ("split_vade",)  # tests/models/test_split_vade.py
 SCENES = ("spair", "split_spair")  # of objects: tests/models/test_spair.py
-OTHERS = (*DISCRETE, *LADDERS, *MIXTURES, *NESTED, *SCENES)
+OTHERS = (*DISCRETE, *LADDERS, *MIXTURES, *NESTED, *SPLIT_MIXTURES, *SCENES)
 MODELS = sorted(p.stem for p in (config_dir() / "model").glob("[!_]*.yaml") if p.stem not in OTHERS)
 
 

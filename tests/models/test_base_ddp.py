@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models import builders, test_discrete, test_gmvae, test_gmvae2016, test_mfcvae
+from tests.models import builders, test_discrete, test_gmvae, test_gmvae2016, test_mfcvae, test_split_vade
 from vae_zoo.distributions import noise
 from vae_zoo.nets import RandomAffine
 
@@ -23,6 +23,7 @@ MAKERS |= {"dip_vae/i": partial(builders.build, "dip_vae", variant="i"), "split_
 MAKERS |= {name: partial(test_discrete.build, name, [3, 2]) for name in builders.DISCRETE}
 MAKERS["parted_vae/momentum"] = partial(test_discrete.build, "parted_vae", c_momentum=0.5, **SURE)
 MAKERS |= {name: partial(test_gmvae.build, name, dropout=0.0) for name in builders.MIXTURES}
+MAKERS |= {f"split_vade/{at}": partial(test_split_vade.vade, mixture_start=at, **INVARIANT) for at in (0, 1)}
 MAKERS["gmvae2016"] = partial(test_gmvae2016.build, free_bits=2.0)
 MAKERS |= {"ladder_vae": partial(test_mfcvae.build, "ladder_vae"), "mfcvae": partial(test_mfcvae.build, **INVARIANT)}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.models import test_discrete, test_gmvae, test_gmvae2016, test_mfcvae, test_spair
+from tests.models import test_discrete, test_gmvae, test_gmvae2016, test_mfcvae, test_spair, test_split_vade
 from tests.models.builders import build, images
 from vae_zoo.distributions import noise
 
@@ -48,6 +48,7 @@ PAIRS = {  # (model, batch) of a number
     "clusters of gmvae, summed": (lambda K: (test_gmvae.build("gmvae", num_classes=K, class_sum="exact"), images()), 3, 40),
     "clusters of split_gmvae": (lambda K: (test_gmvae.build("split_gmvae", num_classes=K), images()), 3, 40),
     "clusters of gmvae2016": (lambda K: (test_gmvae2016.build(num_classes=K), images()), 3, 40),
+    "clusters of split_vade": (lambda K: (test_split_vade.vade(num_classes=K), images()), 3, 40),
     "clusters of mfcvae": (lambda K: (test_mfcvae.build(num_clusters=[K, K]), images()), 3, 40),
     "classes of parted_vae": (lambda K: (test_discrete.build("parted_vae", K), images()), 3, 40),
     "classes of m2": (lambda K: (test_discrete.build("ss_vae", K), images()), 3, 40),

@@ -29,7 +29,7 @@ REQUIRED |= {"background_dim": 2, "facet_dims": [3, 2]} | dict.fromkeys(
     "latent_dim z_dim w_dim u_dim content_dim style_dim global_dim local_dim what_dim".split(), 3
 )
 SMALL = {"discriminator_hidden": (8,), "feature_dim": 12, "class_hidden": (8, 6), "z_hidden": 7, "channels": (8, 8, 8)}
-SMALL |= {"features": 12, "head_hidden": (8, 6), "glimpse_size": 4, "prior_hidden": 8}
+SMALL |= {"features": 12, "head_hidden": (8, 6), "glimpse_size": 4, "prior_hidden": 8, "mixture_start": 2}
 OTHER = {  # the second value, where its type does not say it
     "image_shape": (1, 32, SIDE),
     "network": MLP((6,)),
@@ -55,6 +55,7 @@ OTHER = {  # the second value, where its type does not say it
     "c_capacity": 1.0,  # below what the classes can hold
     "free_bits": 3.0,  # more than the classes carry here
     "presence_warmup_steps": 1000,
+    "mixture_start": 1000,
     "consistency_threshold": 0.05,
     "schedule": Progressive(1000, stages=[500, 500], fade_steps=450),
     "augment": RandomAffine(rotate=80.0),
@@ -70,6 +71,7 @@ BESIDE = {
     "augment": DISTORTED,
     "consistency_weight": DISTORTED,
     "consistency_threshold": DISTORTED,
+    "swap_local": DISTORTED,
     "prior_init_at": FADING,
     "calibrate_norm": {"network": LadderMLP([[8], [6]], batch_norm=True)},
 }
@@ -223,6 +225,8 @@ REFUSED = {  # options that another one leaves without effect
     "PartedVAE.consistency_threshold": ({"consistency_threshold": 0.5}, "consistency_weight > 0"),
     "PartedVAE.eval_slope": ({"gate": False, "eval_slope": 8.0}, "gate=false leaves eval_slope=8 unused"),
     "MFCVAE.augment": ({"augment": RandomAffine()}, "consistency_weight=0 leaves augment unused"),
+    "SplitVaDE.swap_local": ({"swap_local": True}, "consistency_weight=0 leaves swap_local unused"),
+    "SplitVaDE.consistency_weight": ({"consistency_weight": 1.0}, "needs augment, .* or swap_local=true; set it"),
     "SPAIR.beta_background": ({"background_dim": 0, "beta_background": 2.0}, "leaves beta_background=2.0 unused"),
     "SplitSPAIR.local_to": ({"background_dim": 0, "local_to": "background"}, "needs a decoder of the background"),
 }

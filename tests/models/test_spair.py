@@ -19,7 +19,7 @@ from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed
 from vae_zoo.metrics.likelihood import importance_weighted
 from vae_zoo.models.spair import SPAIR, composite
 from vae_zoo.nets import MLP
-from vae_zoo.nets.spatial import have_duplicates, paste
+from vae_zoo.nets.spatial import Windows, crop, have_duplicates, paste
 from vae_zoo.schedules import Constant, Cyclic, Linear
 
 SHAPE = (3, 16, 16)
@@ -46,6 +46,9 @@ def batch(B=4, shape=SHAPE):
 # ---- the renderer ---------------------------------------------------------------------------------------------------
 
 
+WINDOWS = Windows(rows=1, columns=5, cell=2, reach=2.7, height=2, width=10)  # 6 x 6 pixels: each pixel is in 3 to 5 of them
+
+
 def scene(N=5, B=2, side=6):
     torch.manual_seed(1)
     return torch.rand(B, N, 3, side, side), torch.rand(B, N, side, side), torch.randn(B, N)
@@ -53,26 +56,47 @@ def scene(N=5, B=2, side=6):
 
 @pytest.mark.parametrize("weight", ["split", "softmax"])
 def test_compositing_against_a_loop_over_pixels(weight):
-    colour, t, depth = scene()
-    mixed, opaque, share = composite(colour, t, depth, weight)
-    for b, y, x in [(0, 0, 0), (1, 3, 5), (1, 5, 2)]:
-        near = (-depth[b]).sigmoid()
-        w = t[b, :, y, x] * (near + 0.5) if weight == "split" else (100 * t[b, :, y, x] * near).softmax(0)
+    """A window contributes colour 0 and t = 0 to the pixels outside."""
+    (colour, t, depth), near = scene(), (-scene()[2]).sigmoid()
+    drawn = composite(colour, t, depth, weight, WINDOWS)
+    assert WINDOWS.side == 6 and drawn.colour.shape == (2, 3, 2, 10)
+    for b, y, x in [(0, 0, 0), (1, 1, 5), (1, 0, 9)]:
+        inside = [(i, y + 2, x + 2 - 2 * i) for i in range(5)]  # margins of 2 pixels, cells of 2
+        inside = [(i, row, column) for i, row, column in inside if 0 <= column < 6]
+        assert 2 <= len(inside) < 5
+        seen, shades = torch.zeros(5), torch.zeros(5, 3)
+        for i, row, column in inside:
+            seen[i], shades[i] = t[b, i, row, column], colour[b, i, :, row, column]
+        w = seen * (near[b] + 0.5) if weight == "split" else (100 * seen * near[b]).softmax(0)
         w = w / w.sum()
-        torch.testing.assert_close(mixed[b, :, y, x], sum(w[i] * colour[b, i, :, y, x] for i in range(5)))
-        torch.testing.assert_close(opaque[b, 0, y, x], (w * t[b, :, y, x]).sum())
-    torch.testing.assert_close(share, opaque * share / share.sum(1, keepdim=True))
-    order = torch.tensor([3, 0, 4, 1, 2])
-    again = composite(colour[:, order], t[:, order], depth[:, order], weight)
-    torch.testing.assert_close((again[0], again[1]), (mixed, opaque))
+        torch.testing.assert_close(drawn.colour[b, :, y, x], w @ shades)
+        torch.testing.assert_close(drawn.opaque[b, 0, y, x], w @ seen)
+        torch.testing.assert_close(drawn.share[b, :, y, x], (w @ seen) * w * (seen > 0))
 
 
 @pytest.mark.parametrize("weight, front", [("split", 0.75), ("softmax", 1.0)])
 def test_how_much_a_near_object_hides_a_far_one(weight, front):
-    colour = torch.eye(3)[:2][None, :, :, None, None]  # red and green, one pixel
-    mixed, opaque, _ = composite(colour, torch.ones(1, 2, 1, 1), torch.tensor([[-20.0, 20.0]]), weight)
-    torch.testing.assert_close(mixed[0, :, 0, 0], torch.tensor([front, 1 - front, 0]), atol=1e-5, rtol=0)
-    assert opaque == 1
+    pair = Windows(rows=1, columns=2, cell=1, reach=1.5, height=1, width=2)
+    colour = torch.eye(3)[:2][None, :, :, None, None].expand(1, 2, 3, 3, 3)  # red and green
+    drawn = composite(colour, torch.ones(1, 2, 3, 3), torch.tensor([[-20.0, 20.0]]), weight, pair)
+    torch.testing.assert_close(drawn.colour[0, :, 0, 0], torch.tensor([front, 1 - front, 0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(drawn.opaque, torch.ones(1, 1, 1, 2))
+
+
+@pytest.mark.parametrize("shape, strides", [((3, 24, 24), [2, 2, 2]), ((3, 50, 44), [2, 2, 3]), ((3, 16, 16), [1, 2, 2])])
+def test_windows_show_what_the_whole_image_would(shape, strides):
+    """Objects of the largest size at the largest distance from their cells are cut out and drawn as on the whole image."""
+    model = spair(image_shape=shape, strides=strides, reach=1.0).eval()
+    codes = {name: 3 * z for name, z in model.sample_prior(4).items()}
+    code = codes["objects"].unflatten(1, (model.num_cells, -1))
+    code[..., :4], code[..., -1] = 50.0 * code[..., :4].sign(), 1
+    shown, x = model.render(codes), torch.rand(4, *shape)
+    whole = paste(shown.sprite, shown.box, *shape[1:])
+    drawn = paste(shown.sprite, model.windows.local(shown.box), *[model.windows.side] * 2)
+    torch.testing.assert_close(model.windows.add_up(drawn), whole.sum(1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.windows.place(drawn[:, :, 0]), whole[:, :, 0], atol=1e-5, rtol=0)
+    cut = crop(model.windows.cut(x), model.windows.local(shown.box), 6)
+    torch.testing.assert_close(cut, crop(x[:, None], shown.box, 6), atol=1e-5, rtol=0)
 
 
 def test_a_box_stays_within_reach_of_its_cell():

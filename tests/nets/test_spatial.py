@@ -14,7 +14,7 @@ def boxes(*box):
 def test_an_aligned_box_is_a_slice_and_goes_back_to_its_place():
     x = torch.rand(1, 3, 48, 40)
     box = boxes([17, 25, 14, 14])
-    glimpse = crop(x, box, 14)
+    glimpse = crop(x[:, None], box, 14)
     torch.testing.assert_close(glimpse[0, 0], x[0, :, 18:32, 10:24], atol=1e-5, rtol=0)
     back = paste(glimpse, box, 48, 40)[0, 0]
     torch.testing.assert_close(back[:, 18:32, 10:24], x[0, :, 18:32, 10:24], atol=1e-5, rtol=0)
@@ -32,7 +32,7 @@ def test_as_affine_grid_and_grid_sample(padding):
         theta[..., 0, 0], theta[..., 1, 1], theta[..., 2] = half[..., 0], half[..., 1], centre
         grid = F.affine_grid(theta.flatten(0, 1), (10, 3, 7, 7), align_corners=False)
         expected = F.grid_sample(x.repeat_interleave(5, 0), grid, padding_mode=padding, align_corners=False)
-        torch.testing.assert_close(crop(x, box, 7).flatten(0, 1), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(crop(x[:, None], box, 7).flatten(0, 1), expected, atol=1e-5, rtol=0)
     else:
         glimpse = torch.rand(2, 5, 4, 7, 7)
         theta[..., 0, 0], theta[..., 1, 1], theta[..., 2] = 1 / half[..., 0], 1 / half[..., 1], -centre / half
@@ -51,7 +51,7 @@ def test_gradient_of_the_place():
     """On a ramp that rises by one over the image's half, the mean of a glimpse moves as the box does."""
     ramp = ((torch.arange(48) + 0.5) / 24 - 1).expand(1, 1, 48, 48)
     box = boxes([20.3, 24.3, 14, 14]).requires_grad_()  # at whole pixels the slope is that of a kink
-    crop(ramp, box, 14).mean().backward()
+    crop(ramp[:, None], box, 14).mean().backward()
     torch.testing.assert_close(box.grad[0, 0, :2], torch.tensor([1 / 24, 0]), atol=1e-6, rtol=0)
 
 

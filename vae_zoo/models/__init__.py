@@ -20,6 +20,7 @@ FILES = {  # public name: the file that defines it
     "SplitGMVAE": "split_gmvae",
     "SplitSPAIR": "split_spair",
     "SplitVAE": "split_vae",
+    "SplitVaDE": "split_vade",
     "SSVAE": "ss_vae",
     "VAE": "vae",
     "LatentVariableModel": "base",

@@ -214,6 +214,29 @@ class LatentVariableModel(L.LightningModule):
             UserError: It cannot train the model.
         """
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Sets values that are initialised from images before the update of a fixed step, equal on all processes.
+
+        A checkpoint contains them; a run that resumes before this step sets them itself.
+
+        Args:
+            batch: Batch of this process.
+            batch_idx: Argument of Lightning, not used.
+        """
+        if self.initialise(batch) and self.trainer.world_size > 1:  # each process has other images
+            self.load_state_dict(self.trainer.strategy.broadcast(self.state_dict()))
+
+    def initialise(self, batch: Batch) -> bool:
+        """Sets the values that are due at the current step from images; by default there are none.
+
+        Args:
+            batch: Batch of this process.
+
+        Returns:
+            Whether anything was set.
+        """
+        return False
+
     def training_images(self, count: int | None = None, batch_size: int = 1000) -> Iterator[Batch]:
         """Reads training images during training, for values that are initialised from data.
 

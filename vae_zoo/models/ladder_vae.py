@@ -182,18 +182,6 @@ class LadderVAE(LatentVariableModel):
                 "trainer.strategy=ddp_find_unused_parameters_true"
             )
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Sets values that are initialised from images before the update of a fixed step, equal on all processes.
-
-        A checkpoint contains them; a run that resumes before this step sets them itself.
-
-        Args:
-            batch: Batch of this process.
-            batch_idx: Argument of Lightning, not used.
-        """
-        if self.initialise(batch) and self.trainer.world_size > 1:  # each process has other images
-            self.load_state_dict(self.trainer.strategy.broadcast(self.state_dict()))
-
     def initialise(self, batch: Batch) -> bool:
         """Sets the values that are due at the current step from images.
 

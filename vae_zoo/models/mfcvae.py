@@ -13,12 +13,8 @@ The optimal q(c | x) for a given q(z | x) is the normalised geometric mean of p(
 `clusters` returns it, and `estimator="analytic"` is the bound with it: looser than the bound with p(c | z) by
 E KL(q(c | x) || p(c | z)), but free of noise. (VaDE's E_q(z | x) p(c | z), the arithmetic mean, is not the optimum.)
 
-Our extension, off by default: the clusters of the deepest facet D are to be invariant to distortions x -> T x, confident and
-balanced:
-    loss += consistency_weight * E [-sum_c q(c_D | x) log q(c_D | T x)]     no gradient through q(c_D | x)
-          + entropy_weight * E H(q(c_D | x)) + balance_weight * (log K_D - H(E q(c_D | x)))
-with E over the batch; position and style then remain for the other facets. With one weight w the last two are
-w * (log K_D - I(c_D; x)). Source: IMSAT (Hu et al., 2017, arXiv:1702.08720).
+Our extension, off by default: the clusters of the deepest facet are to be invariant to distortions, confident and balanced
+(vae_zoo/models/invariance.py); position and style then remain for the other facets.
 
 Schedule, alpha and gamma: vae_zoo/models/ladder_vae.py. `model=vade` is this model with one facet: VaDE (Jiang et al., 2017,
 arXiv:1611.05148), trained as an autoencoder first, whose codes then initialise the mixture.
@@ -27,18 +23,17 @@ The full text of the paper was not available: equations and defaults are those o
 are in docs/methods/mfcvae.md.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import log
+from collections.abc import Sequence
 from typing import Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vae_zoo.config.types import Count, Estimators, FacetCounts, NonNegative, Shape, Variance, WeightsOfClusters
+from vae_zoo.config.types import Count, Estimators, FacetCounts, Shape, Variance, WeightsOfClusters
 from vae_zoo.contract import Batch, Codes, LadderNetwork, Term, Terms, TrainingData
 from vae_zoo.distributions import Likelihood, MixturePrior, Normal
+from vae_zoo.models.invariance import Invariance
 from vae_zoo.models.ladder_vae import LadderVAE
 from vae_zoo.nets.ladder import calibrate_batch_norm
 from vae_zoo.utils.errors import UserError
@@ -46,32 +41,6 @@ from vae_zoo.utils.parts import take
 
 T = TypeVar("T", bound=str)
 NORM_BATCHES = 50
-
-
-@dataclass(frozen=True)
-class Invariance:
-    """Terms on the clusters of the deepest facet, see the docstring of the module; all are off by default.
-
-    Args:
-        augment: Distorts images [B, C, H, W].
-        consistency_weight: Weight of the cross-entropy between an image and its distorted copy, >= 0.
-        entropy_weight: Weight of the entropy of q(c | x), >= 0.
-        balance_weight: Weight of the balance of the clusters, >= 0.
-
-    Raises:
-        ValueError: Only one of augment and consistency_weight is given.
-    """
-
-    augment: Callable[[Tensor], Tensor] | None = None
-    consistency_weight: NonNegative = 0.0
-    entropy_weight: NonNegative = 0.0
-    balance_weight: NonNegative = 0.0
-
-    def __post_init__(self):
-        if self.consistency_weight and self.augment is None:
-            raise ValueError("consistency_weight > 0 needs augment, such as vae_zoo.nets.RandomAffine; set it")
-        if self.augment is not None and not self.consistency_weight:
-            raise ValueError("consistency_weight=0 leaves augment unused; give consistency_weight > 0, or augment=null")
 
 
 class MFCVAE(LadderVAE):
@@ -165,15 +134,12 @@ class MFCVAE(LadderVAE):
         return self.prior(name).log_prob(z)
 
     def objective(self, batch: Batch) -> Terms:
-        """The terms rec, those of `kl_terms`, and those of `cluster_terms` that have a weight."""
+        """The terms rec, those of `kl_terms` and those of `cluster_terms`."""
         q, z, rec = self.infer(batch)
         terms = {"rec": Term(rec, 1.0)}
         for name in z:
             terms |= self.kl_terms(name, q[name], z[name])
-        wanted = self.invariance
-        if wanted.consistency_weight or wanted.entropy_weight or wanted.balance_weight:
-            terms |= self.cluster_terms(batch["image"], q)
-        return terms
+        return terms | self.cluster_terms(batch["image"], q)
 
     def kl_terms(self, name: str, q: Normal, z: Float[Tensor, "B D"]) -> Terms:
         """kl_z and kl_c of a facet, their sum kl, and the four expectations in them.
@@ -212,25 +178,22 @@ class MFCVAE(LadderVAE):
         return {f"{part}_{name}": term for part, term in parts.items()}
 
     def cluster_terms(self, x: Float[Tensor, "B C H W"], q: dict[str, Normal]) -> Terms:
-        """Consistency and entropy, [B], and balance, [], of the clusters of the deepest facet, nats.
+        """The terms of Invariance of the deepest facet.
 
         Args:
             x: Images in [0, 1].
             q: Their posteriors.
         """
-        deepest, wanted, terms = self.facets[-1], self.invariance, {}
-        log_c = self.prior(deepest).expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
-        c_probs = log_c.exp()
-        everybody = self.joined(log_c).rows
-        # finite where a cluster has no image, and so is its gradient
-        log_used = everybody.logsumexp(0) - log(len(everybody))  # [K]
-        if wanted.consistency_weight and wanted.augment is not None:
-            copy = self.encode(wanted.augment(x))[deepest]
-            log_c_copy = self.prior(deepest).expected_log_joint(copy).log_softmax(-1)
-            terms["consistency"] = Term(-(c_probs.detach() * log_c_copy).sum(-1), wanted.consistency_weight)
-        balance = log(len(log_used)) + (log_used.exp() * log_used).sum()
-        terms["entropy"] = Term(-(c_probs * log_c).sum(-1), wanted.entropy_weight or None)
-        terms["balance"] = Term(balance, wanted.balance_weight or None)
+        deepest = self.facets[-1]
+
+        def log_clusters(q: dict[str, Normal]) -> Tensor:
+            return self.prior(deepest).expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
+
+        def copies() -> Tensor:
+            return log_clusters(self.encode(self.invariance.distort(x)))
+
+        log_c = log_clusters(q)
+        terms = self.invariance.terms(self.step, log_c, self.joined(log_c).rows, copies)
         return {f"{name}_{deepest}": term for name, term in terms.items()}
 
     def kl_per_dim(self, posterior: dict[str, Normal]) -> dict[str, Float[Tensor, "B _"]]:

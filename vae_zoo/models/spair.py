@@ -13,7 +13,7 @@ Inference, each head gets the samples of the heads before it:
     z_pres is relaxed (vae_zoo.distributions.presence); its prior follows from p(n) given the previous cells
 Minimised, in nats per image; kl_where, kl_what, kl_depth and kl_pres are summed over the cells:
     loss = rec + beta_where * kl_where + beta_what * kl_what + beta_depth * kl_depth + beta_pres * kl_pres
-           + beta_background * kl_background
+           + beta_background * kl_background [+ background_weight * rec_background]
     rec = -log p(x | z) at one draw; kl_where is the KL of z_scale and z_shift; kl_pres is conditioned on z_pres > 1/2 of the
     previous cells: the KL of the relaxed variables (`analytic`), one sample of it (`mc`), or that of Bernoulli variables
 
@@ -21,12 +21,14 @@ The priors of the number and the size of the objects are schedules: s falls from
 0, mu_s to the expected size. If the background is learned at the same time, objects vanish unless four measures are taken:
 `presence_warmup_steps` without gradient to depth and presence, a high initial opacity and presence (`alpha_bias`,
 `presence_bias`), a sharp likelihood, and a penalty on presence that is increased only later (conf: from step 1,000).
+Backgrounds with a pattern are learned more slowly than objects that cover them. `background_weight` > 0 at first makes the
+background explain the image alone, rec_background = -log p(x | background); objects then remain where it cannot.
 docs/methods/spair.md has the deviations; results: docs/journal/spair.md.
 """
 
 import logging
 from dataclasses import dataclass, fields
-from math import log
+from math import exp, log
 from typing import Literal, NamedTuple
 
 import torch
@@ -39,7 +41,7 @@ from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_standard, lo
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds, sample_occupied
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.mlp import dense
-from vae_zoo.nets.spatial import CellBackbone, crop, have_duplicates, paste
+from vae_zoo.nets.spatial import LEAST, CellBackbone, Windows, crop, have_duplicates, paste
 from vae_zoo.schedules import Linear, Schedule, as_schedule
 from vae_zoo.utils.parts import take
 
@@ -48,6 +50,7 @@ logger = logging.getLogger(__name__)
 WHERE = 4  # numbers of z_scale (x, y) and z_shift (x, y)
 SCALE_STD = 0.5  # of the prior of z_scale
 CONTEXT_DIM = 8  # features that each head passes on to the heads after it
+SOFTMAX = 100.0  # inverse temperature of depth_weight=softmax
 MAX_PRESENCE_LOGIT = 10.0  # the logit of presence is clamped to [-10, 10]
 
 
@@ -132,20 +135,25 @@ class Scene:
     Attributes:
         image: In [0, 1].
         ground: The image without objects.
-        share: Share of each object in each pixel, in [0, 1].
         box: Centre x, y, width and height, pixels.
         sprite: Colours within the box, in [0, 1].
         alpha: Opacity within the box, in [0, 1].
         presence: In [0, 1].
+        drawn: The objects in their windows.
     """
 
     image: Float[Tensor, "B C H W"]
     ground: Float[Tensor, "B C H W"]
-    share: Float[Tensor, "B O H W"]
     box: Float[Tensor, "B O 4"]
     sprite: Float[Tensor, "B O C g g"]
     alpha: Float[Tensor, "B O 1 g g"]
     presence: Float[Tensor, "B O"]
+    drawn: "Composite"
+
+    @property
+    def share(self) -> Float[Tensor, "B O H W"]:
+        """Share of each object in each pixel, in [0, 1]."""
+        return self.drawn.share
 
 
 @dataclass(frozen=True)
@@ -248,6 +256,7 @@ class SPAIR(LatentVariableModel):
         network: Family of encoder and decoder of the background (vae_zoo.nets).
         object_network: Family of encoder and decoder of the glimpses (vae_zoo.nets).
         likelihood: p(x | image), with one number for each pixel and channel.
+        background_weight: Weight of rec_background, >= 0, a number or a schedule of the step.
         **settings: Fields of Cells, Renderer, Presence and Betas; the rest as in LatentVariableModel.
 
     Raises:
@@ -264,6 +273,7 @@ class SPAIR(LatentVariableModel):
         network: Network,
         object_network: Network,
         likelihood: Likelihood,
+        background_weight: NonNegative | Schedule = 0.0,
         **settings,
     ):
         cells, renderer = take(Cells, settings), take(Renderer, settings)
@@ -278,6 +288,10 @@ class SPAIR(LatentVariableModel):
             raise ValueError(
                 f"background_dim=0 leaves beta_background={betas.beta_background} unused; give background_dim >= 1, or "
                 f"beta_background={Betas.beta_background:g}"
+            )
+        if background_dim == 0 and background_weight:
+            raise ValueError(
+                "background_dim=0 leaves background_weight unused; give background_dim >= 1, or background_weight=0"
             )
         self.renderer, self.presence, self.has_background = renderer, presence, background_dim > 0
         C, H, W = self.image_shape
@@ -295,6 +309,9 @@ class SPAIR(LatentVariableModel):
         centres = self.backbone.cell * (torch.stack([x, y], -1).view(-1, 2) + 0.5)
         self.centres = nn.Buffer(centres, persistent=False)  # [O, 2]
         features, hidden, g = cells.features, cells.head_hidden, renderer.glimpse_size
+        # half a pixel of a glimpse beyond its box is drawn, fading
+        reach = renderer.reach * self.backbone.cell + max(renderer.anchor, LEAST) * (1 + 1 / g) / 2
+        self.windows = Windows(rows, columns, self.backbone.cell, reach, H, W)
         seen = features + CONTEXT_DIM + WHERE
         self.where_head = nn.Sequential(*dense([features, *hidden, 2 * WHERE + CONTEXT_DIM]))
         self.depth_head = nn.Sequential(*dense([seen + what_dim, hidden[-1], 2 + CONTEXT_DIM]))
@@ -312,6 +329,7 @@ class SPAIR(LatentVariableModel):
         self.betas = {f"kl_{part}": as_schedule(getattr(betas, f"beta_{part}")) for part in parts}
         if not self.has_background:
             del self.betas["kl_background"]
+        self.background_weight = as_schedule(background_weight)
         self._warned: set[str] = set()
 
     # ---- inference ------------------------------------------------------------------------------------------------
@@ -345,7 +363,8 @@ class SPAIR(LatentVariableModel):
         scale = Normal.from_softplus(torch.cat([mu[..., :2], raw[..., :2] - 1], dim=-1))
         shift = Normal.from_softplus(torch.cat([mu[..., 2:], raw[..., 2:]], dim=-1))
         z_where = torch.cat([_at(scale, eps[..., :2]), _at(shift, eps[..., 2:4])], dim=-1)
-        glimpse = crop(x, self.box(z_where), self.renderer.glimpse_size)  # [B, O, C, g, g]
+        box = self.windows.local(self.box(z_where))
+        glimpse = crop(self.windows.cut(x), box, self.renderer.glimpse_size)  # [B, O, C, g, g]
         what = Normal.from_softplus(self.object_encoder(glimpse.flatten(0, 1)).unflatten(0, (x.shape[0], -1)))
         z_what = _at(what, eps[..., WHERE:-1])
         depth = self.depth_head(torch.cat([features, passed.relu(), z_where, z_what], -1))
@@ -391,20 +410,22 @@ class SPAIR(LatentVariableModel):
 
     def render(self, codes: Codes) -> Scene:
         """Renders codes of images."""
-        (C, H, W), how = self.image_shape, self.renderer
+        C, how = self.image_shape[0], self.renderer
         code = ObjectCode.of(codes["objects"], self.num_cells)
         depth, presence = code.depth[..., 0], code.presence[..., 0]  # [B, O]
         decoded = self.object_decoder(self.seen_by("objects", code.what, codes).flatten(0, 1)).float()
         decoded = decoded.unflatten(0, depth.shape)  # [B, O, C + 1, g, g]
         sprite, alpha = decoded[:, :, :C].sigmoid(), (how.alpha_scale * decoded[:, :, C:] + how.alpha_bias).sigmoid()
         box = self.box(code.where)
-        colour, opacity = paste(torch.cat([sprite, alpha], dim=2), box, H, W).split([C, 1], dim=2)  # [B, O, ., H, W]
-        mixed, opaque, share = composite(colour, presence[..., None, None] * opacity[:, :, 0], depth, how.depth_weight)
-        ground = torch.zeros_like(mixed)
+        side = self.windows.side
+        colour, opacity = paste(torch.cat([sprite, alpha], dim=2), self.windows.local(box), side, side).split([C, 1], dim=2)
+        t = presence[..., None, None] * opacity[:, :, 0]  # [B, O, k, k]
+        drawn = composite(colour, t, depth, how.depth_weight, self.windows)
+        ground = torch.zeros_like(drawn.colour)
         if self.has_background:
             ground = self.decoder(self.seen_by("background", codes["background"], codes)).float().sigmoid()
-        image = opaque * mixed + (1 - opaque) * ground
-        return Scene(image, ground, share, box, sprite, alpha, presence)
+        image = drawn.opaque * drawn.colour + (1 - drawn.opaque) * ground
+        return Scene(image, ground, box, sprite, alpha, presence, drawn)
 
     def without_object(self, codes: Codes, object_: Int[Tensor, " B"]) -> Codes:
         """Removes one object of each image.
@@ -531,13 +552,16 @@ class SPAIR(LatentVariableModel):
         """
         q = self.infer(x, self.draw(x, 1))
         codes = {"objects": q.mean} | {name: block.rsample() for name, block in others.items()}
-        rec = -self.likelihood.log_prob(x, self.likelihood.params_of(self.render(codes).image))
+        scene, weight = self.render(codes), self.background_weight(self.step)
+        rec = -self.likelihood.log_prob(x, self.likelihood.params_of(scene.image))
         kls = self.kl_objects(q) | {f"kl_{name}": kl_standard(block) for name, block in others.items()}
         terms = {"rec": Term(rec, 1.0)} | {name: Term(kl, self.betas[name](self.step)) for name, kl in kls.items()}
+        if weight:
+            terms["rec_background"] = Term(-self.likelihood.log_prob(x, self.likelihood.params_of(scene.ground)), weight)
         return terms | {"count": Term((q.logit > 0).sum(1).float())}, codes
 
     def objective(self, batch: Batch) -> Terms:
-        """The terms rec and the KL of each part; count, the number of objects, is only logged."""
+        """The terms rec, the KL of each part and, if it has a weight, rec_background; count, of objects, is only logged."""
         x = batch["image"]
         return self.scene_terms(x, self.encode_whole(x))[0]
 
@@ -635,31 +659,56 @@ class SPAIR(LatentVariableModel):
             self._warned.add(message)
 
 
+@dataclass
+class Composite:
+    """Objects drawn over each other.
+
+    Attributes:
+        colour: C of the module.
+        opaque: A of the module.
+        weight: w of each object in its window.
+        total: Sum of w at each pixel, > 0.
+        windows: The windows.
+    """
+
+    colour: Float[Tensor, "B C H W"]
+    opaque: Float[Tensor, "B 1 H W"]
+    weight: Float[Tensor, "B O k k"]
+    total: Float[Tensor, "B 1 H W"]
+    windows: Windows
+
+    @property
+    def share(self) -> Float[Tensor, "B O H W"]:
+        """Share of each object in each pixel, in [0, 1]; 0 outside its window."""
+        return self.opaque * self.windows.place(self.weight) / self.total
+
+
 def composite(
-    colour: Float[Tensor, "B O C H W"],
-    t: Float[Tensor, "B O H W"],
+    colour: Float[Tensor, "B O C k k"],
+    t: Float[Tensor, "B O k k"],
     depth: Float[Tensor, "B O"],
     weight: Literal["split", "softmax"],
-) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 1 H W"], Float[Tensor, "B O H W"]]:
+    windows: Windows,
+) -> Composite:
     """Composes overlapping objects, by the equations of the module's docstring.
 
     Args:
-        colour: Colour of the objects, in [0, 1].
+        colour: Colour of the objects in their windows, in [0, 1].
         t: Opacity times presence, in [0, 1].
         depth: Objects of smaller depth are in front.
         weight: As in Renderer.
-
-    Returns:
-        C, A and the share of each object in each pixel.
+        windows: Where the windows are.
     """
     near = (-depth).sigmoid()[..., None, None]
     if weight == "softmax":
-        w = (100 * t * near).softmax(dim=1)
+        least = exp(-SOFTMAX / 2)  # weight of an object that does not cover the pixel; all weights are finite
+        w, floor = (SOFTMAX * (t * near - 0.5)).exp(), t.shape[1] * least
     else:
-        w = t * (near + 0.5)
-        w = w / (w.sum(1, keepdim=True) + 1e-8)
-    opaque = (t * w).sum(1, keepdim=True)
-    return torch.einsum("bnhw,bnchw->bchw", w, colour), opaque, opaque * w
+        w, least, floor = t * (near + 0.5), 0.0, 1e-8
+    parts = torch.cat([w[:, :, None] * colour, (w * t)[:, :, None], (w - least)[:, :, None]], dim=2)
+    mixed, opaque, total = windows.add_up(parts).split([colour.shape[2], 1, 1], dim=1)
+    total = total + floor
+    return Composite(mixed / total, opaque / total, w, total, windows)
 
 
 def _at(q: Normal, eps: Tensor) -> Tensor:
