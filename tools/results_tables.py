@@ -185,6 +185,24 @@ ARMS = {
             for of, name in (("z_global", "`z_global`"), ("z_local", "`z_local`"), ("pixels", "pixels"))
         },
     ),
+    "split_vade": (
+        {"SPLIT-VaDE": "split_vade/street_digits", "without swapped colours": "split_vade/street_digits_no_swap"},
+        {
+            "test/cluster_accuracy_hungarian": "Hungarian accuracy (chance 0.10)",
+            "test/kmeans_z_global/cluster_accuracy_hungarian": "the same of k-means on `z_global`",
+            "test/kmeans_z_local/cluster_accuracy_hungarian": "the same of k-means on `z_local`",
+            "test/kmeans_pixels/cluster_accuracy_hungarian": "the same of k-means on pixels",
+            "test/ami": "AMI",
+            "test/kmeans_pixels/ami": "the same of k-means on pixels",
+            "test/colour_transfer_ratio": "colour transfer ratio (below 1: colours are in `z_local`)",
+            "test/colour_r2_z_global": "R² of a probe for the background colour on `z_global`",
+            "test/block/c/digit_colour": "score of a probe for the digit colour (six classes) on the cluster",
+            "test/accuracy_rec": "accuracy of a digit classifier on reconstructions",
+            "test/worth/c": "worth of `c`",
+            "test/worth/z_global": "worth of `z_global`",
+            "test/worth/z_local": "worth of `z_local`",
+        },
+    ),
     "split_detection": (
         {
             "`none`": "spair-chequers",
@@ -230,6 +248,7 @@ ARMS = {
 # Numbers of which a table of ARMS also shows the difference of one column from the others, over the same seeds.
 PAIRED = {
     "split_detection": ("`background`", ("test/count_accuracy", "test_unseen/count_accuracy", "test/ap50")),
+    "split_vade": ("SPLIT-VaDE", ("test/cluster_accuracy_hungarian", "test/ami")),
     "split_annealed": (
         "with the reconstruction",
         (

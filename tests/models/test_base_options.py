@@ -228,6 +228,7 @@ REFUSED = {  # options that another one leaves without effect
     "SplitVaDE.swap_local": ({"swap_local": True}, "consistency_weight=0 leaves swap_local unused"),
     "SplitVaDE.consistency_weight": ({"consistency_weight": 1.0}, "needs augment, .* or swap_local=true; set it"),
     "SPAIR.beta_background": ({"background_dim": 0, "beta_background": 2.0}, "leaves beta_background=2.0 unused"),
+    "SPAIR.background_weight": ({"background_dim": 0, "background_weight": 2.0}, "leaves background_weight=2.0 unused"),
     "SplitSPAIR.local_to": ({"background_dim": 0, "local_to": "background"}, "needs a decoder of the background"),
 }
 

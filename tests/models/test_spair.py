@@ -181,6 +181,25 @@ def test_each_weight_moves_the_gradient_by_that_of_its_term(term):
     check_weight(spair, term)
 
 
+def test_background_alone_explains_the_image_while_it_has_a_weight():
+    """The term is that of the background without objects; its gradient reaches the background and no object."""
+    plain, model = spair(), spair(background_weight=Linear(3.0, 0.0, 10))
+    torch.manual_seed(3)
+    base = costs(plain, batch())
+    torch.manual_seed(3)
+    terms = costs(model, batch())
+    torch.testing.assert_close(terms["loss"] - base["loss"], 3 * terms["rec_background"].mean(), atol=1e-2, rtol=1e-4)
+    own = dict(zip(dict(model.named_parameters()), gradients(model, terms["rec_background"].mean())))
+    reached = {name.partition(".")[0] for name, g in own.items() if g.any()}
+    assert reached == {"encoder", "decoder"}
+    x = batch()["image"]
+    terms, codes = model.scene_terms(x, model.encode_whole(x))
+    expected = -model.likelihood.log_prob(x, model.decoder(codes["background"]).sigmoid())
+    torch.testing.assert_close(terms["rec_background"].value, expected)
+    model.trained_steps = 10
+    assert "rec_background" not in costs(model, batch())
+
+
 def test_the_loss_is_the_sum_of_its_terms():
     terms = costs(spair(), batch())
     torch.testing.assert_close(terms["loss"], sum(terms[name] for name in TERMS).mean())

@@ -260,7 +260,7 @@ class SPAIR(LatentVariableModel):
         **settings: Fields of Cells, Renderer, Presence and Betas; the rest as in LatentVariableModel.
 
     Raises:
-        ValueError: The likelihood needs more than a mean, or beta_background has no effect.
+        ValueError: The likelihood needs more than a mean, or a weight of the background has no effect.
     """
 
     parts = (Cells, Renderer, Presence, Betas)
@@ -279,20 +279,7 @@ class SPAIR(LatentVariableModel):
         cells, renderer = take(Cells, settings), take(Renderer, settings)
         presence, betas = take(Presence, settings), take(Betas, settings)
         super().__init__(image_shape, **settings)
-        if likelihood.num_params > 1:
-            raise ValueError(
-                f"likelihood={type(likelihood).__name__} needs {likelihood.num_params} parameters per pixel, but SPAIR "
-                f"decodes only the mean; choose another likelihood, such as model/likelihood=sharp_laplace"
-            )
-        if background_dim == 0 and betas.beta_background != Betas.beta_background:
-            raise ValueError(
-                f"background_dim=0 leaves beta_background={betas.beta_background} unused; give background_dim >= 1, or "
-                f"beta_background={Betas.beta_background:g}"
-            )
-        if background_dim == 0 and background_weight:
-            raise ValueError(
-                "background_dim=0 leaves background_weight unused; give background_dim >= 1, or background_weight=0"
-            )
+        _check(likelihood, background_dim, betas, background_weight)
         self.renderer, self.presence, self.has_background = renderer, presence, background_dim > 0
         C, H, W = self.image_shape
         self.backbone = CellBackbone(C, cells.channels, cells.strides, cells.features, cells.head_kernel)
@@ -709,6 +696,21 @@ def composite(
     mixed, opaque, total = windows.add_up(parts).split([colour.shape[2], 1, 1], dim=1)
     total = total + floor
     return Composite(mixed / total, opaque / total, w, total, windows)
+
+
+def _check(likelihood: Likelihood, background_dim: int, betas: Betas, background_weight: float | Schedule) -> None:
+    """Raises if the likelihood does not fit, or a weight of the background has no effect."""
+    if likelihood.num_params > 1:
+        raise ValueError(
+            f"likelihood={type(likelihood).__name__} needs {likelihood.num_params} parameters per pixel, but SPAIR "
+            f"decodes only the mean; choose another likelihood, such as model/likelihood=sharp_laplace"
+        )
+    defaults = {"beta_background": Betas.beta_background, "background_weight": 0.0}
+    for name, value in {"beta_background": betas.beta_background, "background_weight": background_weight}.items():
+        if background_dim == 0 and value != defaults[name]:
+            raise ValueError(
+                f"background_dim=0 leaves {name}={value} unused; give background_dim >= 1, or {name}={defaults[name]:g}"
+            )
 
 
 def _at(q: Normal, eps: Tensor) -> Tensor:
