@@ -24,6 +24,7 @@ from vae_zoo.distributions import Bernoulli, Normal
 from vae_zoo.metrics import clustering
 from vae_zoo.models import SplitVaDE
 from vae_zoo.nets import MLP, PatchShuffle, RandomAffine
+from vae_zoo.training.trainer import Trainer
 from vae_zoo.utils.errors import UserError
 
 K, D, L = 4, 3, 2
@@ -221,6 +222,18 @@ def test_finds_the_digits_unless_the_mixture_is_not_initialised(broken):
     label = data.label[rows].numpy()
     accuracy = clustering.scores(found, label, (found, label))["cluster_accuracy_hungarian"]
     assert accuracy < 0.3 if broken else accuracy > 0.5, accuracy
+
+
+@pytest.mark.parametrize("at", [3, 4, 5])
+def test_resume_is_exact_before_at_and_after_the_start_of_the_mixture(tmp_path, at):
+    """at: the step of the checkpoint; the mixture starts before the update of step 4."""
+    whole, *_ = digits(4, 8)
+    digits(4, at)[2].save_checkpoint(tmp_path / "last.ckpt")
+    rest, data = digits(4, 0)[:2]
+    trainer = Trainer(max_steps=8, val_check_interval=10_000, logger=False, accelerator="cpu", limit_val_batches=0)
+    trainer.fit(rest, datamodule=data, ckpt_path=tmp_path / "last.ckpt")
+    assert trainer.global_step == 8
+    assert [key for key, value in whole.state_dict().items() if not torch.equal(value, rest.state_dict()[key])] == []
 
 
 def test_given_probabilities_of_the_clusters_stay():

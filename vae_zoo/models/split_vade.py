@@ -34,6 +34,7 @@ from vae_zoo.distributions import (
     kl_standard,
     kl_standard_per_dim,
     log_standard_normal,
+    noise,
     transport,
 )
 from vae_zoo.models.discrete import DiscreteLatentModel
@@ -252,11 +253,13 @@ class SplitVaDE(LocalView, DiscreteLatentModel):
         """
         if self.step != self.mixture_start:
             return False
+        seed = getattr(self.trainer, "seed", 0)
+        noise.seed_step(seed, self.step, device=self.device)  # the same after a resume
         self.eval()
         with torch.no_grad():
             draws = [self.infer(images["image"]).sample() for images in self.training_images(self.init_images)]
         self.train()
-        self.mixture.init_from_codes(torch.cat(draws), "means+vars+weights", getattr(self.trainer, "seed", 0))
+        self.mixture.init_from_codes(torch.cat(draws), "means+vars+weights", seed)
         if self.fixed_weights:
             self.mixture.logits.data.copy_(self.classes.probs.log())
         return True
