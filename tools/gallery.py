@@ -30,6 +30,7 @@ class Panel(NamedTuple):
     figure: str  # as the run folder names it, without the step
     method: str
     caption: str
+    height: int = HEIGHT  # at which the figure is cut
 
 
 PANELS = (
@@ -55,6 +56,14 @@ ON_PAGES = (  # outside of the gallery
         "swap_z_global",
         "SPLIT-VAE",
         "digit of the row, colours of the column",
+    ),
+    Panel(
+        "split_vade",
+        "experiment=split_vade/street_digits seed=10",
+        "members_c",
+        "SPLIT-VaDE",
+        "most confident images of each cluster",
+        2 * HEIGHT,
     ),
     Panel("spair_chequers", "experiment=spair/chequers seed=20", "boxes_test", "SPAIR", "objects on chequers"),
     Panel("split_spair_chequers", "experiment=split_spair/chequers seed=20", "boxes_test", "SPLIT-SPAIR", "the same"),
@@ -83,7 +92,7 @@ def figure(panel: Panel) -> Image.Image:
     image = Image.open(found[-1]).convert("RGB")
     if image.width > WIDTH:
         image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
-    return cut(image, HEIGHT)
+    return cut(image, panel.height)
 
 
 def cut(image: Image.Image, height: int) -> Image.Image:

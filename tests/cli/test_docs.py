@@ -105,3 +105,18 @@ def test_named_experiments_and_keys_exist(page, keys):
         assert (config_dir() / "experiment" / f"{name}.yaml").is_file(), name
     named = re.findall(rf"(?<![\w/.+])((?:{GROUPS})(?:\.\w+)+)(?![\w(./-])", PAGES[page])
     assert not {key for key in named if key not in keys and Path(key).suffix not in OTHERS}
+
+
+def test_pictures_and_pages_that_pages_link_exist():
+    """Of docs/, its journal and the parts of CONTRIBUTING.md that docs/ includes; generated pages are left out."""
+    missing = []
+    for page in sorted(DOCS.rglob("*.md")):
+        text = page.read_text()
+        for part in re.findall(r"^--8<-- \"CONTRIBUTING.md:(\w+)\"$", text, re.MULTILINE):
+            included = (REPOSITORY / "CONTRIBUTING.md").read_text()
+            text += included.split(f"--8<-- [start:{part}]")[1].split(f"--8<-- [end:{part}]")[0]
+        for target in re.findall(r"\]\(([^)#\s]+\.(?:md|png|jpg|webp))[^)]*\)", FENCE.sub("", text)):
+            generated = "reference/" in target or "reference" in page.parts
+            if not target.startswith("http") and not generated and not (page.parent / target).exists():
+                missing.append(f"{page.relative_to(DOCS)}: {target}")
+    assert not missing
