@@ -1,5 +1,7 @@
 """What is said of a model that knows the scenes, of one that sees nothing, and of the pictures."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,7 @@ class Oracle(SPAIR):
         nothing = torch.zeros(len(mask), self.num_cells)
         box = torch.rand(len(mask), self.num_cells, 4)
         sprite = torch.zeros(*nothing.shape, 3, 2, 2)
-        return Scene(image, image, share, box, sprite, sprite[:, :, :1], nothing)
+        return Scene(image, image, box, sprite, sprite[:, :, :1], nothing, SimpleNamespace(share=share))
 
 
 @pytest.mark.parametrize("split", ["test", "test_unseen"])
