@@ -197,6 +197,8 @@ ARMS = {
             "test/colour_transfer_ratio": "colour transfer ratio (below 1: colours are in `z_local`)",
             "test/colour_r2_z_global": "R² of a probe for the background colour on `z_global`",
             "test/block/c/digit_colour": "score of a probe for the digit colour (six classes) on the cluster",
+            "test/block/c/ground_colour": "the same for the colour of the background",
+            "test/block/c/texture": "the same for the texture of the background",
             "test/accuracy_rec": "accuracy of a digit classifier on reconstructions",
             "test/worth/c": "worth of `c`",
             "test/worth/z_global": "worth of `z_global`",
