@@ -205,6 +205,8 @@ def test_moved_codes_keep_their_distance_in_deviations_and_draws_have_their_clus
         torch.testing.assert_close(model.with_class(moved, own[:, None])["z"], codes["z"], rtol=1e-4, atol=1e-4)
         drawn = model.sample_class(torch.full((20_000, 1), 1))
         part = components(model, drawn["w"]).base_dist
+        means, centres = model.class_means(to), components(model, torch.zeros(5, codes["w"].shape[1])).base_dist.loc
+        torch.testing.assert_close(means, {"z": centres[:, 2]})
         error = (drawn["z"] - part.loc[:, 1]) / part.scale[:, 1]
     torch.testing.assert_close(error.mean(0), torch.zeros(D), rtol=0, atol=0.03)
     torch.testing.assert_close(error.std(0), torch.ones(D), rtol=0.03, atol=0)

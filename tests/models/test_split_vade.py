@@ -252,6 +252,6 @@ def test_invariance_waits_for_the_mixture():
 
 
 def test_fewer_images_than_clusters_are_refused():
-    for images_, taken in ((3, None), (100, 3)):
-        with pytest.raises(UserError, match=r"model.num_classes=4 clusters need at least 4 images, got"):
+    for images_, taken, remedy in ((3, None, "use more training images"), (100, 3, "raise model.init_images")):
+        with pytest.raises(UserError, match=f"model.num_classes must be at most 3, .* got 4; lower it, or {remedy}"):
             vade(init_images=taken).learn_from(training_data(images_))

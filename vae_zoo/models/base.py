@@ -18,6 +18,7 @@ from vae_zoo.contract import Batch, Block, Codes, Term, Terms, TrainingData
 from vae_zoo.distributions import Likelihood, Normal, kl_standard_per_dim, noise
 from vae_zoo.schedules import Schedule
 from vae_zoo.utils import ranks
+from vae_zoo.utils.errors import UserError
 
 
 class LatentVariableModel(L.LightningModule):
@@ -251,6 +252,26 @@ class LatentVariableModel(L.LightningModule):
         assert data is not None
         order = torch.randperm(data.num_images, generator=generator)
         return (data.images(part, self.device) for part in order[:count].split(batch_size))
+
+    def require_images(self, data: TrainingData, count: int | None, key: str, needed: int) -> None:
+        """Checks that there are enough training images to initialise values from.
+
+        Args:
+            data: Data of the data module.
+            count: Number of images given to `training_images`.
+            key: Setting of the model that says how many are needed.
+            needed: Its value.
+
+        Raises:
+            UserError: There are fewer.
+        """
+        images = min(data.num_images, count or data.num_images)
+        if images < needed:
+            more = "raise model.init_images" if images < data.num_images else "use more training images"
+            raise UserError(
+                f"{key} must be at most {images}, the number of training images from which the model is initialised, got "
+                f"{needed}; lower it, or {more}"
+            )
 
     def joined(self, x: Float[Tensor, "B ..."]) -> ranks.Joined:
         """Gathers the rows of the whole batch of a training step from all ranks; validation batches stay on their rank.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vae_zoo.config.types import Count, NumClasses, Probabilities, Shape
 from vae_zoo.contract import Batch, Block, Codes, Network, TrainingData
-from vae_zoo.distributions import Categorical, CategoricalVariables, Likelihood
+from vae_zoo.distributions import Categorical, CategoricalVariables, Likelihood, Normal, transport
 from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.utils.errors import UserError
 
@@ -22,7 +22,8 @@ LEAK = 0.1  # slope below 0 of the ReLU behind the hidden vector h
 class DiscreteLatentModel(LatentVariableModel):
     """Base of models with categorical variables; implements part of `vae_zoo.contract.HasClasses`.
 
-    A model implements the contract and `sample_class`, and sets `c_head`, the layer from the features to the logits.
+    A model implements the contract and `sample_class`, and sets `c_head`, the layer from the features to the logits. The two
+    classes below implement `sample_class` for a decoder that gets the class, and for a prior that depends on it.
 
     Args:
         image_shape: [C, H, W].
@@ -31,7 +32,7 @@ class DiscreteLatentModel(LatentVariableModel):
         **training: As in LatentVariableModel.
 
     Attributes:
-        free_of_class: Blocks whose prior does not depend on the class.
+        free_of_class: Gaussian blocks whose prior does not depend on the class.
     """
 
     free_of_class: tuple[str, ...] = ("z",)
@@ -60,6 +61,10 @@ class DiscreteLatentModel(LatentVariableModel):
             {block: [n, D]}.
         """
         raise NotImplementedError  # pragma: contract
+
+    def free_codes(self, n: int) -> Codes:
+        """Draws n codes of the blocks `free_of_class` from N(0, I)."""
+        return {name: torch.randn(n, self.blocks[name].size, device=self.device) for name in self.free_of_class}
 
     def sample_prior(self, n: int) -> Codes:
         """Draws n codes of each block: classes from p(c), the other codes given these."""
@@ -204,8 +209,7 @@ class ClassConditionalModel(DiscreteLatentModel):
 
     def sample_class(self, classes: Int[Tensor, "n J"]) -> Codes:
         """Draws z from N(0, I) and adds the codes of these classes, 0..K_j-1."""
-        z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
-        return {"z": z} | self.classes.split(self.classes.code(classes))
+        return self.free_codes(len(classes)) | self.classes.split(self.classes.code(classes))
 
     def log_likelihoods(
         self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*k B M D"], codes: Float[Tensor, "B M S"]
@@ -224,3 +228,56 @@ class ClassConditionalModel(DiscreteLatentModel):
         repeats = inputs.shape[:-1].numel() // (len(x) * codes.shape[1])
         x = x.repeat_interleave(codes.shape[1], 0).repeat(repeats, 1, 1, 1)
         return self.likelihood.log_prob(x, self.decoder(inputs.flatten(0, -2))).view(inputs.shape[:-1])
+
+
+class MixtureLatentModel(DiscreteLatentModel):
+    """Base of models whose prior is a mixture: codes of some blocks are Gaussian given the class, those of others N(0, I).
+
+    A model implements the contract and `components`.
+
+    Args:
+        image_shape: [C, H, W].
+        num_classes: As in DiscreteLatentModel.
+        class_probs: As in DiscreteLatentModel.
+        **training: As in LatentVariableModel.
+    """
+
+    free_of_class = ()
+
+    def components(self, classes: Int[Tensor, "n J"], free: Codes) -> dict[str, Normal]:
+        """The components of the mixture, p(z | c).
+
+        Args:
+            classes: Values, 0..K_j-1.
+            free: Codes [n, D] of the blocks `free_of_class`, on which components may depend.
+
+        Returns:
+            {block: Gaussian of [n, D] or [n, J, D]}, for the blocks whose prior depends on the class.
+        """
+        raise NotImplementedError  # pragma: contract
+
+    def sample_class(self, classes: Int[Tensor, "n J"]) -> Codes:
+        """Draws codes of the components of these classes, 0..K_j-1, and those of the other blocks from N(0, I)."""
+        free = self.free_codes(len(classes))
+        drawn = {name: p.sample().flatten(1) for name, p in self.components(classes, free).items()}
+        return free | drawn | self.classes.split(self.classes.code(classes))
+
+    def with_class(self, codes: Codes, classes: Int[Tensor, "B J"]) -> Codes:
+        """Moves codes to other classes; they keep their distance from the component's mean, in standard deviations.
+
+        Args:
+            codes: Codes of B images.
+            classes: Values, 0..K_j-1.
+
+        Returns:
+            The changed codes.
+        """
+        own = torch.stack([codes[name].argmax(1) for name in self.classes.names()], dim=1)  # [B, J]
+        old, new = self.components(own, codes), self.components(classes, codes)
+        moved = {name: transport(codes[name].view_as(p.mu), p, new[name]).flatten(1) for name, p in old.items()}
+        return super().with_class(codes, classes) | moved
+
+    def class_means(self, classes: Int[Tensor, "n J"]) -> Codes:
+        """Means of the components of these classes, {block: [n, D]}; where they depend on other blocks, at 0."""
+        free = {name: torch.zeros(len(classes), self.blocks[name].size, device=self.device) for name in self.free_of_class}
+        return {name: p.mu.flatten(1) for name, p in self.components(classes, free).items()}

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 from vae_zoo.config.types import Classes, Count, Momentum, NonNegative, Positive, Probabilities, Shape, Widths
 from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
-from vae_zoo.distributions import Categorical, Likelihood, Normal, kl_normal, kl_normal_per_dim, transport
-from vae_zoo.models.discrete import DiscreteLatentModel
+from vae_zoo.distributions import Categorical, Likelihood, Normal, kl_normal, kl_normal_per_dim
+from vae_zoo.models.discrete import MixtureLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
 
 STD_BIAS = 1.0  # initial bias of the layers of standard deviations, which therefore start at softplus(1) = 1.31
 
 
-class GMVAE(DiscreteLatentModel):
+class GMVAE(MixtureLatentModel):
     """VAE with a mixture of Gaussians as prior.
 
     Args:
@@ -55,7 +55,6 @@ class GMVAE(DiscreteLatentModel):
     """
 
     z_name = "z"
-    free_of_class: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -133,28 +132,9 @@ class GMVAE(DiscreteLatentModel):
         """Decodes z to mean images in [0, 1]; the decoder does not get the cluster."""
         return self.likelihood.mean(self.decoder(self.join(codes)[:, self.classes.num_values :]))
 
-    def sample_class(self, classes: Int[Tensor, "n 1"]) -> Codes:
-        """Draws z from p(z | c) of these clusters, 0..K-1."""
-        c = self.classes.code(classes)
-        return {"c": c, self.z_name: self.prior_z(c).sample()}
-
-    def with_class(self, codes: Codes, classes: Int[Tensor, "B 1"]) -> Codes:
-        """Moves codes to other clusters; z keeps its distance from the mean in standard deviations of the cluster.
-
-        Args:
-            codes: Codes of B images.
-            classes: Clusters, 0..K-1.
-
-        Returns:
-            The changed codes.
-        """
-        c = self.classes.code(classes)
-        old, new = self.prior_z(self.classes.hard(codes["c"])), self.prior_z(c)
-        return codes | {"c": c, self.z_name: transport(codes[self.z_name], old, new)}
-
-    def class_means(self, classes: Int[Tensor, "n 1"]) -> Codes:
-        """The mean of z in each of these clusters, {block: [n, D]}."""
-        return {self.z_name: self.prior_z(self.classes.code(classes)).mu}
+    def components(self, classes: Int[Tensor, "n 1"], free: Codes) -> dict[str, Normal]:
+        """p(z | c) of these clusters, 0..K-1, {block: Gaussian of [n, D]}."""
+        return {self.z_name: self.prior_z(self.classes.code(classes))}
 
     # ---- objective ------------------------------------------------------------------------------------------------
 

@@ -31,13 +31,12 @@ from vae_zoo.distributions import (
     kl_standard,
     kl_standard_per_dim,
     log_standard_normal,
-    transport,
 )
-from vae_zoo.models.discrete import DiscreteLatentModel
+from vae_zoo.models.discrete import MixtureLatentModel
 from vae_zoo.schedules import Schedule, as_schedule
 
 
-class GMVAE2016(DiscreteLatentModel):
+class GMVAE2016(MixtureLatentModel):
     """VAE with a mixture of Gaussians as prior whose means and variances are functions of a code w.
 
     Args:
@@ -118,27 +117,10 @@ class GMVAE2016(DiscreteLatentModel):
         self.join(codes)  # checks the shapes of all blocks
         return self.likelihood.mean(self.decoder(codes["z"]))
 
-    def sample_class(self, classes: Int[Tensor, "n 1"]) -> Codes:
-        """Draws w from N(0, I), then z from p(z | c, w) of these clusters, 0..K-1."""
-        w = torch.randn(len(classes), self.blocks["w"].size, device=self.device)
-        return {"c": self.classes.code(classes), "z": self.of_class(w, classes).sample(), "w": w}
-
-    def of_class(self, w: Float[Tensor, "n W"], classes: Int[Tensor, "n 1"]) -> Normal:
-        """p(z | c, w) of one cluster, 0..K-1, for each w; a Gaussian of [n, D]."""
-        return self.prior_z(w)[torch.arange(len(w), device=w.device), classes[:, 0]]
-
-    def with_class(self, codes: Codes, classes: Int[Tensor, "B 1"]) -> Codes:
-        """Moves codes to other clusters; z keeps its distance from the mean in standard deviations of the cluster.
-
-        Args:
-            codes: Codes of B images.
-            classes: Clusters, 0..K-1.
-
-        Returns:
-            The changed codes.
-        """
-        old, new = (self.of_class(codes["w"], c) for c in (codes["c"].argmax(1, keepdim=True), classes))
-        return codes | {"c": self.classes.code(classes), "z": transport(codes["z"], old, new)}
+    def components(self, classes: Int[Tensor, "n 1"], free: Codes) -> dict[str, Normal]:
+        """p(z | c, w) of one cluster, 0..K-1, for each code of w; {"z": Gaussian of [n, D]}."""
+        w = free["w"]
+        return {"z": self.prior_z(w)[torch.arange(len(w), device=w.device), classes[:, 0]]}
 
     # ---- objective ------------------------------------------------------------------------------------------------
 
@@ -163,8 +145,8 @@ class GMVAE2016(DiscreteLatentModel):
     def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Float[Tensor, "B _"]]:
         """KL of each dimension, nats: of z to the prior of the most probable cluster at the mean of w, of w to N(0, I)."""
         q_z, q_w = posterior["z"], posterior["w"]
-        p_z = self.of_class(q_w.mu, posterior["c"].probs.argmax(1, keepdim=True))
-        return {"z": kl_normal_per_dim(q_z, p_z), "w": kl_standard_per_dim(q_w)}
+        p_z = self.components(posterior["c"].probs.argmax(1, keepdim=True), {"w": q_w.mu})
+        return {"z": kl_normal_per_dim(q_z, p_z["z"]), "w": kl_standard_per_dim(q_w)}
 
     def log_weights(self, batch: Batch, k: int) -> Float[Tensor, "k B"]:
         """log p(x, z, w) - log q(z, w | x) of k draws for each image, nats; c is summed out.

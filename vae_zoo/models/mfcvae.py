@@ -36,7 +36,6 @@ from vae_zoo.distributions import Likelihood, MixturePrior, Normal
 from vae_zoo.models.invariance import Invariance
 from vae_zoo.models.ladder_vae import LadderVAE
 from vae_zoo.nets.ladder import calibrate_batch_norm
-from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.parts import take
 
 T = TypeVar("T", bound=str)
@@ -227,12 +226,9 @@ class MFCVAE(LadderVAE):
             UserError: There are fewer images than clusters.
         """
         super().learn_from(data)
-        most = max(len(self.prior(name).mu) for name in self.facets)
-        if self.prior_init != "none" and data.num_images < most:
-            raise UserError(
-                f"model.num_clusters must be at most {data.num_images}, the number of training images, got {most}; lower "
-                f"it, or set model.prior_init=none"
-            )
+        if self.prior_init != "none":
+            most = max(len(self.prior(name).mu) for name in self.facets)
+            self.require_images(data, self.init_images, "model.num_clusters", most)
 
     def prior_init_steps(self) -> dict[str, int]:
         """The step before whose update each mixture is initialised from images."""

@@ -42,9 +42,8 @@ from vae_zoo.distributions import (
     kl_standard,
     kl_standard_per_dim,
     log_standard_normal,
-    transport,
 )
-from vae_zoo.models.discrete import DiscreteLatentModel
+from vae_zoo.models.discrete import MixtureLatentModel
 from vae_zoo.schedules import Plateau, Schedule, as_schedule
 from vae_zoo.utils.parts import take
 
@@ -138,7 +137,7 @@ class Supervision:
             )
 
 
-class PartedVAE(DiscreteLatentModel):
+class PartedVAE(MixtureLatentModel):
     """VAE with class-related and class-independent codes; implements `vae_zoo.contract.HasClasses`.
 
     Args:
@@ -161,6 +160,7 @@ class PartedVAE(DiscreteLatentModel):
 
     parts = (Weights, Gate, Supervision)
     needs = frozenset({"supervised"})
+    free_of_class = ("z",)
 
     def __init__(
         self,
@@ -265,29 +265,9 @@ class PartedVAE(DiscreteLatentModel):
         """Decodes z and u to mean images in [0, 1]; the decoder does not get the classes."""
         return self.likelihood.mean(self.decoder(self.join(codes)[:, : self.blocks["z"].size + self.blocks["u"].size]))
 
-    def sample_class(self, classes: Int[Tensor, "n J"]) -> Codes:
-        """Draws z from N(0, I) and u from p(u | c) of these classes, 0..K_j-1."""
-        z = torch.randn(len(classes), self.blocks["z"].size, device=self.device)
-        u = self.u_prior()[classes + self.classes.first].sample()  # [n, J, d]
-        return {"z": z, "u": u.flatten(1)} | self.classes.split(self.classes.code(classes))
-
-    def with_class(self, codes: Codes, classes: Int[Tensor, "B J"]) -> Codes:
-        """Moves codes to other classes; each u_j keeps its distance from the mean in standard deviations.
-
-        Args:
-            codes: Codes of B images.
-            classes: Values, 0..K_j-1.
-
-        Returns:
-            The changed codes.
-        """
-        old = torch.stack([code.argmax(-1) for name, code in codes.items() if name in self.classes.names()], dim=1)  # [B, J]
-        a, b = (self.u_prior()[k + self.classes.first] for k in (old, classes))  # [B, J, d]
-        return super().with_class(codes, classes) | {"u": transport(codes["u"].view_as(a.mu), a, b).flatten(1)}
-
-    def class_means(self, classes: Int[Tensor, "n J"]) -> Codes:
-        """The mean of u in these classes, {block: [n, D]}."""
-        return {"u": self.u_prior.mu[classes + self.classes.first].flatten(1)}
+    def components(self, classes: Int[Tensor, "n J"], free: Codes) -> dict[str, Normal]:
+        """p(u | c) of these classes, 0..K_j-1, {"u": Gaussian of [n, J, D]}."""
+        return {"u": self.u_prior()[classes + self.classes.first]}
 
     def walk_in_class(self, j: int, classes: Int[Tensor, " J"], most: int = 2) -> tuple[Codes, list[str]]:
         """Walks within each value of one variable.

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from vae_zoo.config.types import Classes, Count, NonNegative, Shape
-from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms
+from vae_zoo.contract import Batch, Block, Network, Term, Terms
 from vae_zoo.distributions import Categorical, Likelihood, Normal, kl_standard, kl_standard_per_dim, log_standard_normal
 from vae_zoo.models.gmvae import GMVAE
 from vae_zoo.models.local_branch import HOLDS, LocalBranch, LocalView
@@ -68,11 +68,6 @@ class SplitGMVAE(LocalView, GMVAE):
         """Infers q(c | x), q(z_global | x, c) of the most probable cluster c, and q(z_local | x_aux)."""
         x = self.image(batch)
         return super().encode(batch) | {"z_local": self.local.posterior(self.local.fixed_view(x))}
-
-    def sample_class(self, classes: Int[Tensor, "n 1"]) -> Codes:
-        """Draws z_global from p(z | c) of these clusters, 0..K-1, and z_local from N(0, I)."""
-        z_local = torch.randn(len(classes), self.blocks["z_local"].size, device=self.device)
-        return super().sample_class(classes) | {"z_local": z_local}
 
     def objective(self, batch: Batch) -> Terms:
         """The terms rec, rec_aux, kl_z_global, kl_z_local and kl_c."""

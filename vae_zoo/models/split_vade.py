@@ -35,18 +35,16 @@ from vae_zoo.distributions import (
     kl_standard_per_dim,
     log_standard_normal,
     noise,
-    transport,
 )
-from vae_zoo.models.discrete import DiscreteLatentModel
+from vae_zoo.models.discrete import MixtureLatentModel
 from vae_zoo.models.invariance import SwapInvariance
 from vae_zoo.models.local_branch import HOLDS, LocalBranch, LocalView
 from vae_zoo.nets.norm import statistics_kept
 from vae_zoo.schedules import Schedule, as_schedule
-from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.parts import take
 
 
-class SplitVaDE(LocalView, DiscreteLatentModel):
+class SplitVaDE(LocalView, MixtureLatentModel):
     """SPLIT-VAE with clusters of z_global; implements `vae_zoo.contract.HasLocalView` and `HasClasses`.
 
     Args:
@@ -128,36 +126,14 @@ class SplitVaDE(LocalView, DiscreteLatentModel):
         """Decodes z_global and z_local to mean images in [0, 1]; the decoder does not get the cluster."""
         return self.likelihood.mean(self.decoder(self.join(codes)[:, self.classes.num_values :]))
 
-    def of_class(self, classes: Int[Tensor, "n 1"]) -> Normal:
-        """p(z_global | c) of these clusters, 0..K-1, a Gaussian of [n, D]."""
+    def components(self, classes: Int[Tensor, "n 1"], free: Codes) -> dict[str, Normal]:
+        """p(z_global | c) of these clusters, 0..K-1, {"z_global": Gaussian of [n, D]}."""
         scale = self.mixture.scale_tril().diagonal(dim1=1, dim2=2)
-        return Normal(self.mixture.mu[classes[:, 0]], 2 * scale[classes[:, 0]].log())
-
-    def sample_class(self, classes: Int[Tensor, "n 1"]) -> Codes:
-        """Draws z_global from p(z_global | c) of these clusters, 0..K-1, and z_local from N(0, I)."""
-        z_local = torch.randn(len(classes), self.blocks["z_local"].size, device=self.device)
-        return {"c": self.classes.code(classes), "z_global": self.of_class(classes).sample(), "z_local": z_local}
+        return {"z_global": Normal(self.mixture.mu[classes[:, 0]], 2 * scale[classes[:, 0]].log())}
 
     def sample_prior(self, n: int) -> Codes:
         """Draws n codes of each block: clusters from p(c), the other codes given these."""
         return self.sample_class(torch.multinomial(self.mixture.log_weights().exp(), n, True)[:, None])
-
-    def with_class(self, codes: Codes, classes: Int[Tensor, "B 1"]) -> Codes:
-        """Moves codes to other clusters; z_global keeps its distance from the mean in standard deviations of the cluster.
-
-        Args:
-            codes: Codes of B images.
-            classes: Clusters, 0..K-1.
-
-        Returns:
-            The changed codes.
-        """
-        old, new = (self.of_class(c) for c in (codes["c"].argmax(1, keepdim=True), classes))
-        return codes | {"c": self.classes.code(classes), "z_global": transport(codes["z_global"], old, new)}
-
-    def class_means(self, classes: Int[Tensor, "n 1"]) -> Codes:
-        """The mean of z_global in each of these clusters, {block: [n, D]}."""
-        return {"z_global": self.of_class(classes).mu}
 
     # ---- objective ------------------------------------------------------------------------------------------------
 
@@ -240,10 +216,7 @@ class SplitVaDE(LocalView, DiscreteLatentModel):
             UserError: There are fewer images than clusters.
         """
         super().learn_from(data)
-        K = self.classes.num_values
-        if data.num_images < K or (self.init_images or K) < K:
-            few = f"{data.num_images} training images and model.init_images={self.init_images}"
-            raise UserError(f"model.num_classes={K} clusters need at least {K} images, got {few}; lower model.num_classes")
+        self.require_images(data, self.init_images, "model.num_classes", self.classes.num_values)
 
     def initialise(self, batch: Batch) -> bool:
         """Initialises the mixture before the update of step mixture_start; returns whether it was due.
