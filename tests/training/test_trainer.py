@@ -10,6 +10,7 @@ from lightning import Callback
 from PIL import Image
 
 from tests import wandb_files
+from tests.config.test_schemas import choices
 from tests.models.builders import costs
 from vae_zoo import config_dir, load_model
 from vae_zoo.cli.compose import register_resolvers
@@ -23,18 +24,13 @@ from vae_zoo.training.callbacks.monitor import NotFinite
 from vae_zoo.training.loggers import MetricsCSV
 from vae_zoo.training.trainer import AtomicCheckpointIO, precision_of
 
-DISCRETE = ("joint_vae", "parted_vae", "ss_vae")
-GROUPED = ("ml_vae", "group_vae")
 LADDERS = {  # networks, and mixtures for a few images
     "ladder_vae": ["model.network.hidden=[[8],[8]]"],
     "mfcvae": ["model.network.hidden=[[8],[8]]", "model.num_clusters=[4,4]"],
     "vade": ["model.network.hidden=[[8,8]]", "model.num_clusters=[4]"],
 }
-SPLIT = ("split_vae", "gmvae", "split_gmvae")
 SCENES = ("spair", "split_spair")
-VAES = ("vae", "beta_vae", "annealed_vae", "beta_tc_vae", "factor_vae", "dip_vae")
-MODELS = (*VAES, *DISCRETE, *GROUPED, *LADDERS, *SPLIT, *SCENES)
-CASES = [(model, "digits") for model in MODELS]
+CASES = [(model, "digits") for model in choices("model")]
 CASES += [(model, data) for model in ("vae", "ml_vae", "split_vae") for data in ("dsprites", "image_folder")]
 FEW = {data: [f"data.{split}_size={n}" for split in ("val", "test")] for data, n in (("dsprites", 8), ("digits", 40))}
 SMALL = "data=digits model/network=mlp model.network.hidden=[32] trainer.max_steps=20 trainer.log_every_n_steps=5".split()
@@ -80,6 +76,7 @@ def test_every_model_sees_exactly_max_steps_batches(tmp_path, pictures, small_ev
     words = [f"model={model}", f"data={data}", "data.batch_size=4"]
     words += LADDERS.get(model, [f"model.network.{'hidden=[8]' if model in SCENES else 'channels=[4,4,4,4]'}"])
     words += ["model.discriminator_hidden=[8]"] if model == "factor_vae" else []
+    words += ["model.mixture_start=6"] if model == "split_vade" else []
     words += [f"data.path={pictures}", "data.channels=3", "data.num_classes=2"] if data == "image_folder" else []
     words += FEW.get(data, [])
     count = Count()
