@@ -186,7 +186,11 @@ ARMS = {
         },
     ),
     "split_vade": (
-        {"SPLIT-VaDE": "split_vade/street_digits", "without swapped colours": "split_vade/street_digits_no_swap"},
+        {
+            "SPLIT-VaDE": "split_vade/street_digits",
+            "without swapped colours": "split_vade/street_digits_no_swap",
+            "without the reconstruction, `aux_weight=0`": "split_vade/street_digits_no_shuffle",
+        },
         {
             "test/cluster_accuracy_hungarian": "Hungarian accuracy (chance 0.10)",
             "test/kmeans_z_global/cluster_accuracy_hungarian": "the same of k-means on `z_global`",
@@ -199,6 +203,20 @@ ARMS = {
             "test/block/c/digit_colour": "score of a probe for the digit colour (six classes) on the cluster",
             "test/block/c/ground_colour": "the same for the colour of the background",
             "test/block/c/texture": "the same for the texture of the background",
+            "test/accuracy_rec": "accuracy of a digit classifier on reconstructions",
+            "test/worth/c": "worth of `c`",
+            "test/worth/z_global": "worth of `z_global`",
+            "test/worth/z_local": "worth of `z_local`",
+        },
+    ),
+    "split_one_code": (
+        {"SPLIT-VaDE": "split_vade/street_digits", "with one code": "split_vade/street_digits_one_code"},
+        {
+            "test/cluster_accuracy_hungarian": "Hungarian accuracy (chance 0.10)",
+            "test/kmeans_z_global/cluster_accuracy_hungarian": "the same of k-means on `z_global`",
+            "test/kmeans_pixels/cluster_accuracy_hungarian": "the same of k-means on pixels",
+            "test/colour_r2_z_global": "R² of a probe for the background colour on `z_global`",
+            "test/block/c/ground_colour": "score of a probe for the colour of the background (six classes) on the cluster",
             "test/accuracy_rec": "accuracy of a digit classifier on reconstructions",
             "test/worth/c": "worth of `c`",
             "test/worth/z_global": "worth of `z_global`",
@@ -226,24 +244,6 @@ ARMS = {
             "test/ari_fg_tiles": "the same of a fixed tiling",
             "test/worth/background": "worth of `background`",
             "test/worth/z_local": "worth of `z_local`",
-        },
-    ),
-    "split_clusters": (
-        {
-            "GMVAE": "gmvae/street_digits",
-            "GMVAE 2016": "gmvae2016/street_digits",
-            "SPLIT-GMVAE": "split_gmvae/street_digits",
-        },
-        {
-            f"test/{metric}": what
-            for metric, what in {
-                "cluster_accuracy_hungarian": "Hungarian accuracy",
-                "cluster_accuracy_hungarian_pixels": "the same of k-means on pixels",
-                "ami": "AMI",
-                "ami_pixels": "the same of k-means on pixels",
-                "cluster_accuracy_majority": "majority accuracy, 30 clusters",
-                "cluster_accuracy_majority_pixels": "the same of k-means on pixels",
-            }.items()
         },
     ),
 }
