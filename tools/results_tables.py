@@ -209,20 +209,6 @@ ARMS = {
             "test/worth/z_local": "worth of `z_local`",
         },
     ),
-    "split_one_code": (
-        {"SPLIT-VaDE": "split_vade/street_digits", "with one code": "split_vade/street_digits_one_code"},
-        {
-            "test/cluster_accuracy_hungarian": "Hungarian accuracy (chance 0.10)",
-            "test/kmeans_z_global/cluster_accuracy_hungarian": "the same of k-means on `z_global`",
-            "test/kmeans_pixels/cluster_accuracy_hungarian": "the same of k-means on pixels",
-            "test/colour_r2_z_global": "R² of a probe for the background colour on `z_global`",
-            "test/block/c/ground_colour": "score of a probe for the colour of the background (six classes) on the cluster",
-            "test/accuracy_rec": "accuracy of a digit classifier on reconstructions",
-            "test/worth/c": "worth of `c`",
-            "test/worth/z_global": "worth of `z_global`",
-            "test/worth/z_local": "worth of `z_local`",
-        },
-    ),
     "split_detection": (
         {
             "`none`": "spair-chequers",
