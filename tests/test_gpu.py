@@ -7,8 +7,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from tests.config.test_schemas import choices
 from tests.models.builders import costs
-from tests.training.test_trainer import FEW, LADDERS, MODELS, SCENES, SMALL, configuration, train
+from tests.training.test_trainer import FEW, LADDERS, SCENES, SMALL, configuration, train
 from vae_zoo import load_model
 from vae_zoo.distributions import noise
 from vae_zoo.runs.evaluate import evaluate_trained
@@ -35,7 +36,7 @@ def moved(batch):
     }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", choices("model"))
 def test_terms_and_gradients_are_those_of_a_cpu(tmp_path, name):
     """Noise is a hash of the image there, so that no generator differs."""
     _, model, data = prepare(tmp_path, configuration(*words_of(name), "trainer.accelerator=cpu"))
@@ -71,7 +72,7 @@ class InTheLoop(Callback):
     on_train_batch_end = on_train_end = on_exception = on_before_zero_grad
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", choices("model"))
 def test_training_never_waits_for_the_device_and_ends_with_numbers(tmp_path, small_evaluation, name):
     trainer, model, data = train(tmp_path, *words_of(name), ON, callback=InTheLoop())
     assert {p.device.type for p in model.parameters()} == {DEVICE} and trainer.global_step == 6

@@ -211,7 +211,10 @@ OFFICIAL = {"rec": 1, "kl_where": 0.5, "kl_what": 0.05, "kl_depth": 0.5, "kl_bac
 PRESETS = {  # (step, s, mu_s, weight of kl_pres)
     "scenes_small": (SMALL, [(0, 1, 2, 0.5), (1000, 1, 2, 0.5), (1750, 0.505, 1.5, 3.25), (2500, 0.01, 1, 6)]),
     "scenes_easy": (SMALL, [(0, 1, 2, 0.5), (1000, 1, 2, 0.5), (1750, 0.505, 1.2, 3.25), (2500, 0.01, 0.4, 6)]),
-    "scenes_hard": (SMALL, [(0, 1, 2, 0.5), (1000, 1, 2, 0.5), (1750, 0.505, 1.2, 3.25), (2500, 0.01, 0.4, 6)]),
+    "scenes_hard": (
+        SMALL | {"rec_background": 1},
+        [(0, 1, 2, 0.5), (1000, 1, 2, 0.5), (1750, 0.505, 1.2, 7.75), (2500, 0.01, 0.4, 15)],
+    ),
     "scenes_official": (OFFICIAL, [(0, 1, 10, 0.5), (5000, 0.505, 5, 0.5), (10_000, 0.01, 0, 0.5), (20_000, 0.01, 0, 0.5)]),
 }
 
@@ -222,14 +225,21 @@ def test_schedules_and_weights_of_the_presets(name):
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("train", overrides=[f"experiment=spair/{name}"])
     settings = OmegaConf.to_container(cfg.model, resolve=True)
-    own = ("scale_prior", "count_prior", "pres_kl", "temperature", *(k for k in settings if k.startswith("beta_")))
+    own = (
+        "scale_prior",
+        "count_prior",
+        "pres_kl",
+        "temperature",
+        "background_weight",
+        *(k for k in settings if k.startswith("beta_")),
+    )
     model = spair(**{key: instantiate(settings[key]) if isinstance(settings[key], dict) else settings[key] for key in own})
     weights, steps = PRESETS[name]
     for step, s, mu_s, beta_pres in steps:
         model.trained_steps = step
         assert (model.count_prior(step), model.scale_prior(step)) == pytest.approx((s, mu_s))
         terms, by_hand = costs(model, batch()), weights | {"kl_pres": beta_pres}
-        torch.testing.assert_close(terms["loss"], sum(by_hand[name] * terms[name].mean() for name in TERMS))
+        torch.testing.assert_close(terms["loss"], sum(weight * terms[name].mean() for name, weight in by_hand.items()))
 
 
 def test_warm_up_keeps_depth_and_presence_where_they_are():
