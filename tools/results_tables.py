@@ -107,6 +107,14 @@ EXPERIMENTS = {
         *COUNTS,
         Row("AP at IoU 0.5, backgrounds seen in training", "test/ap50", "test/ap50_components", "connected components"),
     ],
+    "spair/scenes_hard": [
+        Row(f"{what}, {where}", f"{split}/{metric}", f"{split}/{metric}_{control}", name)
+        for what, metric, control, name in (
+            ("count accuracy", "count_accuracy", "constant", "the best constant number"),
+            ("AP at IoU 0.5", "ap50", "components", "connected components"),
+        )
+        for where, split in (("backgrounds seen in training", "test"), ("unseen backgrounds", "test_unseen"))
+    ],
 }
 PARITY = (  # comparison with the official code: method, file, row
     ("ML-VAE", "ml_vae/mnist", CONTENT),
