@@ -15,6 +15,7 @@ from sklearn.svm import LinearSVC
 from tests.annotations import unchecked
 from vae_zoo.metrics import (
     CodeTable,
+    FactorSample,
     GridIndex,
     beta_vae_score,
     dci,
@@ -380,6 +381,31 @@ def test_code_table_encodes_each_image_once_for_all_metrics():
     np.testing.assert_array_equal(codes, encode(Data().render(factors)))
 
 
+def test_partners_of_a_sample_share_the_factor_and_are_all_equally_likely():
+    factors = mixed(grid(), 3).round().astype(int)  # unequal counts and negative values
+    sample, rng = FactorSample(factors), np.random.RandomState(0)
+    for factor in range(3):
+        images = np.repeat(np.arange(72), 400)
+        partners = sample.sharing(images, factor, rng)
+        assert (factors[partners, factor] == factors[images, factor]).all()
+        value, counts = np.unique(factors[:, factor], return_counts=True)
+        most = value[counts.argmax()]
+        found = np.bincount(partners[factors[images, factor] == most], minlength=72)[factors[:, factor] == most]
+        assert found.min() > 320 and found.max() < 480, "400 +- 20 each"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_scores_of_a_sample_agree_with_those_of_the_grid(seed):
+    table = mixed(grid(), 4, seed) + mixed(np.random.RandomState(seed).standard_normal((72, 3)), 4, seed + 5) / 3
+    factors = sample_factors(SMALL, 5_000, np.random.RandomState(seed))
+    codes = table[np.ravel_multi_index(tuple(factors.T), SMALL)]
+    votes = {"num_train": 4000, "num_eval": 4000, "batch_size": 16}
+    for score in (factor_vae_score, beta_vae_score):
+        whole = score(table.__getitem__, GridIndex(SMALL), seed=seed, **votes)
+        assert 0.45 < whole < 1, "neither chance nor perfect, so that a wrong draw would show"
+        assert score(codes.__getitem__, FactorSample(factors), seed=seed + 50, **votes) == pytest.approx(whole, abs=0.035)
+
+
 def bad_rows():
     factors, codes = draw(num=20)[0], mixed(draw(num=20)[0])
     return {
@@ -423,6 +449,8 @@ def test_other_bad_input_is_refused():
         mig(codes, codes)
     with pytest.raises(ValueError, match="at least 2 factors"):
         factor_vae_score(codes.__getitem__, GridIndex([60, 1]), num_train=1, num_eval=1)
+    with pytest.raises(ValueError, match="at least 2 factors"):
+        beta_vae_score(codes.__getitem__, FactorSample(factors[:, :1]), num_train=1, num_eval=1)
     with pytest.raises(ValueError, match="encode must"):
         factor_vae_score(lambda images: codes, GridIndex(SMALL), num_train=1, num_eval=1)
     with pytest.raises(ValueError, match="same N images"):

@@ -20,6 +20,7 @@ from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
 
 NUM_TRAIN, NUM_TEST = 10_000, 5_000  # number of codes for fitting and for scoring estimators
+NUM_BOUNDS = 10_000  # test images for bounds and KL, at most
 
 
 class Codes:
@@ -123,13 +124,13 @@ class Context:
 
     @cached_property
     def bounds(self) -> tuple[dict[str, float], dict[str, Float[np.ndarray, " _"]]]:
-        """Bounds and KL of all test images, and KL per dimension {block: [D]}, nats.
+        """Bounds and KL of up to 10,000 test images, spread over the split, and KL per dimension {block: [D]}, nats.
 
         Empty during training, when the validation logs them.
         """
         if self.split != "test":
             return {}, {}
-        return likelihood.bounds(self.model, EvalBatches(self.data, "test", {"device": self.model.device}))
+        return likelihood.bounds(self.model, EvalBatches(self.data, "test", {"device": self.model.device}, most=NUM_BOUNDS))
 
     def scored_batches(self) -> Iterator[Batch]:
         """The images of `scored`, in batches on the device of the model."""
@@ -191,8 +192,8 @@ class Context:
 
     @cached_property
     def gaussian_codes(self) -> dict[str, Float[np.ndarray, "N _"]]:
-        """Posterior means {block: [N, D]} of the Gaussian blocks, on the test images."""
-        blocks = self.codes.blocks(self.data.indices["test"].numpy())
+        """Posterior means {block: [N, D]} of the Gaussian blocks, on up to 10,000 test images, spread over the split."""
+        blocks = self.codes.blocks(spread(self.data.indices["test"], NUM_BOUNDS).numpy())
         return {name: codes for name, codes in blocks.items() if self.model.blocks[name].kind == "gaussian"}
 
     def to_show(self, count: int) -> Int[Tensor, " n"]:
@@ -202,10 +203,11 @@ class Context:
             count: Number of images, at most all of the split.
         """
         index = self.data.indices["test"]
-        spread = index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]
+        shown = spread(index, count)
         if self.gaussian_codes:
-            spread[0] = index[central([torch.from_numpy(codes) for codes in self.gaussian_codes.values()])]
-        return spread
+            codes = [torch.from_numpy(codes) for codes in self.gaussian_codes.values()]
+            shown[0] = spread(index, NUM_BOUNDS)[central(codes)]
+        return shown
 
 
 def targets(data: DataModule, index: Int[np.ndarray, " N"]) -> tuple[Shaped[np.ndarray, "N F"], list[Factor]]:
@@ -243,6 +245,11 @@ def rows(data: DataModule, split: str, count: int, seed: int) -> Int[np.ndarray,
     """
     index = data.indices[split].numpy()
     return np.random.default_rng(seed).permutation(index)[:count]
+
+
+def spread(index: Int[Tensor, " N"], count: int) -> Int[Tensor, " n"]:
+    """At most `count` elements, spaced evenly."""
+    return index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]
 
 
 def central(codes: Sequence[Float[Tensor, "N _"]]) -> int:

@@ -4,7 +4,7 @@ from vae_zoo.utils.lazy import importer
 
 _NAMES = {
     "disentanglement": "mig dci sap factor_vae_score beta_vae_score modularity explicitness irs udr "
-    "unsupervised_scores sample_factors GridIndex CodeTable",
+    "unsupervised_scores sample_factors GridIndex FactorSample CodeTable",
     "clustering": "cluster_accuracy balanced_accuracy purity purity_chance nmi ami ari contingency confusion "
     "mutual_information effective_number most_confident pairwise_ari",
     "calibration": "ece",

@@ -43,6 +43,7 @@ def few(monkeypatch):
     """Estimators that see few images; what they say is tested elsewhere."""
     monkeypatch.setattr(factors, "NUM_TRAIN", 300)
     monkeypatch.setattr(factors, "NUM_TEST", 200)
+    monkeypatch.setattr(factors, "NUM_MORE", 500)
     annotations.set_defaults(monkeypatch, disentanglement.dci, {"jobs": 1})
     for score in (disentanglement.beta_vae_score, disentanglement.factor_vae_score):
         few = {"num_train": 200, "num_eval": 200, "num_variance": 200}
@@ -87,6 +88,12 @@ def test_what_reads_all_columns_reads_the_probabilities(few):
     assert numbers["dci_informativeness"] == numbers["factor_vae"] == 1
     assert numbers["explicitness"] == pytest.approx(1, abs=0.01)
     assert numbers["dci_informativeness/gaussian"] < 0.85 and numbers["factor_vae/gaussian"] < 0.8
+
+
+def test_the_whole_grid_need_not_be_encoded_for_any_score(few):
+    e, _ = context((6, 10, 10, 10), True, level="full")
+    assert {"beta_vae", "factor_vae"} <= set(Disentanglement().run(e).numbers)
+    assert len(e.codes.seen) <= 300 + 200 + 500
 
 
 def test_a_class_and_nothing_else_is_one_column():

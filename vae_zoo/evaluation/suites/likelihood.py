@@ -18,7 +18,7 @@ IW_IMAGES = {"quick": 256, "full": 1_000}
 
 
 class Likelihood(Suite):
-    """Bounds and KL of all test images, active units."""
+    """Bounds, KL and active units of up to 10,000 test images."""
 
     name = "likelihood"
 
