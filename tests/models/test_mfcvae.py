@@ -522,7 +522,7 @@ def test_data_init_comes_before_the_first_update_and_leaves_codes_as_wide_as_the
 def test_more_clusters_than_images_are_refused():
     with pytest.raises(UserError, match="model.num_clusters must be at most 1437, .* got 2000"):
         fit(build(image_shape=(1, 8, 8), num_clusters=[4, 2000]), 1)
-    few = "model.num_clusters must be at most 6, .* got 7; lower it, or raise model.init_images"
+    few = "model.num_clusters must be at most 6, .* got 7; lower it, raise model.init_images, or give model.prior_init=none"
     with pytest.raises(UserError, match=few):
         fit(build(image_shape=(1, 8, 8), num_clusters=[4, 7], init_images=6), 1)
 

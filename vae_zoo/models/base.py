@@ -253,7 +253,7 @@ class LatentVariableModel(L.LightningModule):
         order = torch.randperm(data.num_images, generator=generator)
         return (data.images(part, self.device) for part in order[:count].split(batch_size))
 
-    def require_images(self, data: TrainingData, count: int | None, key: str, needed: int) -> None:
+    def require_images(self, data: TrainingData, count: int | None, key: str, needed: int, remedy: str = "") -> None:
         """Checks that there are enough training images to initialise values from.
 
         Args:
@@ -261,6 +261,7 @@ class LatentVariableModel(L.LightningModule):
             count: Number of images given to `training_images`.
             key: Setting of the model that says how many are needed.
             needed: Its value.
+            remedy: What the message suggests besides fewer of them or more images.
 
         Raises:
             UserError: There are fewer.
@@ -268,9 +269,10 @@ class LatentVariableModel(L.LightningModule):
         images = min(data.num_images, count or data.num_images)
         if images < needed:
             more = "raise model.init_images" if images < data.num_images else "use more training images"
+            ways = ["lower it", more, *([remedy] if remedy else [])]
             raise UserError(
                 f"{key} must be at most {images}, the number of training images from which the model is initialised, got "
-                f"{needed}; lower it, or {more}"
+                f"{needed}; {', '.join(ways[:-1])}, or {ways[-1]}"
             )
 
     def joined(self, x: Float[Tensor, "B ..."]) -> ranks.Joined:

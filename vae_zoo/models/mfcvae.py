@@ -228,7 +228,7 @@ class MFCVAE(LadderVAE):
         super().learn_from(data)
         if self.prior_init != "none":
             most = max(len(self.prior(name).mu) for name in self.facets)
-            self.require_images(data, self.init_images, "model.num_clusters", most)
+            self.require_images(data, self.init_images, "model.num_clusters", most, "give model.prior_init=none")
 
     def prior_init_steps(self) -> dict[str, int]:
         """The step before whose update each mixture is initialised from images."""
