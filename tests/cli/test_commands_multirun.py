@@ -4,8 +4,10 @@ import re
 
 import pytest
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 
 from tests.cli.calls import TINY, call, contents
+from vae_zoo.cli import compose
 from vae_zoo.config import config_dir
 
 SWEEPS = config_dir() / "sweep"
@@ -98,6 +100,35 @@ def test_a_sweep_that_chooses_the_model_does_not_train_the_default_experiment(tm
     answer = call(tmp_path, f"train --config-dir conf trainer=cpu trainer.max_steps=-1 {words}")
     assert "none of model=" not in answer.out and not list(tmp_path.glob("outputs/split_vae*"))
     assert (tmp_path / "outputs" / "vae-digits").is_dir(), answer.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-m model=vae,beta_vae data=mnist,svhn data.root=files",
+        "-m data=mnist,svhn data.root=files",
+        "sweep=paper/ml_vae data.root=files",
+        "-m experiment=ml_vae/mnist,mfcvae/mnist data.root=files model.optimizer.lr=1e-3,2e-3",
+        "-m model=vae data=glob(mni*) data.root=files",
+    ],
+)
+def test_settings_that_only_the_swept_choices_have_can_be_given(words):
+    try:
+        cfg = compose.compose("train", words.split())
+    finally:
+        GlobalHydra.instance().clear()
+    assert cfg.data.root == "files"
+    given = [word for word in words.split() if word != "-m" and not word.lstrip("+").startswith("hydra.")]
+    assert [*cfg.hydra.overrides.task][: len(given)] == given, "the sweeper gets the words as they were"
+
+
+def test_the_jobs_of_such_a_sweep_get_the_setting_and_a_typo_is_refused(tmp_path, jobs_in_this_process):
+    answer = call(tmp_path, f"train -m {TINY} data=mnist,svhn data.root={tmp_path}/none data.download=false")
+    assert answer.code == 1
+    reasons = [path.read_text() for path in tmp_path.glob("outputs/*/*/error.txt")]
+    assert len(reasons) == 2 and all(f"{tmp_path}/none" in reason for reason in reasons), answer.err
+    answer = call(tmp_path, "train -m data=mnist,svhn data.rot=files")
+    assert answer.code == 2 and "data.rot is not a key of the config" in answer.err
 
 
 @pytest.mark.parametrize("preset", sorted(str(p.relative_to(SWEEPS).with_suffix("")) for p in SWEEPS.rglob("*.yaml")))

@@ -7,9 +7,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from string import Template
-from typing import cast
+from typing import Any, cast
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -19,8 +20,9 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 
 from vae_zoo.config import check, config_dir
 from vae_zoo.runs import folder as runs
@@ -37,13 +39,49 @@ def _chooses(word: str) -> bool:
     return "." not in group and group.split("/")[0].split("@")[0] in ("model", "data", "experiment", "debug", "resume")
 
 
-def _is_chosen(hydra: Hydra, name: str, words: Sequence[str]) -> bool:
+class _Hydra(Hydra):
+    """Hydra whose sweeps may give settings that only the swept choices have: sweep=paper/ml_vae data.root=<folder>.
+
+    Hydra leaves swept groups such as experiment=a,b out of the config from which a sweep starts, so it refuses settings that
+    its default choices lack. Here this config has the first of the choices; every job is composed with its own as before.
+    """
+
+    def compose_config(self, config_name: str | None, overrides: list[str], run_mode: RunMode, **options) -> DictConfig:  # type: ignore[override]
+        if run_mode != RunMode.MULTIRUN:
+            return super().compose_config(config_name, overrides, run_mode, **options)
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        firsts = {word.input_line: first for word in parsed if (first := self._first(word))}
+        given = {word.key_or_group for word in parsed}
+        params = [f"{key}={value}" for key, value in self.params(config_name, overrides).items() if key not in given]
+        added = [first for word in OverridesParser.create().parse_overrides(params) if (first := self._first(word))]
+        words = [firsts.get(str(word.input_line), str(word.input_line)) for word in parsed]
+        cfg = super().compose_config(config_name, [*words, *added], run_mode, **options)
+        with flag_override(cfg, ["readonly", "struct"], False):
+            task = [word for word in cfg.hydra.overrides.task if word not in added]
+            swept = {first: word for word, first in firsts.items()}
+            cfg.hydra.overrides.task = [swept.get(word, word) for word in task]
+        return cfg
+
+    def params(self, config_name: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+        """The parameters of the sweep that the overrides choose, as by sweep=<preset>."""
+        of_sweep = [word for word in overrides if word.lstrip("+~").startswith(("sweep=", "hydra.sweeper"))]
+        if not of_sweep:
+            return {}
+        params = super().compose_config(config_name, of_sweep, RunMode.MULTIRUN).hydra.sweeper.get("params")
+        return dict(params) if isinstance(params, Mapping) else {}
+
+    def _first(self, word: Override) -> str | None:
+        """The first choice of a swept config group; None for all other overrides."""
+        if not word.is_sweep_override() or not self.config_loader.get_group_options(word.key_or_group, None):
+            return None
+        value, choices = word.value(), self.config_loader.get_group_options(word.key_or_group)
+        first = value.filter(choices)[:1] if isinstance(value, Glob) else [*islice(word.sweep_string_iterator(), 1)]
+        return f"{word.get_key_element()}={first[0]}" if first else None
+
+
+def _is_chosen(hydra: _Hydra, name: str, words: Sequence[str]) -> bool:
     """Whether the overrides choose what to train, themselves or by the parameters of a sweep, as of sweep=<preset>."""
-    of_sweep = [word for word in words if word.lstrip("+~").startswith(("sweep=", "hydra.sweeper"))]
-    if any(map(_chooses, words)) or not of_sweep:
-        return any(map(_chooses, words))
-    params = hydra.compose_config(name, of_sweep, RunMode.MULTIRUN).hydra.sweeper.get("params")
-    return isinstance(params, Mapping) and any(_chooses(f"{key}=") for key in params)
+    return any(map(_chooses, words)) or any(_chooses(f"{key}=") for key in hydra.params(name, words))
 
 
 def compose(name: str, words: Sequence[str]) -> DictConfig | None:
@@ -100,7 +138,7 @@ def _make_importable(own: str | None) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(p for p in sys.path if p))  # jobs and launchers' workers
 
 
-def _hydra(name: str, own: str | None) -> Hydra:
+def _hydra(name: str, own: str | None) -> _Hydra:
     """Hydra with the configs of the package and of the user; the package has priority."""
     version.setbase("1.3")
     path = create_config_search_path(str(config_dir()))
@@ -110,7 +148,7 @@ def _hydra(name: str, own: str | None) -> Hydra:
                 f"--config-dir {own} is not a folder; give the folder that contains your model/, data/ or experiment/"
             )
         path.prepend("command-line", f"file://{Path(own).absolute()}", SearchPathQuery(provider="schema"))
-    return Hydra.create_main_hydra2(name, path)
+    return cast(_Hydra, _Hydra.create_main_hydra2(name, path))
 
 
 def _answered(hydra: Hydra, name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> bool:
