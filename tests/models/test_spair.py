@@ -218,6 +218,30 @@ PRESETS = {  # (step, s, mu_s, weight of kl_pres)
     "scenes_official": (OFFICIAL, [(0, 1, 10, 0.5), (5000, 0.505, 5, 0.5), (10_000, 0.01, 0, 0.5), (20_000, 0.01, 0, 0.5)]),
 }
 
+# README.md of 51616/split-vae: what_dim, background_dim, local_dim, weights of the KL of background and appearance.
+OFFICIAL_SETTINGS = {
+    "spair/scenes_official": ("split_easy", "ResizeConv", 64, 4, None, 10, 0.05),
+    "split_spair/easy_official": ("split_easy", "MLP", 64, 4, 4, 10, 0.05),
+    "spair/hard_official": ("split_hard", "ResizeConv", 64, 64, None, 1, 0.05),
+    "split_spair/hard_official": ("split_hard", "MLP", 64, 64, 64, 1, 0.25),
+}
+
+
+@pytest.mark.parametrize("experiment", OFFICIAL_SETTINGS)
+def test_official_presets_have_the_settings_of_the_official_readme(experiment):
+    register_resolvers()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=[f"experiment={experiment}"])
+    m = cfg.model
+    network = m.network._target_.rpartition(".")[2]
+    found = (cfg.data.variant, network, m.what_dim, m.background_dim, m.get("local_dim"), m.beta_background, m.beta_what)
+    assert found == OFFICIAL_SETTINGS[experiment]
+    assert (m.beta_pres, m.beta_where, m.beta_depth, m.optimizer.lr, cfg.data.batch_size) == (0.5, 0.5, 0.5, 1e-4, 32)
+    assert (m.temperature, m.glimpse_size, m.anchor, cfg.trainer.max_steps) == (0.8, 32, 24, 200_000)
+    assert m.scale_prior.steps == m.count_prior.steps == 10_000
+    if experiment.startswith("split"):
+        assert (m.local_to, m.view.patch, m.beta_local, m.network.hidden) == ("objects", 8, 0.1, [1024, 500])
+
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_schedules_and_weights_of_the_presets(name):
