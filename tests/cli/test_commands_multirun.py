@@ -108,6 +108,7 @@ def test_a_sweep_that_chooses_the_model_does_not_train_the_default_experiment(tm
         "-m model=vae,beta_vae data=mnist,svhn data.root=files",
         "-m data=mnist,svhn data.root=files",
         "sweep=paper/ml_vae data.root=files",
+        "sweep=paper/split_table1 data.root=files",
         "-m experiment=ml_vae/mnist,mfcvae/mnist data.root=files model.optimizer.lr=1e-3,2e-3",
         "-m model=vae data=glob(mni*) data.root=files",
     ],

@@ -71,9 +71,11 @@ class _Hydra(Hydra):
         return dict(params) if isinstance(params, Mapping) else {}
 
     def _first(self, word: Override) -> str | None:
-        """The first choice of a swept config group; None for all other overrides."""
-        if not word.is_sweep_override() or not self.config_loader.get_group_options(word.key_or_group, None):
+        """An override of a config group with the first of its choices; None for a setting."""
+        if not self.config_loader.get_group_options(word.key_or_group, None):
             return None
+        if not word.is_sweep_override():
+            return word.input_line
         value, choices = word.value(), self.config_loader.get_group_options(word.key_or_group)
         first = value.filter(choices)[:1] if isinstance(value, Glob) else [*islice(word.sweep_string_iterator(), 1)]
         return f"{word.get_key_element()}={first[0]}" if first else None
