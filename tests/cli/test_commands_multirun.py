@@ -120,7 +120,7 @@ def test_settings_that_only_the_swept_choices_have_can_be_given(words):
         GlobalHydra.instance().clear()
     assert cfg.data.root == "files"
     given = [word for word in words.split() if word != "-m" and not word.lstrip("+").startswith("hydra.")]
-    assert [*cfg.hydra.overrides.task][: len(given)] == given, "the sweeper gets the words as they were"
+    assert [*cfg.hydra.overrides.task] == given, "the sweeper gets the words as they were, and no other"
 
 
 def test_the_jobs_of_such_a_sweep_get_the_setting_and_a_typo_is_refused(tmp_path, jobs_in_this_process):
@@ -129,7 +129,44 @@ def test_the_jobs_of_such_a_sweep_get_the_setting_and_a_typo_is_refused(tmp_path
     reasons = [path.read_text() for path in tmp_path.glob("outputs/*/*/error.txt")]
     assert len(reasons) == 2 and all(f"{tmp_path}/none" in reason for reason in reasons), answer.err
     answer = call(tmp_path, "train -m data=mnist,svhn data.rot=files")
-    assert answer.code == 2 and "data.rot is not a key of the config" in answer.err
+    assert answer.code == 2 and "data.rot is not a key of the config; did you mean data.root?" in answer.err
+
+
+def test_a_preset_does_not_replace_what_is_given_and_a_package_is_part_of_the_key(tmp_path):
+    preset = tmp_path / "conf" / "sweep" / "mine.yaml"
+    preset.parent.mkdir(parents=True)
+    params = {"model": "spair,split_spair", "model/network@model.object_network": "mlp,conv", "data": "scenes"}
+    sweep = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}}}
+    preset.write_text("# @package _global_\n" + yaml.safe_dump(sweep))
+    words = [
+        "sweep=mine",
+        "model/network@model.object_network=conv",
+        "model.object_network.channels=[8]",
+        "model.what_dim=8",
+    ]
+    try:
+        cfg = compose.compose("train", ["--config-dir", str(tmp_path / "conf"), *words])
+    finally:
+        GlobalHydra.instance().clear()
+    assert [*cfg.hydra.overrides.task] == words and cfg.model.object_network.channels == [8]
+
+
+def test_several_presets_at_once_are_refused_without_m(tmp_path):
+    answer = call(tmp_path, "train sweep=seeds5,seeds10 model=vae data=digits")
+    assert answer.code == 2 and "-m" in answer.err and not (tmp_path / "outputs").exists()
+
+
+def test_settings_of_a_sweeper_that_ones_own_experiment_chooses_can_be_given(tmp_path):
+    experiment = tmp_path / "conf" / "experiment" / "mine.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\nhydra:\n  sweeper:\n    trials: 3\n")
+    try:
+        cfg = compose.compose(
+            "train", ["--config-dir", str(tmp_path / "conf"), "experiment=mine", "hydra.sweeper.trials=40"]
+        )
+    finally:
+        GlobalHydra.instance().clear()
+    assert cfg.hydra.sweeper.trials == 40
 
 
 @pytest.mark.parametrize("preset", sorted(str(p.relative_to(SWEEPS).with_suffix("")) for p in SWEEPS.rglob("*.yaml")))

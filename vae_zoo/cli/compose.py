@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from string import Template
@@ -21,6 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 
@@ -43,39 +45,48 @@ class _Hydra(Hydra):
     """Hydra whose sweeps may give settings that only the swept choices have: sweep=paper/ml_vae data.root=<folder>.
 
     Hydra leaves swept groups such as experiment=a,b out of the config from which a sweep starts, so it refuses settings that
-    its default choices lack. Here this config has the first of the choices; every job is composed with its own as before.
+    its default choices lack. Here this config has the first of the choices, and where that is not enough also those of the
+    sweep's own parameters; every job is composed with its own as before.
     """
 
     def compose_config(self, config_name: str | None, overrides: list[str], run_mode: RunMode, **options) -> DictConfig:  # type: ignore[override]
         if run_mode != RunMode.MULTIRUN:
             return super().compose_config(config_name, overrides, run_mode, **options)
         parsed = OverridesParser.create().parse_overrides(overrides)
-        firsts = {word.input_line: first for word in parsed if (first := self._first(word))}
-        given = {word.key_or_group for word in parsed}
-        params = [f"{key}={value}" for key, value in self.params(config_name, overrides).items() if key not in given]
-        added = [first for word in OverridesParser.create().parse_overrides(params) if (first := self._first(word))]
-        words = [firsts.get(str(word.input_line), str(word.input_line)) for word in parsed]
-        cfg = super().compose_config(config_name, [*words, *added], run_mode, **options)
+        words = [self._first(word) or str(word.input_line) for word in parsed]
+        try:
+            cfg = super().compose_config(config_name, words, run_mode, **options)
+        except ConfigCompositionException:
+            given = {word.get_key_element().lstrip("+~") for word in parsed}
+            params = self.params(config_name, overrides).items()
+            others = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params if k.lstrip("+") not in given])
+            if not (added := [first for word in others if (first := self._first(word))]):
+                raise
+            cfg = super().compose_config(config_name, [*words, *added], run_mode, **options)
         with flag_override(cfg, ["readonly", "struct"], False):
-            task = [word for word in cfg.hydra.overrides.task if word not in added]
-            swept = {first: word for word, first in firsts.items()}
-            cfg.hydra.overrides.task = [swept.get(word, word) for word in task]
+            cfg.hydra.overrides.task = [str(word.input_line) for word in parsed if not word.is_hydra_override()]
         return cfg
 
     def params(self, config_name: str | None, overrides: Sequence[str]) -> dict[str, Any]:
-        """The parameters of the sweep that the overrides choose, as by sweep=<preset>."""
-        of_sweep = [word for word in overrides if word.lstrip("+~").startswith(("sweep=", "hydra.sweeper"))]
-        if not of_sweep:
-            return {}
-        params = super().compose_config(config_name, of_sweep, RunMode.MULTIRUN).hydra.sweeper.get("params")
-        return dict(params) if isinstance(params, Mapping) else {}
+        """The parameters of the sweep that the groups among the overrides choose, as sweep=<preset>, or Hydra's settings."""
+        parsed = OverridesParser.create().parse_overrides([*overrides])
+        of_sweep = [str(word.input_line) for word in parsed if word.is_hydra_override() or word.key_or_group == "sweep"]
+        groups = [first for word in parsed if (first := self._first(word))]
+        for words in ([*groups, *of_sweep], of_sweep):  # a group may exist only with the parameters of the sweep
+            with suppress(HydraException):
+                params = super().compose_config(config_name, words, RunMode.MULTIRUN).hydra.sweeper.get("params")
+                return dict(params) if isinstance(params, Mapping) else {}
+        return {}  # the error is reported when the whole command line is composed
+
+    def _is_group(self, word: Override) -> bool:
+        return bool(self.config_loader.get_group_options(word.key_or_group, None))
 
     def _first(self, word: Override) -> str | None:
-        """An override of a config group with the first of its choices; None for a setting."""
-        if not self.config_loader.get_group_options(word.key_or_group, None):
+        """A config group that is trained with the first of its choices; None for a setting, and for how jobs are run."""
+        if not self._is_group(word) or word.is_hydra_override() or word.key_or_group in ("sweep", "launcher"):
             return None
         if not word.is_sweep_override():
-            return word.input_line
+            return str(word.input_line)
         value, choices = word.value(), self.config_loader.get_group_options(word.key_or_group)
         first = value.filter(choices)[:1] if isinstance(value, Glob) else [*islice(word.sweep_string_iterator(), 1)]
         return f"{word.get_key_element()}={first[0]}" if first else None
@@ -83,7 +94,10 @@ class _Hydra(Hydra):
 
 def _is_chosen(hydra: _Hydra, name: str, words: Sequence[str]) -> bool:
     """Whether the overrides choose what to train, themselves or by the parameters of a sweep, as of sweep=<preset>."""
-    return any(map(_chooses, words)) or any(_chooses(f"{key}=") for key in hydra.params(name, words))
+    if any(map(_chooses, words)):
+        return True
+    by_sweep = any(word.lstrip("+~").startswith(("sweep=", "hydra.sweeper")) for word in words)
+    return by_sweep and any(_chooses(f"{key}=") for key in hydra.params(name, words))
 
 
 def compose(name: str, words: Sequence[str]) -> DictConfig | None:

@@ -153,12 +153,12 @@ def _nearest_key(key: str) -> str:
 
 def _composed_without(key: str) -> DictConfig | None:
     """The config composed from the group choices of the command line, or None if that fails."""
-    groups = [w for w in sys.argv[1:] if re.fullmatch(r"\+?[a-z/]+=[A-Za-z0-9_/-]+", w) and not w.startswith(f"{key}=")]
+    groups = [w for w in sys.argv[1:] if re.fullmatch(r"\+?[a-z/]+=[A-Za-z0-9_/,-]+", w) and not w.startswith(f"{key}=")]
     hydra, command = GlobalHydra.instance().hydra, JobRuntime.instance().get("name")
     for words in (groups, []):
         with contextlib.suppress(Exception):  # other errors of the command line
             assert hydra is not None
-            return hydra.compose_config(command, words, RunMode.RUN)
+            return hydra.compose_config(command, words, RunMode.MULTIRUN)
     return None
 
 
