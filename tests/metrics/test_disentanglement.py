@@ -406,6 +406,20 @@ def test_scores_of_a_sample_agree_with_those_of_the_grid(seed):
         assert score(codes.__getitem__, FactorSample(factors), seed=seed + 50, **votes) == pytest.approx(whole, abs=0.035)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_scores_of_50_000_images_of_dsprites_agree_with_those_of_all(seed):
+    rng, factors = np.random.RandomState(seed), grid(DSPRITES)
+    standard = (factors - factors.mean(0)) / factors.std(0)
+    codes = (np.tanh(standard @ rng.randn(5, 10)) + 0.3 * rng.randn(len(factors), 10)).astype(np.float32)
+    images = rng.randint(len(factors), size=50_000)
+    for score in (factor_vae_score, beta_vae_score):
+        whole = score(codes.__getitem__, GridIndex(DSPRITES), seed=seed)
+        assert score(codes[images].__getitem__, FactorSample(factors[images]), seed=seed + 50) == pytest.approx(
+            whole, abs=0.025
+        )
+
+
 def bad_rows():
     factors, codes = draw(num=20)[0], mixed(draw(num=20)[0])
     return {
@@ -451,6 +465,10 @@ def test_other_bad_input_is_refused():
         factor_vae_score(codes.__getitem__, GridIndex([60, 1]), num_train=1, num_eval=1)
     with pytest.raises(ValueError, match="at least 2 factors"):
         beta_vae_score(codes.__getitem__, FactorSample(factors[:, :1]), num_train=1, num_eval=1)
+    with pytest.raises(ValueError, match=r"factors must be \[N, F\]"):
+        FactorSample(factors[:, 0])
+    with pytest.raises(ValueError, match="factors must be finite"):
+        FactorSample(factors + np.nan)
     with pytest.raises(ValueError, match="encode must"):
         factor_vae_score(lambda images: codes, GridIndex(SMALL), num_train=1, num_eval=1)
     with pytest.raises(ValueError, match="same N images"):

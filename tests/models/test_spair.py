@@ -229,26 +229,42 @@ OFFICIAL_SETTINGS = {
 
 @pytest.mark.parametrize("experiment", OFFICIAL_SETTINGS)
 def test_official_presets_have_the_settings_of_the_official_readme(experiment):
+    cfg = composed(experiment)
+    m = cfg["model"]
+    network, local = m["network"]["_target_"].rpartition(".")[2], m.get("local_dim")
+    found = (
+        cfg["data"]["variant"],
+        network,
+        m["what_dim"],
+        m["background_dim"],
+        local,
+        m["beta_background"],
+        m["beta_what"],
+    )
+    assert found == OFFICIAL_SETTINGS[experiment]
+    if experiment.startswith("split"):
+        assert (m["local_to"], m["view"]["patch"], m["beta_local"], m["network"]["hidden"]) == (
+            "objects",
+            8,
+            0.1,
+            [1024, 500],
+        )
+    own = {"_target_", "network", "background_dim", "beta_background", "beta_what"}
+    easy = composed("spair/scenes_official")
+    assert {key: m[key] for key in {*easy["model"]} - own} == {key: easy["model"][key] for key in {*easy["model"]} - own}
+    assert (cfg["trainer"], cfg["data"] | {"variant": ""}) == (easy["trainer"], easy["data"] | {"variant": ""})
+
+
+def composed(experiment: str) -> dict:
     register_resolvers()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("train", overrides=[f"experiment={experiment}"])
-    m = cfg.model
-    network = m.network._target_.rpartition(".")[2]
-    found = (cfg.data.variant, network, m.what_dim, m.background_dim, m.get("local_dim"), m.beta_background, m.beta_what)
-    assert found == OFFICIAL_SETTINGS[experiment]
-    assert (m.beta_pres, m.beta_where, m.beta_depth, m.optimizer.lr, cfg.data.batch_size) == (0.5, 0.5, 0.5, 1e-4, 32)
-    assert (m.temperature, m.glimpse_size, m.anchor, cfg.trainer.max_steps) == (0.8, 32, 24, 200_000)
-    assert m.scale_prior.steps == m.count_prior.steps == 10_000
-    if experiment.startswith("split"):
-        assert (m.local_to, m.view.patch, m.beta_local, m.network.hidden) == ("objects", 8, 0.1, [1024, 500])
+    return {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "trainer")}
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_schedules_and_weights_of_the_presets(name):
-    register_resolvers()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("train", overrides=[f"experiment=spair/{name}"])
-    settings = OmegaConf.to_container(cfg.model, resolve=True)
+    settings = composed(f"spair/{name}")["model"]
     own = (
         "scale_prior",
         "count_prior",
