@@ -90,10 +90,12 @@ def test_what_reads_all_columns_reads_the_probabilities(few):
     assert numbers["dci_informativeness/gaussian"] < 0.85 and numbers["factor_vae/gaussian"] < 0.8
 
 
-def test_the_whole_grid_need_not_be_encoded_for_any_score(few):
-    e, _ = context((6, 10, 10, 10), True, level="full")
+def test_the_whole_grid_need_not_be_encoded_for_any_score(few, monkeypatch):
+    for name, count in {"NUM_TRAIN": 80, "NUM_TEST": 60, "NUM_MORE": 100}.items():
+        monkeypatch.setattr(factors, name, count)
+    e, _ = context((3, 4, 5, 6), True, level="full")
     assert {"beta_vae", "factor_vae"} <= set(Disentanglement().run(e).numbers)
-    assert len(e.codes.seen) <= 300 + 200 + 500
+    assert len(e.codes.seen) <= 80 + 60 + 100
 
 
 def test_a_class_and_nothing_else_is_one_column():
