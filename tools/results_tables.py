@@ -199,6 +199,7 @@ ARMS = {
             "SPLIT-VaDE": "split_vade/street_digits",
             "without swapped colours": "split_vade/street_digits_no_swap",
             "without the reconstruction, `aux_weight=0`": "split_vade/street_digits_no_shuffle",
+            "one code, `beta_local=1000`": "split_vade/street_digits_one_code",
         },
         {
             "test/cluster_accuracy_hungarian": "Hungarian accuracy (chance 0.10)",

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import inspect
+import os
 import re
 import tempfile
 from functools import cache
@@ -44,11 +45,12 @@ def choices(group: str) -> list[str]:
 
 def composed(*words: str) -> dict[str, Any]:
     """The checked config of these words, which is the caller's to change."""
-    return copy.deepcopy(_composed(*words))
+    variables = frozenset((name, value) for name, value in os.environ.items() if name.startswith(("WANDB_", "VAE_ZOO_")))
+    return copy.deepcopy(_composed(variables, *words))
 
 
 @cache
-def _composed(*words: str) -> dict[str, Any]:
+def _composed(variables: frozenset[tuple[str, str]], *words: str) -> dict[str, Any]:  # the files of conf/ read them
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -238,5 +240,5 @@ def test_values_are_shown_as_they_are_typed(value, text):
 def test_checking_leaves_the_random_numbers_alone():
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    _composed.__wrapped__("model=factor_vae", "data=digits")
+    _composed.__wrapped__(frozenset(), "model=factor_vae", "data=digits")
     assert torch.equal(state, torch.get_rng_state())
