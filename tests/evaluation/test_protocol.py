@@ -77,8 +77,8 @@ def test_labels_are_probed_where_no_factors_are_known(digits):
     assert 0.3 < results.numbers["test/block/z/label"] <= 1, "100 steps are enough to tell most digits apart"
     _, values, rows, columns = results.tables["blocks"]
     assert rows == ["z", "untrained", "pixels"] and columns == ["label"] and values.shape == (3, 1)
-    again = protocol.evaluate(model, data, "quick", untrained=model)
-    assert again.numbers == results.numbers
+    again = protocol.evaluate(model, data, "basic", untrained=model).numbers
+    assert "test/elbo" in again and again.items() <= results.numbers.items()
 
 
 @annotations.unchecked()

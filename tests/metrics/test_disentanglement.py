@@ -256,6 +256,7 @@ def test_dci_equals_one_classifier_after_the_other_on_one_stream():
     assert dci(codes, factors, test=(test_codes, test), seed=3, jobs=1) == pytest.approx(expected, abs=1e-8)
 
 
+@pytest.mark.slow  # processes that import scikit-learn
 def test_dci_in_parallel_is_bit_equal_and_leaves_joblib_usable():
     factors, test = draw((2, 3), num=40)
     rows = {"codes": mixed(factors), "factors": factors, "test": (mixed(test), test)}
@@ -394,7 +395,7 @@ def test_partners_of_a_sample_share_the_factor_and_are_all_equally_likely():
         assert found.min() > 320 and found.max() < 480, "400 +- 20 each"
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_scores_of_a_sample_agree_with_those_of_the_grid(seed):
     table = mixed(grid(), 4, seed) + mixed(np.random.RandomState(seed).standard_normal((72, 3)), 4, seed + 5) / 3
     factors = sample_factors(SMALL, 5_000, np.random.RandomState(seed))
