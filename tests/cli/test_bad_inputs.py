@@ -346,6 +346,12 @@ $ train resume={run} seed=1
 seed cannot be changed | remove it | trainer.max_steps
 $ train resume={run} trainer.max_steps=2
 trainer.max_steps must be at least 5 | got 2 | increase or remove it
+$ train resume={run} data.keys.images=x
+data.keys.images cannot be changed | remove it | paths of the data
+$ evaluate run={run} inception=weights.pth
+inception= has no effect with evaluation.level=quick | give evaluation.level=full
+$ evaluate run={run} inception=weights.pth evaluation.level=full
+inception=weights.pth is not a file | give the file of the Inception weights
 $ train resume={run} data.root=x
 data.root | whose data has no root | remove it
 $ train -m resume={run}

@@ -9,11 +9,12 @@ import torch
 
 from tests import annotations
 from tests.training.test_trainer import SMALL, train
+from vae_zoo import UserError
 from vae_zoo.contract import Block, HasClasses
 from vae_zoo.data.arrays import Factor
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli
-from vae_zoo.evaluation import protocol
+from vae_zoo.evaluation import protocol, suite
 from vae_zoo.evaluation.context import Codes
 from vae_zoo.evaluation.suite import LEVELS, Result, Suite
 from vae_zoo.evaluation.suites import factors
@@ -251,3 +252,14 @@ def test_a_suite_that_fails_costs_no_number_of_the_others(halves, monkeypatch, c
     with pytest.raises(ExceptionGroup, match="asked") as raised:
         found.raise_failures()
     assert raised.value.exceptions == (found.failed["asked"],)
+
+
+def test_a_suite_of_the_user_needs_a_name():
+    class Nameless(Suite):
+        def run(self, context):
+            return Result()
+
+    nodes = {"mine": {"_target_": "a.Nameless"}, "none": None}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="suites.mine=a.Nameless has no name"):
+        patch.setattr(suite, "build", lambda node: Nameless())
+        suite.own_suites(nodes)

@@ -104,3 +104,13 @@ def test_every_model_is_evaluated_on_any_labels(quick, name, labels):
 def test_another_image_where_there_is_none_is_an_error_and_no_endless_loop():
     with pytest.raises(ValueError, match="need more than 3 images, got 3"):
         grouped._others(torch.tensor([[0, 1, 2]] * 3), seed=0)
+
+
+@pytest.mark.parametrize("name", ["ml_vae", "split_vae", "gmvae"])
+def test_validation_images_without_labels_cost_no_suite(quick, name):
+    """A classifier of the label cannot be selected, so what needs one is left out."""
+    one, data = model(name), Noise("groups" if name == "ml_vae" else "labels")
+    data.serve(one)
+    data.label[data.indices["val"]] = -1
+    evaluation = protocol.evaluate(one, data, "full")
+    assert not evaluation.failed and not any("swap_accuracy" in key or "kid_judge" in key for key in evaluation.numbers)

@@ -47,6 +47,13 @@ from vae_zoo.metrics.catalogue import caption, cards, direction, entry, metric_o
         "test/worth": 1,
         "test/worth/rate": 1,
         "test/worth_rec/z": 1,
+        "test/accuracy_swap_local": 1,
+        "test/accuracy_swap_global": 0,
+        "test/accuracy_resample_global": 0,
+        "test/sampled_codes/accuracy_resample_global_official": 0,
+        "test/identification_k5": 1,
+        "test/held_out_error_k5": -1,
+        "test/recall50": 1,
         "test/dci_disentanglement/gaussian": 1,
         "test/cluster_accuracy_hungarian_pixels": 0,
         "test/facet1/shape/nmi_pixels": 0,
@@ -104,6 +111,8 @@ def test_a_block_is_unused_below_a_share_of_the_reconstruction_error():
 
 def test_captions_name_the_block():
     assert caption("swap_z") == "block z from the image of the row, all other blocks from the image of the column"
+    assert caption("samples") == "samples from the prior, decoded"
+    assert caption("samples_facet0") == "samples from each cluster of facet0, decoded"
     assert caption("something_else") == "something else"
 
 

@@ -83,11 +83,11 @@ def test_facets_agree_as_far_as_their_clusters_do(monkeypatch):
 
     data = Digits(size=8)
     models = {"a": Facets([0, 1, 2], 0), "b": Facets([2, 0, 1], 1), "c": Facets([0, 1, 2], 2)}
-    monkeypatch.setattr(agreement, "read_config", lambda folder: {"data": {}})
-    monkeypatch.setattr(agreement, "build", lambda node: data)
+    data.serve(models["a"])
+    monkeypatch.setattr(agreement, "load_run", lambda folder, options: ({}, models[str(folder)], data))
     monkeypatch.setattr(agreement, "load_model", lambda folder, device, trust: models[str(folder)])
     runs = tuple(Run(Path(name), "finished") for name in models)
-    scores = agreement.agreement(Group("facets", runs, 3))
+    scores = agreement.agreement(Group("facets", runs, 3), {"device": "cpu", "trust": [], "data": {}})
     assert scores["test/seed_ari_facet0"] == pytest.approx([0.5, 0.5, 0], abs=0.08)
     assert scores["test/seed_ari_facet1"] == pytest.approx([0, 0, 0], abs=0.08)
     assert (scores["test/udr"] > 0.85).all(), "one code for all, as far as the lasso lets it through"

@@ -6,6 +6,7 @@ import pytest
 
 from tests.config.test_schemas import composed
 from vae_zoo.runs import folder as runs
+from vae_zoo.runs.record import read_record
 
 CHOICES = {"model": "beta_vae", "data": "mnist", "experiment": None}
 BASE = ["model=beta_vae", "data=mnist"]
@@ -72,3 +73,14 @@ def test_names_are_safe_everywhere(experiment, folder):
     name = runs.run_name(composed(*BASE, "seed=7"), CHOICES | {"experiment": experiment})
     assert re.fullmatch(re.escape(folder) + r"/seed7_[0-9a-f]{8}", name)
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", part) for part in name.split("/"))
+
+
+def test_a_machine_without_git_has_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert "commit" not in runs.environment()
+
+
+@pytest.mark.parametrize("text", ["method: bayes\nparameters: {}\n", "[1, 2]\n", ""])
+def test_the_sweep_file_of_another_program_has_no_jobs(text, tmp_path):
+    (tmp_path / "sweep.yaml").write_text(text)
+    assert read_record(tmp_path) == []

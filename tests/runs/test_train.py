@@ -15,6 +15,7 @@ from tests.cli.calls import call, contents, start_child
 from tests.commands import REPOSITORY, run, start
 from vae_zoo.cli import run as cli_run
 from vae_zoo.config import check
+from vae_zoo.runs import evaluate
 from vae_zoo.runs import folder as runs
 
 LONG = (
@@ -209,3 +210,34 @@ def test_options_survive_being_killed(tmp_path, words):
     run(tmp_path, "train", *LONG, *words, "hydra.run.dir=whole")
     interrupt(tmp_path, "killed", (*LONG, *words), signal.SIGKILL, random.Random(1))
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_the_evaluation_of_an_earlier_step_is_set_aside_when_training_goes_on(copy_of_run, small_evaluation):
+    folder = copy_of_run()
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "metrics.json").write_text('{"test/elbo": 1.0}')
+    assert call(folder.parent, "train resume=run trainer.max_steps=6").code == 0
+    assert not (folder / "evaluation").exists() and (folder / "evaluation_of_step_5" / "metrics.json").is_file()
+
+
+def test_numbers_are_written_before_figures_are_drawn(copy_of_run, small_evaluation, monkeypatch):
+    def fail(*arguments):
+        raise ArithmeticError("no figure")
+
+    folder = copy_of_run()
+    monkeypatch.setattr(evaluate, "draw", fail)
+    assert call(folder.parent, "evaluate run=run").code == 1
+    assert "test/elbo" in json.loads((folder / "evaluation" / "metrics.json").read_text())
+    (folder / "metrics.json").unlink()
+    assert call(folder.parent, "train resume=run trainer.max_steps=6").code == 1
+    assert "test/elbo" in json.loads((folder / "metrics.json").read_text())
+
+
+def test_figures_of_an_earlier_evaluation_do_not_stay(copy_of_run, small_evaluation):
+    folder = copy_of_run()
+    old, note = folder / "evaluation" / "figures" / "swaps_3.png", folder / "evaluation" / "figures" / "note.txt"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"")
+    note.write_text("mine")
+    assert call(folder.parent, "evaluate run=run evaluation.level=basic").code == 0
+    assert not old.exists() and note.exists() and list(old.parent.glob("*.png"))

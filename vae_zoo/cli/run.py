@@ -50,7 +50,8 @@ def resume(cfg: DictConfig, command: str) -> int:
     """Resumes the run `cfg.resume` with its own config; only settings in RESUMABLE can change. Returns the exit code."""
     overrides = [word.lstrip("+~").partition("=")[0] for word in cfg.hydra.overrides.task]
     for key in overrides:
-        if key not in RESUMABLE and not key.startswith(("logger.", "data.")):
+        nested = key.startswith("data.") and key.count(".") > 1
+        if key not in RESUMABLE and (nested or not key.startswith(("logger.", "data."))):
             allowed = ", ".join((*RESUMABLE[1:], "data.path and other paths of the data"))
             raise UserError(f"{key} cannot be changed when resuming; remove it (only {allowed} can be given with resume=)")
     given = check.resolved(settings(cfg))

@@ -141,11 +141,12 @@ def check_together(cfg: dict[str, Any]) -> None:
             f"model.image_shape={model['image_shape']}, but data.image_shape={data['image_shape']}; "
             f"remove model.image_shape, since it is derived from the data"
         )
-    _check_convolutions(model.get("network"), min(data["image_shape"][1:]))
+    if "image_shape" in data:
+        _check_convolutions(model.get("network"), min(data["image_shape"][1:]))
     needs, about = needs_of(model), known().get(data["_target_"])
     if about is not None:
         _check_groups(needs, data, about)
-        if data.get("folds") is not None and data["fold"] >= data["folds"]:
+        if data.get("folds") is not None and data.get("fold", 0) >= data["folds"]:
             raise UserError(f"data.fold must be in 0..{data['folds'] - 1}, got {data['fold']}")
     _check_processes(data, trainer, grouped="group" in needs or data.get("group_by") is not None)
 
@@ -181,7 +182,8 @@ def _check_groups(needs: Iterable[str], data: dict[str, Any], about: dict[str, A
         raise UserError(f"data.group_by={by} is not a grouping of this data set; {choose(by, about['groupings'])}")
     if "group" in needs and by is None and about["default_group"] is None:
         raise UserError("this model needs groups, but the data set has none; choose a data set with labels or known factors")
-    if by is None and "group" not in needs or data.get("num_groups") is not None or "group_size" not in data:
+    has_sizes = {"group_size", "batch_size"} <= {*data}
+    if by is None and "group" not in needs or data.get("num_groups") is not None or not has_sizes:
         return
     size = data["group_size"]
     if (size if isinstance(size, int) else size[1]) > data["batch_size"]:

@@ -185,10 +185,23 @@ class Context:
         known = scored[scored >= 0]
         return len(known.unique()) > 1 and bool(torch.isin(known, train).all())
 
+    @cached_property
+    def can_judge(self) -> bool:
+        """Whether a classifier of the label can be trained, selected and scored: it needs known labels in each split."""
+        if not self.has_known_labels or not all((self.data.first_label[i] >= 0).any() for i in self.data.indices.values()):
+            return False
+        scored = self.data.first_label[torch.from_numpy(self.scored)]
+        return len(scored[scored >= 0].unique()) > 1
+
     def judged(self) -> list[str]:
-        """Targets of classifiers: the categorical factors, or the label if there are none."""
-        names = [factor.name for factor in self.data.factor_info if factor.kind == "categorical"]
-        return names or (["label"] if self.has_known_labels else [])
+        """Targets of classifiers: the categorical factors that vary, or the label if there are none."""
+        names = (factor.name for factor in self.data.factor_info if factor.kind == "categorical")
+        return [*filter(self._varies, names)] or (["label"] if self.can_judge else [])
+
+    def _varies(self, name: str) -> bool:
+        assert self.data.factors is not None
+        values = self.data.factors[:, self.data.factor_names.index(name)]
+        return all(len(values[index].unique()) > 1 for index in (self.train, self.scored))
 
     @cached_property
     def gaussian_codes(self) -> dict[str, Float[np.ndarray, "N _"]]:

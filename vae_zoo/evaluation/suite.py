@@ -79,8 +79,9 @@ def own_suites(nodes: dict[str, Any]) -> list[Suite]:
     """
     suites = {name: build(node) for name, node in nodes.items() if node is not None}
     for name, suite in suites.items():
+        key = f"evaluation.suites.{name}={nodes[name]['_target_']}"
         if not isinstance(suite, Suite):
-            target = nodes[name]["_target_"]
-            base = "vae_zoo.evaluation.suite.Suite"
-            raise UserError(f"evaluation.suites.{name}={target} is not a suite; derive it from {base}")
+            raise UserError(f"{key} is not a suite; derive it from vae_zoo.evaluation.suite.Suite")
+        if not hasattr(suite, "name"):
+            raise UserError(f"{key} has no name; give its class one, such as name = {name!r}")
     return list(suites.values())

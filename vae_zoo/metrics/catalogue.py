@@ -37,7 +37,8 @@ class Entry(NamedTuple):
 # The first match applies. Columns have this order; metrics of the first entry and unknown names come last.
 METRICS = (
     Entry(
-        r".*_(chance|floor|ceiling|baseline|constant|components|shuffled|nothing|tiles|std|used)|active_units.*|judge_accuracy",
+        r".*_(chance|floor|ceiling|baseline|constant|components|shuffled|nothing|tiles|std|used)|active_units.*|judge_accuracy"
+        r"|accuracy_(resample|swap)_global(_official)?",  # at chance if the local code holds no label
         0,
     ),
     Entry("separation", 1, compared=True, card="test", meaning="0 to 1; 1: one block alone determines the class"),
@@ -61,10 +62,11 @@ METRICS = (
     Entry("cluster_accuracy_majority", 1),  # grows with the number of clusters, which is shown next to it
     Entry("clusters", 0),
     Entry(r"swap_accuracy(_k\d+)?", 1, compared=True),
-    Entry(r"(.*_)?(accuracy|purity)(_.*)?|nmi|ari|seed_ari_.*|(.*_)?(auc|iou|f1)(_k\d+)?", 1),
+    Entry(r"(.*_)?(accuracy|purity)(_.*)?|nmi|ari|seed_ari_.*|(.*_)?(auc|iou|f1)(_k\d+)?|identification_k\d+", 1),
+    Entry(r"held_out_error_k\d+", -1),
     Entry("ap50|ari_fg", 1, compared=True),
     Entry("map", 1, compared=True, card="test"),
-    Entry(r"ap\d*|precision|recall|psnr|ssim", 1),
+    Entry(r"ap\d*|precision|recall\d*|psnr|ssim", 1),
     Entry("(.*_)?(mae|mape|mse|rmse|l1|ece|fid|kid)(_.*)?", -1),
     Entry("images_per_second", 0, card="train"),
 )
@@ -72,9 +74,10 @@ GAUSSIAN, PIXELS, WORTH = "/gaussian", "_pixels", ("worth", "worth_rec")
 PAIR = "test/separation", "test/worth"  # headline of models with several blocks; one alone can be high for a useless model
 UNUSED = 0.01  # a block with a worth below this share of the reconstruction error is unused
 CURVES = ("loss", "elbo", "rec", "kl")  # curves with these prefixes come first in the report
-FIGURES = {  # captions, by the beginning of the name
+FIGURES = {  # captions; a name that ends in _ is the beginning of others
     "reconstructions": "images, each above its reconstruction",
     "samples": "samples from the prior, decoded",
+    "samples_": "samples from each cluster of {rest}, decoded",
     "traversals_": "block {rest}: each row changes one dimension, all others are fixed",
     "swap_": "block {rest} from the image of the row, all other blocks from the image of the column",
     "kl_per_dimension": "KL of each dimension to the prior, nats per image",
@@ -146,5 +149,7 @@ def curve_order(term: str) -> tuple:
 
 def caption(figure: str) -> str:
     """The caption of a figure."""
-    found = (text.format(rest=figure.removeprefix(start)) for start, text in FIGURES.items() if figure.startswith(start))
-    return next(found, figure.replace("_", " "))
+    for name, text in FIGURES.items():
+        if figure == name or name.endswith("_") and figure.startswith(name):
+            return text.format(rest=figure.removeprefix(name))
+    return figure.replace("_", " ")

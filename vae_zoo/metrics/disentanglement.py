@@ -107,7 +107,7 @@ class FactorSample:
 # -- histogram estimates of mutual information ------------------------------------------------------------------------
 
 
-def mig(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: int = 20) -> float:
+def mig(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: int = 20, classes: Sequence[int] = ()) -> float:
     """Mutual information gap: mean over factors of (largest - second largest I(code; factor)) / H(factor).
 
     Estimator: plug-in, `bins` equal-width bins between each code's own minimum and maximum (so one outlier compresses
@@ -118,6 +118,7 @@ def mig(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: int = 2
         codes: Posterior means, D >= 2.
         factors: Classes.
         bins: Number of bins, >= 1.
+        classes: Columns of codes that hold classes, whose values are not binned.
 
     Returns:
         0..1, best 1.
@@ -132,11 +133,13 @@ def mig(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: int = 2
     (0.996, 0.0)
     """
     codes, factors = _checked(codes, factors, min_codes=2)
-    second, first = np.sort(_mutual_information(_binned(codes, bins), factors), axis=0)[-2:]
+    second, first = np.sort(_mutual_information(_binned(codes, bins, classes), factors), axis=0)[-2:]
     return float(np.mean((first - second) / [entropy(np.bincount(f)) for f in factors.T]))
 
 
-def modularity(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: int = 20) -> float:
+def modularity(
+    codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: int = 20, classes: Sequence[int] = ()
+) -> float:
     """Modularity: mean over codes of 1 - sum_other MI^2 / (F-1) max MI^2. Is each code informative about only one factor?
 
     Estimator: mutual information as in `mig`, 10,000 rows. A code without any information counts as 0, so each exactly
@@ -147,6 +150,7 @@ def modularity(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: 
         codes: Posterior means.
         factors: Classes, F >= 2.
         bins: Number of bins, >= 1.
+        classes: Columns of codes that hold classes, whose values are not binned.
 
     Returns:
         0..1, best 1.
@@ -161,18 +165,23 @@ def modularity(codes: Shaped[Any, "N D"], factors: Shaped[Any, "N F"], *, bins: 
     (1.0, 0.667)
     """
     codes, factors = _checked(codes, factors, min_factors=2)
-    squared = _mutual_information(_binned(codes, bins), factors) ** 2
+    squared = _mutual_information(_binned(codes, bins, classes), factors) ** 2
     best = squared.max(axis=1)
     other = (squared.sum(axis=1) - best) / (squared.shape[1] - 1)
     return float(np.mean(1 - np.divide(other, best, out=np.ones_like(best), where=best > 0)))
 
 
-def _binned(values: Array, bins: int) -> Array:
-    """Number of left edges <= value (1..bins): equal-width bins per column, edges in the column's own precision."""
+def _binned(values: Array, bins: int, classes: Sequence[int] = ()) -> Array:
+    """Number of left edges <= value (1..bins): equal-width bins per column, edges in the column's own precision.
+
+    Columns of classes keep their values.
+    """
     low, high = values.min(axis=0), values.max(axis=0)
     low, high = np.where(low == high, low - 0.5, low), np.where(low == high, high + 0.5, high)
     edges = np.linspace(low, high, bins + 1, dtype=np.result_type(values, np.float32))[:-1]  # [bins, D]
-    return np.stack([np.searchsorted(e, v, side="right") for e, v in zip(edges.T, values.T, strict=True)], axis=1)
+    found = np.stack([np.searchsorted(e, v, side="right") for e, v in zip(edges.T, values.T, strict=True)], axis=1)
+    found[:, list(classes)] = values[:, list(classes)]
+    return found
 
 
 def _mutual_information(left: Array, right: Array) -> Array:

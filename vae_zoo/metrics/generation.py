@@ -33,6 +33,7 @@ def generation_scores(
     judge: nn.Module | None = None,
     *,
     inception_weights: str | Path | None = None,
+    device: torch.device | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """Computes FID and KID between generated and real images.
@@ -44,6 +45,7 @@ def generation_scores(
         fake: As many as real images, since the bias of both distances depends on N.
         judge: A judge of vae_zoo.metrics.judge, or any module with `features(images) -> [N, d]`.
         inception_weights: File of the Inception weights, in place of a judge.
+        device: Device of Inception; None: that of the real images.
         seed: Seed of KID's subsets.
 
     Returns:
@@ -56,7 +58,7 @@ def generation_scores(
         raise ValueError("give either a judge or inception_weights")
     network: Any
     if inception_weights is not None:
-        name, network = "inception", Inception(inception_weights).to(real.device)
+        name, network = "inception", Inception(inception_weights, device or real.device)
     else:
         assert judge is not None
         name, network = "judge", judge.features
@@ -134,14 +136,17 @@ class Inception(nn.Module):
 
     Args:
         weights: Its file pt_inception-2015-12-05-6726825d.pth, a pickle, so from a source that you trust.
+        device: Where it computes.
     """
 
-    def __init__(self, weights: str | Path):
+    def __init__(self, weights: str | Path, device: torch.device):
         super().__init__()
-        self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+        self.device = device
+        self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(device)
 
     def forward(self, images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B E"]:
         """Computes the features of images of 1 or 3 channels, which are resized to 299x299."""
+        images = images.to(self.device)
         pixels = (images * 255).round().byte() if images.is_floating_point() else images
         return self.network(pixels.expand(-1, 3, -1, -1))
 

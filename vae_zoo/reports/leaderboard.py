@@ -64,7 +64,7 @@ def write_leaderboard(folder: Path, out: Path | None = None, options: dict[str, 
     if options is not None and options["evaluation"]["level"] == "full":
         from vae_zoo.reports.agreement import with_agreement  # torch
 
-        tables = [with_agreement(table, tuple(options["trust"]), options["device"]) for table in tables]
+        tables = [with_agreement(table, options) for table in tables]
     write_atomic(out / "leaderboard.csv", groups_csv(tables))
     write_atomic(out / "runs.csv", runs_csv(folder, tables, left))
     write_atomic(out / "leaderboard.md", markdown(folder, tables, left))

@@ -1,6 +1,7 @@
 """Evaluates a trained model: the same numbers and figures for every method."""
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,26 @@ from vae_zoo.training.attached import RunTrainer
 from vae_zoo.training.callbacks.figures import log_image
 from vae_zoo.training.callbacks.monitor import Monitor
 from vae_zoo.utils.console import quiet
+from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic, write_json
 from vae_zoo.utils.memory import keep_freed_memory
 from vae_zoo.utils.threads import set_threads
 
 
 def evaluate_trained(trainer: RunTrainer, model: LatentVariableModel, data, folder: Path) -> protocol.Evaluation:
-    """Evaluates a model at the end of training. Returns the numbers of metrics.json; writes figures to the run folder and
-    the loggers."""
+    """Evaluates a model at the end of training: writes metrics.json, then the figures, also to the loggers."""
     model.to(trainer.strategy.root_device).eval()
     config = runs.read_config(folder)
     options = {"level": config["evaluation"]["level"], "suites": own_suites(config["evaluation"]["suites"])}
     untrained = first_weights(config, model.device)
-    evaluation = evaluate(model, data, folder / "figures", trainer.loggers, untrained=untrained, **options)
+    evaluation = protocol.evaluate(model, data, untrained=untrained, **options)
     monitor = next(c for c in trainer.callbacks if isinstance(c, Monitor))
     steps, images = trainer.global_step, len(data.train_indices(0))
     evaluation.numbers |= {"train/steps": float(steps), "train/seconds": monitor.seconds}
     if monitor.seconds:
         evaluation.numbers["train/images_per_second"] = steps * images / monitor.seconds
+    write_json(folder / "metrics.json", evaluation.numbers | evaluation.times)
+    draw(evaluation, model, data, folder / "figures", trainer.loggers)
     return evaluation
 
 
@@ -50,9 +53,13 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     out = Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation"
     untrained = first_weights(config, model.device)
     suites = own_suites(config["evaluation"]["suites"] | cfg["evaluation"]["suites"])
-    options = {"level": cfg["evaluation"]["level"], "untrained": untrained, "inception": cfg["inception"]}
-    evaluation = evaluate(model, data, out / "figures", suites=suites, **options)
+    options = {"level": cfg["evaluation"]["level"], "untrained": untrained, "inception": inception(cfg)}
+    evaluation = protocol.evaluate(model, data, suites=suites, **options)
     write_json(out / "metrics.json", evaluation.numbers | evaluation.times)
+    for by_step in runs.pictures(out / "figures").values():
+        for path in by_step.values():
+            path.unlink()
+    draw(evaluation, model, data, out / "figures")
     write_report(run, out=out / "report.html", metrics=out / "metrics.json", figures=out / "figures")
     for name, value in evaluation.numbers.items():
         print(f"{name:40s} {value:.4f}")
@@ -60,10 +67,24 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     evaluation.raise_failures()
 
 
-def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable = (), **options: Any) -> protocol.Evaluation:
-    """Computes the numbers of a level, writes figures to files and loggers. options: arguments of `protocol.evaluate`."""
-    evaluation, step = protocol.evaluate(model, data, **options), model.step
-    codes, shown = evaluation.context.gaussian_codes, data.single(evaluation.context.to_show(16), model.device)
+def inception(cfg: dict[str, Any]) -> Path | None:
+    """The file of Inception weights, checked before anything is computed."""
+    if cfg["inception"] is None:
+        return None
+    path, level = Path(cfg["inception"]).expanduser(), cfg["evaluation"]["level"]
+    if level != "full":
+        raise UserError(f"inception= has no effect with evaluation.level={level}; give evaluation.level=full too")
+    if not path.is_file():
+        raise UserError(f"inception={cfg['inception']} is not a file; give the file of the Inception weights")
+    if find_spec("torch_fidelity") is None:
+        raise UserError("inception= needs torch-fidelity, which is not installed; run: pip install torch-fidelity")
+    return path
+
+
+def draw(evaluation: protocol.Evaluation, model: LatentVariableModel, data, figures: Path, loggers: Iterable = ()) -> None:
+    """Writes the figures and tables of an evaluation to files and loggers."""
+    step, codes = model.step, evaluation.context.gaussian_codes
+    shown = data.single(evaluation.context.to_show(16), model.device)
     spans = codes and spans_of(codes)
     for name, image in stills(model, shown, spans):
         log_image(loggers, figures, name, image, step)
@@ -73,7 +94,6 @@ def evaluate(model: LatentVariableModel, data, figures: Path, loggers: Iterable 
         log_image(loggers, figures, name, image, step)
     for name, (title, values, row_names, column_names) in evaluation.tables.items():
         log_image(loggers, figures, name, heat_map(values, row_names, column_names, title=title), step)
-    return evaluation
 
 
 def first_weights(config: dict[str, Any], device: torch.device) -> LatentVariableModel:

@@ -221,6 +221,14 @@ def pictures(folder: Path) -> dict[tuple[str, str], dict[int, Path]]:
     return found
 
 
+def set_evaluation_aside(folder: Path, step: int) -> None:
+    """Renames the evaluation of the model of an earlier step, which tables would else take for that of the present one."""
+    if (folder / "evaluation").is_dir():
+        old = folder / f"evaluation_of_step_{step}"
+        shutil.rmtree(old, ignore_errors=True)
+        (folder / "evaluation").rename(old)
+
+
 def set_aside(folder: Path) -> Path | None:
     """Moves the files of an earlier run to `previous/`, and those of `previous/` to `previous.old/`."""
     found = [folder / name for name in CONTENTS if (folder / name).exists()]
@@ -307,11 +315,13 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, capture_output=True, text=True)
+    commit = ""
+    with suppress(OSError):  # git is not installed
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions,
         "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.system()}",
         "variables": noted(),
-        **({"commit": commit.stdout.strip()} if commit.returncode == 0 else {}),
+        **({"commit": commit} if commit else {}),
     }

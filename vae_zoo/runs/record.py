@@ -16,9 +16,12 @@ class Job:
 
 
 def read_record(record: Path) -> list[Job]:
-    """The jobs in sweep.yaml; [] if it does not exist."""
+    """The jobs in sweep.yaml; [] if it does not exist, or belongs to another program."""
     try:
-        listed = yaml.safe_load((record / "sweep.yaml").read_text())["jobs"]
+        found = yaml.safe_load((record / "sweep.yaml").read_text())
     except FileNotFoundError:
+        return []
+    listed = found.get("jobs") if isinstance(found, dict) else None
+    if not isinstance(listed, list):
         return []
     return [Job(tuple(job["overrides"]), Path(os.path.normpath(record / job["folder"]))) for job in listed]

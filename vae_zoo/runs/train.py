@@ -141,12 +141,13 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
             if trainer.is_global_zero:
                 print(runs.stop_sentence(folder, limit, cfg), flush=True)
         if trainer.is_global_zero:
+            if trainer.global_step > step:
+                runs.set_evaluation_aside(folder, step)
             evaluation = evaluate_trained(trainer, model, data, folder)
             metrics = evaluation.numbers | evaluation.times
             for logger in dashboards:
                 if hasattr(logger, "log_summary"):
                     logger.log_summary(metrics | {"best/val_loss": trainer.checkpoint_callback.best}, trainer.global_step)
-            write_json(folder / "metrics.json", metrics)
             evaluation.raise_failures()
     finally:
         for logger in trainer.loggers:

@@ -112,3 +112,22 @@ def test_while_training_no_test_image_of_a_grid_is_seen(few):
     assert "dci_informativeness" in numbers and not {"beta_vae", "factor_vae"} & set(numbers), "they need the whole grid"
     final, _ = context((2, 3, 4, 6), True)
     assert Disentanglement().run(final).numbers["mig"] != numbers["mig"] and final.codes.seen & test
+
+
+@pytest.mark.parametrize("sizes", [(7,), (7, 1)])
+def test_one_factor_that_varies_is_too_few(sizes):
+    with pytest.raises(DoesNotApply, match="two discrete factors that vary, but the data set has 1"):
+        Disentanglement().run(context(sizes, False)[0])
+
+
+def test_numbers_of_clusters_are_names():
+    """More classes than bins, under other numbers: equal-width bins would merge neighbours."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(30, size=(4000, 1))
+    codes = np.hstack([values, rng.normal(size=(4000, 1))])
+    other = np.hstack([rng.permutation(30)[values], codes[:, 1:]])
+    for score in (disentanglement.mig, disentanglement.modularity):
+        target = np.hstack([values // 2, rng.integers(3, size=(4000, 1))])
+        found = [score(table, target, classes=[0]) for table in (codes, other)]
+        assert found[0] == pytest.approx(found[1], abs=1e-9)
+    assert disentanglement.mig(codes, target) != pytest.approx(disentanglement.mig(other, target), abs=1e-3)

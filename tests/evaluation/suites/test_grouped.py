@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests import annotations
 from tests.metrics.test_judge import CLASSES, COLOURS, QUICK, Painted, paint
 from vae_zoo.contract import Block
 from vae_zoo.distributions import Normal, pool
@@ -159,3 +160,34 @@ def test_verification_counts_the_prior_of_a_model_without_groups_once(data):
         shares.beside_prior(shares.of(1)).logvar,
         pool(shares.content, torch.arange(len(shares.index)), len(shares.index), "product_with_prior").logvar,
     )
+
+
+def test_images_without_a_label_count_neither_as_right_nor_as_wrong():
+    class Evidence:
+        label, index, seed = np.array([0, 1, -1, 0, 1, -1]), torch.arange(6), 0
+        styles = Normal(torch.zeros(6, 1), torch.zeros(6, 1))
+        style = styles
+
+        def counts(self):
+            return [1]
+
+        def of(self, k):
+            return torch.arange(6)[:, None]
+
+        def pooled(self, rows):
+            return Normal(torch.from_numpy(self.label)[rows].float(), torch.zeros(6, 1))
+
+        def style_samples(self):
+            return torch.zeros(6, 1)
+
+        def decode(self, content, style):
+            return content
+
+    class Judge:
+        def predict(self, images):
+            return images[:, 0].long().clamp(min=0)
+
+    with annotations.unchecked():
+        assert dict(ev.swaps(Evidence(), Judge()))["swap_accuracy_k1"] == 1
+        found = dict(ev.probes(Evidence(), Evidence()))
+    assert found["probe/content_k1"] == 1 and found["probe/style"] == 0.5, "four images with two labels"

@@ -1,9 +1,12 @@
 """Classifiers of samples of the codes: of models that are known, they read what is there and no more."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from tests.annotations import unchecked
 from tests.evaluation.suites.test_grouped import Oracle
 from tests.metrics.test_judge import CLASSES, COLOURS, Painted
 from vae_zoo.distributions import Normal
@@ -99,3 +102,11 @@ def test_samples_are_of_the_posterior_and_repeat(data):
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     q: Normal = e.model.encode(data.single(index))["content"]
     assert np.std(first - q.mu.numpy()) == pytest.approx(np.exp(-1), rel=0.05)
+
+
+def test_groups_that_only_one_part_has_are_left_out():
+    group = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    data = SimpleNamespace(group_of=lambda index: group[index])
+    with unchecked():
+        train, test = samples.in_both(SimpleNamespace(data=data), np.array([0, 2, 4]), np.array([1, 5, 7]))
+    assert train.tolist() == [0, 4] and test.tolist() == [1, 5]

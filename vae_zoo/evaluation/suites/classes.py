@@ -46,13 +46,15 @@ def accuracy(e: Context) -> Numbers:
         if labels is None or not (labels >= 0).any():
             continue
         to_label = _to_label(e, name, column)
+        if to_label.max() < 0:
+            continue  # no training image has a label that could name a value
         seen = to_label[probs.argmax(1)]
         known, used = labels >= 0, np.bincount(probs.argmax(1), minlength=probs.shape[1]) >= USED * len(index)
         right = (seen == labels)[known]
         of_class = [right[labels[known] == k].mean() for k in np.unique(labels[known])]
         found[name] = {"accuracy": right.mean(), "accuracy_class_mean": np.mean(of_class), "classes_used": used.sum()}
         if to_label.min() >= 0:
-            by_label = np.zeros((len(probs), max(probs.shape[1], labels.max() + 1)))
+            by_label = np.zeros((len(probs), max(probs.shape[1], labels.max() + 1, to_label.max() + 1)))
             by_label[:, to_label] = probs
             found[name]["ece"] = ece(by_label, labels)
     for name, values in found.items():

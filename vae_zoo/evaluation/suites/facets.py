@@ -170,7 +170,7 @@ def against_labels(e: Context, scored: Clustered, known: dict[str, Int[np.ndarra
             found.numbers |= scores[best]
             found.numbers |= {"clusters": sizes[best], "clusters_used": used, "cluster_facet": names.index(best)}
         every[label] = scores
-        if len(np.unique(values)) <= CLASSES:
+        if e.keeps_pictures and len(np.unique(values)) <= CLASSES:
             pair = scored.assigned(best), values[scored.index]
             found.pictures[f"confusion_{label}"] = confusion(*pair, fits[best], best, label)
     for key, (table, title) in TABLES.items():

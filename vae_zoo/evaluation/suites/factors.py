@@ -30,9 +30,11 @@ class Disentanglement(Suite):
 
     def run(self, e: Context) -> Result:
         """Computes the scores of all blocks, and of the Gaussian ones alone if there are others."""
+        assert e.data.factors is not None
         factors = discrete(e.data)
-        if not factors or len(factors) < min(2, len(e.data.factor_sizes)):
-            raise DoesNotApply(f"these scores need two discrete factors, but the data set has {len(factors)}")
+        varying = [column for column in factors if len(e.data.factors[e.train, column].unique()) > 1]
+        if len(varying) < 2:
+            raise DoesNotApply(f"these scores need two discrete factors that vary, but the data set has {len(varying)}")
         if len(factors) < len(e.data.factor_sizes):
             log.info("disentanglement is scored on %s, not on continuous factors", [e.data.factor_names[i] for i in factors])
         names = e.codes.names
@@ -70,8 +72,10 @@ def scores(e: Context, names: Sequence[str]) -> Numbers:
         index = [e.train, e.scored]
         draws = [data.factors[i].numpy()[:, discrete(data)].astype(np.int64) for i in index]
     train, test = ((_columns(e, names, i, hard=True), factors) for i, factors in zip(index[:2], draws))
-    yield "mig", disentanglement.mig(*train)
-    yield "modularity", disentanglement.modularity(*train)
+    widths = {name: 1 if e.model.blocks[name].kind == "categorical" else e.model.blocks[name].size for name in names}
+    classes = [sum([*widths.values()][:i]) for i, n in enumerate(names) if e.model.blocks[n].kind == "categorical"]
+    yield "mig", disentanglement.mig(*train, classes=classes)
+    yield "modularity", disentanglement.modularity(*train, classes=classes)
     yield "irs", disentanglement.irs(*train)
     yield "sap", disentanglement.sap(*train, test=test, seed=e.seed)
     if not e.is_at_least("full"):

@@ -32,5 +32,5 @@ class Generation(Suite):
         for target in targets:
             numbers |= generation_scores(images, fake, e.judge_of(target), seed=e.seed)
         if e.inception is not None:
-            numbers |= generation_scores(images, fake, inception_weights=e.inception, seed=e.seed)
+            numbers |= generation_scores(images, fake, inception_weights=e.inception, device=e.model.device, seed=e.seed)
         return Result(numbers)

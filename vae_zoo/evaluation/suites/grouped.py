@@ -226,8 +226,10 @@ class Grouped(Suite):
             if e.untrained is not None:
                 fresh = (Evidence(e.untrained, e.data, index, e.seed) for index in (fitted, test))
                 numbers |= {name.replace("probe/", "probe/untrained_"): value for name, value in probes(*fresh)}
-            if scored.style is not None:
+            if scored.style is not None and e.can_judge:
                 numbers |= swaps(scored, e.judge_of("label"))
+        if not e.keeps_pictures:
+            return Result(numbers)
         found = Result(numbers, pictures={"evidence": growth(numbers)})
         if scored.style is not None:
             found.pictures["group_reconstructions"] = group_reconstructions(scored)
@@ -247,16 +249,18 @@ def swaps(images: Evidence, judge: Judge) -> Numbers:
         rows = images.of(k)
         donor = _others(rows, images.seed)
         seen = judge.predict(images.decode(images.pooled(rows).mu, style[donor])).cpu()
-        yield f"swap_accuracy_k{k}", float((seen == label).double().mean())
+        yield f"swap_accuracy_k{k}", float((seen == label)[label >= 0].double().mean())
         if k == 1:
-            yield "style_shown", float((seen == label[donor]).double().mean())
+            yield "style_shown", float((seen == label[donor])[label[donor] >= 0].double().mean())
 
 
 def probes(train: Evidence, test: Evidence) -> Numbers:
-    """Accuracy of standardised logistic regression of the label, fitted on training images."""
+    """Accuracy of standardised logistic regression of the known labels, fitted on training images."""
+    fitted, scored = train.label >= 0, test.label >= 0
 
     def accuracy(x: Tensor, x_test: Tensor) -> float:
-        return linear_classifier().fit(to_numpy(x), train.label).score(to_numpy(x_test), test.label)
+        probe = linear_classifier().fit(to_numpy(x)[fitted], train.label[fitted])
+        return probe.score(to_numpy(x_test)[scored], test.label[scored])
 
     for k in test.counts():
         if k in train.counts():

@@ -20,7 +20,7 @@ values; use the ratio. The chance level of accuracy_resample_global is at most t
 Source: 51616/split-vae, whose classifier is also trained on test images and gets images in two different ranges of values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import numpy as np
@@ -152,11 +152,15 @@ def numbers(e: Context, samples: Codes | None = None) -> Numbers:
     seen = torch.cat([mean_colour(image).cpu() for image in decoded(e.model, swapped)])
     to_local, to_global = ((seen - donor).abs().sum(1).mean().item() for donor in (colour[other], colour))
     yield "colour_transfer_ratio", to_local / to_global
-    if not e.has_known_labels or not all((e.data.first_label[rows] >= 0).any() for rows in e.data.indices.values()):
-        return  # the classifier is trained on train, selected on val and scored on test
+    if not e.can_judge:
+        return
     judge, label = e.judge_of("label"), e.data.first_label[index]
-    real = torch.cat([judge.predict(e.data.single(part)["image"]).cpu() for part in index.split(CHUNK)])
-    yield "judge_accuracy", (real == label)[label >= 0].double().mean().item()
+
+    def accuracy(images: Iterable[Tensor]) -> float:
+        named = torch.cat([judge.predict(part).cpu() for part in images])
+        return (named == label)[label >= 0].double().mean().item()
+
+    yield "judge_accuracy", accuracy(e.data.single(part)["image"] for part in index.split(CHUNK))
     mixed = {
         "rec": codes,
         "resample_local": codes | {z_local: prior[z_local]},
@@ -167,11 +171,9 @@ def numbers(e: Context, samples: Codes | None = None) -> Numbers:
     if own is not None:
         mixed["resample_within"] = codes | {z_global: own[z_global]}
     for name, part in mixed.items():
-        named = torch.cat([judge.predict(image).cpu() for image in decoded(e.model, part)])
-        yield f"accuracy_{name}", (named == label)[label >= 0].double().mean().item()
+        yield f"accuracy_{name}", accuracy(decoded(e.model, part))
         if samples is not None and name.startswith("resample"):
-            named = torch.cat([judge.predict((1 + image) / 2).cpu() for image in decoded(e.model, part)])
-            yield f"accuracy_{name}_official", (named == label)[label >= 0].double().mean().item()
+            yield f"accuracy_{name}_official", accuracy((1 + image) / 2 for image in decoded(e.model, part))
 
 
 def another(N: int) -> Int[Tensor, " N"]:

@@ -14,6 +14,7 @@ layers of the classifiers were known; their other settings are scikit-learn's de
 """
 
 import warnings
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,13 @@ class BlockProbe(Suite):
         return Result(numbers | {f"{name}_std": float(np.std(values, ddof=1)) for name, values in found.items()})
 
 
+def in_both(e: Context, *parts: Int[np.ndarray, " _"]) -> list[Int[np.ndarray, " _"]]:
+    """The images whose group occurs in all parts, so that Evidence numbers the groups of each alike."""
+    groups = [e.data.group_of(torch.from_numpy(part)).numpy() for part in parts]
+    shared = reduce(np.intersect1d, groups)
+    return [part[np.isin(group, shared)] for part, group in zip(parts, groups)]
+
+
 class EvidenceClassifier(Suite):
     """Accuracy of a classifier of the group from the code of k of its images.
 
@@ -102,7 +110,7 @@ class EvidenceClassifier(Suite):
 
     def run(self, e: Context) -> Result:
         """Trains a classifier on each block and tests it for each k."""
-        train, test = (Evidence(e.model, e.data, index, e.seed) for index in self.images(e))
+        train, test = (Evidence(e.model, e.data, index, e.seed) for index in in_both(e, *self.images(e)))
         counts = [k for k in train.counts() if k in test.counts()]
 
         def scores(block: str, learned: Tensor, tested: dict[int, Tensor]) -> Numbers:

@@ -90,11 +90,7 @@ def worth(e: Context) -> dict[str, float]:
 def judges_swaps(e: Context) -> bool:
     """Whether to use a classifier of the labels: if another suite uses it anyway, and for all models at level full."""
     asked = isinstance(e.model, HasClasses | SharesGroupCode | HasLocalView) or e.is_at_least("full")
-    if len(e.model.blocks) < 2 or not asked or not e.has_known_labels:
-        return False
-    parts = [e.data.first_label[index] for index in e.data.indices.values()]
-    scored = e.data.first_label[torch.from_numpy(e.scored)]
-    return all((part >= 0).any() for part in parts) and len(scored[scored >= 0].unique()) > 1
+    return len(e.model.blocks) > 1 and asked and e.can_judge
 
 
 def varies_within(model: LatentVariableModel) -> set[str]:
