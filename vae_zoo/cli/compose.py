@@ -30,7 +30,7 @@ from vae_zoo.config import check, config_dir
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.utils.errors import UserError
-from vae_zoo.utils.launch import OFFLINE
+from vae_zoo.utils.launch import is_offline
 
 FIRST_RUN = "experiment=split_vae/first_run"  # default of `python train.py`
 
@@ -199,7 +199,7 @@ def register_resolvers() -> None:
         "jobs_at_once": lambda *, _root_: sweeps.jobs_at_once(_root_.trainer, _root_.sweep.jobs_per_gpu),
         "run_name": _run_name,
         "tags": _tags,
-        "wandb_offline": lambda: os.environ.get("WANDB_MODE") in OFFLINE,
+        "wandb_offline": is_offline,
     }.items():
         OmegaConf.register_new_resolver(f"vae_zoo.{name}", resolver, replace=True)
 

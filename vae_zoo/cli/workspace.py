@@ -5,8 +5,9 @@ block-factor matrix, throughput. Needs the internet, an account and `pip install
 """
 
 import argparse
-import os
 import sys
+
+from vae_zoo.utils.launch import is_offline
 
 FIGURES = ("reconstructions", "samples", "blocks", "kl_per_dimension")
 
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("entity", help="user or team")
     parser.add_argument("project", nargs="?", default="vae_zoo")
     options = parser.parse_args(arguments)
-    if os.environ.get("WANDB_MODE") == "offline":
+    if is_offline():
         print("error: a workspace can only be saved online; unset WANDB_MODE", file=sys.stderr)
         return 2
     print(workspace(options.entity, options.project).save().url)

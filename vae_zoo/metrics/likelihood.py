@@ -54,11 +54,6 @@ def importance_weighted(model: HasBound, batches: Iterable[Batch], k: int, chunk
     return -total / count
 
 
-def has_bound(model: Any) -> bool:
-    """Returns whether the model defines `log_weights`; without it there is neither test/elbo nor test/nll_iw<K>."""
-    return isinstance(model, HasBound)
-
-
 @torch.no_grad()
 def bounds(
     model: Model, batches: Iterable[Batch], *, seed: int = 0

@@ -197,7 +197,7 @@ def pair_texts(table: Table, pair: Paired) -> tuple[str, str]:
 
 
 def summary(tables: Sequence[Table], left: Sequence[Run]) -> list[tuple[int, str]]:
-    averaged = Counter({"finished": 0}) + Counter(run.state for _, group in _groups(tables) for run in group.runs)
+    averaged = Counter(run.state for _, group in _groups(tables) for run in group.runs)
     counts = [*sorted(averaged.items()), *sorted(Counter(run.state for run in left).items())]
     return [(n, state) for state, n in counts]
 

@@ -19,7 +19,7 @@ from vae_zoo.metrics.catalogue import caption
 from vae_zoo.runs.folder import block_scores, pictures, read_rows
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import write_atomic
-from vae_zoo.utils.launch import OFFLINE
+from vae_zoo.utils.launch import is_offline
 
 
 class MetricsCSV(Logger):
@@ -132,11 +132,6 @@ def _log_again(logger: "TensorBoard | WandB", metrics: Path, step: int) -> None:
     for row in read_rows(metrics):
         values = {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
         logger.log_metrics(values, step=int(row["step"]))
-
-
-def is_offline() -> bool:
-    """Returns whether the environment keeps W&B offline; wandb would obey it without telling this logger."""
-    return os.environ.get("WANDB_MODE") in OFFLINE
 
 
 class WandB(WandbLogger):

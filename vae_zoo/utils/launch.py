@@ -7,7 +7,6 @@ from typing import Any
 from vae_zoo.utils.errors import UserError
 
 OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-OFFLINE = ("offline", "dryrun")  # values of WANDB_MODE
 NOTED = (  # variables that change results or devices, or tell where a run was made
     *(
         "OMP_NUM_THREADS",
@@ -22,6 +21,11 @@ NOTED = (  # variables that change results or devices, or tell where a run was m
     *("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_NTASKS", "WANDB_MODE"),
 )
 INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs whose processes were not started by srun
+
+
+def is_offline() -> bool:
+    """Whether the environment keeps W&B offline; wandb would obey it without telling its logger."""
+    return os.environ.get("WANDB_MODE") in ("offline", "dryrun")
 
 
 def has_ranks(trainer: Mapping[str, Any]) -> bool:

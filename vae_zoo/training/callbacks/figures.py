@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from vae_zoo.config.types import Count, Index
+from vae_zoo.evaluation.context import spread
 from vae_zoo.evaluation.pictures import stills
 from vae_zoo.figures.encode import to_png
 from vae_zoo.models.base import LatentVariableModel
@@ -33,9 +34,7 @@ class Figures(L.Callback):
         module.train()
 
     def batch(self, data, device):
-        index = data.indices["val"]
-        spread = torch.linspace(0, len(index) - 1, min(self.num_images, len(index))).long()
-        return data.batch(index[spread], device)
+        return data.batch(spread(data.indices["val"], self.num_images), device)
 
 
 def log_image(loggers: Iterable, folder: Path, name: str, image: np.ndarray, step: int) -> None:
