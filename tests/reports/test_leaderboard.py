@@ -663,3 +663,19 @@ def test_results_of_a_sweep_are_named_after_the_experiments_of_its_jobs(tmp_path
             )
     write_leaderboard(tmp_path, options={"evaluation": {"level": "quick"}, "export": tmp_path / "results"})
     assert sorted(path.stem for path in (tmp_path / "results").iterdir()) == ["mine-narrow", "mine-wide"]
+
+
+def test_results_of_a_sweep_over_experiments_are_named_after_each(tmp_path):
+    """One command names several, and a part of them was repeated by a command with one."""
+    listed = "python train.py sweep=split_clusters experiment=mine/narrow,gmvae/street_digits_own -m"
+    preset = "python train.py sweep=paper/parity"
+    for folder, beta, commands in (
+        ("mine-narrow", 1, [listed, "python train.py experiment=mine/narrow seed=1"]),
+        ("gmvae-street_digits_own", 2, [listed, listed]),
+        ("parity-ml_vae", 3, [preset, preset]),
+    ):
+        for seed, command in enumerate(commands):
+            add(tmp_path, config(seed=seed, beta=beta), {"test/elbo": -1.0}, name=folder, command=command)
+    write_leaderboard(tmp_path, options={"evaluation": {"level": "quick"}, "export": tmp_path / "results"})
+    files = {path.relative_to(tmp_path / "results").as_posix() for path in (tmp_path / "results").rglob("*.json")}
+    assert files == {"mine/narrow.json", "gmvae/street_digits_own.json", "parity/ml_vae.json"}

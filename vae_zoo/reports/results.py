@@ -1,8 +1,8 @@
 """Writes results as JSON files, for generated tables: `python evaluate.py runs=<folder of runs> export=<folder>`.
 
-One file per setting, `<experiment>.json` or `<model>-<data>.json`, or for jobs of a sweep the name of their folder: the
-commands, commits, hardware and seeds of its runs, and for every number the mean, the sample deviation and the value of
-each seed.
+One file per setting, `<experiment>.json` or `<model>-<data>.json`, or for jobs of a sweep whose experiment is not known the
+name of their folder: the commands, commits, hardware and seeds of its runs, and for every number the mean, the sample
+deviation and the value of each seed.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vae_zoo import config_dir
 from vae_zoo.reports.settings import Group, Table
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils.files import write_json
@@ -35,11 +36,15 @@ def export_results(tables: Iterable[Table], out: Path) -> list[Path]:
 
 
 def _name(group: Group, statuses: Sequence[dict[str, Any]], otherwise: str) -> str:
-    """The experiment that the commands name, or the folder that a sweep names after it, if it is one; else `otherwise`."""
+    """The experiment after which a sweep named the folder, or that all commands name; else that folder, or `otherwise`."""
     commands = [str(status.get("command", "")) for status in statuses]
-    found = {m[1] for command in commands if (m := re.search(r"\bexperiment=([\w./-]+)", command))}
+    given = {name for c in commands for names in re.findall(r"\bexperiment=([\w./,-]+)", c) for name in names.split(",")}
+    folders = {run.folder.resolve().parent.name for run in group.runs}
+    shipped = config_dir() / "experiment"
+    known = given | {path.relative_to(shipped).with_suffix("").as_posix() for path in shipped.rglob("*.yaml")}
+    found = {name for name in known if name.replace("/", "-") in folders} or given
     if not found and all(re.search(r"\bsweep=", command) for command in commands):
-        found = {run.folder.resolve().parent.name for run in group.runs}
+        found = folders
     return found.pop() if len(found) == 1 else otherwise
 
 
