@@ -205,6 +205,23 @@ ARMS = {
             for of, name in (("z_global", "`z_global`"), ("z_local", "`z_local`"), ("pixels", "pixels"))
         },
     ),
+    "split_clusters": (
+        {
+            "GMVAE, `beta=40 alpha=40`": "gmvae/street_digits_own",
+            "GMVAE 2016": "gmvae2016/street_digits",
+            "SPLIT-GMVAE": "split_gmvae/street_digits",
+            "SPLIT-VaDE, one code": "split_vade/street_digits_one_code",
+            "SPLIT-VaDE": "split_vade/street_digits",
+        },
+        {
+            "test/cluster_accuracy_hungarian": "Hungarian accuracy (chance 0.10)",
+            "test/cluster_accuracy_hungarian_pixels": "the same of k-means on pixels",
+            "test/kmeans_z_global/cluster_accuracy_hungarian": "the same of k-means on `z_global`",
+            "test/ami": "AMI",
+            "test/ami_pixels": "the same of k-means on pixels",
+            "test/worth/c": "worth of `c`",
+        },
+    ),
     "split_vade": (
         {
             "SPLIT-VaDE": "split_vade/street_digits",
@@ -257,6 +274,7 @@ ARMS = {
 # Numbers of which a table of ARMS also shows the difference of one column from the others, over the same seeds.
 PAIRED = {
     "split_detection": ("`background`", ("test/count_accuracy", "test_unseen/count_accuracy", "test/ap50")),
+    "split_clusters": ("SPLIT-GMVAE", ("test/cluster_accuracy_hungarian", "test/ami")),
     "split_vade": ("SPLIT-VaDE", ("test/cluster_accuracy_hungarian", "test/ami")),
     "split_annealed": (
         "with the reconstruction",
