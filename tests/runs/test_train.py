@@ -218,6 +218,8 @@ def test_the_evaluation_of_an_earlier_step_is_set_aside_when_training_goes_on(co
     (folder / "evaluation" / "metrics.json").write_text('{"test/elbo": 1.0}')
     assert call(folder.parent, "train resume=run trainer.max_steps=6").code == 0
     assert not (folder / "evaluation").exists() and (folder / "evaluation_of_step_5" / "metrics.json").is_file()
+    runs.set_aside(folder)
+    assert (folder / "previous" / "evaluation_of_step_5").is_dir() and not (folder / "evaluation_of_step_5").exists()
 
 
 def test_numbers_are_written_before_figures_are_drawn(copy_of_run, small_evaluation, monkeypatch):

@@ -35,6 +35,7 @@ CONTENTS = (
     "config.yaml metrics.csv metrics.json run.json report.html error.txt checkpoints figures evaluation tensorboard "
     "wandb wandb_id export hub"
 ).split()
+EARLIER = "evaluation_of_step_"  # folders with evaluations of a model that was trained further
 
 
 class Busy(UserError):
@@ -224,14 +225,14 @@ def pictures(folder: Path) -> dict[tuple[str, str], dict[int, Path]]:
 def set_evaluation_aside(folder: Path, step: int) -> None:
     """Renames the evaluation of the model of an earlier step, which tables would else take for that of the present one."""
     if (folder / "evaluation").is_dir():
-        old = folder / f"evaluation_of_step_{step}"
+        old = folder / f"{EARLIER}{step}"
         shutil.rmtree(old, ignore_errors=True)
         (folder / "evaluation").rename(old)
 
 
 def set_aside(folder: Path) -> Path | None:
     """Moves the files of an earlier run to `previous/`, and those of `previous/` to `previous.old/`."""
-    found = [folder / name for name in CONTENTS if (folder / name).exists()]
+    found = [folder / name for name in CONTENTS if (folder / name).exists()] + [*folder.glob(f"{EARLIER}*")]
     if not (folder / "config.yaml").is_file():
         return None
     previous = folder / "previous"
