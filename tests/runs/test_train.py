@@ -237,9 +237,11 @@ def test_numbers_are_written_before_figures_are_drawn(copy_of_run, small_evaluat
 
 def test_figures_of_an_earlier_evaluation_do_not_stay(copy_of_run, small_evaluation):
     folder = copy_of_run()
-    old, note = folder / "evaluation" / "figures" / "swaps_3.png", folder / "evaluation" / "figures" / "note.txt"
-    old.parent.mkdir(parents=True)
-    old.write_bytes(b"")
-    note.write_text("mine")
-    assert call(folder.parent, "evaluate run=run evaluation.level=basic").code == 0
-    assert not old.exists() and note.exists() and list(old.parent.glob("*.png"))
+    old, own = folder / "evaluation" / "figures" / "swaps_3.png", folder.parent / "mine" / "figures" / "photo_3.png"
+    for path in (old, own):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    for words in ("", " out=mine"):
+        assert call(folder.parent, f"evaluate run=run evaluation.level=basic{words}").code == 0
+    assert not old.exists() and list(old.parent.glob("*.png"))
+    assert own.exists() and len(list(own.parent.glob("*.png"))) > 1, "a folder of the user keeps its pictures"

@@ -1,5 +1,6 @@
 """Evaluates a trained model: the same numbers and figures for every method."""
 
+import shutil
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,9 +57,8 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     options = {"level": cfg["evaluation"]["level"], "untrained": untrained, "inception": inception(cfg)}
     evaluation = protocol.evaluate(model, data, suites=suites, **options)
     write_json(out / "metrics.json", evaluation.numbers | evaluation.times)
-    for by_step in runs.pictures(out / "figures").values():
-        for path in by_step.values():
-            path.unlink()
+    if not cfg["out"]:  # a folder that the user names may have other pictures
+        shutil.rmtree(out / "figures", ignore_errors=True)
     draw(evaluation, model, data, out / "figures")
     write_report(run, out=out / "report.html", metrics=out / "metrics.json", figures=out / "figures")
     for name, value in evaluation.numbers.items():

@@ -109,4 +109,6 @@ def test_groups_that_only_one_part_has_are_left_out():
     data = SimpleNamespace(group_of=lambda index: group[index])
     with unchecked():
         train, test = samples.in_both(SimpleNamespace(data=data), np.array([0, 2, 4]), np.array([1, 5, 7]))
+        with pytest.raises(DoesNotApply, match="share no group"):
+            samples.in_both(SimpleNamespace(data=data), np.array([0]), np.array([7]))
     assert train.tolist() == [0, 4] and test.tolist() == [1, 5]

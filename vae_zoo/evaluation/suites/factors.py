@@ -72,8 +72,9 @@ def scores(e: Context, names: Sequence[str]) -> Numbers:
         index = [e.train, e.scored]
         draws = [data.factors[i].numpy()[:, discrete(data)].astype(np.int64) for i in index]
     train, test = ((_columns(e, names, i, hard=True), factors) for i, factors in zip(index[:2], draws))
-    widths = {name: 1 if e.model.blocks[name].kind == "categorical" else e.model.blocks[name].size for name in names}
-    classes = [sum([*widths.values()][:i]) for i, n in enumerate(names) if e.model.blocks[n].kind == "categorical"]
+    blocks = [e.model.blocks[name] for name in names]
+    is_class = np.concatenate([[True] if block.kind == "categorical" else [False] * block.size for block in blocks])
+    classes = np.flatnonzero(is_class).tolist()
     yield "mig", disentanglement.mig(*train, classes=classes)
     yield "modularity", disentanglement.modularity(*train, classes=classes)
     yield "irs", disentanglement.irs(*train)

@@ -93,9 +93,15 @@ class BlockProbe(Suite):
 
 
 def in_both(e: Context, *parts: Int[np.ndarray, " _"]) -> list[Int[np.ndarray, " _"]]:
-    """The images whose group occurs in all parts, so that Evidence numbers the groups of each alike."""
+    """The images whose group occurs in all parts, so that Evidence numbers the groups of each alike.
+
+    Raises:
+        DoesNotApply: No group does.
+    """
     groups = [e.data.group_of(torch.from_numpy(part)).numpy() for part in parts]
     shared = reduce(np.intersect1d, groups)
+    if not len(shared):
+        raise DoesNotApply("training and test images share no group")
     return [part[np.isin(group, shared)] for part, group in zip(parts, groups)]
 
 
