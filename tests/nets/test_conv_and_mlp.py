@@ -87,6 +87,14 @@ def test_mlp_has_mirrored_layers():
     assert num_parameters(MLP().decoder(10, (3, 28, 28))) == decoder
 
 
+@pytest.mark.parametrize("hidden, layers", [([], [(5, 64)]), ([16, 32], [(5, 16), (16, 32), (32, 64)])], ids=str)
+def test_mlp_may_have_another_decoder(hidden, layers):
+    network = MLP(hidden=(48,), decoder_hidden=hidden)
+    shapes = [(m.in_features, m.out_features) for m in network.decoder(5, (1, 8, 8)) if isinstance(m, nn.Linear)]
+    assert shapes == layers
+    assert num_parameters(network.encoder((1, 8, 8), 3)) == (64 * 48 + 48) + (48 * 3 + 3)
+
+
 @pytest.mark.parametrize("shape", [(1, 15, 15), (3, 8, 64), (1, 64, 1)], ids=str)
 def test_images_too_small_for_the_convolutions_are_refused(shape):
     side = min(shape[1:])

@@ -1,4 +1,4 @@
-"""Fully connected encoder and decoder, mirror images of each other."""
+"""Fully connected encoder and decoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,16 @@ from vae_zoo.config.types import Widths
 
 @dataclass(frozen=True)
 class MLP:
-    """Fully connected layers; the decoder has those of the encoder reversed.
+    """Fully connected layers.
 
     Args:
         hidden: Units of the encoder's layers, from the image inwards.
+        decoder_hidden: Units of the decoder's layers, from the code outwards; None: `hidden` reversed.
         activation: Between the layers.
     """
 
     hidden: Widths = (512, 256)
+    decoder_hidden: Widths | None = None
     activation: Literal["relu", "tanh"] = "relu"
 
     def encoder(self, image_shape: Sequence[int], num_outputs: int) -> nn.Module:
@@ -38,7 +40,8 @@ class MLP:
             num_inputs: Inputs per image.
             image_shape: [C, H, W].
         """
-        layers = dense([num_inputs, *reversed(self.hidden), prod(image_shape)], self.activation)
+        hidden = [*reversed(self.hidden)] if self.decoder_hidden is None else self.decoder_hidden
+        layers = dense([num_inputs, *hidden, prod(image_shape)], self.activation)
         return nn.Sequential(*layers, nn.Unflatten(1, tuple(image_shape)))
 
 
