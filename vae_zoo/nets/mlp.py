@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from vae_zoo.config.types import Widths
+from vae_zoo.config.types import Hidden, Widths
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,13 @@ class MLP:
 
     Args:
         hidden: Units of the encoder's layers, from the image inwards.
-        decoder_hidden: Units of the decoder's layers, from the code outwards; None: `hidden` reversed.
         activation: Between the layers.
+        decoder_hidden: Units of the decoder's layers, from the code outwards; None: `hidden` reversed.
     """
 
     hidden: Widths = (512, 256)
-    decoder_hidden: Widths | None = None
     activation: Literal["relu", "tanh"] = "relu"
+    decoder_hidden: Hidden | None = None
 
     def encoder(self, image_shape: Sequence[int], num_outputs: int) -> nn.Module:
         """Makes the encoder of images [B, C, H, W] to [B, num_outputs].
