@@ -6,15 +6,22 @@ import numpy as np
 import pytest
 
 from tests import annotations
-from vae_zoo.evaluation.suites import factors, samples
+from vae_zoo.evaluation import context
+from vae_zoo.evaluation.suites import classes, factors, local_global, samples, worth
 from vae_zoo.figures import charts
 from vae_zoo.metrics import judge, probes
 
 
 def evaluation(patch: pytest.MonkeyPatch) -> None:
-    """Judges and probes see few images a few times, charts are black."""
+    """Judges, probes and k-means see few images a few times, charts are black."""
     annotations.set_defaults(patch, judge.train_judge, {"steps": 8, "max_images": 200})
-    patch.setattr(factors, "NUM_TRAIN", 200)
+    for module in (context, factors):
+        patch.setattr(module, "NUM_TRAIN", 200)
+        patch.setattr(module, "NUM_TEST", 200)
+    patch.setattr(context, "NUM_BOUNDS", 200)
+    patch.setattr(local_global, "PROBED", 200)
+    patch.setattr(worth, "IMAGES", 100)
+    patch.setattr(classes, "PER_CLASS", 10)
     patch.setattr(samples, "EPOCHS", 2)
     patch.setattr(charts, "_pixels", lambda figure: np.zeros((8, 8, 3), np.uint8))
     for name in ("MLPClassifier", "MLPRegressor"):
