@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.annotations import unchecked
 from vae_zoo.metrics import (
     GridIndex,
     explicitness,
@@ -16,7 +17,8 @@ from vae_zoo.metrics import (
     sap,
     unsupervised_scores,
 )
-from vae_zoo.metrics.disentanglement import _beta_vae, _classifiers, _dci_scores, _factor_vae
+from vae_zoo.metrics.boosting import boost
+from vae_zoo.metrics.disentanglement import _beta_vae, _dci_scores, _factor_vae
 
 FOLDER = Path(__file__).parents[3] / "shared" / "metrics_parity"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no {FOLDER}")
@@ -102,20 +104,21 @@ def test_beta_vae(case, seed):
 @SLOW
 @pytest.mark.parametrize(("size", "num"), [("small", 1000), ("full", 10_000)])
 def test_dci(case, size, num):
+    """Splits of equal gain are chosen at random, in the reference by other random numbers."""
     expected = case[0][f"dci_{size}"]
     for i, seed in enumerate(expected["seeds"]):
-        codes, factors, test_codes, test_factors = rows(case, seed)
-        models = _classifiers(codes[:num], factors[:num], seed, None, -1)
-        importance = np.stack([m.feature_importances_ for m in models], axis=1)
-
-        def accuracy(x, y, models=models):
-            return np.mean([m.score(x, f) for m, f in zip(models, y.T, strict=True)])
-
+        codes, factors, test_codes, test_factors = (
+            part[: num // (1, 1, 2, 2)[j]] for j, part in enumerate(rows(case, seed))
+        )
+        with unchecked():  # millions of small steps
+            found = [boost(codes, f, np.concatenate([codes, test_codes]), seed) for f in factors.T]
+        importance = np.stack([one.importance for one in found], axis=1)
+        right = np.stack([one.predicted for one in found], axis=1) == np.concatenate([factors, test_factors])
         scores = _dci_scores(importance) | {
-            "informativeness_train": accuracy(codes[:num], factors[:num]),
-            "informativeness_test": accuracy(test_codes[: num // 2], test_factors[: num // 2]),
+            "informativeness_train": right[:num].mean(),
+            "informativeness_test": right[num:].mean(),
         }
         for name, value in scores.items():
-            assert value == pytest.approx(expected[name]["values"][i], abs=1e-4), name  # tolerances: 0.005 and 0.015
+            assert value == pytest.approx(expected[name]["values"][i], abs=0.003 if num == 10_000 else 0.01), name
         if seed == 0:
-            np.testing.assert_allclose(importance, case[0]["detail_seed0"][f"dci_{size}_importance"], atol=1e-4)
+            np.testing.assert_allclose(importance, case[0]["detail_seed0"][f"dci_{size}_importance"], atol=0.01)

@@ -22,16 +22,12 @@ training rows counts as an error of the classifiers.
 
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from joblib import effective_n_jobs
-from joblib.externals.loky import ProcessPoolExecutor
 from scipy.stats import entropy, rankdata
 from sklearn.base import ClassifierMixin, clone
-from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso, LogisticRegression
 from sklearn.metrics import mutual_info_score, roc_auc_score
@@ -40,6 +36,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from vae_zoo.metrics.arrays import to_numpy
+from vae_zoo.metrics.boosting import Boosted, boost
 
 Array = np.ndarray
 Rows = tuple[Shaped[Any, "M D"], Shaped[Any, "M F"]]  # codes and factors of other rows, which are scored
@@ -305,16 +302,16 @@ def dci(
 ) -> dict[str, float]:
     """Disentanglement, completeness, informativeness, from the importance R [D, F] of each code for each factor.
 
-    One gradient-boosting classifier per factor (all of scikit-learn's defaults); R = its impurity importances.
+    One classifier of gradient-boosted trees per factor (vae_zoo.metrics.boosting); R = its impurity importances.
     `disentanglement` = 1 - entropy (base F) of a code's row, weighted by the row's sum; `completeness` = 1 - entropy
     (base D) of a factor's column; `informativeness` = mean test ACCURACY (the paper's is an error). 10,000 training and
-    5,000 test rows: minutes (dSprites, 10 codes: 11,300 trees), growing linearly with rows and D; 1,000 rows take
-    seconds, but scores of different numbers of rows are not comparable: 0.13 and 0.19 for the disentanglement of the same
+    5,000 test rows: under a minute (dSprites, 10 codes: 11,300 trees), growing linearly with rows and D. Scores of
+    different numbers of rows are not comparable: 0.13 on 1,000 and 0.19 on 10,000 for the disentanglement of the same
     linear mix. All 0..1, best 1.
 
-    `jobs` processes (-1: all cores) share the fits without changing the result. `estimator`: any scikit-learn
-    classifier with `feature_importances_`, as RandomForestClassifier(), which is ten times as fast and NOT comparable:
-    disentanglement 0.05 instead of 0.16 on the same codes (benchmarks/metrics.py prints the differences).
+    `jobs` threads (-1: all cores) share the trees of a round without changing the result. `estimator`: any scikit-learn
+    classifier with `feature_importances_`, as RandomForestClassifier(), which is NOT comparable: disentanglement 0.05
+    instead of 0.16 on the same codes (benchmarks/metrics.py prints the differences).
 
     Args:
         codes: Posterior means of the training rows, D >= 2.
@@ -322,7 +319,7 @@ def dci(
         test: The rows that are scored.
         seed: Seed of the classifiers.
         estimator: The classifier; None: gradient boosting.
-        jobs: Number of processes, -1: all cores.
+        jobs: Number of threads of gradient boosting, -1: all cores.
 
     Returns:
         {"disentanglement", "completeness", "informativeness"}, 0..1, best 1.
@@ -338,10 +335,20 @@ def dci(
     """
     rows = _checked(codes, factors, _needed(test, "dci"), min_codes=2, min_factors=2)
     codes, factors, test_codes, test_factors = rows
-    models = _classifiers(codes, factors, seed, estimator, jobs)
-    importance = np.stack([np.abs(m.feature_importances_) for m in models], axis=1)
-    accuracy = [m.score(test_codes, f) for m, f in zip(models, test_factors.T, strict=True)]
+    if estimator is None:
+        found = [boost(codes, f, test_codes, seed, jobs) for f in factors.T]
+    else:
+        found = [_fitted(estimator, codes, f, test_codes, seed) for f in factors.T]
+    importance = np.stack([one.importance for one in found], axis=1)
+    accuracy = [(one.predicted == f).mean() for one, f in zip(found, test_factors.T, strict=True)]
     return _dci_scores(importance) | {"informativeness": float(np.mean(accuracy))}
+
+
+def _fitted(estimator: ClassifierMixin, codes: Array, factor: Array, test_codes: Array, seed: int) -> Boosted:
+    """The same of another classifier."""
+    model = cast(Any, clone(estimator))
+    model.set_params(**{"random_state": seed} if "random_state" in model.get_params() else {}).fit(codes, factor)
+    return Boosted(np.abs(model.feature_importances_), model.predict(test_codes))
 
 
 def _dci_scores(importance: Array) -> dict[str, float]:
@@ -351,50 +358,6 @@ def _dci_scores(importance: Array) -> dict[str, float]:
         return dict.fromkeys(axes, 0.0)
     scores = {name: 1 - entropy(importance + 1e-11, base=importance.shape[axis], axis=axis) for name, axis in axes.items()}
     return {name: float(np.average(scores[name], weights=importance.sum(axis))) for name, axis in axes.items()}
-
-
-def _classifiers(codes: Array, factors: Array, seed: int, estimator: Any, jobs: int) -> list:
-    """One fitted classifier for each factor."""
-    num_classes = [len(np.unique(f)) for f in factors.T]
-    if estimator is not None:
-        seeded = {"random_state": seed} if "random_state" in estimator.get_params() else {}
-        models = [cast(Any, clone(estimator)).set_params(**seeded) for _ in num_classes]
-        return _fit(models, codes, factors, num_classes, [None], jobs)
-    models, trees = [], 0
-    for k in num_classes:
-        rng = np.random.RandomState(seed)
-        rng.randint(2**31 - 1, size=trees)  # the reference's one stream: a draw for each tree of the factors before
-        models.append(GradientBoostingClassifier(random_state=rng, warm_start=True))
-        trees += 100 * (k if k > 2 else 1)
-    return _fit(models, codes, factors, num_classes, [25, 50, 75, 100], jobs)
-
-
-def _fit(models: list, codes: Array, factors: Array, work: list[int], slices: list, jobs: int) -> list:
-    """models[j] fitted to factors[:, j] by `jobs` processes, in slices that end after so many boosting rounds.
-
-    The fit with the most `work` left goes first. Warm starts do not change the result and let a process continue the fit of
-    another one: if whole fits were distributed, the 3, 6, 40, 32 and 32 classes of dSprites would make two processes at most
-    113 / 64 = 1.77 times as fast as one.
-    """
-    jobs = min(effective_n_jobs(jobs), len(models))
-    if jobs == 1:
-        return [m.fit(codes, f) for m, f in zip(models, factors.T, strict=True)]
-    running, waiting = {}, dict.fromkeys(range(len(models)), slices)
-    with ProcessPoolExecutor(max_workers=jobs) as pool:  # its own: joblib's Parallel cannot use one that it did not make
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                j = max(waiting, key=lambda j: work[j] * len(waiting[j]))
-                (end, *rest) = waiting.pop(j)
-                running[pool.submit(_fit_slice, models[j], codes, factors[:, j], end)] = j, rest
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                j, rest = running.pop(future)
-                models[j] = future.result()
-                waiting |= {j: rest} if rest else {}
-    return models
-
-
-def _fit_slice(model: Any, codes: Array, factor: Array, end: int | None) -> Any:
-    return (model if end is None else model.set_params(n_estimators=end)).fit(codes, factor)
 
 
 # -- scores from interventions: one factor held fixed -----------------------------------------------------------------
