@@ -82,9 +82,7 @@ def main(dci_rows: int) -> None:
     for name, (scores, seconds) in runs.items():
         difference = "".join(f"{scores[k] - reference[k]:+8.3f}" for k in scores)
         print(f"{name:<36}{seconds:9.2f}" + "".join(f"{v:8.3f}" for v in scores.values()) + f"   {difference}")
-    print(
-        f"one thread is {slow / single:.2f} times as fast as scikit-learn's, all cores {single / parallel:.2f} times as fast as one"
-    )
+    print(f"{slow / single:.2f} times as fast as scikit-learn's; all cores {single / parallel:.2f} times as fast as one")
     print(f"load of the last minute: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores\n")
 
     seconds = {name: round(s, 3) for name, (_, s) in results.items()}
