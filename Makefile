@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p; done))
 BIN := .venv/bin
 
-.PHONY: train demo test test-slow test-browser lint settings results gallery weights docs docs-serve
+.PHONY: train demo test test-slow test-browser lint settings results gallery weights cards docs docs-serve
 train: .venv/installed
 	$(BIN)/python train.py
 
@@ -45,6 +45,10 @@ results: .venv/installed
 gallery: .venv/installed
 	$(BIN)/python tools/gallery.py
 	$(BIN)/python tools/explorer_picture.py
+
+# the model cards in docs/models, from run folders: make cards runs=<folder>
+cards: .venv/installed
+	$(BIN)/python tools/model_cards.py $(runs)
 
 # the folders of pretrained weights that a release attaches, to results/weights/, from runs in outputs/weights/
 weights: .venv/installed

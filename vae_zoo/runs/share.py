@@ -141,9 +141,11 @@ def _metadata(title: str, data: str, licence: str, numbers: dict[str, float]) ->
 
 
 def _is_shown(key: str, numbers: dict[str, float]) -> bool:
-    """Whether a number is a headline of the whole model, or has a control beside it."""
-    known = catalogue.entry(key)
-    return key.startswith("test/") and key.count("/") == 1 and bool(known.compared or known.card or _controls(key, numbers))
+    """Whether a number is a headline of the whole model, or has a control beside it; controls are no numbers of their own."""
+    known, is_control = catalogue.entry(key), key.endswith(tuple(f"_{word}" for word in CONTROLS))
+    if not key.startswith("test/") or key.count("/") > 1 or is_control:
+        return False
+    return bool(known.compared or known.card or _controls(key, numbers))
 
 
 def _controls(key: str, numbers: dict[str, float]) -> str:
