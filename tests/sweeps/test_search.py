@@ -299,7 +299,7 @@ def test_a_wrong_search_is_told_in_a_sentence(tmp_path):
     assert answer.code == 2 and "the search space is empty" in answer.err
 
 
-def test_runs_done_before_without_the_metric_are_told_and_are_no_success(tmp_path):
+def test_runs_done_before_without_the_metric_are_told_and_are_no_success(tmp_path, jobs_in_this_process):
     """The same seed draws the same settings, so the search by another metric meets the runs of the first."""
     words = f"train {TINY} model=vae sweep=random hydra.sweeper.trials=1"
     assert call(tmp_path, words).code == 0
