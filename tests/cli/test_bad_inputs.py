@@ -314,6 +314,8 @@ $ train TINY data.subset=5000
 data.subset must be at most | training images | got 5000
 $ train TINY data.val_size=5000
 data.val_size must be a number of images from 1 | got 5000
+$ train TINY trainer.limit_val_batches=0.01
+trainer.limit_val_batches=0.01 of | validation batches is less than one; give at least
 $ train TINY data.group_by=label data.group_size=400 data.num_groups=2
 data.group_size=400 | the largest
 

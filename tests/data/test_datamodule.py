@@ -929,3 +929,38 @@ def test_data_that_were_read_before_they_met_the_model_still_serve_it():
     assert "group" not in data.train_batch(0)
     data.serve(build("ml_vae", (1, 8, 8)))
     assert data.train_batch(0)["num_groups"] == 16
+
+
+def test_labels_beyond_the_budget_are_hidden_also_where_a_group_or_factor_is_the_label():
+    label = toy_arrays()["label"]
+    arrays = {"groups": {"kind": 7 * label + 3, "finer": np.arange(N) // 11}}
+    for by in ("label", "kind"):
+        data = toy({"group"}, arrays=arrays, labelled=8, group_by=by, group_size=2, batch_size=8)
+        sizes = np.unique(np.concatenate([data.train_batch(step)["group"].numpy() for step in range(3)]), return_counts=True)
+        known = data.train_label[data.indices["train"]] >= 0
+        assert known.sum() == 8
+        group = data._groups.group[data.indices["train"]].numpy()
+        shared = np.unique(group, return_counts=True)[1]
+        assert shared[shared > 1].sum() <= 8, "only images whose label is known share a group"
+        assert len(sizes)
+    data = toy({"group"}, arrays=arrays, labelled=8, group_by="finer", group_size=2, batch_size=8)
+    assert (np.unique(data._groups.group[data.indices["train"]].numpy(), return_counts=True)[1] > 1).sum() > 20
+
+
+def test_without_training_images_or_with_impossible_folds_the_split_is_refused():
+    with pytest.raises(UserError, match="no image of the data set is in its split train"):
+        toy(arrays={"split": 1 + np.arange(N) % 2})
+    for folds, fold in ((N + 1, 0), (3, 3)):
+        with pytest.raises(UserError, match=f"data.folds must be above data.fold={fold} and at most"):
+            toy(folds=folds, fold=fold)
+
+
+def test_a_file_of_few_labels_may_lack_a_class(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,digit\n0,0\n1,5\n2,1\n3,0\n")
+    settings = {"labels_from": str(tmp_path / "labels.csv")}
+    assert toy(**settings).num_classes == 6
+    assert toy(**settings, num_classes=10).num_classes == 10
+    with pytest.raises(
+        UserError, match="data.num_classes=3, but .*labels.csv has the label 5; set data.num_classes=6 or more"
+    ):
+        toy(**settings, num_classes=3)

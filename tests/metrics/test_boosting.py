@@ -85,3 +85,9 @@ def test_two_rows_are_enough():
 def test_without_a_split_the_most_frequent_class_is_predicted():
     found = boost(np.ones((5, 2)), np.array([3, 1, 1, 2, 1]), np.zeros((4, 2)))
     assert found.importance.tolist() == [0, 0] and found.predicted.tolist() == [1] * 4
+
+
+def test_a_draw_of_two_classes_is_decided_as_by_scikit_learn():
+    codes, labels = np.ones((6, 2)), np.arange(6) % 2
+    wanted = GradientBoostingClassifier().fit(codes, labels).predict(codes)
+    assert boost(codes, labels, codes).predicted.tolist() == wanted.tolist()

@@ -24,7 +24,7 @@ from vae_zoo.distributions.mixture import FLOOR, _inverse_softplus, _softplus
 from vae_zoo.models.ladder_vae import LadderVAE
 from vae_zoo.models.mfcvae import MFCVAE
 from vae_zoo.models.vae import VAE
-from vae_zoo.nets import LadderConv, LadderMLP
+from vae_zoo.nets import LadderConv, LadderMLP, RandomAffine
 from vae_zoo.runs.load import build as build_node
 from vae_zoo.schedules import Progressive
 from vae_zoo.training.trainer import Trainer
@@ -123,6 +123,7 @@ def official_model(name):
 @pytest.mark.parametrize("name", ["diag_bernoulli", "full_gaussian"])
 def test_terms_are_those_of_the_official_code(name, monkeypatch):
     model, theirs, terms = official_model(name)
+    model.train()  # step 40 is the update with which the shallow facet enters
     weights = list(model.coefficients(40).values())
     assert [w.alpha for w in weights] == terms["alpha_dec"]
     assert [w.gamma_z for w in weights] == [w.gamma_c for w in weights] == terms["gamma"]
@@ -753,3 +754,28 @@ def test_ddp_that_waits_for_every_gradient_is_refused_where_facets_wait():
     build(schedule=None).check_trainer(SimpleNamespace(strategy=DDPStrategy()))
     with pytest.raises(UserError, match="set trainer.strategy=ddp_find_unused_parameters_true"):
         model.check_trainer(SimpleNamespace(strategy=DDPStrategy()))
+
+
+def test_validation_before_the_update_with_which_a_facet_enters_does_not_use_it():
+    """Its mixture is initialised with this update (prior_init_at=entry)."""
+    schedule = Progressive(20, fade_steps=0, pretrain=[2])
+    model = build("vade", image_shape=(1, 8, 8), init_images=200, prior_init_at="entry", schedule=schedule)
+    model.priors["facet0"].mu.data.fill_(30.0)
+    values = {}
+    model.log_values = lambda found: values.setdefault(model.step, {}).update(found)
+    fit(model, 3, val_check_interval=1)
+    assert values[2]["val/loss"] < values[3]["val/loss"] + 100, "30 is 450 nats from 0"
+
+
+def test_distorted_images_do_not_enter_the_averages_of_batch_norm():
+    averages = []
+    for options in ({}, {"augment": RandomAffine(rotate=90.0), "consistency_weight": 1.0}):
+        model = build(image_shape=(1, 8, 8), **options)
+        model.encoder.register_module("norm", torch.nn.BatchNorm2d(1))
+        encode, norm = model.encoder.forward, model.encoder.norm
+        model.encoder.forward = lambda x, encode=encode, norm=norm: encode(norm(x))
+        torch.manual_seed(0)
+        model.train().objective(images(8, image_shape=(1, 8, 8)))
+        assert norm.num_batches_tracked == 1
+        averages.append(norm.running_mean.clone())
+    torch.testing.assert_close(*averages)

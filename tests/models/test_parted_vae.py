@@ -569,3 +569,21 @@ def test_entropy_and_balance_are_told_apart():
     assert model.classes.kl(model.average(log_c)).item() == pytest.approx(0, abs=1e-6)
     assert model.classes.entropy(log_c).sum() == pytest.approx(0, abs=1e-6)
     assert model.classes.kl(log_c).mean().item() == pytest.approx(log(2))
+
+
+def test_distorted_images_do_not_enter_the_averages_of_batch_norm():
+    for weight in (0.0, 1.0):
+        supervision = {"augment": RandomAffine(rotate=90.0), "consistency_weight": weight}
+        model = parted(network=Conv(channels=(4,), hidden=[], batch_norm=True), **supervision).train()
+        (norm, *_) = [layer for layer in model.encoder.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        model.supervised_terms(labelled())
+        assert norm.num_batches_tracked == 0
+        model.objective(labelled())
+        assert norm.num_batches_tracked == 1
+
+
+def test_without_the_gate_every_weight_that_is_trained_has_a_gradient():
+    model = parted(gate=False)
+    model.total(model.objective(labelled())).backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert parted().gate_weight.requires_grad

@@ -17,7 +17,7 @@ from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Gaussian, noise
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds
 from vae_zoo.metrics.likelihood import importance_weighted
-from vae_zoo.models.spair import SPAIR, composite
+from vae_zoo.models.spair import SPAIR, ObjectCode, composite
 from vae_zoo.nets import MLP
 from vae_zoo.nets.spatial import Windows, crop, have_duplicates, paste
 from vae_zoo.schedules import Constant, Cyclic, Linear
@@ -362,3 +362,29 @@ def test_a_run_warns_of_objects_that_die_and_of_two_boxes_on_one(options, messag
         fit(spair((1, 16, 16), **options), 4, val_check_interval=3, data=Digits(size=16))
     told = [record.getMessage() for record in caplog.records if record.name == "vae_zoo.models.spair"]
     assert len(told) == (message is not None) and (message or "") in "".join(told)
+
+
+def test_a_copy_in_one_image_of_a_batch_changes_no_object_of_a_full_one():
+    model = spair().eval()
+    torch.manual_seed(0)
+    codes = model.sample_prior(2)
+    code = ObjectCode.of(codes["objects"], model.num_cells)
+    presence = torch.ones_like(code.presence)
+    presence[1, 1:] = 0
+    codes |= {"objects": code._replace(presence=presence).join()}
+    centre = model.centres[[0, 0]]
+    for object_ in (0, model.num_cells - 1):
+        placed = model.with_object_placed(codes, torch.tensor([object_, 0]), centre, keep=True)
+        after = ObjectCode.of(placed["objects"], model.num_cells)
+        assert torch.equal(after.what[0], ObjectCode.of(codes["objects"], model.num_cells).what[0])
+        assert (after.presence[1] > 0.5).sum() == 2, "the other image has a copy"
+
+
+@pytest.mark.parametrize("kind", ["crop", "paste"])
+def test_glimpses_and_images_are_not_rounded_to_bfloat16(kind):
+    torch.manual_seed(0)
+    box, image, glimpse = torch.tensor([[[8.0, 7.0, 9.0, 6.0]]]), torch.rand(1, 1, 3, 16, 16), torch.rand(1, 1, 3, 6, 6)
+    draw = (lambda: crop(image, box, 6)) if kind == "crop" else (lambda: paste(glimpse, box, 16, 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = draw()
+    torch.testing.assert_close(found, draw())

@@ -5,6 +5,7 @@ from math import log
 
 import pytest
 import torch
+from lightning import Callback
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Independent, MixtureSameFamily, kl_divergence
 from torch.distributions import Normal as TorchNormal
@@ -136,7 +137,7 @@ def test_before_the_mixture_the_model_is_split_vae():
             torch.manual_seed(3)
             found.append((costs(each.eval(), images()), each.log_weights(images(), 3)))
         torch.testing.assert_close(*found)
-    model.trained_steps = 5
+    model.trained_steps = 6
     assert (costs(model, images())["kl_z_global"] - found[0][0]["kl_z_global"]).abs().min() > 1e-3
 
 
@@ -255,3 +256,40 @@ def test_fewer_images_than_clusters_are_refused():
     for images_, taken, remedy in ((3, None, "use more training images"), (100, 3, "raise model.init_images")):
         with pytest.raises(UserError, match=f"model.num_classes must be at most 3, .* got 4; lower it, or {remedy}"):
             vade(init_images=taken).learn_from(training_data(images_))
+
+
+def test_validation_before_the_update_that_starts_the_mixture_has_the_standard_normal_prior():
+    """It sees the step of this update, but the mixture has still its first values."""
+    model = vade(mixture_start=2, init_images=64)
+    model.mixture.mu.data.fill_(30.0)  # nothing like a code
+    seen = {}
+
+    class Watch(Callback):
+        def on_validation_end(self, trainer, module):
+            seen[module.step] = module.is_early()
+
+    values = {}
+    model.log_values = lambda found: values.setdefault(model.step, {}).update(found)
+    fit(model, 3, val_check_interval=1, callbacks=[Watch()], data=Digits(size=6, batch_size=32))
+    assert seen == {1: True, 2: True, 3: False}
+    assert values[2]["val/kl_z_global"] < 50, "30 is 450 nats from 0"
+
+
+def test_before_the_mixture_starts_samples_and_kl_per_dimension_are_those_of_the_standard_normal():
+    model = vade(mixture_start=5).eval()
+    model.mixture.mu.data.fill_(30.0)
+    codes = model.sample_prior(2000)
+    assert abs(codes["z_global"].mean()) < 0.1 and abs(codes["z_global"].std() - 1) < 0.1
+    batch = images(4)
+    q = model.encode(batch)
+    per_dim = model.kl_per_dim(q)["z_global"].sum(1)
+    torch.testing.assert_close(
+        per_dim, kl_divergence(normal(q["z_global"]), normal(Normal(torch.zeros(4, D), torch.zeros(4, D))))
+    )
+
+
+def test_a_run_that_ends_before_the_mixture_starts_says_so(caplog):
+    for start, told in ((3, True), (1, False)):
+        caplog.clear()
+        fit(vade(mixture_start=start, init_images=64), 3, data=Digits(size=6, batch_size=32))
+        assert ("the clusters are not trained in this run, since model.mixture_start=3" in caplog.text) == told

@@ -175,7 +175,13 @@ class DataModule(L.LightningDataModule):
         arrays = self.load()
         if self.labels_from is not None:
             label, names = read_labels(self.labels_from, len(arrays.images), arrays.names)
-            arrays.label, arrays.num_classes = label[:, 0] if label.shape[1] == 1 else label, int(label.max()) + 1
+            arrays.label, least = label[:, 0] if label.shape[1] == 1 else label, int(label.max()) + 1
+            if self.num_classes is not None and self.num_classes < least:
+                raise UserError(
+                    f"data.num_classes={self.num_classes}, but {self.labels_from} has the label {least - 1}; set "
+                    f"data.num_classes={least} or more"
+                )
+            arrays.num_classes = self.num_classes or least  # a file of few labels may lack a class
             arrays.label_names = names if len(names) > 1 else ()
         elif None not in (self.num_classes, arrays.num_classes) and self.num_classes != arrays.num_classes:
             number = arrays.num_classes
@@ -287,14 +293,22 @@ class DataModule(L.LightningDataModule):
                 return None
             by = "group" if "group" in choices else self.default_group
             log.info("the model needs groups: data.group_by=%s, the default of the data set", by)
-        if by == "label" and self.labelled is not None:
+        if by in choices and self.labelled is not None and (by == "label" or self._is_label(choices[by])):
             log.info("groups by label: each training image beyond data.labelled=%d is its own group", self.labelled)
+            by = "label"
         if by not in choices:
             known = ", ".join(sorted(choices))
             remedy = f"choose one of {known}" if known else "it has none, choose a data set with labels or known factors"
             raise UserError(f"data.group_by={by} is not a grouping of this data set; {remedy}")
         value = choices[by] if by in self.factor_names else alone_where_unknown(choices[by])
         return torch.from_numpy(np.unique(value, return_inverse=True)[1].astype(np.int64))
+
+    def _is_label(self, column: np.ndarray) -> bool:
+        """Whether groups of this column are those of the first label, which `labelled` hides."""
+        train = self.indices["train"].numpy()
+        values = [np.unique(part[train], return_inverse=True)[1] for part in (column, self.first_label.numpy())]
+        pairs = np.unique(np.stack(values), axis=1)
+        return all(pairs.shape[1] == value.max() + 1 for value in values)
 
     def _label_of_groups(self) -> Tensor:
         """The first label of each image [N], of training images only where training may see it."""

@@ -42,6 +42,8 @@ def cut(
             unit, kind = alone_where_unknown(arrays.groups[whole]), kind_of
             _check_unseen(unit, official, names, whole)
     distinct = np.asarray if kind == "images" else np.unique  # places are distinct and in order; np.unique takes minutes
+    if not len(parts["train"]):
+        raise UserError("no image of the data set is in its split train; add training images, or remove the column split")
     total = len(distinct(unit[parts["train"]]))
     if folds is not None and len(parts["test"]):
         raise UserError(f"data.folds={folds}, but the data set has an official test split; remove data.folds")
@@ -53,6 +55,10 @@ def cut(
             left = len(units)
             first, end = 0, round(size * total) if size < 1 else int(size)
             if name == "test" and folds is not None:
+                if not fold < folds <= left:
+                    raise UserError(
+                        f"data.folds must be above data.fold={fold} and at most {left}, the number of {kind}, got {folds}"
+                    )
                 first, end = (part * left // folds for part in (fold, fold + 1))
             if not 1 <= end - first < left:
                 raise UserError(

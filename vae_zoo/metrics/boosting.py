@@ -94,7 +94,7 @@ def boost(
             probs = softmax(raw, axis=0) if several else expit(raw)
             importance += sum(pool.map(step, range(len(target))))
     total = importance.sum()
-    predicted = raw_test.argmax(0) if several else (raw_test[0] > 0).astype(np.int64)
+    predicted = raw_test.argmax(0) if several else (raw_test[0] >= 0).astype(np.int64)
     return Boosted(importance / total if total > 0 else importance, classes[predicted])
 
 

@@ -1,4 +1,4 @@
-"""Disentanglement metrics: functions on arrays of codes and ground-truth factors; numpy and scikit-learn, no torch.
+"""Disentanglement metrics: functions on arrays of codes and ground-truth factors. Only DCI imports torch.
 
 Definitions, sample sizes and the order of the random draws are those of disentanglement_lib (google-research, commit
 86a644d); the default settings are those of its study of unsupervised disentanglement (Locatello et al., 2019,

@@ -158,10 +158,11 @@ class DiscreteLatentModel(LatentVariableModel):
         if collapsed and not self._warned:
             logger.warning(
                 "the classes collapse: KL(q(c) || p(c)) over the validation images is %.2f nats, and %d of %d values of c "
-                "are used; use more labels, a larger weight of the prior of c, or a smaller weight of its entropy",
+                "are used; use %sa larger weight of the prior of c, or a smaller weight of its entropy",
                 max(collapsed),
                 values["val/classes_used"],
                 self.classes.num_values,
+                "more labels, " if "supervised" in self.needs else "",
             )
             self._warned = True
 

@@ -28,6 +28,7 @@ from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.nets.ladder import init_from_batch
 from vae_zoo.schedules import FacetWeights, Progressive
 from vae_zoo.utils.errors import UserError
+from vae_zoo.utils.memory import to_device
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +97,14 @@ class LadderVAE(LatentVariableModel):
             return dict.fromkeys(self.blocks, FacetWeights(1.0, 1.0, 1.0))
         return dict(zip(self.blocks, self.schedule(step, len(self.blocks))))
 
+    def current(self) -> dict[str, FacetWeights]:
+        """The coefficients at the current step; before the update with which a facet enters, evaluation lacks this facet."""
+        is_before = not self.training and self.step > 0 and self.step in self.begins().values()
+        return self.coefficients(self.step - 1 if is_before else self.step)
+
     def entered(self) -> list[str]:
         """The facets that the decoder gets at the current step."""
-        return [name for name, weights in self.coefficients(self.step).items() if weights.alpha > 0]
+        return [name for name, weights in self.current().items() if weights.alpha > 0]
 
     def encode(self, batch: Batch | Float[Tensor, "B C H W"]) -> dict[str, Normal]:
         """Infers q(z_j | x) of each facet, a Gaussian of [B, D]."""
@@ -111,14 +117,14 @@ class LadderVAE(LatentVariableModel):
 
     def decode_params(self, codes: Codes) -> Float[Tensor, "B P H W"]:
         """Parameters of p(x | z); the codes of facets that have not entered may be left out."""
-        alpha = [weights.alpha for weights in self.coefficients(self.step).values()]
+        alpha = [weights.alpha for weights in self.current().values()]
         z = [codes[name] if a > 0 else None for name, a in zip(self.blocks, alpha)]
-        return self.decoder(z, torch.tensor(alpha, device=self.device))
+        return self.decoder(z, to_device(torch.tensor(alpha), self.device))
 
     def objective(self, batch: Batch) -> Terms:
         """The terms rec and kl_facet<j>; the latter have no weight for facets that have not entered."""
         q, z, rec = self.infer(batch)
-        terms, weights = {"rec": Term(rec, 1.0)}, self.coefficients(self.step)
+        terms, weights = {"rec": Term(rec, 1.0)}, self.current()
         for name in z:  # a weight of 0 becomes None: no gradient instead of a zero gradient
             terms[f"kl_{name}"] = Term(kl_standard(q[name]), weights[name].gamma_z or None)
         return terms
@@ -133,7 +139,7 @@ class LadderVAE(LatentVariableModel):
             All posteriors, a draw [B, D] of each facet that is decoded or has a weight, and the reconstruction error, nats.
         """
         q = self.encode(batch)
-        z = {name: q[name].rsample() for name, w in self.coefficients(self.step).items() if max(w) > 0}
+        z = {name: q[name].rsample() for name, w in self.current().items() if max(w) > 0}
         return q, z, -self.likelihood.log_prob(batch["image"], self.decode_params(z))
 
     def log_prior(self, name: str, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:

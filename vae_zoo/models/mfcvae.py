@@ -36,6 +36,7 @@ from vae_zoo.distributions import Likelihood, MixturePrior, Normal
 from vae_zoo.models.invariance import Invariance
 from vae_zoo.models.ladder_vae import LadderVAE
 from vae_zoo.nets.ladder import calibrate_batch_norm
+from vae_zoo.nets.norm import statistics_kept
 from vae_zoo.utils.parts import take
 
 T = TypeVar("T", bound=str)
@@ -153,7 +154,7 @@ class MFCVAE(LadderVAE):
         Returns:
             {<term>_<facet>: [B] nats}.
         """
-        prior, weights = self.prior(name), self.coefficients(self.step)[name]
+        prior, weights = self.prior(name), self.current()[name]
         together = weights.gamma_z == weights.gamma_c
         if self.estimators[name] == "sample":
             log_q, log_joint = q.log_prob(z), prior.log_joint(z)  # [B], [B, K]
@@ -189,7 +190,8 @@ class MFCVAE(LadderVAE):
             return self.prior(deepest).expected_log_joint(q[deepest]).log_softmax(-1)  # [B, K]
 
         def copies() -> Tensor:
-            return log_clusters(self.encode(self.invariance.distort(x)))
+            with statistics_kept(self.encoder):
+                return log_clusters(self.encode(self.invariance.distort(x)))
 
         log_c = log_clusters(q)
         terms = self.invariance.terms(self.step, log_c, self.joined(log_c).rows, copies)

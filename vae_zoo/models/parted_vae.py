@@ -44,6 +44,7 @@ from vae_zoo.distributions import (
     log_standard_normal,
 )
 from vae_zoo.models.discrete import MixtureLatentModel
+from vae_zoo.nets.norm import statistics_kept
 from vae_zoo.schedules import Plateau, Schedule, as_schedule
 from vae_zoo.utils.parts import take
 
@@ -214,6 +215,8 @@ class PartedVAE(MixtureLatentModel):
         variables = torch.full((J,), float(S)) if official else torch.tensor(self.classes.sizes).float()
         self.gate_weight = nn.Parameter(_uniform(S, feature_dim) / variables.sqrt()[self.classes.variable][:, None])
         self.gate_bias = nn.Parameter(_uniform(J, feature_dim) / variables.sqrt()[:, None])
+        for unused in () if gate.gate else (self.gate_weight, self.gate_bias):
+            unused.requires_grad_(False)  # ddp would wait for their gradients
         inputs = feature_dim * (J if official else 1)
         self.u_weight = nn.Parameter(_uniform(J, feature_dim, 2 * u_dim) / inputs**0.5)
         self.u_bias = nn.Parameter(_uniform(J, 2 * u_dim) / inputs**0.5)
@@ -352,7 +355,7 @@ class PartedVAE(MixtureLatentModel):
         mixed = batch + self.c_momentum * (self.past_c - batch).detach()  # the gradient of the batch has full weight
         if self.training:
             self.past_c.copy_(mixed.detach())
-        return mixed.log()
+        return mixed.clamp(min=torch.finfo(mixed.dtype).tiny).log()
 
     def supervised_terms(self, batch: Batch) -> Terms:
         """The terms ce and consistency, means over their batches, nats.
@@ -361,15 +364,20 @@ class PartedVAE(MixtureLatentModel):
             batch: With `supervised`; its own images are those of the consistency.
         """
         labelled, wanted = batch["supervised"], self.supervision
-        x = labelled["image"] if wanted.augment is None else wanted.augment(labelled["image"])
-        if not wanted.consistency_weight or wanted.augment is None:
-            ce = self.classes.cross_entropy(self.class_log_probs(x), self.labels(labelled))
+        if wanted.augment is None:
+            ce = self.classes.cross_entropy(self.class_log_probs(labelled["image"]), self.labels(labelled))
             return {"ce": Term(self.batch_mean(ce), 1.0)}
-        with torch.no_grad():
+        x = wanted.augment(labelled["image"])
+        if not wanted.consistency_weight:
+            with statistics_kept(self.encoder):
+                log_c = self.class_log_probs(x)
+            return {"ce": Term(self.batch_mean(self.classes.cross_entropy(log_c, self.labels(labelled))), 1.0)}
+        with torch.no_grad(), statistics_kept(self.encoder):
             probs = self.classes.padded(self.class_log_probs(batch["image"]).exp(), 0.0)  # [B, J, K]
             sure, pseudo = probs.max(-1)
             pseudo = pseudo.masked_fill(sure < wanted.consistency_threshold, -1)  # [B, J]
-        log_c = self.class_log_probs(torch.cat([x, wanted.augment(batch["image"])]))
+        with statistics_kept(self.encoder):
+            log_c = self.class_log_probs(torch.cat([x, wanted.augment(batch["image"])]))
         ce = self.classes.cross_entropy(log_c[: len(x)], self.labels(labelled))
         consistency = self.classes.cross_entropy(log_c[len(x) :], pseudo)
         terms = {"ce": Term(self.batch_mean(ce), 1.0)}

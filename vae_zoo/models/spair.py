@@ -460,7 +460,8 @@ class SPAIR(LatentVariableModel):
         """
         code, image = ObjectCode.of(codes["objects"], self.num_cells), torch.arange(len(object_), device=object_.device)
         taken = code.presence[..., 0] > 0.5  # [B, O]
-        taken[image, object_] = keep and not taken.all()
+        full = taken.all(1)  # then there is no copy
+        taken[image, object_] = keep & ~full
         far = (self.centres - centre[:, None]).square().sum(-1).masked_fill(taken, torch.inf)
         to, changed = far.argmin(1), ObjectCode(*(part.clone() for part in code))
         if not keep:

@@ -17,6 +17,7 @@ Compared with SPLIT-GMVAE, clusters are a function of z_global alone and start f
 et al. (2020, arXiv:2001.08957); VaDE, Jiang et al. (2017, arXiv:1611.05148).
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,8 @@ from vae_zoo.models.local_branch import HOLDS, LocalBranch, LocalView
 from vae_zoo.nets.norm import statistics_kept
 from vae_zoo.schedules import Schedule, as_schedule
 from vae_zoo.utils.parts import take
+
+log = logging.getLogger(__name__)
 
 
 class SplitVaDE(LocalView, MixtureLatentModel):
@@ -132,8 +135,13 @@ class SplitVaDE(LocalView, MixtureLatentModel):
         return {"z_global": Normal(self.mixture.mu[classes[:, 0]], 2 * scale[classes[:, 0]].log())}
 
     def sample_prior(self, n: int) -> Codes:
-        """Draws n codes of each block: clusters from p(c), the other codes given these."""
-        return self.sample_class(torch.multinomial(self.mixture.log_weights().exp(), n, True)[:, None])
+        """Draws n codes of each block: clusters from p(c), z_global given these or, before mixture_start, from N(0, I)."""
+        codes = self.sample_class(torch.multinomial(self.mixture.log_weights().exp(), n, True)[:, None])
+        return codes | ({"z_global": torch.randn_like(codes["z_global"])} if self.is_early() else {})
+
+    def is_early(self) -> bool:
+        """Whether the prior of z_global is N(0, I): the mixture starts with the update of step mixture_start."""
+        return self.step < self.mixture_start or not self.training and self.step == self.mixture_start > 0
 
     # ---- objective ------------------------------------------------------------------------------------------------
 
@@ -150,12 +158,12 @@ class SplitVaDE(LocalView, MixtureLatentModel):
             "kl_z_global": Term(self.kl_global(q_global), self.beta_global(self.step)),
             "kl_z_local": Term(kl_standard(q_local), self.beta_local(self.step)),
         }
-        return terms | (self.cluster_terms(x, q_global, z_local) if self.step >= self.mixture_start else {})
+        return terms | ({} if self.is_early() else self.cluster_terms(x, q_global, z_local))
 
     def kl_global(self, q: Normal) -> Float[Tensor, " B"]:
         """kl_z_global of q(z_global | x), nats."""
         log_p = self.mixture.expected_log_joint(q).logsumexp(-1)
-        if self.step < self.mixture_start:  # gradients of 0 instead of none, for which ddp would wait
+        if self.is_early():  # gradients of 0 instead of none, for which ddp would wait
             return kl_standard(q) + 0.0 * log_p
         return -q.entropy() - log_p
 
@@ -183,6 +191,8 @@ class SplitVaDE(LocalView, MixtureLatentModel):
     def kl_per_dim(self, posterior: dict[str, Any]) -> dict[str, Float[Tensor, "B _"]]:
         """KL of each dimension, nats: of z_global given the cluster, averaged over q(c | x), of z_local to N(0, I)."""
         q, log_c = posterior["z_global"], self.log_clusters(posterior["z_global"])
+        if self.is_early():
+            return {name: kl_standard_per_dim(posterior[name]) for name in ("z_global", "z_local")}
         log_q = q.log_prob_per_dim(q.mu) - 0.5  # [B, D], expected under q itself
         given_c = log_q[:, None] - self.mixture.expected_log_prob_per_dim(q)  # [B, K, D]
         z_global = (log_c.exp()[..., None] * given_c).sum(1)
@@ -199,8 +209,7 @@ class SplitVaDE(LocalView, MixtureLatentModel):
         q_global, q_local = self.infer(x), self.local.posterior(self.local.fixed_view(x))
         z_global, z_local = q_global.rsample((k,)), q_local.rsample((k,))  # [k, B, D] each
         log_px = self.likelihood.log_prob_of_draws(x, self.decoder(torch.cat([z_global, z_local], dim=2).flatten(0, 1)))
-        early = self.step < self.mixture_start
-        log_p = log_standard_normal(z_global) if early else self.mixture.log_prob(z_global)
+        log_p = log_standard_normal(z_global) if self.is_early() else self.mixture.log_prob(z_global)
         log_ratio = log_p - q_global.log_prob(z_global)
         return log_px + log_ratio + log_standard_normal(z_local) - q_local.log_prob(z_local)
 
@@ -217,6 +226,15 @@ class SplitVaDE(LocalView, MixtureLatentModel):
         """
         super().learn_from(data)
         self.require_images(data, self.init_images, "model.num_classes", self.classes.num_values)
+
+    def on_fit_start(self) -> None:
+        """Warns if the run ends before the mixture starts."""
+        if 0 <= self.trainer.max_steps <= self.mixture_start:
+            log.warning(
+                "the clusters are not trained in this run, since model.mixture_start=%d is not below trainer.max_steps; "
+                "lower it or increase trainer.max_steps",
+                self.mixture_start,
+            )
 
     def initialise(self, batch: Batch) -> bool:
         """Initialises the mixture before the update of step mixture_start; returns whether it was due.

@@ -86,8 +86,9 @@ def crop(x: Float[Tensor, "B N C H W"], box: Float[Tensor, "B O 4"], side: int) 
         box: Centre x, centre y, width, height, pixels.
         side: Side of the glimpses, g pixels.
     """
-    rows, columns = (_into_glimpse(box, axis, side, x.shape[4 - axis]) for axis in (1, 0))  # [B, O, g, H or W]
-    return rows[:, :, None] @ x @ columns[:, :, None].transpose(3, 4)
+    with torch.autocast(x.device.type, enabled=False):  # bfloat16 has fewer grey levels than the images
+        rows, columns = (_into_glimpse(box, axis, side, x.shape[4 - axis]) for axis in (1, 0))  # [B, O, g, H or W]
+        return rows[:, :, None] @ x @ columns[:, :, None].transpose(3, 4)
 
 
 def paste(
@@ -101,9 +102,10 @@ def paste(
         height: H.
         width: W.
     """
-    rows = _onto_canvas(box, 1, glimpse.shape[3], height)  # [B, O, H, h]
-    columns = _onto_canvas(box, 0, glimpse.shape[4], width)
-    return torch.einsum("bnhi,bncij,bnwj->bnchw", rows, glimpse, columns)
+    with torch.autocast(glimpse.device.type, enabled=False):
+        rows = _onto_canvas(box, 1, glimpse.shape[3], height)  # [B, O, H, h]
+        columns = _onto_canvas(box, 0, glimpse.shape[4], width)
+        return torch.einsum("bnhi,bncij,bnwj->bnchw", rows, glimpse, columns)
 
 
 def _into_glimpse(box: Tensor, axis: int, side: int, length: int) -> Tensor:

@@ -112,8 +112,9 @@ def blur(
     offsets = torch.arange(-most, most + 1, device=x.device)  # [T], T taps
     kernel = (-0.5 * (offsets / sigma[:, None]).square()).exp() * (offsets.abs() <= radius[:, None])  # [B, T]
     kernel = kernel / kernel.sum(1, keepdim=True)
-    rows, columns = (torch.einsum("bt,tij->bij", kernel, _shifts(offsets, side).to(x)) for side in x.shape[2:])
-    return torch.einsum("bih,bchw,bjw->bcij", rows, x, columns)
+    with torch.autocast(x.device.type, enabled=False):  # bfloat16 has fewer grey levels than the images
+        rows, columns = (torch.einsum("bt,tij->bij", kernel, _shifts(offsets, side).to(x)) for side in x.shape[2:])
+        return torch.einsum("bih,bchw,bjw->bcij", rows, x, columns)
 
 
 def _shifts(offsets: Tensor, side: int) -> Tensor:

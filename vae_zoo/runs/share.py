@@ -141,7 +141,7 @@ def _metadata(title: str, data: str, licence: str, numbers: dict[str, float]) ->
 
 
 def _is_shown(key: str, numbers: dict[str, float]) -> bool:
-    """Whether a number is a headline of the whole model, or has a control beside it; controls are no numbers of their own."""
+    """Whether a number is a headline of the whole model, or has a control beside it, and is no control itself."""
     known, is_control = catalogue.entry(key), key.endswith(tuple(f"_{word}" for word in CONTROLS))
     if not key.startswith("test/") or key.count("/") > 1 or is_control:
         return False

@@ -164,6 +164,7 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     import torch
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+    from vae_zoo.data.datamodule import EvalBatches
     from vae_zoo.evaluation.suite import own_suites
     from vae_zoo.runs.load import build, check_device
     from vae_zoo.training.loggers import MetricsCSV
@@ -183,6 +184,13 @@ def prepare(folder: Path, cfg: dict[str, Any], data=None):
     extra = {"logger": loggers, "callbacks": list(callbacks.values())}
     trainer = build(cfg["trainer"], **extra)
     model.check_trainer(trainer)
+    placement = {"rank": 0, "world_size": trainer.world_size, "device": "cpu"}
+    limit, batches = trainer.limit_val_batches, len(EvalBatches(data, "val", placement))
+    if isinstance(limit, float) and 0 < limit * batches < 1:
+        raise UserError(
+            f"trainer.limit_val_batches={limit:g} of {batches} validation batches is less than one; give at least "
+            f"{1 / batches:.2g}, or a whole number of batches"
+        )
     return trainer, model, data
 
 

@@ -28,7 +28,7 @@ def joined(x: Tensor) -> Joined:
     """The rows of x [B, ...] of all ranks, which may have different numbers of them."""
     if number() == 1:
         return Joined(x, slice(0, len(x)))
-    size = torch.tensor(len(x), device=x.device)
+    size = torch.full((), len(x), device=x.device)
     sizes = [torch.zeros_like(size) for _ in range(number())]
     dist.all_gather(sizes, size)
     counts = torch.stack(sizes).tolist()
@@ -67,7 +67,7 @@ def mean(x: Tensor) -> Tensor:
 
 def all_rows(x: Tensor) -> Tensor:
     """The number of rows of x on all ranks, []."""
-    count = torch.tensor(float(len(x)), device=x.device)
+    count = torch.full((), float(len(x)), device=x.device)
     if number() > 1:
         dist.all_reduce(count)
     return count

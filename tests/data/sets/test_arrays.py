@@ -220,3 +220,10 @@ def test_a_file_with_factors_has_the_metrics_of_the_field_in_its_report(tmp_path
     assert {"test/mig", "test/dci_disentanglement", "test/sap", "test/modularity"} <= numbers.keys(), "of shape and x"
     report = (tmp_path / "run" / "evaluation" / "report.html").read_text()
     assert all(f">{name}<" in report for name in known), "a column of the block-factor matrix"
+
+
+def test_columns_of_one_column_are_columns(tmp_path):
+    known = {"label": 2 * np.arange(N)[:, None] % 6 + 3, "group": np.arange(N)[:, None] // 5}
+    data = read(write(tmp_path / "a.h5", **known))
+    assert data.label.shape == (N,) and data.num_classes == 3
+    assert data.label.tolist() == (2 * np.arange(N) % 6 // 2).tolist()

@@ -99,6 +99,7 @@ def test_each_folder_is_a_person(tmp_path):
             Image.new("L", (20, 30), 20 * ord(person[0]) % 256).save(tmp_path / "mine" / person / f"{i}.png")
     data = read(tmp_path, source="folder", path=str(tmp_path / "mine"), size=16, val_size=1, test_size=1)
     assert data.images.shape == (11, 3, 16, 16)  # dee has one picture only
+    assert len(list((tmp_path / "cache").glob("images_*.npy"))) == 1, "data.cache is where it is kept"
     assert data.label.tolist() == [0] * 3 + [1] * 2 + [2] * 4 + [3] * 2
     assert len({tuple(pixels.flatten().tolist()) for pixels in data.images}) == 4
     assert sorted(len(part) for part in people(data).values()) == [1, 1, 2]

@@ -110,7 +110,7 @@ def test_an_interrupted_stream_goes_on(tmp_path, pictures, monkeypatch):
     ("settings", "told"),
     [
         ({"image": "img"}, "has no column img; set data.image to one of image, label"),
-        ({"label": "class"}, "has no column class; set data.label to one of image, label"),
+        ({"label": "class"}, "has no column class; set data.label to one of label, or data.label=null for no labels"),
         ({"image": "label"}, "cannot be read .*; check its files, data.image and"),
     ],
 )

@@ -1,5 +1,6 @@
 """The user's own pictures: what is read, and what is refused by name."""
 
+import os
 import shutil
 
 import numpy as np
@@ -213,3 +214,50 @@ def test_killed_while_decoding_the_next_start_goes_on_and_the_bytes_are_those_of
         assert kept.name == wanted.name and kept.read_bytes() == wanted.read_bytes()
         assert sorted(file.suffix for file in cache.iterdir()) == [".json", ".npy"]
         shutil.rmtree(tmp_path / "pictures")
+
+
+def test_folders_that_share_a_cache_do_not_share_or_delete_images(tmp_path):
+    """Archives that are unpacked with fixed times have files of equal names, sizes and times."""
+    for folder, grey in (("a", 10), ("b", 200)):
+        for i in range(8):
+            path = tmp_path / folder / f"{i}.bmp"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8), (grey + i, 0, 0)).save(path)
+            os.utime(path, (1_000_000_000, 1_000_000_000))
+    for _ in range(2):
+        for folder, grey in (("a", 10), ("b", 200)):
+            data = read(tmp_path / folder, cache=str(tmp_path / "cache"))
+            assert data.images[:, 0, 0, 0].tolist() == [grey + i for i in range(8)]
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+    (part,) = [(tmp_path / "cache" / f"{file.stem}x.npy.part") for file in list((tmp_path / "cache").glob("*.npy"))[:1]]
+    part.touch()
+    Image.new("RGB", (8, 8), (1, 0, 0)).save(tmp_path / "a" / "0.bmp")
+    assert read(tmp_path / "a", cache=str(tmp_path / "cache")).images[0, 0, 0, 0] == 1
+    assert part.exists(), "another process may be writing it"
+
+
+def test_frames_stay_in_the_group_that_the_table_gives_their_file(tmp_path):
+    lines = ["file,group"]
+    for i in range(12):
+        pictures = [Image.new("RGB", (8, 8), (20 * i + k, 0, 0)) for k in range(2)]
+        pictures[0].save(tmp_path / f"{i}.tiff", save_all=True, append_images=pictures[1:])
+        lines.append(f"{i}.tiff,{f's{i % 4}' if i < 8 else ''}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    data = read(tmp_path, table=str(tmp_path / "table.csv"), frames="group", group_by="group", val_size=1, test_size=1)
+    group = data.group_of(torch.arange(24)).tolist()
+    assert group[0::2] == group[1::2], "the frames of a file"
+    assert group[:8] == group[8:16] and len({*group[:8]}) == 4, "the files of a group of the table"
+    assert len({*group[16:]}) == 4 and not {*group[16:]} & {*group[:16]}, "a file without a group"
+
+
+def test_an_index_of_pandas_is_no_factor(tmp_path):
+    nested(tmp_path)
+    (tmp_path / "table.csv").write_text(",file,label\n0,x/cat/0.PNG,cat\n")
+    with pytest.raises(UserError, match="no column without a name"):
+        read(tmp_path, table=str(tmp_path / "table.csv"))
+
+
+def test_classes_below_a_folder_of_the_system_are_passed_over(tmp_path):
+    nested(tmp_path)
+    (tmp_path / "__MACOSX" / "x").mkdir(parents=True)
+    assert read(tmp_path, class_depth=2).num_classes == 2

@@ -238,3 +238,12 @@ def test_drawing_is_ten_times_faster_than_training():
     start = time.perf_counter()
     scene_drawing.draw(Recipe(size=24, sprite_size=9, num_objects=(0, 3)), "train", np.arange(2000))
     assert time.perf_counter() - start < 0.1 * 0.06 * 2000 / 16
+
+
+@pytest.mark.parametrize("seed", [0, 20240101, 2**31 - 1])
+def test_endless_scenes_of_any_seed_have_the_indices_that_the_data_module_names(tmp_path, seed):
+    data = scenes(tmp_path, endless=True, seed=seed)
+    index = data.train_batch(5)["index"]
+    assert torch.equal(index, data.train_indices(5)) and index.min() >= 0
+    if seed:
+        assert not set(index.tolist()) & set(scenes(tmp_path, endless=True).train_batch(5)["index"].tolist())

@@ -262,3 +262,8 @@ def test_a_cache_that_cannot_be_written_is_told_with_what_it_needs(published):
     (published.parent / "cache").write_text("a file")
     with pytest.raises(UserError, match="cannot be written .*; set paths.cache to a folder with 1,.* bytes of free space"):
         read(published)
+
+
+def test_another_number_of_channels_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"data.image_shape=\[1, 32, 32\], but 3DShapes has 3 channels"):
+        Shapes3D(image_shape=(1, 32, 32), cache=str(tmp_path))

@@ -4,6 +4,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -236,3 +237,10 @@ def test_a_log_has_lines_of_progress_only_where_they_are_wanted(parts, caplog, m
     stored(parts.path, parts.build, (100, 30), lambda: 100, unit=shown)
     assert len(caplog.records) == (10 if shown else 0)
     assert not shown or caplog.messages[4].startswith("rows 50 of 100, ")
+
+
+def test_killed_just_before_the_end_the_next_start_does_not_write_it_again(cache, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(storage.os, "replace", Mock(side_effect=[None, KeyboardInterrupt]))
+        cache.open()
+    assert np.array_equal(cache.open(), ARRAY)

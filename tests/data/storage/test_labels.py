@@ -51,3 +51,18 @@ def test_a_mistake_is_told_with_its_lines(tmp_path, content, sentence):
     with pytest.raises(UserError, match=re.escape(sentence)) as error:
         read_labels(tmp_path / "labels.csv", 3, names=["a.png", "b.png", "c.png"])
     assert "\n" not in str(error.value) and "unpack" not in str(error.value)
+
+
+def test_a_name_that_several_images_have_labels_all_of_them(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,hair\na.tif,2\nb.tif,0\n")
+    label, _ = read_labels(tmp_path / "labels.csv", 3, names=["a.tif", "b.tif", "a.tif"])
+    assert label[:, 0].tolist() == [2, 0, 2]
+
+
+def test_a_number_is_a_name_where_names_are_numbers(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,hair\n3,1\n")
+    label, _ = read_labels(tmp_path / "labels.csv", 3, names=["0", "1", "3"])
+    assert label[:, 0].tolist() == [-1, -1, 1]
+    (tmp_path / "labels.csv").write_text("image,hair\n2,1\n")
+    with pytest.raises(UserError, match="there is no image '2'"):
+        read_labels(tmp_path / "labels.csv", 3, names=["0", "1", "3"])

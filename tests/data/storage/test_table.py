@@ -76,3 +76,25 @@ def test_without_a_label_the_first_categorical_factor_is_one():
     assert fields["label"].tolist() == [1, 0] * 3 and fields["num_classes"] == 2
     assert with_label({"label": 1} | fields_of(columns, "", {}))["label"] == 1
     assert "label" not in with_label(fields_of({"real": columns["real"]}, "", {}))
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (column("12_3", "1_23", "4_5", ""), [0, 1, 2, -1]),  # no numbers, though Python reads them as such
+        (column("anna", "-1", "", "anna"), [0, -1, -1, 0]),
+        (np.array([100000000000000001, 100000000000000002, -1]), [0, 1, -1]),
+        (column("100000000000000001", "100000000000000002", ""), [0, 1, -1]),
+        (np.array([-5, -5, 3, -1]), [0, 0, 1, -1]),
+        (np.array([1.5, np.nan, 2.5]), [0, -1, 1]),
+    ],
+)
+def test_different_groups_stay_different(values, wanted):
+    group = fields_of({"group": values}, "", {})["groups"]["group"]
+    known = sorted({*group.tolist()} - {-1})
+    assert [-1 if g < 0 else known.index(g) for g in group.tolist()] == wanted
+
+
+def test_a_text_label_of_minus_1_is_unknown():
+    found, number = labels(column("cat", "-1", "", "dog", "1_1", "11"), "label")
+    assert found.tolist() == [2, -1, -1, 3, 1, 0] and number == 4

@@ -73,7 +73,7 @@ class ArrayFile(DataModule):
             number = images.shape[0]
             check_number(number, self.where)
             columns = {name: self._get(file, name) for name in ("label", "group", "split")}
-            columns = {name: values(array) for name, array in columns.items() if array is not None}
+            columns = {name: _flat(values(array)) for name, array in columns.items() if array is not None}
             columns |= self._factors(file, number)
             for name, column in columns.items():
                 if len(column) != number:
@@ -117,3 +117,8 @@ class ArrayFile(DataModule):
 
         key = fingerprint(self.path, None, self.path.resolve(), self.keys.get("images"), self.range, self.image_shape)
         return converted(self.cache / f"arrays_{key}.npy", images, made)
+
+
+def _flat(column: np.ndarray) -> np.ndarray:
+    """[N, 1], as many programs write a column, as [N]."""
+    return column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column

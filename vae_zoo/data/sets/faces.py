@@ -115,7 +115,7 @@ class Faces(DataModule):
     def _folder(self) -> Arrays:
         if self.path is None:
             raise UserError("data.source=folder needs data.path, a folder with one subfolder of images per person; set it")
-        arrays = ImageFolder(self.path, image_shape=self.image_shape).load()
+        arrays = ImageFolder(self.path, image_shape=self.image_shape, cache=str(self.cache)).load()
         if arrays.label is None:
             raise UserError(f"data.path={self.path} has images but no subfolders; make one subfolder of images per person")
         return Arrays(arrays.images, groups={"identity": arrays.label})

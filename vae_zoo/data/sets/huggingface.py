@@ -95,7 +95,10 @@ class HuggingFace(Pictures):
             columns = next(iter(found.values())).column_names or []
         for setting, column in (("image", self.image), ("label", self.label_column)):
             if columns and column is not None and column not in columns:
-                raise UserError(f"{self.where} has no column {column}; set data.{setting} to one of {', '.join(columns)}")
+                known = ", ".join(name for name in columns if setting == "image" or name != self.image)
+                none = ", or data.label=null for no labels" if setting == "label" else ""
+                allowed = f"set data.{setting} to one of {known}{none}" if known else "set data.label=null for no labels"
+                raise UserError(f"{self.where} has no column {column}; {allowed}")
         if found.keys() & CODES.keys():
             found = {name: found[name] for name in sorted(found.keys() & CODES.keys(), key=lambda name: CODES[name])}
         return {name: part.cast_column(self.image, datasets.Image(decode=False)) for name, part in found.items()}

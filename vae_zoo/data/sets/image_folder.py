@@ -92,7 +92,7 @@ class Pictures(DataModule):
         if is_new:
             pictures.tell_losses(state, path.with_suffix(""))
             for file in self.cache.glob(f"{name}_*"):
-                if key not in file.name:
+                if key not in file.name and ".part" not in file.name:  # another process may be writing that one
                     file.unlink(missing_ok=True)
         return images, source_of_rows(state), state
 
@@ -110,7 +110,8 @@ class Pictures(DataModule):
         fields: dict[str, Any] = {k: value[source] if isinstance(value, np.ndarray) else value for k, value in known.items()}
         fields["groups"] = {key: value[source] for key, value in known.get("groups", {}).items()}
         if self.decoding.frames == "group":
-            fields["groups"]["group"] = source
+            group = fields["groups"].get("group", np.full(len(source), -1))
+            fields["groups"]["group"] = np.where(group < 0, group.max(initial=-1) + 1 + source, group)
         return Arrays(images, names=[names[int(i)] for i in source], **fields)
 
 
@@ -151,7 +152,8 @@ class ImageFolder(Pictures):
             known = classes_of(self.path, names, self.class_depth, "data.path")
         if self.decoding.frames == "first" or not names:
             check_number(len(names), self.where)
-        name = f"images_{fingerprint(self.path.resolve(), [], self.image_shape, self.decoding)}"
+        root, table = self.path.resolve(), None if self.table is None else self.table.resolve()
+        name = f"images_{fingerprint(root, [], root, table, self.image_shape, self.decoding)}"
 
         def build(state: State) -> Parts:
             return decoded(self._read, names[state.get("read", 0) :], state)
@@ -207,7 +209,8 @@ def classes_of(root: Path, names: Sequence[str], depth: int | None, setting: str
     folders = [parts[(depth or 1) - 1] for parts in parents]
     classes = sorted({*folders})
     for folder in sorted(root.glob("/".join("*" * (depth or 1)))):
-        if folder.is_dir() and folder.name not in classes and not pictures.is_passed_over(folder.name):
+        hidden = any(map(pictures.is_passed_over, folder.relative_to(root).parts))
+        if folder.is_dir() and folder.name not in classes and not hidden:
             raise UserError(f"{folder}, a class of {setting}, contains no images; add some or remove it")
     number = {name: i for i, name in enumerate(classes)}
     log.info("%s: %s pictures of %d classes: %s", root, f"{len(names):,}", len(classes), ", ".join(classes[:10]))

@@ -164,7 +164,7 @@ class Scenes(DataModule):
             if mask.shape[0] != number or not number:
                 what = "one mask for each image" if number else "at least one scene per split"
                 raise UserError(f"{where} has image {image.shape} and mask {mask.shape}; give {what}")
-            others = {key: file[key] for key in sorted({*file.keys()} - {"image", "mask"})}
+            others = {key: file[key] for key in sorted({*file.keys()} - {"image", "mask"}) if hasattr(file[key], "shape")}
             columns = {key: values(array) for key, array in others.items() if array.shape == (number,)}
             known = fields_of(columns, f"{where}, ", {})
             images = converted(self.cache / f"{stem}.npy", image, lambda part: to_bytes(moved(part), None, where))
@@ -197,6 +197,17 @@ class Scenes(DataModule):
 
     # ---- batches --------------------------------------------------------------------------------------------------
 
+    def train_indices(self, step: int, stream: Literal["main", "supervised"] = "main") -> Int[Tensor, " B"]:
+        """Indices of the images of a training step, as in DataModule; with `endless`, numbers of new scenes.
+
+        Args:
+            step: Number of the step, >= 0.
+            stream: As in DataModule.
+        """
+        if not self.endless:
+            return super().train_indices(step, stream)
+        return torch.arange(self.batch_size) + step * self.batch_size + (self.seed << 32)
+
     def train_batch(self, step: int, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu") -> Batch:
         """Makes a training batch, as in DataModule; with `endless`, of new scenes.
 
@@ -211,8 +222,7 @@ class Scenes(DataModule):
         """
         if not self.endless:
             return super().train_batch(step, rank, world_size, device)
-        index = torch.arange(self.batch_size) + step * self.batch_size + (self.seed << 40)
-        index = share(index, rank, world_size)
+        index = share(self.train_indices(step), rank, world_size)
         scenes = scene_drawing.draw(self.recipe, "train", index.numpy())
         image = self.to_float(to_device(torch.from_numpy(scenes[:, :3]), device))
         return {"image": image, "index": to_device(index, device)}

@@ -69,6 +69,8 @@ class Shapes3D(DataModule):
     ):
         super().__init__(image_shape or (3, size, size), **common)
         check_size(self.image_shape, (32, 64))
+        if self.image_shape[0] != 3:
+            raise UserError(f"data.image_shape={list(self.image_shape)}, but 3DShapes has 3 channels; give 3 first")
         self.path, self.cache = path, Path(cache).expanduser()
         given, sizes = factors or {}, zip(rooms.FACTOR_NAMES, rooms.FACTOR_SIZES)
         if unknown := given.keys() - {*rooms.FACTOR_NAMES}:

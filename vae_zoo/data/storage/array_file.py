@@ -43,7 +43,7 @@ class Member:
         self.start, self.row = file.tell(), int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        start, stop, _ = rows.indices(self.shape[0] if self.shape else 1)
+        start, stop = (0, 1) if rows == () else rows.indices(self.shape[0])[:2]
         self.file.seek(self.start + start * self.row)
         data = self.file.read((stop - start) * self.row)
         return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])

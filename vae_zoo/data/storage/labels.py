@@ -43,15 +43,19 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None) 
     if len(header) < 2 or header[0].strip() != "image":
         found = f"begins with {separator.join(header)!r}" if text.strip() else "is empty"
         raise UserError(f"{path} {found}; its first line must be image,<label>,<label>,...")
-    place = {name: i for i, name in enumerate(names or ())}
+    places: dict[str, list[int]] = {}  # the frames of a file have one name
+    for i, name in enumerate(names or ()):
+        places.setdefault(name, []).append(i)
+    has_numbers = not any(_whole(name) is not None for name in places)  # else a number is a name
     line_of: dict[int, int] = {}
     label = np.full((num_images, len(header) - 1), -1, dtype=np.int64)
     for number, line in enumerate(lines, start=2):
         if not line:
             continue
         image, *values = (value.strip() for value in line)
-        index = place.get(image, _whole(image))
-        if index is None or index >= num_images:
+        index = _whole(image) if has_numbers else None
+        found = places.get(image) or ([] if index is None or index >= num_images else [index])
+        if not found:
             known = f"a number from 0 to {num_images - 1}" + (f", or a name such as {names[0]}" if names else "")
             raise UserError(f"{path}, line {number}: there is no image {image!r}; give {known}")
         numbers = [-1 if value == "" else _whole(value) for value in values]
@@ -60,12 +64,14 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None) 
                 f"{path}, line {number}: must be the image and {label.shape[1]} labels (0, 1, ..., or empty if unknown), "
                 f"got {line}"
             )
-        if index in line_of and label[index].tolist() != numbers:
-            raise UserError(
-                f"{path}, lines {line_of[index]} and {number}: image {image!r} has two different labels; remove one of them"
-            )
-        line_of.setdefault(index, number)
-        label[index] = [number for number in numbers if number is not None]
+        for index in found:
+            if index in line_of and label[index].tolist() != numbers:
+                raise UserError(
+                    f"{path}, lines {line_of[index]} and {number}: image {image!r} has two different labels; remove one of "
+                    f"them"
+                )
+            line_of.setdefault(index, number)
+            label[index] = [number for number in numbers if number is not None]
     if not (label >= 0).any():
         raise UserError(f"{path} has no labels; write one line for each labelled image")
     return label, [name.strip() for name in header[1:]]

@@ -15,6 +15,8 @@ from vae_zoo.data.arrays import SPLITS, Factor, Kind
 from vae_zoo.data.storage.download import blaming
 from vae_zoo.utils.errors import UserError
 
+UNKNOWN = {"", "-1"}
+EXACT = 2**53  # float64 has all whole numbers below
 DISCRETE = 256  # largest number of values of a factor that is not continuous
 CODES = {name: code for code, name in enumerate(SPLITS)} | {"validation": 1, "valid": 1}
 log = logging.getLogger(__name__)
@@ -43,9 +45,10 @@ def read_table(
     sentence = f"data.table={path} cannot be read (...); give a CSV file with the columns file, label, ..."
     with blaming(sentence), path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         header, *lines = [[cell.strip() for cell in line] for line in csv.reader(file)] or [[]]
-    if "file" not in header or len({*header}) < len(header):
+    if "file" not in header or "" in header or len({*header}) < len(header):
         raise UserError(
-            f"{path} begins with {','.join(header)!r}; its first line must have distinct column names, including file"
+            f"{path} begins with {','.join(header)!r}; its first line must have distinct column names, including file, and "
+            f"no column without a name (pandas writes its index as one; use index=False)"
         )
     rows: dict[str, tuple[int, list[str]]] = {}
     there = {*pictures}
@@ -131,8 +134,8 @@ def labels(values: Shaped[np.ndarray, "N ..."], what: str) -> tuple[Int[np.ndarr
     numbers = _numbers(values)
     if numbers is None:
         texts = values.astype(str)
-        classes = sorted({*texts.ravel()} - {""})
-        return np.searchsorted(classes, texts) - (texts == ""), len(classes)
+        classes = sorted({*texts.ravel()} - UNKNOWN)
+        return np.where(np.isin(texts, [*UNKNOWN]), -1, np.searchsorted(classes, texts)), len(classes)
     known = np.nan_to_num(numbers, nan=-1)
     if (wrong := (known < -1) | (known % 1 != 0)).any():
         raise UserError(f"{what}: labels must be whole numbers from 0, or -1 if unknown, got {known[wrong][0]:g}")
@@ -181,13 +184,21 @@ def _factor(
 
 def _codes(values: np.ndarray) -> np.ndarray:
     """Numbers of the different values; empty, NaN or -1 is -1."""
-    numbers = _numbers(values)
-    given = values.astype(str) if numbers is None else np.nan_to_num(numbers, nan=-1)
-    return np.where((given == "") if numbers is None else given < 0, -1, np.unique(given, return_inverse=True)[1])
+    if values.dtype.kind in "iu":
+        given, unknown = values, values == -1
+    elif (numbers := _numbers(values)) is None or (np.abs(numbers) >= EXACT).any():
+        given = values.astype(str)
+        unknown = np.isin(given, [*UNKNOWN])
+    else:
+        given = np.nan_to_num(numbers, nan=-1)
+        unknown = given == -1
+    return np.where(unknown, -1, np.unique(given, return_inverse=True)[1])
 
 
 def _numbers(values: np.ndarray) -> np.ndarray | None:
     """The values as float64, NaN where empty; None: some are not numbers."""
+    if values.dtype.kind in "OU" and any("_" in str(value) for value in values.ravel()):
+        return None  # Python reads 12_3 as 123
     try:
         return (np.where(values == "", np.nan, values) if values.dtype == object else values).astype(np.float64)
     except ValueError:
