@@ -174,15 +174,7 @@ class DataModule(L.LightningDataModule):
     def _fill(self) -> None:
         arrays = self.load()
         if self.labels_from is not None:
-            label, names = read_labels(self.labels_from, len(arrays.images), arrays.names)
-            arrays.label, least = label[:, 0] if label.shape[1] == 1 else label, int(label.max()) + 1
-            if self.num_classes is not None and self.num_classes < least:
-                raise UserError(
-                    f"data.num_classes={self.num_classes}, but {self.labels_from} has the label {least - 1}; set "
-                    f"data.num_classes={least} or more"
-                )
-            arrays.num_classes = self.num_classes or least  # a file of few labels may lack a class
-            arrays.label_names = names if len(names) > 1 else ()
+            self._read_labels(arrays)
         elif None not in (self.num_classes, arrays.num_classes) and self.num_classes != arrays.num_classes:
             number = arrays.num_classes
             raise UserError(
@@ -219,6 +211,19 @@ class DataModule(L.LightningDataModule):
         self._groups = None if group is None else GroupSampler(group, self.grouping, self.batch_size)
         self._orders: dict[tuple[str, int], tuple[Order, Tensor | None]] = {}
         self.batches_per_epoch = len(self.epoch_order(0))  # so that impossible groups are reported now
+
+    def _read_labels(self, arrays: Arrays) -> None:
+        """Replaces the labels of the data set by those of the file `labels_from`."""
+        assert self.labels_from is not None
+        label, names = read_labels(self.labels_from, len(arrays.images), arrays.names)
+        arrays.label, least = label[:, 0] if label.shape[1] == 1 else label, int(label.max()) + 1
+        if self.num_classes is not None and self.num_classes < least:
+            raise UserError(
+                f"data.num_classes={self.num_classes}, but {self.labels_from} has the label {least - 1}; set "
+                f"data.num_classes={least} or more"
+            )
+        arrays.num_classes = self.num_classes or least  # a file of few labels may lack a class
+        arrays.label_names = names if len(names) > 1 else ()
 
     @cached_property
     def is_grid(self) -> bool:

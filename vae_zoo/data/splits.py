@@ -55,10 +55,7 @@ def cut(
             left = len(units)
             first, end = 0, round(size * total) if size < 1 else int(size)
             if name == "test" and folds is not None:
-                if not fold < folds <= left:
-                    raise UserError(
-                        f"data.folds must be above data.fold={fold} and at most {left}, the number of {kind}, got {folds}"
-                    )
+                _check_folds(folds, fold, left, kind)
                 first, end = (part * left // folds for part in (fold, fold + 1))
             if not 1 <= end - first < left:
                 raise UserError(
@@ -74,6 +71,11 @@ def cut(
         order = rng.permutation(parts["train"])
         parts["train"] = np.sort(order[np.argsort(~np.isin(order, kept), kind="stable")][:subset])
     return parts
+
+
+def _check_folds(folds: int, fold: int, most: int, kind: str) -> None:
+    if not fold < folds <= most:
+        raise UserError(f"data.folds must be above data.fold={fold} and at most {most}, the number of {kind}, got {folds}")
 
 
 def check_number(number: int, where: str) -> None:

@@ -43,9 +43,7 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None) 
     if len(header) < 2 or header[0].strip() != "image":
         found = f"begins with {separator.join(header)!r}" if text.strip() else "is empty"
         raise UserError(f"{path} {found}; its first line must be image,<label>,<label>,...")
-    places: dict[str, list[int]] = {}  # the frames of a file have one name
-    for i, name in enumerate(names or ()):
-        places.setdefault(name, []).append(i)
+    places = _places(names or ())
     has_numbers = not any(_whole(name) is not None for name in places)  # else a number is a name
     line_of: dict[int, int] = {}
     label = np.full((num_images, len(header) - 1), -1, dtype=np.int64)
@@ -75,6 +73,14 @@ def read_labels(path: str | Path, num_images: int, names: Sequence[str] | None) 
     if not (label >= 0).any():
         raise UserError(f"{path} has no labels; write one line for each labelled image")
     return label, [name.strip() for name in header[1:]]
+
+
+def _places(names: Sequence[str]) -> dict[str, list[int]]:
+    """The images of each name; the frames of a file have one name."""
+    places: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        places.setdefault(name, []).append(i)
+    return places
 
 
 def _whole(text: str) -> int | None:
