@@ -35,7 +35,11 @@ CARDS = {  # name of the folder and of the page
     "split_gmvae": Card("split_gmvae/street_digits", "Its clusters are above those of GMVAE, but far below SPLIT-VaDE's."),
     "gmvae": Card("gmvae/street_digits_own", "A baseline of SPLIT-GMVAE: its clusters are near chance."),
     "gmvae2016": Card("gmvae2016/street_digits", "A baseline of SPLIT-GMVAE: its clusters are near chance."),
-    "split_vade": Card("split_vade/street_digits", "An extension of the paper: SPLIT-VAE whose global code has clusters."),
+    "split_vade": Card(
+        "split_vade/street_digits",
+        "An extension of the paper: SPLIT-VAE whose global code has clusters. The Hungarian accuracy of three seeds of an "
+        "earlier commit is 0.53 ± 0.05.",
+    ),
     "spair": Card("spair/scenes_hard", "48 x 48 pixels, chequered backgrounds."),
     "parted_vae": Card("parity/parted_vae_augmented", f"256 labels; labelled images are distorted. {MNIST_10K}"),
     "parted_vae_paper": Card("paper/parted_vae_mnist10k", f"256 labels, 80 epochs as published. {MNIST_10K}"),
