@@ -147,7 +147,7 @@ def in_training(model):
     if "supervised" in model.needs and hasattr(model, "supervised_terms"):
         labelled = model.supervised_terms(batch)
         loss, terms = loss + model.total(labelled), terms | labelled
-    named = dict(model.named_parameters())
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     found = {f"gradient/{name}": g for name, g in zip(named, gradients) if g is not None}
     found |= {f"weight/{name}": torch.tensor(term.weight) for name, term in terms.items() if term.weight is not None}

@@ -104,7 +104,7 @@ def grow(
     root: Node,
     residual: Float[np.ndarray, " N"],
     rng: np.random.Generator,
-) -> tuple[list[tuple[np.ndarray, np.ndarray]], Float[np.ndarray, " D"]]:
+) -> tuple[list[tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]], Float[np.ndarray, " D"]]:
     """Grows a regression tree of the residuals, by least squares.
 
     Args:

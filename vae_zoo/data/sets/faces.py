@@ -21,6 +21,7 @@ from vae_zoo.data.sets.digits import resize_bytes
 from vae_zoo.data.sets.image_folder import ImageFolder
 from vae_zoo.data.storage.cache import cached_array
 from vae_zoo.data.storage.download import blaming, fetch
+from vae_zoo.data.storage.pictures import is_passed_over
 from vae_zoo.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -115,8 +116,10 @@ class Faces(DataModule):
     def _folder(self) -> Arrays:
         if self.path is None:
             raise UserError("data.source=folder needs data.path, a folder with one subfolder of images per person; set it")
-        arrays = ImageFolder(self.path, image_shape=self.image_shape, cache=str(self.cache)).load()
-        if arrays.label is None:
+        folder = ImageFolder(self.path, image_shape=self.image_shape, cache=str(self.cache))
+        people = [path for path in folder.path.glob("*") if path.is_dir() and not is_passed_over(path.name)]
+        arrays = folder.load() if people or not folder.path.is_dir() else None  # nothing is decoded in vain
+        if arrays is None or arrays.label is None:
             raise UserError(f"data.path={self.path} has images but no subfolders; make one subfolder of images per person")
         return Arrays(arrays.images, groups={"identity": arrays.label})
 
