@@ -388,3 +388,11 @@ def test_glimpses_and_images_are_not_rounded_to_bfloat16(kind):
     with torch.autocast("cpu", torch.bfloat16):
         found = draw()
     torch.testing.assert_close(found, draw())
+
+
+def test_adam_counts_no_steps_of_depth_and_presence_before_they_learn():
+    model = spair((1, 16, 16), presence_warmup_steps=2)
+    state = fit(model, 5, data=Digits(size=16)).optimizers[0].state
+    late = {*model.depth_head.parameters(), *model.pres_head.parameters()}
+    assert {int(state[p]["step"]) for p in late} == {3}
+    assert {int(state[p]["step"]) for p in model.parameters() if p not in late} == {5}

@@ -293,3 +293,11 @@ def test_a_run_that_ends_before_the_mixture_starts_says_so(caplog):
         caplog.clear()
         fit(vade(mixture_start=start, init_images=64), 3, data=Digits(size=6, batch_size=32))
         assert ("the clusters are not trained in this run, since model.mixture_start=3" in caplog.text) == told
+
+
+def test_adam_counts_no_steps_of_the_mixture_before_it_starts():
+    model = vade(mixture_start=2, init_images=64)
+    state = fit(model, 5, data=Digits(size=6, batch_size=32)).optimizers[0].state
+    late = {p for p in model.mixture.parameters() if p.requires_grad}
+    assert late and {int(state[p]["step"]) for p in late} == {3}
+    assert {int(state[p]["step"]) for p in model.parameters() if p.requires_grad and p not in late} == {5}

@@ -3,7 +3,7 @@
 Figures, metrics, tables and resume use only the contract, so a new method that implements it gets all of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
 from operator import add
 from typing import Any
@@ -342,6 +342,21 @@ class LatentVariableModel(L.LightningModule):
             for optimizer in self.trainer.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.lr_schedule(self.step)
+
+    def dormant(self) -> Iterable[nn.Parameter]:
+        """Parameters that begin to learn at a later step; by default there are none."""
+        return ()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Drops the gradients of dormant parameters, which are 0.
+
+        Adam would count these steps as well, and make the first updates of these parameters too large.
+
+        Args:
+            optimizer: Argument of Lightning, not used.
+        """
+        for parameter in self.dormant():
+            parameter.grad = None
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

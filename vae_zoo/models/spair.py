@@ -27,6 +27,7 @@ docs/methods/spair.md has the deviations; results: docs/journal/spair.md.
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from math import exp, log
 from typing import Literal, NamedTuple
@@ -342,7 +343,7 @@ class SPAIR(LatentVariableModel):
             x: Images in [0, 1].
             draw: Noise of a draw; None: the means.
         """
-        learning = float(not (self.training and self.step < self.presence.presence_warmup_steps))
+        learning = float(not (self.training and self.is_early()))
         eps, logistic = draw or (x.new_zeros(x.shape[0], self.num_cells, self.code_size - 1), None)
         features = self.backbone(x)  # [B, O, E]
         where, passed = self.where_head(features).split([2 * WHERE, CONTEXT_DIM], dim=-1)
@@ -617,6 +618,14 @@ class SPAIR(LatentVariableModel):
                 "trainer.max_steps; lower it or increase trainer.max_steps",
                 self.presence.presence_warmup_steps,
             )
+
+    def is_early(self) -> bool:
+        """Whether depth and presence do not learn yet."""
+        return self.step < self.presence.presence_warmup_steps
+
+    def dormant(self) -> Iterable[nn.Parameter]:
+        """The heads of depth and presence, as long as they do not learn."""
+        return (*self.depth_head.parameters(), *self.pres_head.parameters()) if self.is_early() else ()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds objects and duplicates of a validation batch to the sums."""

@@ -18,12 +18,12 @@ et al. (2020, arXiv:2001.08957); VaDE, Jiang et al. (2017, arXiv:1611.05148).
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae_zoo.config.types import Classes, Count, Index, NonNegative, Probabilities, Shape
 from vae_zoo.contract import Batch, Block, Codes, Network, Term, Terms, TrainingData
@@ -235,6 +235,10 @@ class SplitVaDE(LocalView, MixtureLatentModel):
                 "lower it or increase trainer.max_steps",
                 self.mixture_start,
             )
+
+    def dormant(self) -> Iterable[nn.Parameter]:
+        """The mixture until it is initialised."""
+        return self.mixture.parameters() if self.is_early() else ()
 
     def initialise(self, batch: Batch) -> bool:
         """Initialises the mixture before the update of step mixture_start; returns whether it was due.
