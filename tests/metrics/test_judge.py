@@ -89,6 +89,13 @@ def test_images_of_any_shape(shape):
     assert judge.predict(torch.rand(2, *shape)).shape == (2,)
 
 
+def test_large_images_are_reduced_by_averages():
+    large, small = Judge((2, 100, 64), 3).eval(), Judge((2, 50, 32), 3).eval()
+    small.load_state_dict(large.state_dict())
+    images = torch.rand(4, 2, 100, 64)
+    torch.testing.assert_close(large(images), small(images.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))))
+
+
 def test_training_is_a_function_of_the_seed_and_touches_no_generator(data, judges):
     state = torch.get_rng_state()
     again = train_judge(data, **QUICK)
