@@ -168,6 +168,12 @@ $ train model=beta_vae model.beta={_target_:vae_zoo.schedules.Linear,start:0,end
 model.beta.step | model.beta | did you mean model.beta.steps
 $ train model=beta_vae model.beta={_target_:vae_zoo.schedules.Linear,start:0,end:4}
 model.beta.steps | a whole number >= 1
+$ train model=beta_vae model.beta={_target_:vae_zoo.schedules.Linear,start:0,end:-4,steps:9}
+model.beta.end=-4 | a number >= 0
+$ train model=beta_vae model.beta={_target_:vae_zoo.schedules.Constant,value:-4}
+model.beta.value=-4 | a number >= 0
+$ train model=gmvae model.temperature={_target_:vae_zoo.schedules.Cosine,start:1,end:0,steps:9}
+model.temperature.end=0 | a number > 0
 $ train model=beta_vae model.beta={start:0,end:4,steps:9}
 model.beta={ | _target_ | a number >= 0 | a schedule | {_target_: vae_zoo.schedules.Linear
 $ train model._target_=my_models.Mine
@@ -221,7 +227,7 @@ likelihood=PixelwiseLogistic | 2 parameters per pixel | choose another | model/
 $ train model=spair data=digits model.strides=[2,2]
 channels and strides | one entry per convolution | got 3 and 2
 $ train model=spair data=digits model.count_prior.end=0
-count_prior | > 0 | got Linear( | end=0 | a small number such as 0.001
+model.count_prior.end=0 | a number > 0
 $ train model=split_spair data=digits model.background_dim=0
 local_to=background | got background_dim=0 | background_dim >= 1
 $ train model=spair data=scenes data.num_objects=[0,255]

@@ -124,6 +124,19 @@ def check_component(node: Any, path: str, kind: str = "", wanted: str = "one tha
             if "_target_" not in value:
                 raise UserError(f"{path}.{key}={shown(value)} has no _target_; give {wanted}")
             check_component(value, f"{path}.{key}", kinds.pop(), wanted)
+            if hint.endswith(" | Schedule"):
+                _check_values(value, key, schema, node, path)
+
+
+def _check_values(schedule: dict[str, Any], key: str, schema: type[Schema], node: dict[str, Any], path: str) -> None:
+    """Checks that a schedule stays within the range of the number that it replaces, between its first and last value."""
+    for name in ("value", "start", "end"):
+        if isinstance(number := schedule.get(name), int | float):
+            try:
+                check(node | {key: number}, schema, path)
+            except UserError as error:
+                sentence = str(error).replace(f".{key}=", f".{key}.{name}=")
+                raise UserError(sentence.partition(", or a schedule")[0]) from None
 
 
 def check_components(nodes: dict[str, Any], path: str) -> None:
