@@ -301,3 +301,10 @@ def test_adam_counts_no_steps_of_the_mixture_before_it_starts():
     late = {p for p in model.mixture.parameters() if p.requires_grad}
     assert late and {int(state[p]["step"]) for p in late} == {3}
     assert {int(state[p]["step"]) for p in model.parameters() if p.requires_grad and p not in late} == {5}
+
+
+def test_averaged_weights_hold_nothing_of_the_mixture_before_it_was_initialised():
+    model = vade(mixture_start=2, init_images=64)
+    model.mixture.mu.data.fill_(30.0)  # nothing like a code
+    fit(model, 3, ema_decay=0.9, data=Digits(size=6, batch_size=32))
+    assert model.mixture.mu.abs().max() < 10, "0.9 of 30 would be left"

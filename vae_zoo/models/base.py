@@ -58,6 +58,7 @@ class LatentVariableModel(L.LightningModule):
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
         self.trained_steps = 0  # value of `step` if no trainer is attached
+        self.initialised_at = -1  # the step before whose update `initialise` last set values
         self.training_data: TrainingData | None = None  # set by the data module
         self.terms: Terms = {}  # of the latest training step, detached, for the callbacks
         self.latest: dict[str, float] = {}  # the newest value of everything that was logged, for the callbacks
@@ -224,7 +225,10 @@ class LatentVariableModel(L.LightningModule):
             batch: Batch of this process.
             batch_idx: Argument of Lightning, not used.
         """
-        if self.initialise(batch) and self.trainer.world_size > 1:  # each process has other images
+        if not self.initialise(batch):
+            return
+        self.initialised_at = self.step
+        if self.trainer.world_size > 1:  # each process has other images
             self.load_state_dict(self.trainer.strategy.broadcast(self.state_dict()))
 
     def initialise(self, batch: Batch) -> bool:

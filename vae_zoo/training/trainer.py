@@ -11,8 +11,9 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, Timer
+from lightning.pytorch.callbacks import Checkpoint, Timer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks import EMAWeightAveraging as LightningEMAWeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vae_zoo.training.attached import RunTrainer
@@ -48,6 +49,16 @@ class EarlyStopping(LightningEarlyStopping):
     @property
     def is_exhausted(self) -> bool:
         return self.wait_count >= self.patience
+
+
+class EMAWeightAveraging(LightningEMAWeightAveraging):
+    """Begins anew when a model has set values from images, which must not be averaged with the values before."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args, **kwargs) -> None:
+        if pl_module.initialised_at == trainer.global_step - 1:
+            assert self._average_model is not None
+            self._average_model.n_averaged.zero_()  # the next average is a copy
+        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
 
 
 def cluster_environment(trainer: dict[str, Any]) -> ClusterEnvironment:
