@@ -141,6 +141,20 @@ PARITY = {
 }
 
 
+DETECTION = {
+    "test/count_accuracy": "count accuracy, backgrounds seen in training",
+    "test_unseen/count_accuracy": "count accuracy, unseen backgrounds",
+    "test/count_accuracy_constant": "the same of always predicting the most frequent count, seen",
+    "test/count_accuracy_components": "the same of connected components, seen",
+    "test/ap50": "AP at IoU 0.5, seen",
+    "test_unseen/ap50": "AP at IoU 0.5, unseen",
+    "test/ap50_components": "the same of connected components, seen",
+    "test/ari_fg": "ARI of the foreground",
+    "test/ari_fg_nothing": "the same if nothing is detected",
+    "test/ari_fg_tiles": "the same of a fixed tiling",
+    "test/worth/background": "worth of `background`",
+    "test/worth/z_local": "worth of `z_local`",
+}
 # Tables `<!-- results: <name> -->` of several experiments side by side: column: file; rows: metric and what it is.
 ARMS = {
     "z_switched_off": (
@@ -260,25 +274,23 @@ ARMS = {
             "`none`, `background_dim=8`": "spair-chequers_wide",
             "`objects`": "split_spair-chequers_objects",
         },
+        DETECTION,
+    ),
+    "split_textures": (
         {
-            "test/count_accuracy": "count accuracy, backgrounds seen in training",
-            "test_unseen/count_accuracy": "count accuracy, unseen backgrounds",
-            "test/count_accuracy_constant": "the same of always predicting the most frequent count, seen",
-            "test/count_accuracy_components": "the same of connected components, seen",
-            "test/ap50": "AP at IoU 0.5, seen",
-            "test_unseen/ap50": "AP at IoU 0.5, unseen",
-            "test/ap50_components": "the same of connected components, seen",
-            "test/ari_fg": "ARI of the foreground",
-            "test/ari_fg_nothing": "the same if nothing is detected",
-            "test/ari_fg_tiles": "the same of a fixed tiling",
-            "test/worth/background": "worth of `background`",
-            "test/worth/z_local": "worth of `z_local`",
+            "`none`": "spair-textures",
+            "`background`": "split_spair-textures",
+            "`background`, `aux_weight=0`": "split_spair-textures_no_shuffle",
+            "`none`, `background_dim=16`": "spair-textures_wide",
+            "`objects`": "split_spair-textures_objects",
         },
+        DETECTION,
     ),
 }
 # Numbers of which a table of ARMS also shows the difference of one column from the others, over the same seeds.
 PAIRED = {
     "split_detection": ("`background`", ("test/count_accuracy", "test_unseen/count_accuracy", "test/ap50")),
+    "split_textures": ("`background`", ("test/count_accuracy", "test_unseen/count_accuracy", "test/ap50")),
     "split_clusters": ("SPLIT-GMVAE", ("test/cluster_accuracy_hungarian", "test/ami")),
     "split_vade": ("SPLIT-VaDE", ("test/cluster_accuracy_hungarian", "test/ami")),
     "split_annealed": (
