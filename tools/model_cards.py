@@ -41,6 +41,11 @@ CARDS = {  # name of the folder and of the page
         "earlier commit is 0.53 ± 0.05.",
     ),
     "spair": Card("spair/scenes_hard", "48 x 48 pixels, chequered backgrounds."),
+    "split_spair": Card(
+        "split_spair/textures",
+        "24 x 24 pixels, textured backgrounds; the decoder of the background gets the local code. On chequered backgrounds "
+        "a wider background code without a local code is as good.",
+    ),
     "parted_vae": Card("parity/parted_vae_augmented", f"256 labels; labelled images are distorted. {MNIST_10K}"),
     "parted_vae_paper": Card("paper/parted_vae_mnist10k", f"256 labels, 80 epochs as published. {MNIST_10K}"),
     "ml_vae": Card("ml_vae/mnist", MNIST_10K),
