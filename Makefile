@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p; done))
 BIN := .venv/bin
 
-.PHONY: train demo test test-slow test-browser lint settings results gallery weights cards docs docs-serve
+.PHONY: train demo test test-slow test-browser lint settings results curves gallery weights cards docs docs-serve
 train: .venv/installed
 	$(BIN)/python train.py
 
@@ -40,6 +40,11 @@ settings: .venv/installed
 # the tables of results in README.md and docs/, from results/
 results: .venv/installed
 	$(BIN)/python tools/results_tables.py
+	$(BIN)/python tools/curves.py
+
+# results/curves and their pictures, from run folders: make curves runs=<folder>
+curves: .venv/installed
+	$(BIN)/python tools/curves.py $(runs)
 
 # the pictures of README.md and of the pages of the methods, from runs in outputs/gallery/ that are trained where missing
 gallery: .venv/installed

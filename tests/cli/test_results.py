@@ -13,8 +13,9 @@ FILES = sorted(
 )
 
 
-def test_no_table_is_stale():
-    words = [sys.executable, REPOSITORY / "tools" / "results_tables.py", "--check"]
+@pytest.mark.parametrize("tool", ["results_tables.py", "curves.py"])
+def test_no_table_and_no_curve_is_stale(tool):
+    words = [sys.executable, REPOSITORY / "tools" / tool, "--check"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
