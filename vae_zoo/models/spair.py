@@ -35,8 +35,9 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torchvision.ops import nms
 
-from vae_zoo.config.types import Count, Finite, Index, NonNegative, Positive, Shape, Strides, Widths
+from vae_zoo.config.types import Count, Finite, Index, NonNegative, Positive, Shape, Share, Strides, Widths
 from vae_zoo.contract import Batch, Block, Codes, Detections, Network, Term, Terms
 from vae_zoo.distributions import Likelihood, Normal, kl_normal, kl_standard, log_standard_normal, noise
 from vae_zoo.distributions.presence import kl_bernoulli, kl_relaxed, log_relaxed, prior_log_odds, sample_occupied
@@ -209,6 +210,8 @@ class Presence:
         temperature: Temperature of the relaxed presence, > 0.
         presence_bias: Added to the logit of presence.
         presence_warmup_steps: Steps without gradient to depth and presence.
+        max_iou: Largest IoU of two detections, 0 to 1; of two boxes that overlap more, the less probable one is left out
+            (non-maximum suppression). Codes and images do not depend on it. None: no box is left out.
 
     Raises:
         ValueError: count_prior is not > 0 at every step.
@@ -220,6 +223,7 @@ class Presence:
     temperature: Positive = 0.8
     presence_bias: Finite = 2.0
     presence_warmup_steps: Index = 750
+    max_iou: Share | None = None
 
     def __post_init__(self):
         s = self.count_prior
@@ -599,8 +603,10 @@ class SPAIR(LatentVariableModel):
         corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(min=0).minimum(edge)
         found = []
         for boxes, score in zip(corners, q.logit.sigmoid()):
-            kept = score > least
-            labels = torch.zeros(int(kept.sum()), dtype=torch.long, device=kept.device)
+            kept = (score > least).nonzero()[:, 0]
+            if self.presence.max_iou is not None:
+                kept = kept[nms(boxes[kept], score[kept], self.presence.max_iou)]
+            labels = torch.zeros(len(kept), dtype=torch.long, device=kept.device)
             found.append({"boxes": boxes[kept], "scores": score[kept], "labels": labels})
         return found
 

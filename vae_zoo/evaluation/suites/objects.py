@@ -4,6 +4,7 @@ Codes are posterior means and presence is 0 or 1. Predicted boxes come from z_wh
 pixels of an object. Names begin with test/ or test_unseen/.
 
 count_accuracy, _mae, _bias    number of objects: share of correct counts, mean absolute error, mean of predicted - true
+count_accuracy_cells           the same of occupied cells, before overlapping detections are left out (model.max_iou)
 count_accuracy_constant        baseline: the constant count with the highest accuracy
 ap50, map                      average precision of boxes, ranked by their probability of presence (above 0.05)
 ap50_shuffled                  baseline: boxes of each image scored on the next image
@@ -65,7 +66,7 @@ class UnseenObjects(Objects):
 def numbers(e: Context, split: str) -> dict[str, float]:
     """The numbers of a split."""
     finder = cast(FindsObjects, e.model)
-    found, boxes, masks, ari, squares, twice, parts = [], [], [], [], [], [], []
+    found, boxes, masks, ari, squares, twice, parts, cells = [], [], [], [], [], [], [], []
     for index in e.data.indices[split].split(CHUNK):
         batch = e.data.single(index, e.model.device)
         scene = finder.render(e.model.codes(batch))
@@ -74,11 +75,14 @@ def numbers(e: Context, split: str) -> dict[str, float]:
         masks.append(batch["mask"].cpu())
         ari.append(detection.adjusted_rand(instance_map(scene.share), batch["mask"]))
         squares.append((scene.image - batch["image"]).square().flatten(1).mean(1).cpu())
+        cells.append((scene.presence > PRESENT).sum(1).cpu())
         twice.append(have_duplicates(scene.box, scene.presence > 0.5).cpu())
         parts += detection.connected_components(batch["image"].cpu().numpy())
     present = [one["boxes"][one["scores"] > PRESENT] for one in found]
+    true = np.array([len(b) for b in boxes])
     return {
-        **of_counts(np.array([len(b) for b in present]), np.array([len(b) for b in boxes])),
+        **of_counts(np.array([len(b) for b in present]), true),
+        "count_accuracy_cells": float((torch.cat(cells).numpy() == true).mean()),
         **detection.average_precision(found, boxes),
         "ap50_shuffled": detection.average_precision(found, boxes[1:] + boxes[:1])["ap50"],
         **{f"recall{round(100 * iou)}": value for iou, value in zip(IOUS, detection.recall(present, boxes, IOUS))},
