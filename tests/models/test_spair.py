@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.distributions import Normal as TorchNormal
 from torch.distributions import kl_divergence
+from torchvision.ops import box_iou
 
 from tests.models.builders import costs, fit, images, weights_of
 from vae_zoo import config_dir
@@ -336,6 +337,25 @@ def test_detections_are_certain_boxes_within_the_image():
         assert torch.equal(one["boxes"], two["boxes"]) and len(one["boxes"]) == (scores > 0.05).sum() == len(one["labels"])
         assert (one["boxes"] >= 0).all() and (one["boxes"][:, 2] <= 28).all() and (one["boxes"][:, 3] <= 20).all()
     torch.testing.assert_close(model.reconstruct(x), model.decode({n: q.mean for n, q in model.encode(x).items()}))
+
+
+def test_of_detections_that_overlap_the_most_probable_is_kept():
+    torch.manual_seed(0)
+    model = spair(presence_bias=0.0, reach=1.0, anchor=30.0).eval()
+    x = torch.rand(8, *model.image_shape)
+    every, codes = model.detect(x, least=0), model.codes(x)
+    model.presence = replace(model.presence, max_iou=0.3)
+    fewer = 0
+    for before, after in zip(every, model.detect(x, least=0), strict=True):
+        overlap = box_iou(after["boxes"], before["boxes"])
+        among = box_iou(after["boxes"], after["boxes"]).fill_diagonal_(0)
+        assert among.max() <= 0.3 and after["scores"].max() == before["scores"].max()
+        left_out = ~(before["scores"][:, None] == after["scores"]).any(1)
+        better = after["scores"][:, None] > before["scores"][left_out]
+        assert ((overlap[:, left_out] > 0.3) & better).any(0).all(), "each of them has a more probable one that overlaps"
+        fewer += int(left_out.sum())
+    assert fewer > 0
+    assert all(torch.equal(code, codes[name]) for name, code in model.codes(x).items())
 
 
 def test_two_boxes_on_one_object_are_seen():
