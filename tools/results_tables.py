@@ -112,6 +112,15 @@ EXPERIMENTS = {
         *COUNTS,
         Row("AP at IoU 0.5, backgrounds seen in training", "test/ap50", "test/ap50_components", "connected components"),
     ],
+    "spair/scenes_easy": [
+        Row(f"{what}, {where}", f"{split}/{metric}", f"{split}/{control}_components", name)
+        for where, split in (("colours seen in training", "test"), ("unseen colours", "test_unseen"))
+        for what, metric, control, name in (
+            ("count accuracy", "count_accuracy", "count_accuracy", "connected components; 0.18 for the most frequent count"),
+            ("the same without `max_iou`", "count_accuracy_cells", "count_accuracy", "connected components"),
+            ("AP at IoU 0.5", "ap50", "ap50", "connected components"),
+        )
+    ],
     "spair/scenes_hard": [
         Row(f"{what}, {where}", f"{split}/{metric}", f"{split}/{metric}_{control}", name)
         for what, metric, control, name in (

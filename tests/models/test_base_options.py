@@ -62,6 +62,7 @@ OTHER = {  # the second value, where its type does not say it
     "weights": "fixed",
     "estimator": "analytic",
     "init_images": 20,
+    "max_iou": 1e-3,  # almost none, since few of these boxes overlap much
 }
 FADING = {"schedule": Progressive(4, stages=[2, 2], fade_steps=1)}
 DISTORTED = {"augment": RandomAffine(), "consistency_weight": 1.0}
@@ -156,13 +157,15 @@ def in_training(model):
 
 @torch.no_grad()
 def in_evaluation(model):
-    """The bound, the codes and what is drawn."""
+    """The bound, the codes, what is drawn and what is detected."""
     batch, model = batch_of(model), model.eval()
     with noise.per_image(batch["index"]):
         found = {"decoded": model.reconstruct(batch), "terms": model.total(model.objective(batch))}
         found |= {name: q.mean for name, q in model.encode(batch).items()}
         if hasattr(model, "log_weights"):
             found["bound"] = model.log_weights(batch, 2)
+    if hasattr(model, "detect"):
+        found["boxes"] = torch.cat([one["boxes"] for one in model.detect(batch)])
     torch.manual_seed(0)
     return found | {"drawn": model.sample(2)}
 

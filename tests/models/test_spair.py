@@ -211,7 +211,7 @@ SMALL = {"rec": 1, "kl_where": 0.5, "kl_what": 0.05, "kl_depth": 0.5, "kl_backgr
 OFFICIAL = {"rec": 1, "kl_where": 0.5, "kl_what": 0.05, "kl_depth": 0.5, "kl_background": 10}
 PRESETS = {  # (step, s, mu_s, weight of kl_pres)
     "scenes_small": (SMALL, [(0, 1, 2, 0.5), (1000, 1, 2, 0.5), (1750, 0.505, 1.5, 3.25), (2500, 0.01, 1, 6)]),
-    "scenes_easy": (SMALL, [(0, 1, 2, 0.5), (1000, 1, 2, 0.5), (1750, 0.505, 1.2, 10.25), (2500, 0.01, 0.4, 20)]),
+    "scenes_easy": (SMALL, [(0, 1, 2, 0.5), (1000, 1, 2, 0.5), (1750, 0.505, 1.2, 15.25), (2500, 0.01, 0.4, 30)]),
     "scenes_hard": (
         SMALL | {"rec_background": 1},
         [(0, 1, 2, 0.5), (1000, 1, 2, 0.5), (1750, 0.505, 1.2, 7.75), (2500, 0.01, 0.4, 15)],
