@@ -63,9 +63,15 @@ def collect(folder: Path) -> None:
         experiment = next((name for name in CURVES if run.parent.name == name.replace("/", "-")), None)
         if experiment is None:
             continue
+        if run_folders.read_config(run)["seed"] in found.get(experiment, {}).get("seeds", []):
+            raise UserError(f"{folder} has two runs of {experiment} with one seed; leave one")
         info, rows = json.loads((run / "run.json").read_text()), run_folders.read_rows(run / "metrics.csv")
         made = {"command": [without_paths(info["command"])], "commit": [info["commit"]], "hardware": [info["hardware"]]}
-        one = found.setdefault(experiment, made | {"seeds": [], "curves": {}})
+        if info["state"] != "finished":
+            raise UserError(f"{run} is {info['state']}, not finished; finish or remove it")
+        one = found.setdefault(experiment, {key: [] for key in made} | {"seeds": [], "curves": {}})
+        for key, value in made.items():
+            one[key] += [] if value[0] in one[key] else value
         seed = run_folders.read_config(run)["seed"]
         one["seeds"].append(seed)
         one["curves"][f"seed {seed}"] = {name: curve(rows, name) for name in CURVES[experiment]}
@@ -76,12 +82,12 @@ def collect(folder: Path) -> None:
 
 
 def made_from(file: Path) -> str:
-    """What the picture of a file says of its source."""
+    """Hash of a file and of this script, which its picture stores."""
     return hashlib.sha256(file.read_bytes() + Path(__file__).read_bytes()).hexdigest()
 
 
 def picture(file: Path) -> Path:
-    """Where the picture of a file is."""
+    """Path of the picture of a file."""
     return PICTURES / f"curves_{file.stem}.png"
 
 

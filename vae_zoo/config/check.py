@@ -124,12 +124,12 @@ def check_component(node: Any, path: str, kind: str = "", wanted: str = "one tha
             if "_target_" not in value:
                 raise UserError(f"{path}.{key}={shown(value)} has no _target_; give {wanted}")
             check_component(value, f"{path}.{key}", kinds.pop(), wanted)
-            if hint.endswith(" | Schedule"):
+            if hint.endswith(" | Schedule") and value["_target_"] in known():  # a user's own may mean something else
                 _check_values(value, key, schema, node, path)
 
 
 def _check_values(schedule: dict[str, Any], key: str, schema: type[Schema], node: dict[str, Any], path: str) -> None:
-    """Checks that a schedule stays within the range of the number that it replaces, between its first and last value."""
+    """Checks the first and the last value of a schedule against the range of the number that it replaces."""
     for name in ("value", "start", "end"):
         if isinstance(number := schedule.get(name), int | float):
             try:

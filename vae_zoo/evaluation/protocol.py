@@ -17,8 +17,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import torch
-
 from vae_zoo.contract import FindsObjects, HasBound, HasClasses, HasFacets, HasLocalView, SharesGroupCode
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.evaluation.context import Context
@@ -109,8 +107,6 @@ def evaluate(
     Returns:
         The results of the suites that did not fail, and the exceptions of the others.
     """
-    if options.get("split", "test") == "test" and model.device.type == "cpu":  # training, which would change, has ended
-        model.to(memory_format=torch.channels_last)  # convolutions take two thirds of the time
     context, left_out, chosen = Context(model, data, level, **options), [], []
     evaluation = Evaluation(context=context)
     own = list(suites)

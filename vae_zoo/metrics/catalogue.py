@@ -67,6 +67,7 @@ METRICS = (
         meaning="accuracy of clusters matched one-to-one to classes",
     ),
     Entry("ami", 1, compared=True, card="test", meaning="adjusted mutual information of clusters and labels; 0: chance"),
+    Entry("count_accuracy_cells", 1, meaning="count_accuracy before overlapping detections are left out"),
     Entry("count_accuracy", 1, compared=True, card="test", meaning="share of scenes with the right number of objects"),
     # grows with the number of clusters, which is shown next to it
     Entry("cluster_accuracy_majority", 1, meaning="accuracy if each cluster has the label of most of its training images"),

@@ -27,8 +27,8 @@ Pair = tuple[Tensor, Tensor]  # images and labels
 class Judge(nn.Module):
     """Three convolutions of kernel 5 and stride 2 and one hidden layer, for images of any shape.
 
-    Images of 64 pixels or more are first reduced to sides of 32 to 63 pixels, by averages over squares, which takes a
-    quarter of the time at 64.
+    Images of 64 pixels or more are first reduced by averages over squares, so that the smaller side has 32 to 63 pixels,
+    which takes a quarter of the time at 64. Rows and columns that fill no square are left out.
 
     Args:
         image_shape: [C, H, W].
@@ -97,7 +97,7 @@ def train_judge(
         data: A DataModule that is set up, or {"train": (images [N, C, H, W], labels [N]), "val": ..., "test": ...}. Images
             are float in [0, 1] or uint8; labels are 0, 1, ..., and -1 (unknown) is left out.
         target: `label`, or one of the factors.
-        max_images: Largest number of training images, evenly spaced; val and test have at most 5,000.
+        max_images: Largest number of training images of a DataModule, evenly spaced; val and test have at most 5,000.
         steps: Batches.
         checks: Number of evaluations on val.
         patience: Evaluations without improvement after which training stops.

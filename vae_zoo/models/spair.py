@@ -210,7 +210,7 @@ class Presence:
         temperature: Temperature of the relaxed presence, > 0.
         presence_bias: Added to the logit of presence.
         presence_warmup_steps: Steps without gradient to depth and presence.
-        max_iou: Largest IoU of two detections, 0 to 1; of two boxes that overlap more, the less probable one is left out
+        max_iou: Largest IoU of two detections, in (0, 1); of two boxes that overlap more, the less probable one is left out
             (non-maximum suppression). Codes and images do not depend on it. None: no box is left out.
 
     Raises:
@@ -652,8 +652,8 @@ class SPAIR(LatentVariableModel):
                 100 * (1 - found / count),
             )
         last = self.trainer.max_steps
-        settled = all(s(self.step) == s(last) for s in (self.betas["kl_pres"], self.count_prior))
-        if twice / count > 0.2 and settled and self.step > self.presence.presence_warmup_steps:
+        settled = all(s(self.step) == s(last) for s in (self.betas["kl_pres"], self.count_prior)) and not self.is_early()
+        if self.presence.max_iou is None and twice / count > 0.2 and settled:
             self._warn("in %.0f %% of the images two boxes cover one object; increase model.beta_pres", 100 * twice / count)
 
     def _warn(self, message: str, value: float) -> None:

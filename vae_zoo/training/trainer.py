@@ -52,10 +52,10 @@ class EarlyStopping(LightningEarlyStopping):
 
 
 class EMAWeightAveraging(LightningEMAWeightAveraging):
-    """Begins anew when a model has set values from images, which must not be averaged with the values before."""
+    """Begins anew, with all weights, when a model has set values from images; those before must not count."""
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args, **kwargs) -> None:
-        if pl_module.initialised_at == trainer.global_step - 1:
+        if getattr(pl_module, "initialised_at", None) == trainer.global_step - 1:
             assert self._average_model is not None
             self._average_model.n_averaged.zero_()  # the next average is a copy
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
