@@ -1,14 +1,15 @@
 """Curves of long runs: `make curves runs=<folder>`, and `make results`, which draws them again without the runs.
 
 With a folder of run folders, writes results/curves/<experiment>.json: of each seed and each number in CURVES, means over at
-most 80 equal stretches of the run. Then, and without a folder, draws docs/figures/curves_<experiment>.png from each of these
-files. --check: ends with an error if a picture is not made from its file.
+most 80 equal stretches of the steps that have it. Then, and without a folder, draws docs/figures/curves_<experiment>.png
+from each of these files. --check: ends with an error if a picture is not made from its file.
 """
 
 import hashlib
 import json
 import sys
 from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,6 @@ from vae_zoo.utils.text import without_paths  # noqa: E402
 
 RESULTS, PICTURES = ROOT / "results" / "curves", ROOT / "docs" / "figures"
 STRETCHES = 80
-MIXTURES = {"train/rec": "reconstruction error, nats"} | {
-    f"train/kl_facet{j}": f"KL of the {depth} facet, nats" for j, depth in enumerate(("shallow", "deep"))
-}
 CURVES = {  # numbers of each experiment, and what they are
     "paper/parted_vae_mnist10k": {
         "train/rec": "reconstruction error, nats",
@@ -42,7 +40,6 @@ CURVES = {  # numbers of each experiment, and what they are
         "train/kl_style": "KL of style, nats",
         "val/loss": "loss, validation images",
     },
-    "paper/mfcvae_mnist10k": MIXTURES,
 }
 
 
@@ -63,16 +60,15 @@ def collect(folder: Path) -> None:
         experiment = next((name for name in CURVES if run.parent.name == name.replace("/", "-")), None)
         if experiment is None:
             continue
-        if run_folders.read_config(run)["seed"] in found.get(experiment, {}).get("seeds", []):
-            raise UserError(f"{folder} has two runs of {experiment} with one seed; leave one")
         info, rows = json.loads((run / "run.json").read_text()), run_folders.read_rows(run / "metrics.csv")
-        made = {"command": [without_paths(info["command"])], "commit": [info["commit"]], "hardware": [info["hardware"]]}
         if info["state"] != "finished":
             raise UserError(f"{run} is {info['state']}, not finished; finish or remove it")
-        one = found.setdefault(experiment, {key: [] for key in made} | {"seeds": [], "curves": {}})
+        one = found.setdefault(experiment, {key: [] for key in ("command", "commit", "hardware", "seeds")} | {"curves": {}})
+        made = {"command": without_paths(info["command"]), "commit": info["commit"], "hardware": info["hardware"]}
         for key, value in made.items():
-            one[key] += [] if value[0] in one[key] else value
-        seed = run_folders.read_config(run)["seed"]
+            one[key] += [] if value in one[key] else [value]
+        if (seed := run_folders.read_config(run)["seed"]) in one["seeds"]:
+            raise UserError(f"{folder} has two runs of {experiment} with seed {seed}; leave one")
         one["seeds"].append(seed)
         one["curves"][f"seed {seed}"] = {name: curve(rows, name) for name in CURVES[experiment]}
     if not found:
@@ -94,10 +90,12 @@ def picture(file: Path) -> Path:
 def draw(file: Path) -> None:
     """Draws a panel for each number, with a line for each seed."""
     curves = json.loads(file.read_text())["curves"]
-    titles = next(titles for name, titles in CURVES.items() if name.replace("/", "-") == file.stem)
+    titles = next((titles for name, titles in CURVES.items() if name.replace("/", "-") == file.stem), None)
+    if titles is None:
+        raise UserError(f"{file} is of no experiment in CURVES; remove it, or add what it shows")
     figure = Figure(figsize=(3.2 * len(titles), 2.6), layout="constrained", facecolor=theme.PAPER)
     for axes, (name, title) in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles.items(), strict=True):
-        for (seed, one), colour in zip(curves.items(), theme.SERIES):
+        for (seed, one), colour in zip(curves.items(), cycle(theme.SERIES)):
             axes.plot(*zip(*one[name]), color=colour, lw=1.2, label=seed)
         axes.set_title(title, loc="left", fontsize=9)
         axes.set_xlabel("step")
