@@ -240,6 +240,24 @@ def test_compiled_and_plain_checkpoints_are_the_same_kind(tmp_path):
         assert torch.allclose(weight, compiled.state_dict()[name], atol=1e-3), name
 
 
+def test_run_resumes_in_another_memory_format(tmp_path):
+    small = ["model.network.channels=[4,8]", "model.network.hidden=[8]", "data.batch_size=8", "trainer.val_check_interval=2"]
+    words = ["data=digits", "model=vae", *small]
+    train(tmp_path, *words, "trainer.max_steps=4")
+
+    def resumed(channels_last):
+        cfg = configuration(*words, "trainer.max_steps=8", f"trainer.channels_last={channels_last}")
+        trainer, model, data = prepare(tmp_path / str(channels_last), cfg)
+        trainer.fit(model, datamodule=data, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+        return model
+
+    same, other = resumed(False), resumed(True)
+    assert not same.encoder[2].weight.is_contiguous(memory_format=torch.channels_last)
+    assert other.encoder[2].weight.is_contiguous(memory_format=torch.channels_last)
+    for name, weight in same.state_dict().items():  # moments of other weights would change them by 0.003
+        torch.testing.assert_close(other.state_dict()[name], weight, atol=1e-6, rtol=0, msg=name)
+
+
 def test_validation_does_not_depend_on_the_batch_size(tmp_path):
     losses = []
     for size in (64, 100):

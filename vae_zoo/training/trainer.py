@@ -26,6 +26,21 @@ from vae_zoo.utils.threads import GPU_SHARE
 log = logging.getLogger(__name__)
 
 
+class MomentsFormat(L.Callback):
+    """Brings what the optimisers keep of each weight to the memory format of this weight.
+
+    A checkpoint has the format of the run that wrote it, while `trainer.channels_last` may differ when the run resumes; the
+    fused Adam pairs the two by their order in memory.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            for weight, state in optimizer.state.items():
+                for name, value in state.items():
+                    if isinstance(value, torch.Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                        state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints atomically; reading unpickles only plain containers."""
 
@@ -116,7 +131,7 @@ class Trainer(RunTrainer):
     ):
         self.seed, self.clip_norm = seed, gradient_clip_val
         self.compile_networks, self.channels_last = compile, channels_last
-        callbacks = [Monitor(), *(callbacks or [])]
+        callbacks = [Monitor(), MomentsFormat(), *(callbacks or [])]
         if ema_decay is not None:
             callbacks.append(EMAWeightAveraging(decay=ema_decay))
         if patience is not None:
