@@ -3,6 +3,7 @@
 Hydra finds plugins only in the package `hydra_plugins`, so this file is not in vae_zoo.
 """
 
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vae_zoo.runs import folder as runs
 from vae_zoo.sweeps import jobs as sweeps
 from vae_zoo.sweeps.jobs import Job
+from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.signals import handled, stopping
 from vae_zoo.utils.text import override
 
@@ -38,6 +40,8 @@ class Grid(BasicSweeper):
         batches = [[[*job, *self._names(record)] for job in batch] for batch in batches]
         places = [self._jobs(batch, sum(map(len, batches[:i]))) for i, batch in enumerate(batches)]
         jobs = list({job.folder: job for batch in places for job in batch}.values())
+        if not jobs:
+            raise UserError(f"{' '.join(words)} gives no jobs; sweep over at least one value")
         self._begin(record, jobs)
         before = sweeps.finished(jobs)
         try:
@@ -69,7 +73,7 @@ class Grid(BasicSweeper):
             with open_dict(config):
                 config.hydra.job.num, config.hydra.job.id = number, str(number)
             folder = Path(str(OmegaConf.select(config, "hydra.sweep.dir"))) / str(config.hydra.sweep.subdir)
-            jobs.append(Job(tuple(words), folder.absolute()))
+            jobs.append(Job(tuple(words), Path(os.path.abspath(folder))))
         return jobs
 
     def _begin(self, record: Path, jobs: Sequence[Job]) -> None:

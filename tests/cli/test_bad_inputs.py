@@ -328,6 +328,10 @@ data.group_size=400 | the largest
 # places
 $ train hydra.run.dir={file}/run
 {file}/run | Not a directory | another folder with
+$ train hydra.run.dir=
+hydra.run.dir= is empty; give a folder, or remove it
+$ train -m 'seed=range(3,3)'
+seed=range(3,3) | gives no jobs | at least one value
 $ train paths.outputs={file}/runs
 {file}/runs/ | Not a directory | another folder with
 $ train -m seed=0,1 paths.outputs={file}/runs
@@ -393,7 +397,17 @@ predict= | clusters | neither facets nor categorical blocks | give the run of an
 $ evaluate run={run} data.root=x
 data.root | whose data has no root | remove it
 $ evaluate run={run} out={file}/out
-{file}/out | Not a directory | another folder
+{file}/out cannot be a folder, since {file} is a file; give out=<another folder>
+$ evaluate run={run} out={file}
+{file} cannot be a folder, since {file} is a file; give out=<another folder>
+$ evaluate run={run} columns=all
+columns has no effect with run=; remove it
+$ evaluate runs={empty} data.rooot=x
+data.rooot has no effect with runs=; remove it
+$ evaluate run={run} predict=nowhere evaluation.level=full
+evaluation.level has no effect with predict=; remove it
+$ export run={run} format=safetensors data.rooot=x
+data.rooot has no effect with safetensors; remove it
 """
 TYPED = dict(case.strip().split("\n") for case in re.sub("(?m)^#.*", "", TABLE).split("$ ")[1:])
 

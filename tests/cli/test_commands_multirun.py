@@ -132,6 +132,13 @@ def test_the_jobs_of_such_a_sweep_get_the_setting_and_a_typo_is_refused(tmp_path
     assert answer.code == 2 and "data.rot is not a key of the config; did you mean data.root?" in answer.err
 
 
+def test_interpolations_are_resolved_by_each_job(tmp_path, jobs_in_this_process):
+    words = "data.batch_size=-1,-2 'trainer.max_steps=${data.batch_size}' 'hydra.sweep.subdir=s${hydra.job.num}'"
+    assert call(tmp_path, f"train -m model=vae data=digits {words}").code == 1  # each is refused
+    reasons = {path.parent.name: path.read_text().split(" is")[0] for path in tmp_path.glob("outputs/*/error.txt")}
+    assert reasons == {"s0": "trainer.max_steps=-1", "s1": "trainer.max_steps=-2"}
+
+
 def test_a_preset_does_not_replace_what_is_given_and_a_package_is_part_of_the_key(tmp_path):
     preset = tmp_path / "conf" / "sweep" / "mine.yaml"
     preset.parent.mkdir(parents=True)

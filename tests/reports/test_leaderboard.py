@@ -316,7 +316,9 @@ def test_no_number_is_a_negative_zero(sweep):
 def test_what_did_not_finish_is_listed_and_not_averaged(sweep):
     other = {"test/elbo": -1e6}
     add(sweep, config(seed=3), other, "failed", error="kl_z is NaN at step 12")
-    add(sweep, config(seed=4), other, "interrupted")
+    cut_short = add(sweep, config(seed=4), other, "interrupted")
+    (cut_short / "checkpoints").mkdir()
+    (cut_short / "checkpoints" / "last.ckpt").touch()
     add(sweep, config(seed=5), other, "running")
     alive = add(sweep, config(seed=6), other, "running")
     add(sweep, config(seed=7), None, "finished")
@@ -338,7 +340,7 @@ def test_what_did_not_finish_is_listed_and_not_averaged(sweep):
     }
     assert "| running" in text and "kl_z is NaN at step 12" in text and "model.beta=-1 is not allowed" in text
     assert re.search(r"\| beta_vae +\| 3 of 9 \| +-42.20 ± 0.75", text)
-    assert f"python train.py resume={sweep}" in text
+    assert text.count(f"python train.py resume={cut_short}") == 1 and text.count("it had no checkpoint yet") == 1
     states = [run["state"] for run in read_csv(sweep / "runs.csv")]
     assert states.count("finished") == 6 and len(states) == 13
 
@@ -648,7 +650,19 @@ def test_results_are_exported_with_what_made_them(sweep, tmp_path):
     entry = json.loads(files[0].read_text())
     assert {"model", "data", "seeds", "command", "commit", "hardware", "versions", "numbers"} <= entry.keys()
     for number in entry["numbers"].values():
-        assert number["mean"] == pytest.approx(np.mean(number["values"])) and len(number["values"]) <= len(entry["seeds"])
+        values = [value for value in number["values"] if value is not None]
+        assert number["mean"] == pytest.approx(np.mean(values)) and len(number["values"]) == len(entry["seeds"])
+
+
+def test_values_of_results_are_those_of_the_seeds_beside_them(tmp_path):
+    for seed, number in enumerate((0.0, None, 0.2)):
+        numbers = {"test/elbo": -1.0} | ({} if number is None else {"test/accuracy": number})
+        add(tmp_path, config(seed=seed), numbers, command=f"python train.py experiment=mine/../../a{seed * 0} seed={seed}")
+    write_leaderboard(tmp_path, options={"evaluation": {"level": "quick"}, "export": tmp_path / "results" / "here"})
+    (file,) = (tmp_path).glob("results/**/*.json")
+    assert file.parent.name == "here", "a name from a run folder leads nowhere else"
+    entry = json.loads(file.read_text())
+    assert entry["seeds"] == [0, 1, 2] and entry["numbers"]["test/accuracy"]["values"] == [0.0, None, 0.2]
 
 
 def test_results_of_a_sweep_are_named_after_the_experiments_of_its_jobs(tmp_path):

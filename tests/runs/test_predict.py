@@ -1,6 +1,7 @@
 """`evaluate.py run=... predict=...`: the clusters of pictures in a folder."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -56,6 +57,17 @@ def test_the_table_goes_where_out_says(folder):
     assert call(folder, "evaluate run=run predict='pictures/part 0' out=elsewhere").code == 0
     lines = (folder / "elsewhere" / "predictions.csv").read_text().splitlines()
     assert len(lines) == 5 and lines[1].startswith('"0, a.png",')
+
+
+def test_pictures_may_lie_anywhere_below_the_folder(folder):
+    mixed = folder / "mixed"
+    (mixed / "empty").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        (mixed / name).parent.mkdir(exist_ok=True)
+        shutil.copy(next((folder / "pictures").rglob("*.png")), mixed / name)
+    assert call(folder, "evaluate run=run predict=mixed out=mixed_out").code == 0
+    lines = (folder / "mixed_out" / "predictions.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["a.png", "sub/b.png"]
 
 
 @pytest.mark.parametrize(

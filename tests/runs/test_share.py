@@ -178,6 +178,10 @@ HARMFUL = {
         with_target("vae_zoo.runs.folder.subprocess.Popen", args=["true"]),
         "which is not in trust",
     ),
+    "class that a trusted module imports": (
+        with_target("vae_zoo.reports.report.Environment", extensions=["mine.Extension"]),
+        "which is not in trust",
+    ),
     "function that loads pickles": (with_target("torch.load", f="weights"), "imports 'torch.load', which is not in trust"),
     "interpolation": (with_target("vae_zoo.nets.MLP", hidden="${oc.decode:'{_target_: os.system}'}"), "is an interpolation"),
     "unknown setting": (with_target("vae_zoo.nets.MLP", hidden=[16], code=1), "model.network.code is not a key of"),

@@ -212,6 +212,28 @@ def test_options_survive_being_killed(tmp_path, words):
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+def test_a_run_that_goes_on_is_not_finished_at_any_moment(copy_of_run, monkeypatch):
+    run, seen = copy_of_run(), []
+    (run / ".lock").touch()
+    before = contents(run)
+
+    def start(folder, cfg, how, command, lock=None):
+        seen.append((runs.read_config(folder)["trainer"]["max_steps"], runs.read_status(folder)["state"]))
+        return 2
+
+    def write(folder, cfg):
+        seen.append(runs.read_status(folder)["state"])
+        kept(folder, cfg)
+
+    kept = runs.write_config
+    monkeypatch.setattr(cli_run, "_start", start)
+    monkeypatch.setattr(runs, "write_config", write)
+    assert call(run.parent, "train resume=run trainer.max_steps=6").code == 2
+    assert seen == ["running", (6, "running")]
+    (run / ".lock").write_text("")
+    assert contents(run) == before, "all is as it was"
+
+
 def test_the_evaluation_of_an_earlier_step_is_set_aside_when_training_goes_on(copy_of_run, small_evaluation):
     folder = copy_of_run()
     (folder / "evaluation").mkdir()

@@ -10,8 +10,9 @@ from pathlib import Path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import DictConfig
 
-from vae_zoo.cli.compose import compose, settings, sweep
+from vae_zoo.cli.compose import compose, settings, sweep, typed
 from vae_zoo.cli.job import run_job
 from vae_zoo.cli.messages import explain
 from vae_zoo.cli.run import begin, resume
@@ -58,7 +59,9 @@ def _train(words: list[str]) -> int:
         return resume(cfg, command)
     plain = check.check_train(settings(cfg))
     plain["data"] = runs.with_absolute_places(plain["data"], Path.cwd())
-    return begin(plain, Path(cfg.hydra.run.dir).absolute(), command)
+    if not (folder := str(cfg.hydra.run.dir).strip()):
+        raise UserError("hydra.run.dir= is empty; give a folder, or remove it")
+    return begin(plain, Path(folder).expanduser().absolute(), command)
 
 
 def _forced(words: list[str]) -> list[str]:
@@ -78,15 +81,27 @@ def _evaluate(words: list[str]) -> int:
     if plain["runs"] is not None:
         if plain["predict"] is not None:
             raise UserError("predict= needs one model; give run=<run folder> instead of runs=")
+        loads = ("data", "device", "trust") if plain["evaluation"]["level"] == "full" else ()
+        _only(cfg, "runs=", "runs", "out", "export", "columns", "evaluation", *loads)
         from vae_zoo.reports.leaderboard import leaderboard_command as command
     else:
         check.check_trust(runs.read_config(Path(plain["run"]).expanduser()), plain["trust"])  # before the imports
         if plain["predict"] is not None:
+            _only(cfg, "predict=", "run", "predict", "out", "device", "trust")
             from vae_zoo.runs.predict import predict_command as command
         else:
+            _only(cfg, "run=", "run", "out", "inception", "evaluation", "data", "device", "trust")
             from vae_zoo.runs.evaluate import evaluate_command as command
     command(plain)
     return 0
+
+
+def _only(cfg: DictConfig, what: str, *read: str) -> None:
+    """Raises UserError if a setting was typed that is not read for what is asked, which would have no effect."""
+    for word in typed(cfg, "task"):
+        key = word.lstrip("+~").partition("=")[0]
+        if key.partition(".")[0] not in read:
+            raise UserError(f"{key} has no effect with {what}; remove it")
 
 
 def _explore(words: list[str]) -> int:
@@ -111,6 +126,8 @@ def _export(words: list[str]) -> int:
     if cfg.hydra.mode == RunMode.MULTIRUN:
         raise UserError("export.py does not support -m; give run=<run folder>")
     plain = check.check_export(settings(cfg))
+    if plain["format"] == "safetensors" or plain["push"] is not None:
+        _only(cfg, "safetensors", "run", "format", "out", "push", "uint8", "trust")  # of which `export` refuses uint8
     check.check_trust(runs.read_config(Path(plain["run"]).expanduser()), plain["trust"])  # before the imports
     from vae_zoo.runs.export import export_command
 

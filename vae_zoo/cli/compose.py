@@ -141,10 +141,14 @@ def settings(cfg: DictConfig) -> DictConfig:
 
 def sweep(cfg: DictConfig, job: Callable[[DictConfig], None]) -> int:
     """Calls `job` for every config of the sweep, in the processes of its launcher. Returns the sweep's exit code."""
-    overrides = cfg.hydra.overrides
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    return hydra.multirun(cfg.hydra.job.config_name, job, [*overrides.hydra, *overrides.task])
+    return hydra.multirun(cfg.hydra.job.config_name, job, [*typed(cfg, "hydra"), *typed(cfg, "task")])
+
+
+def typed(cfg: DictConfig, kind: str) -> list[str]:
+    """The overrides of the command line, `task` or `hydra`, as typed: a `${...}` in them is resolved by each job."""
+    return cast(list[str], OmegaConf.to_container(cfg.hydra.overrides[kind], resolve=False))
 
 
 def _make_importable(own: str | None) -> None:
@@ -223,7 +227,7 @@ def _tags() -> list[str]:
     """Overrides of the command line and of the sweep as W&B tags, which have at most 64 characters."""
     if not HydraConfig.initialized():
         return []
-    words = (word.lstrip("+") for word in HydraConfig.get().overrides.task)
+    words = (word.lstrip("+") for word in typed(cast(DictConfig, HydraConfig.instance().cfg), "task"))
     return [word for word in words if len(word) <= 64 and not word.startswith((*sweeps.INCIDENTAL, "resume", "callbacks"))]
 
 

@@ -48,7 +48,7 @@ def run_job(cfg: DictConfig, command: str, given: dict[str, str]) -> None:
                 if how is not None:
                     environment = launch.environment(plain["trainer"]) | environment
                     code, received = run.start_process(folder, how, command, lock, place, environment)
-                if how == "--fresh":
+                if how == "--fresh" and runs.is_over(runs.read_status(folder).get("state")):
                     runs.forget_older(folder)
     except runs.Busy as error:
         print(f"running: {error}", flush=True)
@@ -83,7 +83,7 @@ def _claim(folder: Path, cfg: dict[str, Any]) -> str | None:
     """How to start the job: None if it is finished, --resume if it was interrupted, otherwise --fresh."""
     how = "--fresh"
     if not cfg["sweep"]["rerun"]:
-        if runs.is_finished(folder):
+        if runs.is_finished(folder) and runs.is_of(folder, cfg):
             state = runs.read_status(folder)["state"]
             print(f"done before{'' if state == 'finished' else f' ({state})'}: {folder}", flush=True)
             return None
@@ -91,6 +91,7 @@ def _claim(folder: Path, cfg: dict[str, Any]) -> str | None:
             print(f"resumes: {folder}", flush=True)
             how = "--resume"
     if how == "--fresh":
+        runs.check_room(folder)
         run.make_room(folder)
     runs.write_config(folder, cfg)
     return how

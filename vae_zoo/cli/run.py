@@ -11,7 +11,7 @@ from typing import IO, Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from vae_zoo.cli.compose import settings
+from vae_zoo.cli.compose import settings, typed
 from vae_zoo.config import check
 from vae_zoo.runs import folder as runs
 from vae_zoo.utils import launch
@@ -33,22 +33,23 @@ def begin(cfg: dict[str, Any], folder: Path, command: str) -> int:
     launch.check_launch(cfg["trainer"])
     if launch.rank(cfg["trainer"]) > 0:
         return _follow(folder, cfg, "--fresh", command)
+    runs.check_room(folder)
     new = [path for path in (folder / ".lock", folder, *folder.parents) if not path.exists()]  # deepest first
     with runs.locked(folder) as lock:
         previous = make_room(folder)
         before = set(folder.iterdir())
         runs.write_config(folder, cfg)
         code = _start(folder, cfg, "--fresh", command, lock)
-        if code == 2:
+        if code == 2 and not runs.has_checkpoint(folder):
             runs.put_back(folder, before, previous, new)
-        else:
+        elif runs.is_over(runs.read_status(folder).get("state")):
             runs.forget_older(folder)
     return code
 
 
 def resume(cfg: DictConfig, command: str) -> int:
     """Resumes the run `cfg.resume` with its own config; only settings in RESUMABLE can change. Returns the exit code."""
-    overrides = [word.lstrip("+~").partition("=")[0] for word in cfg.hydra.overrides.task]
+    overrides = [word.lstrip("+~").partition("=")[0] for word in typed(cfg, "task")]
     for key in overrides:
         nested = key.startswith("data.") and key.count(".") > 1
         if key not in RESUMABLE and (nested or not key.startswith(("logger.", "data."))):
@@ -73,7 +74,7 @@ def resume(cfg: DictConfig, command: str) -> int:
             runs.change(plain, group, name, os.path.abspath(os.path.expanduser(value)) if is_path else value)
     plain["trust"] = sorted({*plain.get("trust", []), *given["trust"]})
     check.check_train(OmegaConf.create(plain))
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
+    if not runs.has_checkpoint(folder):
         raise UserError(f"{folder} has no checkpoints/last.ckpt to resume from; start the run again")
     launch.check_launch(plain["trainer"])
     if (done := runs.nothing_left(folder, plain)) is not None:
@@ -82,11 +83,13 @@ def resume(cfg: DictConfig, command: str) -> int:
     if launch.rank(plain["trainer"]) > 0:
         return _follow(folder, plain, "--resume", command)
     with runs.locked(folder) as lock:
-        before = (folder / "config.yaml").read_text()
+        before, status = (folder / "config.yaml").read_text(), runs.read_status(folder)
+        runs.write_status(folder, state="running")  # first: with more steps in its config, a finished run is not finished
         runs.write_config(folder, plain)
         code = _start(folder, plain, "--resume", command, lock)
         if code == 2:
             runs.write_atomic(folder / "config.yaml", before)
+            runs.write_json(folder / "run.json", status)
     return code
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_zoo.explorer.state import LoadedRun
+from vae_zoo.runs import folder as runs
 from vae_zoo.runs.load import load_run
 from vae_zoo.utils.console import quiet
 from vae_zoo.utils.errors import UserError
@@ -46,5 +47,6 @@ def explore_command(cfg: dict[str, Any]) -> None:
 def load(folder: Path, cfg: dict[str, Any]) -> LoadedRun:
     """A run with its data."""
     _, model, data = load_run(folder, cfg)
-    numbers = read_dict(folder / "metrics.json")[0] | read_dict(folder / "evaluation" / "metrics.json")[0]
+    numbers = read_dict(folder / "metrics.json")[0]
+    numbers |= runs.read_evaluation(folder, numbers)[0]
     return LoadedRun("/".join(folder.absolute().parts[-2:]), model, data, numbers)

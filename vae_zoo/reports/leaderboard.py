@@ -381,7 +381,7 @@ def _place(run: Run, folder: Path) -> str:
 def _link(run: Run, out: Path) -> str:
     """Relative link from the page to the report of the run; "" if there is none."""
     report = run.folder / "report.html"
-    return quote(os.path.relpath(report.absolute(), out.absolute())) if report.is_file() else ""
+    return quote(os.fsencode(os.path.relpath(report.absolute(), out.absolute()))) if report.is_file() else ""
 
 
 def _digest(script: str) -> str:

@@ -2,7 +2,7 @@
 
 One file per setting, `<experiment>.json` or `<model>-<data>.json`, or for jobs of a sweep whose experiment is not known the
 name of their folder: the commands, commits, hardware and seeds of its runs, and for every number the mean, the sample
-deviation and the value of each seed.
+deviation and the value of each seed, null where a run lacks it.
 """
 
 import re
@@ -39,6 +39,7 @@ def _name(group: Group, statuses: Sequence[dict[str, Any]], otherwise: str) -> s
     """The experiment after which a sweep named the folder, or that all commands name; else that folder, or `otherwise`."""
     commands = [str(status.get("command", "")) for status in statuses]
     given = {name for c in commands for names in re.findall(r"\bexperiment=([\w./,-]+)", c) for name in names.split(",")}
+    given = {name for name in given if not {"", ".", ".."} & {*name.split("/")}}  # the command of a run is not to be trusted
     folders = {run.folder.resolve().parent.name for run in group.runs}
     shipped = config_dir() / "experiment"
     known = given | {path.relative_to(shipped).with_suffix("").as_posix() for path in shipped.rglob("*.yaml")}
@@ -62,7 +63,11 @@ def _entry(group: Group, table: Table, statuses: Sequence[dict[str, Any]]) -> di
         },
         "versions": statuses[0].get("versions", {}),
         "numbers": {
-            name: {"mean": group.mean(name), "std": group.deviation(name), "values": group.values(name).tolist()}
+            name: {
+                "mean": group.mean(name),
+                "std": group.deviation(name),
+                "values": [run.metrics.get(name) for run in group.runs],
+            }
             for name in names
         },
     }

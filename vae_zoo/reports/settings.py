@@ -28,7 +28,7 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.runs.record import read_record
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import read_dict
-from vae_zoo.utils.text import clean, natural, override
+from vae_zoo.utils.text import clean, natural
 
 T = TypeVar("T")
 
@@ -61,11 +61,12 @@ class Run:
 
     @cached_property
     def setup(self) -> dict[str, dict[str, Any]]:
-        """Model, data and trainer without seeds and paths; equal for the runs of a setting."""
+        """Model, data, trainer and callbacks of one's own without seeds and paths; equal for the runs of a setting."""
         if not self.config:
             return {}
         parts = {part: self.config[part] for part in ("model", "trainer")} | {"data": runs.placeless(self.config["data"])}
-        return {part: {k: v for k, v in parts[part].items() if k != "seed"} for part in ("model", "data", "trainer")}
+        parts = {part: {k: v for k, v in parts[part].items() if k != "seed"} for part in ("model", "data", "trainer")}
+        return parts | runs.own_callbacks(self.config)
 
     @cached_property
     def key(self) -> str:
@@ -122,10 +123,10 @@ def read_run(folder: Path) -> Run | None:
         note = clean(error) if isinstance(error, UserError) else "config.yaml is damaged"
         return Run(folder, "damaged", note) if ours else None
     metrics, flaw = read_dict(folder / "metrics.json")
-    later, later_flaw = read_dict(folder / "evaluation" / "metrics.json")
+    later, later_flaw = runs.read_evaluation(folder, metrics)
     state, note = _state(folder, config, status, metrics, status_flaw or flaw)
     if runs.is_over(state) and later_flaw:
-        note = "evaluation/metrics.json is damaged and is ignored"
+        note = f"evaluation/{later_flaw} and is ignored"
     model, data = _names(folder, config, str(status.get("command")))
     return Run(folder, state, note, config, _finite(metrics) | _finite(later), model, data, str(status.get("started")))
 
@@ -144,11 +145,10 @@ def _state(
             return "unfinished", "metrics.json has no numbers"
         limit = status.get("limit")
         return state, clean(runs.stop_sentence(folder, limit, config)) if isinstance(limit, dict) else ""
-    resume = f"continue with: python train.py {override('resume', folder)}"
     if state == "running":
-        return "died", f"its process has died; {resume}"
+        return "died", f"its process has died; {runs.how_to_go_on(folder)}"
     if state in ("interrupted", "pruned"):
-        return state, resume
+        return state, runs.how_to_go_on(folder)
     if state == "failed" or (folder / "error.txt").exists():
         return "failed", clean(status.get("error") or _last_line(folder / "error.txt"))
     return "unfinished", "not started" if not state else f"its state is {clean(state)}"
@@ -164,7 +164,7 @@ def _last_line(path: Path) -> str:
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
     """The config as JSON values, without nulls, with 4.0 as 4, so that equal settings compare equal."""
-    kept = {key: config.get(key) for key in ("seed", "model", "data", "trainer")}
+    kept = {key: config.get(key) for key in ("seed", "model", "data", "trainer", "callbacks")}
     text = json.dumps(kept, default=str, skipkeys=True)
     return runs.as_equal(json.loads(text, object_hook=lambda node: {k: v for k, v in node.items() if v is not None}))
 

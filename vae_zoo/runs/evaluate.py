@@ -22,7 +22,7 @@ from vae_zoo.training.callbacks.figures import log_image
 from vae_zoo.training.callbacks.monitor import Monitor
 from vae_zoo.utils.console import quiet
 from vae_zoo.utils.errors import UserError
-from vae_zoo.utils.files import write_atomic, write_json
+from vae_zoo.utils.files import check_writable, write_atomic, write_json
 from vae_zoo.utils.memory import keep_freed_memory
 from vae_zoo.utils.threads import set_threads
 
@@ -50,13 +50,14 @@ def evaluate_command(cfg: dict[str, Any]) -> None:
     keep_freed_memory()
     set_threads()
     run = Path(cfg["run"]).expanduser()
-    config, model, data = load_run(run, cfg)
     out = Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation"
+    check_writable(out, "out=<another folder>")
+    config, model, data = load_run(run, cfg)
     untrained = first_weights(config, model.device)
     suites = own_suites(config["evaluation"]["suites"] | cfg["evaluation"]["suites"])
     options = {"level": cfg["evaluation"]["level"], "untrained": untrained, "inception": inception(cfg)}
     evaluation = protocol.evaluate(model, data, suites=suites, **options)
-    write_json(out / "metrics.json", evaluation.numbers | evaluation.times)
+    write_json(out / "metrics.json", evaluation.numbers | evaluation.times | {"train/steps": float(model.step)})
     if not cfg["out"]:  # a folder that the user names may have other pictures
         shutil.rmtree(out / "figures", ignore_errors=True)
     draw(evaluation, model, data, out / "figures")

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ CONTENTS = (
     "wandb wandb_id export hub"
 ).split()
 EARLIER = "evaluation_of_step_"  # folders with evaluations of a model that was trained further
+NUMBERS = "metrics_of_step_"  # files with the numbers of such a model at the end of its training
 
 
 class Busy(UserError):
@@ -43,10 +45,19 @@ class Busy(UserError):
 
 
 def config_hash(cfg: dict[str, Any]) -> str:
-    """8 hexadecimal digits that identify model, data, trainer and seed, not logger, launcher or location of the data."""
+    """8 hexadecimal digits that identify model, data, trainer, seed and callbacks of the user's own, not logger, launcher or
+    location of the data."""
     parts = {"model": cfg["model"], "data": placeless(cfg["data"], _contents), "trainer": cfg["trainer"]}
+    parts |= own_callbacks(cfg)
     text = json.dumps(as_equal({**parts, "seed": cfg["seed"]}), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def own_callbacks(cfg: dict[str, Any]) -> dict[str, Any]:
+    """{"callbacks": those that are not of this package, which may change the training}, or {} if there are none."""
+    nodes = {name: node for name, node in (cfg.get("callbacks") or {}).items() if isinstance(node, dict)}
+    own = {name: node for name, node in nodes.items() if not str(node.get("_target_")).startswith("vae_zoo.")}
+    return {"callbacks": own} if own else {}
 
 
 def places(data: dict[str, Any]) -> list[str]:
@@ -180,11 +191,25 @@ def nothing_left(folder: Path, cfg: dict[str, Any]) -> str | None:
     return f"nothing to do: the run has completed all {steps} steps and its evaluation; see {folder}/report.html"
 
 
+def has_checkpoint(folder: Path) -> bool:
+    return (folder / "checkpoints" / "last.ckpt").is_file()
+
+
+def how_to_go_on(folder: Path) -> str:
+    """How to continue a run that was cut short."""
+    if has_checkpoint(folder):
+        return f"continue with: python train.py {override('resume', folder)}"
+    return "it had no checkpoint yet; start it again with its command"
+
+
 def can_go_on(folder: Path, cfg: dict[str, Any]) -> bool:
     """Whether the folder has an interrupted run with the same config and a checkpoint to resume from."""
     cut_short = read_status(folder).get("state") in ("running", "interrupted", "pruned")
-    if not cut_short or not (folder / "checkpoints" / "last.ckpt").is_file():
-        return False
+    return cut_short and has_checkpoint(folder) and is_of(folder, cfg)
+
+
+def is_of(folder: Path, cfg: dict[str, Any]) -> bool:
+    """Whether the run in the folder has this config."""
     try:
         own = read_config(folder)
         same_place = {key: cfg["data"].get(key) for key in places(own["data"])}  # they may have been moved
@@ -223,22 +248,66 @@ def pictures(folder: Path) -> dict[tuple[str, str], dict[int, Path]]:
 
 
 def set_evaluation_aside(folder: Path, step: int) -> None:
-    """Renames the evaluation of the model of an earlier step, which tables would else take for that of the present one."""
+    """Renames the evaluation and the numbers of the model of an earlier step, which would else be taken for those of the
+    present one. step: of an evaluation that does not say its own."""
+    if (folder / "metrics.json").is_file():
+        os.replace(folder / "metrics.json", folder / f"{NUMBERS}{_step_of(folder, step)}.json")
     if (folder / "evaluation").is_dir():
-        old = folder / f"{EARLIER}{step}"
+        old = folder / f"{EARLIER}{_step_of(folder / 'evaluation', step)}"
         shutil.rmtree(old, ignore_errors=True)
         (folder / "evaluation").rename(old)
 
 
+def read_evaluation(folder: Path, metrics: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The numbers of the last `evaluate.py`, and what is wrong with them, as {}: damaged, or of the model of another step
+    than `metrics`, those of the end of training."""
+    later, flaw = read_dict(folder / "evaluation" / "metrics.json")
+    steps, of_run = later.get("train/steps"), metrics.get("train/steps")
+    if None not in (steps, of_run) and steps != of_run:
+        return {}, f"metrics.json is of the model of step {steps:g}"
+    return later, flaw
+
+
+def _step_of(folder: Path, otherwise: int) -> int:
+    steps = read_dict(folder / "metrics.json")[0].get("train/steps", otherwise)
+    return int(steps) if isinstance(steps, int | float) else otherwise
+
+
+def contents(folder: Path) -> list[Path]:
+    """The files and folders of a run."""
+    earlier = [*folder.glob(f"{EARLIER}*"), *folder.glob(f"{NUMBERS}*.json")]
+    return [folder / name for name in CONTENTS if (folder / name).exists()] + earlier
+
+
+def check_room(folder: Path) -> None:
+    """Raises UserError if the folder has files that a run would replace, but that are not those of a run."""
+    if not (folder / "config.yaml").is_file():
+        if others := [path.name for path in contents(folder) if path.name != "error.txt"]:  # which a refused job leaves
+            raise UserError(
+                f"{folder} is not a run folder, but has {others[0]}, which a run would replace; choose another one"
+            )
+
+
 def set_aside(folder: Path) -> Path | None:
-    """Moves the files of an earlier run to `previous/`, and those of `previous/` to `previous.old/`."""
-    found = [folder / name for name in CONTENTS if (folder / name).exists()] + [*folder.glob(f"{EARLIER}*")]
+    """Moves the files of an earlier run to `previous/`, and those of `previous/` to `previous.old/`.
+
+    A run that was cut short never takes the place of one that was finished: without a checkpoint it is deleted if
+    `previous/` exists, and as `previous/` it is deleted if `previous.old/` exists.
+    """
+    found = contents(folder)
     if not (folder / "config.yaml").is_file():
         return None
-    previous = folder / "previous"
-    forget_older(folder)
+    previous, older = folder / "previous", folder / "previous.old"
     if previous.is_dir():
-        os.replace(previous, folder / "previous.old")
+        if not has_checkpoint(folder) and not is_over(read_status(folder).get("state")):
+            for path in found:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return None
+        if older.is_dir() and not is_over(read_status(previous).get("state")):
+            shutil.rmtree(previous)
+        else:
+            forget_older(folder)
+            os.replace(previous, older)
     previous.mkdir()
     for path in found:
         os.replace(path, previous / path.name)
@@ -251,9 +320,9 @@ def forget_older(folder: Path) -> None:
 
 
 def put_back(folder: Path, before: set[Path], previous: Path | None, new: list[Path]) -> None:
-    """Undoes `set_aside`, and removes everything in the folder that is not in `before`; then removes the lock and the
-    folders created for this run (`new`, deepest first), unless another run uses them."""
-    for path in set(folder.iterdir()) - before:
+    """Undoes `set_aside`, and removes the files of the run that are not in `before`; then removes the lock and the folders
+    created for this run (`new`, deepest first), unless others use them."""
+    for path in set(contents(folder)) - before:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if previous is not None:
         for path in previous.iterdir():
@@ -274,11 +343,16 @@ def locked(folder: Path) -> Iterator[IO[str]]:
     followed by changes of the folder, and training, need this lock. Raises Busy if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
-        try:
-            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise Busy(f"{folder} is being trained by {file.read().strip()}; wait for it or stop it") from None
+        for attempt in range(5):  # a leaderboard that reads the folder holds the lock for an instant
+            try:
+                lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 4:
+                    file.seek(0)
+                    owner = file.read().strip()
+                    raise Busy(f"{folder} is being trained by {owner}; wait for it or stop it") from None
+                time.sleep(0.02)
         sign(file, os.getpid())
         yield file
 

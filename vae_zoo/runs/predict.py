@@ -14,7 +14,7 @@ from vae_zoo.models.base import LatentVariableModel
 from vae_zoo.runs.load import load_model
 from vae_zoo.utils.console import quiet
 from vae_zoo.utils.errors import UserError
-from vae_zoo.utils.files import write_atomic
+from vae_zoo.utils.files import check_writable, write_atomic
 
 
 def predict_command(cfg: dict[str, Any]) -> None:
@@ -28,11 +28,12 @@ def predict_command(cfg: dict[str, Any]) -> None:
             f"predict= needs a model with clusters, but {type(model).__name__} has neither facets nor categorical "
             f"blocks; give the run of another model"
         )
-    arrays = read_images(folder, model.image_shape, "predict")
+    out = (Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation") / "predictions.csv"
+    check_writable(out.parent, "out=<another folder>")
+    arrays = read_images(folder, model.image_shape, "predict", class_depth=0)
     if not len(arrays.images):
         raise UserError(f"predict={folder} has no images; give a folder of PNG or JPEG files")
     probs = predict(model, arrays.images)
-    out = (Path(cfg["out"]).expanduser() if cfg["out"] else run / "evaluation") / "predictions.csv"
     write_atomic(out, table(list(arrays.names or ()), probs))
     print(f"written to {out}: the clusters of {len(arrays.images)} images in {', '.join(probs)}")
 

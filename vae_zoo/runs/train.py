@@ -19,7 +19,7 @@ from vae_zoo.utils.console import quiet, tolerant_streams
 from vae_zoo.utils.errors import Pruned, UserError
 from vae_zoo.utils.files import no_space, write_atomic, write_json
 from vae_zoo.utils.signals import Interrupted, Signals, exit_code, handled, stopping
-from vae_zoo.utils.text import override, readable
+from vae_zoo.utils.text import readable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,14 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
             except OSError as error:
                 text, code = _failure(error, folder) if code == 0 else text, code or 1
         if state["state"] == "interrupted" and is_writer:
-            print(f"stopped; continue with: python train.py {override('resume', folder)}", file=sys.stderr)
+            print(f"stopped; {runs.how_to_go_on(folder)}", file=sys.stderr)
     return code
 
 
 def _failure(error: BaseException, folder: Path) -> str:
     """Prints the error that ended the run, as one sentence if the disk is full, and returns it."""
     if full := no_space(error):
-        text = f"error: {full}; make space, then continue with: python train.py {override('resume', folder)}"
+        text = f"error: {full}; make space; {runs.how_to_go_on(folder)}"
     else:
         text = "".join(traceback.format_exception(error))
     print(text.rstrip("\n"), file=sys.stderr, flush=True)
@@ -131,6 +131,8 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
                 logger.log_hyperparams(readable(cfg))
                 if hasattr(logger, "rewrite_history"):
                     logger.rewrite_history(folder / "metrics.csv", step)
+            if last is not None and trainer.max_steps > step:
+                runs.set_evaluation_aside(folder, step)  # its numbers are not those of the model that is now trained on
         trainer.checkpoint_callback.signals = signals
         with signals.saving():
             trainer.fit(model, datamodule=data, ckpt_path=last)
@@ -141,7 +143,7 @@ def train(folder: Path, cfg: dict[str, Any], step: int, last: Path | None, train
             if trainer.is_global_zero:
                 print(runs.stop_sentence(folder, limit, cfg), flush=True)
         if trainer.is_global_zero:
-            if trainer.global_step > step:
+            if trainer.global_step > step and (folder / "evaluation").is_dir():  # of a checkpoint of this session
                 runs.set_evaluation_aside(folder, step)
             evaluation = evaluate_trained(trainer, model, data, folder)
             metrics = evaluation.numbers | evaluation.times

@@ -71,6 +71,18 @@ def new_folder(path: Path) -> Iterator[None]:
         raise
 
 
+def check_writable(folder: Path, remedy: str) -> None:
+    """Raises UserError, before hours of work, if files cannot be written to a folder, which need not exist.
+
+    remedy: what to give instead.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{folder} cannot be a folder, since {there} is a file; give {remedy}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written, since {there} is read-only; give {remedy}")
+
+
 def encoded(text: str) -> bytes:
     """UTF-8; bytes of file names that are not UTF-8, which Python stores as surrogates, are restored."""
     return text.encode("utf-8", "surrogateescape")

@@ -20,7 +20,8 @@ def clean(value: Any) -> str:
 
 def quoted(text: object) -> str:
     """The text quoted for Hydra's grammar, with any characters."""
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', str(text))
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(text))  # no interpolation
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', escaped)
     return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
 
 

@@ -217,19 +217,20 @@ def classes_of(root: Path, names: Sequence[str], depth: int | None, setting: str
     return {"label": np.array([number[name] for name in folders]), "num_classes": len(classes)}
 
 
-def read_images(path: Path, image_shape: Sequence[int], setting: str) -> Arrays:
+def read_images(path: Path, image_shape: Sequence[int], setting: str, class_depth: int | None = None) -> Arrays:
     """Reads the few pictures of a folder into memory.
 
     Args:
         path: The folder, classes in its subfolders.
         image_shape: [C, H, W].
         setting: The setting that names the folder, for error messages.
+        class_depth: As in `classes_of`; 0: no classes.
 
     Raises:
         UserError: A picture is damaged, or the folder cannot be read.
     """
     names, state = pictures_below(path, setting), {}
-    known = classes_of(path, names, None, setting)
+    known = classes_of(path, names, class_depth, setting)
     parts = decoded(lambda name: Decoding().read(path / name, str(path / name), image_shape), names, state)
     images = np.concatenate([np.empty((0, *image_shape), np.uint8), *(part for part, _ in parts)])
     return Arrays(images, names=names, **known)
