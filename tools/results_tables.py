@@ -381,19 +381,15 @@ def experiment(page: Path, name: str) -> list[str]:
 def arms(page: Path, name: str) -> list[str]:
     """The same numbers of several experiments side by side."""
     files, metrics = ARMS[name]
-    numbers = {title: read(file)["numbers"] for title, file in files.items()}
+    results = {title: read(file) for title, file in files.items()}
+    numbers = {title: part["numbers"] for title, part in results.items()}
     lines = table(["", *files])
     for metric, what in metrics.items():
         lines.append(row([what, *(shown(part[metric]) if metric in part else "–" for part in numbers.values())]))
     reference, paired = PAIRED.get(name, ("", ()))
-    assert not paired or len({tuple(read(file)["seeds"]) for file in files.values()}) == 1, (
-        "the same seeds, in the same order"
-    )
     for metric in paired:
-        cells = [
-            difference(numbers[reference][metric], part[metric]) if title != reference else "–"
-            for title, part in numbers.items()
-        ]
+        first = by_seed(results[reference], metric)
+        cells = [difference(first, by_seed(part, metric)) if title != reference else "–" for title, part in results.items()]
         lines.append(row([f"{reference} minus this column, {metrics[metric]} (95\u00a0% t interval)", *cells]))
     return [*lines, "", *sources(page, files.values())]
 
@@ -445,7 +441,7 @@ def shown(number: dict[str, Any], seeds: bool = False) -> str:
     mean, std = number["mean"], number["std"]
     text = f"{mean:.3f}" + (f"\u00a0±\u00a0{std:.3f}" if std is not None else "")  # no line break within a number
     if seeds and std and std > 0.1 * abs(mean):
-        text += f" ({', '.join(f'{value:.3f}' for value in number['values'])})"
+        text += f" ({', '.join(f'{value:.3f}' for value in number['values'] if value is not None)})"
     return text
 
 
@@ -456,9 +452,17 @@ def welch(number: dict[str, Any], other: dict[str, Any]) -> str:
     return f"{number['mean'] - other['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def difference(number: dict[str, Any], other: dict[str, Any]) -> str:
-    """Mean difference over the seeds with the 95 % interval of Student's t for paired values."""
-    gaps = [a - b for a, b in zip(number["values"], other["values"], strict=True)]
+def by_seed(results: dict[str, Any], metric: str) -> dict[int, float]:
+    """The values of a metric by seed, without the seeds that lack it."""
+    values = results["numbers"][metric]["values"]
+    return {seed: value for seed, value in zip(results["seeds"], values, strict=True) if value is not None}
+
+
+def difference(number: dict[int, float], other: dict[int, float]) -> str:
+    """Mean difference over the seeds of both, of which there are three or more, with the 95 % interval of Student's t for
+    paired values."""
+    gaps = [number[seed] - other[seed] for seed in sorted(number.keys() & other.keys())]
+    assert len(gaps) >= 3, "a comparison needs three seeds"
     result = stats.ttest_1samp(gaps, 0.0)
     low, high = result.confidence_interval()
     return f"{sum(gaps) / len(gaps):+.3f} [{low:+.3f}, {high:+.3f}]"
