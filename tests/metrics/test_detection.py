@@ -85,3 +85,11 @@ def test_connected_components():
     image[0, 0, 2:10, 2:10], image[0, 1, 2:10, 14:22], image[0, 2, 20, 20] = 1, 0, 1  # one pixel is no object
     assert sorted(connected_components(image)[0].tolist()) == sorted([BOX, OTHER])
     assert connected_components(np.zeros((1, 3, 8, 8), np.float32))[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_commonest_colour_is_that_of_a_search_over_whole_pixels(channels):
+    for seed in range(50):
+        image = np.random.default_rng(seed).integers(0, 3, (channels, 5, 7)).astype(np.float32) / 255
+        colours, number = np.unique(image.reshape(channels, -1), axis=1, return_counts=True)
+        assert (detection.commonest_colour(image) == colours[:, number.argmax()]).all()

@@ -150,6 +150,14 @@ def test_elbo_is_distortion_and_rate_for_every_model(name):
     assert all(kl[block] == pytest.approx(part.mean(0).detach()) for block, part in model.kl_per_dim(posterior).items())
 
 
+def test_kl_per_dimension_of_a_group_is_counted_once():
+    model = build("ml_vae").eval()
+    batch = images() | {"group": torch.tensor([0, 0, 0, 1, 2, 2, 0, 2]), "num_groups": 3}
+    numbers, kl = bounds(model, [batch])
+    for block in ("content", "style"):
+        assert kl[block].sum() == pytest.approx(numbers[f"kl_{block}"], rel=1e-4), block
+
+
 def test_the_rate_is_the_kl_on_average():
     _, model = linear()
     batches = draw(num=4096, size=4096)

@@ -1,5 +1,6 @@
 """Context of an evaluation: codes, classifiers and scored images, each computed once and shared by all suites."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,8 @@ from vae_zoo.evaluation.suite import LEVELS, Level
 from vae_zoo.metrics import clustering, judge, likelihood
 from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.models.base import LatentVariableModel
+
+log = logging.getLogger(__name__)
 
 NUM_TRAIN, NUM_TEST = 10_000, 5_000  # number of codes for fitting and for scoring estimators
 NUM_BOUNDS = 10_000  # test images for bounds and KL, at most
@@ -183,7 +186,13 @@ class Context:
             return False
         train, scored = (self.data.first_label[self.data.indices[split]] for split in ("train", self.split))
         known = scored[scored >= 0]
-        return len(known.unique()) > 1 and bool(torch.isin(known, train).all())
+        new = known[~torch.isin(known, train)].unique()
+        if 0 < len(new) < len(known.unique()):
+            log.warning(
+                "no score that needs labels: %d labels of the %s images, such as %d, do not occur in the training images",
+                *(len(new), self.split, int(new[0])),
+            )
+        return len(known.unique()) > 1 and not len(new)
 
     @cached_property
     def can_judge(self) -> bool:
@@ -248,7 +257,7 @@ def pixels(data: DataModule, index: Int[np.ndarray, " N"]) -> Float[np.ndarray, 
 
 
 def rows(data: DataModule, split: str, count: int, seed: int) -> Int[np.ndarray, " N"]:
-    """Draws images of a split without replacement.
+    """Draws images of a split without replacement, those of a known label first.
 
     Args:
         data: Set up.
@@ -256,8 +265,18 @@ def rows(data: DataModule, split: str, count: int, seed: int) -> Int[np.ndarray,
         count: Number of images, at most all of the split.
         seed: Seed of the draw.
     """
-    index = data.indices[split].numpy()
-    return np.random.default_rng(seed).permutation(index)[:count]
+    index = generator(seed).permutation(data.indices[split].numpy())
+    if data.label is not None:  # of few labels, all are used
+        index = index[np.argsort(data.first_label[torch.from_numpy(index)].numpy() < 0, kind="stable")]
+    return index[:count]
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Random numbers of an evaluation, apart from those of the data module, whose seed is often equal.
+
+    Images drawn with the same numbers would be those whose labels the model was trained with.
+    """
+    return np.random.default_rng([seed, 1])
 
 
 def spread(index: Int[Tensor, " N"], count: int) -> Int[Tensor, " n"]:

@@ -5,13 +5,14 @@ orders, which is several times as fast on 10,000 rows. For the same residuals th
 splits of equal gain another one may be taken; so scores differ by about as much as between two of scikit-learn's seeds.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.special import expit, softmax
+
+from vae_zoo.utils.threads import num_cores
 
 ROUNDS, RATE, DEPTH = 100, 0.1, 3  # scikit-learn's defaults
 APART = np.float32(1e-7)  # values that differ by less are not separated, as in scikit-learn
@@ -89,7 +90,7 @@ def boost(
             raw_test[k, test_rows] += value
         return gains
 
-    with ThreadPoolExecutor(os.cpu_count() if jobs < 0 else jobs) as pool:
+    with ThreadPoolExecutor(num_cores() if jobs < 0 else jobs) as pool:
         for _ in range(ROUNDS):
             probs = softmax(raw, axis=0) if several else expit(raw)
             importance += sum(pool.map(step, range(len(target))))

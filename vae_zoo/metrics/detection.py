@@ -90,6 +90,17 @@ def adjusted_rand(
     return np.where(total > 0, value, np.nan)
 
 
+def commonest_colour(image: Float[np.ndarray, "C H W"]) -> Float[np.ndarray, " C"]:
+    """The colour of the most pixels; of several, the darkest, compared channel by channel."""
+    channels = image.reshape(len(image), -1)
+    codes = np.zeros(channels.shape[1], dtype=np.int64)  # one number for each colour, in the order of the colours
+    for channel in channels:
+        values, place = np.unique(channel, return_inverse=True)
+        codes = codes * len(values) + place
+    first, number = np.unique(codes, return_index=True, return_counts=True)[1:]
+    return channels[:, first[number.argmax()]]
+
+
 def connected_components(
     images: Float[np.ndarray, "N C H W"], least: float = 0.1, pixels: int = 4
 ) -> list[Float[np.ndarray, "_ 4"]]:
@@ -107,8 +118,7 @@ def connected_components(
     """
     found = []
     for image in images:
-        colours, number = np.unique(image.reshape(len(image), -1), axis=1, return_counts=True)
-        other = np.abs(image - colours[:, number.argmax(), None, None]).max(0) > least
+        other = np.abs(image - commonest_colour(image)[:, None, None]).max(0) > least
         parts, count = cast(tuple[np.ndarray, int], ndimage.label(other))
         size = np.bincount(parts.ravel(), minlength=count + 1)[1:]
         slices = [place for place, n in zip(ndimage.find_objects(parts), size) if n >= pixels]

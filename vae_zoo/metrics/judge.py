@@ -183,9 +183,11 @@ def images_and_labels(
         data: Set up.
         split: Name of the split.
         column: Column of the factors; None: the label.
-        max_images: Largest number of images, evenly spaced.
+        max_images: Largest number of images, evenly spaced among those with a known label.
     """
     index = data.indices[split]
+    if column is None and (known := data.first_label[index] >= 0).any():
+        index = index[known]
     index = index[torch.linspace(0, len(index) - 1, min(max_images, len(index))).long()]
     batches = [data.batch(part) for part in index.split(CHUNK)]
     images = torch.cat([(batch["image"] * 255).round().byte() for batch in batches])

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vae_zoo.contract import Batch, HasBound, Model
+from vae_zoo.contract import Batch, HasBound, Model, SharesGroupCode
 from vae_zoo.distributions import Normal, log_standard_normal, noise
 from vae_zoo.distributions.normal import log_density_pairs
+from vae_zoo.distributions.pooling import first_of_groups
 
 UNIT = 8  # draws that share one key of the noise, and one pass through the encoder
 
@@ -87,6 +88,9 @@ def bounds(
         for name, value in found.items():
             sums[name] = sums.get(name, 0.0) + float(value.cpu().double().sum())
         for name, value in model.kl_per_dim(model.encode(batch)).items():
+            if isinstance(model, SharesGroupCode) and name == model.shared_block and "group" in batch:
+                _, group = batch["group"].unique(return_inverse=True)
+                value = value[first_of_groups(group, int(group.max()) + 1)]  # the group has one code
             kl[name] = kl.get(name, 0) + value.cpu().double().sum(0)
         count += len(batch["image"])
     numbers = {name: value / count for name, value in sums.items()}
@@ -126,7 +130,8 @@ def aggregate_posterior(
 ) -> dict[str, float]:
     """Information in the aggregate posterior q(z) = 1/N sum_n N(z; mu_n, exp(logvar_n)) of N images.
 
-    kl                  KL(q(z) || N(0, I)) = total_correlation + dimension_wise_kl: does q(z) match the prior?
+    kl                  KL(q(z) || N(0, I)) = total_correlation + dimension_wise_kl: does q(z) match a standard normal
+                        prior? A mixture prior is not taken into account
     total_correlation   KL(q(z) || prod_d q(z_d)): are the dimensions independent?
     dimension_wise_kl   sum_d KL(q(z_d) || N(0, 1))
     mutual_information  between z and the index n, at most log N; the rate is mutual_information + kl

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import adjusted_mutual_info_score
 
 from vae_zoo.contract import Block
 from vae_zoo.data.sets.digits import Digits
 from vae_zoo.distributions import Bernoulli, Categorical, Normal
 from vae_zoo.evaluation.context import Context
 from vae_zoo.evaluation.suites import classes
+from vae_zoo.evaluation.suites.clusters import Clusters
 from vae_zoo.metrics import judge
 from vae_zoo.models.discrete import DiscreteLatentModel
 from vae_zoo.models.parted_vae import PartedVAE
@@ -92,6 +94,9 @@ def test_each_variable_has_an_accuracy_of_its_own(data):
     data.label = torch.stack([label, label % 2], 1)
     try:
         numbers = dict(classes.accuracy(Context(model, data)))
+        found = Clusters().run(Context(model, data, split="val")).numbers
+        of_second = model.encode(data.batch(data.indices["val"])["image"])["c2"].probs.argmax(1)
+        assert found["c2/ami"] == pytest.approx(adjusted_mutual_info_score(data.label[data.indices["val"], 1], of_second))
         index = data.indices["test"]
         q = model.encode(data.batch(index)["image"])
         right = [(q[f"c{j + 1}"].probs.argmax(1) == data.label[index, j]).double().mean().item() for j in range(2)]

@@ -65,6 +65,15 @@ def context(sizes, categorical, split="test", level="basic"):
     return e, set(test.tolist())
 
 
+def test_a_factor_that_is_constant_in_the_scored_images_is_left_out(few):
+    e, _ = context((3, 4, 5), False, level="full")
+    e.data.is_grid = False
+    e.scored = e.scored[e.data.factors[e.scored, 1] == 2]
+    assert factors.varying_columns(e) == [0, 2]
+    numbers = dict(factors.scores(e, ["shape", "rest"]))
+    assert {"mig", "explicitness", "dci_disentanglement"} <= numbers.keys() and numbers["explicitness"] > 0.9
+
+
 @pytest.mark.parametrize(
     ("sizes", "mig", "sap"), [((3, 4, 5), 1.0, 0.666), pytest.param(DSPRITES, 0.896, 0.228, marks=pytest.mark.slow)]
 )

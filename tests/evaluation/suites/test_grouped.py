@@ -1,5 +1,7 @@
 """Evidence of a group, on models whose codes are known: what is in the content, and what more images add."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,29 @@ def test_images_are_drawn_in_groups_that_are_large_enough(data, count):
     assert len(index) > count - 20 or count == 5000
 
 
+@annotations.unchecked()
+@pytest.mark.parametrize("small", ["one", "unknown", "none"])
+def test_small_groups_take_no_number_from_the_others(small):
+    """100 groups of 40 images, class by class, beside a group of one image or thousands of images of no known group."""
+    group = torch.arange(4000) // 40
+    alone = {"one": torch.tensor([100]), "unknown": -1 - torch.arange(6000), "none": torch.tensor([], dtype=torch.int64)}
+    group = torch.cat([alone[small], group])
+    data = SimpleNamespace(indices={"test": torch.arange(len(group))}, group_of=group.__getitem__)
+    index = torch.from_numpy(ev.whole_groups(data, "test", 0, 1000))
+    sizes = group[index].unique(return_counts=True)
+    assert 950 < len(index) <= 1000 and sizes[1].min() >= 20 and sizes[0].min() >= 0
+    assert sizes[0].double().std() > 20, "of all classes, not of the first"
+
+
+@annotations.unchecked()
+def test_groups_of_several_sizes_are_scored_with_as_many_images_as_most_have():
+    size = torch.arange(1, 36)
+    group = torch.arange(35).repeat_interleave(size)
+    data = SimpleNamespace(indices={"test": torch.arange(len(group))}, group_of=group.__getitem__)
+    kept = group[torch.from_numpy(ev.whole_groups(data, "test", 0))].unique()
+    assert kept.tolist() == [*range(19, 35)], "groups of 20 and more have most of the images"
+
+
 def test_evidence_is_the_image_and_others_of_its_group_each_once(data):
     some = images(data, Oracle())
     for k in (1, 5, 10):
@@ -120,6 +145,26 @@ def test_verification_is_one_for_exact_codes_and_chance_for_codes_that_say_nothi
     assert exact["verification_auc_k1"] == exact["verification_auc_cosine_k5"] == 1
     assert nothing["verification_auc_k1"] == pytest.approx(0.5, abs=0.08)
     assert 0.6 < exact["verification_auc_pixels_k1"] < 1, "the colour hides the shape, but not wholly"
+
+
+def test_verification_compares_sets_of_images_that_are_apart(data):
+    """The scores by their definition, one set of images at a time."""
+    some, k = images(data, Oracle(noise=1.0)), 5
+    numbers, other = dict(ev.verification(some)), ev.partners(some.group, some.seed)
+    sets = some.of(k), some.of(k, skip=k), some.of(k)[other]
+    one, same, different = map(some.beside_prior, sets)
+    scores = torch.cat([ev.log_same_group(one, q) for q in (same, different)])
+    truth = [1] * len(other) + [0] * len(other)
+    assert numbers["verification_auc_k5"] == pytest.approx(ev.roc_auc_score(truth, scores))
+    faces = [some.mean_image(rows) for rows in sets]
+    scores = torch.cat([-(faces[0] - face).norm(dim=1) for face in faces[1:]])
+    assert numbers["verification_auc_pixels_k5"] == pytest.approx(ev.roc_auc_score(truth, scores))
+
+
+def test_probes_of_one_class_are_left_out(data):
+    test, train = (images(data, Oracle(), split) for split in ("test", "train"))
+    train.label = np.where(train.label == 0, 0, -1)
+    assert dict(ev.probes(train, test)) == {}
 
 
 def test_numbers_need_groups_that_are_large_enough(data):

@@ -101,6 +101,18 @@ def test_the_own_block_comes_from_the_same_group_and_the_shared_block_from_any_i
     assert numbers["worth/how"] == 0 < numbers["worth/what"]
 
 
+def test_a_few_labelled_pairs_are_not_the_worth_of_a_block(data):
+    label = data.label
+    few = torch.full_like(label, -1)
+    few[data.indices["test"][:6]] = label[data.indices["test"][:6]]
+    data.label, data.is_grouped = few, False
+    try:
+        with_few, pool = suite.worth(Context(Oracle().eval(), data)), suite.pools(Context(Oracle().eval(), data))
+        assert torch.equal(pool["within"][1], pool["any"][1]) and with_few["worth/how"] > 10
+    finally:
+        data.label, data.is_grouped = label, True
+
+
 def test_other_images_are_others_and_share_what_is_known():
     images = torch.randperm(500, generator=torch.Generator().manual_seed(0))
     shared = torch.randint(-1, 7, (500,), generator=torch.Generator().manual_seed(1))

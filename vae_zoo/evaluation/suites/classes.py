@@ -71,7 +71,8 @@ def separation(e: Context) -> Numbers:
 
     probe/<block>: linear probe. swap_follows_<block>: this block of one image is decoded with the other blocks of an image
     of another class (posterior means); how often a classifier trained on real images predicts the class of the first image.
-    conditional_accuracy: how often it predicts the class from whose prior an image is decoded. conditional_accuracy_mean:
+    conditional_accuracy: how often it predicts the class from whose prior an image is decoded; a value of an unsupervised
+    variable that is assigned no class counts as wrong, so that K values of C classes reach C / K. conditional_accuracy_mean:
     the same with the class-dependent Gaussian blocks at their means and z from its prior.
     """
     if not all((e.data.first_label[index] >= 0).any() for index in e.data.indices.values()):
@@ -87,7 +88,8 @@ def separation(e: Context) -> Numbers:
     if len(np.unique(test[test >= 0])) < 2:
         return
     one = e.judge_of("label")
-    yield "judge_accuracy", one.accuracy
+    if e.split == "test":  # the images that it is measured on
+        yield "judge_accuracy", one.accuracy
     shares = e.follows("label")
     for name in gaussian if len(gaussian) > 1 else e.model.blocks:
         yield f"swap_follows_{name}", shares[name]

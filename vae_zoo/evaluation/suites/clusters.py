@@ -1,6 +1,7 @@
 """Suite `clusters`: evaluates categorical blocks as clusterings of the images."""
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -19,8 +20,8 @@ class Clusters(Suite):
     """Compares the clusters of each categorical block, the arg max of its probabilities, with the labels if they are known.
 
     Maps from clusters to labels are fitted on training images. <score>_pixels: baseline, k-means on the pixels of the same
-    images with the same number of clusters as the model, at the end of training. Facets have their own suite, with the same
-    names of scores.
+    images with the same number of clusters as the model, at the end of training. Of several blocks and label variables, each
+    block is compared with its own variable. Facets have their own suite, with the same names of scores.
     """
 
     name = "clusters"
@@ -31,11 +32,11 @@ class Clusters(Suite):
         if not names or isinstance(e.model, HasFacets):
             raise DoesNotApply("the model has no categorical blocks, or its clusters are facets")
         found = Result()
-        for name in names:
+        for place, name in enumerate(names):
             train, scored = (e.codes.blocks(part)[name].argmax(1) for part in (e.train, e.data.indices[e.split].numpy()))
             numbers, size = {}, e.model.blocks[name].size
             if e.has_known_labels:
-                labels, named = e.data.first_label[e.data.indices[e.split]].numpy(), e.data.first_label[e.train].numpy()
+                labels, named = (labels_of(e, part, place) for part in (e.data.indices[e.split].numpy(), e.train))
                 numbers = clustering.scores(scored, labels, (train, named)) | by_pixels(e, size, labels, named)
             numbers |= {"clusters": size, "clusters_used": clustering.used(scored)}
             prefix = "" if len(names) == 1 else f"{name}/"
@@ -43,6 +44,13 @@ class Clusters(Suite):
             if e.keeps_pictures:
                 found.pictures[f"members_{name}"] = cluster_members(e, name)
         return found
+
+
+def labels_of(e: Context, index: Int[np.ndarray, " N"], place: int) -> Int[np.ndarray, " N"]:
+    """Labels of images for the block at this place: its own variable, if there are so many, else the first."""
+    assert e.data.label is not None
+    labels = e.data.label[torch.from_numpy(index)].numpy().reshape(len(index), -1)
+    return labels[:, place if place < labels.shape[1] else 0]
 
 
 def by_pixels(e: Context, K: int, labels: Int[np.ndarray, " N"], train: Int[np.ndarray, " M"]) -> dict[str, float]:

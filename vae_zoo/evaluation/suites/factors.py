@@ -32,9 +32,11 @@ class Disentanglement(Suite):
         """Computes the scores of all blocks, and of the Gaussian ones alone if there are others."""
         assert e.data.factors is not None
         factors = discrete(e.data)
-        varying = [column for column in factors if len(e.data.factors[e.train, column].unique()) > 1]
+        varying = varying_columns(e)
         if len(varying) < 2:
             raise DoesNotApply(f"these scores need two discrete factors that vary, but the data set has {len(varying)}")
+        if len(varying) < len(factors):
+            log.info("disentanglement is scored on %s, which vary", [e.data.factor_names[i] for i in varying])
         if len(factors) < len(e.data.factor_sizes):
             log.info("disentanglement is scored on %s, not on continuous factors", [e.data.factor_names[i] for i in factors])
         names = e.codes.names
@@ -50,6 +52,13 @@ class Disentanglement(Suite):
 def discrete(data: DataModule) -> list[int]:
     """Finds the columns of the discrete factors."""
     return [column for column, size in enumerate(data.factor_sizes) if size]
+
+
+def varying_columns(e: Context) -> list[int]:
+    """Finds the columns of the discrete factors that vary in the images for fitting and in those that are scored."""
+    assert e.data.factors is not None
+    values = e.data.factors
+    return [c for c in discrete(e.data) if all(len(values[index, c].unique()) > 1 for index in (e.train, e.scored))]
 
 
 def scores(e: Context, names: Sequence[str]) -> Numbers:
@@ -70,7 +79,7 @@ def scores(e: Context, names: Sequence[str]) -> Numbers:
     else:
         assert data.factors is not None
         index = [e.train, e.scored]
-        draws = [data.factors[i].numpy()[:, discrete(data)].astype(np.int64) for i in index]
+        draws = [data.factors[i].numpy()[:, varying_columns(e)].astype(np.int64) for i in index]
     train, test = ((_columns(e, names, i, hard=True), factors) for i, factors in zip(index[:2], draws))
     blocks = [e.model.blocks[name] for name in names]
     is_class = np.concatenate([[True] if block.kind == "categorical" else [False] * block.size for block in blocks])

@@ -19,6 +19,7 @@ training images. There is no number for k if a group has fewer than k images.
 Source: Bouchacourt et al. (2018), section 5.
 """
 
+import logging
 from collections import defaultdict
 from functools import cached_property
 
@@ -32,7 +33,7 @@ from vae_zoo.contract import SharesGroupCode
 from vae_zoo.data.datamodule import DataModule
 from vae_zoo.distributions import Normal, noise
 from vae_zoo.distributions.pooling import log_same_group, pool, without_prior
-from vae_zoo.evaluation.context import Context
+from vae_zoo.evaluation.context import Context, generator
 from vae_zoo.evaluation.suite import DoesNotApply, Numbers, Picture, Result, Suite
 from vae_zoo.figures import grid
 from vae_zoo.figures.charts import line_chart
@@ -40,6 +41,8 @@ from vae_zoo.metrics.arrays import to_numpy
 from vae_zoo.metrics.judge import Judge, partners
 from vae_zoo.metrics.probes import linear_classifier
 from vae_zoo.models.base import LatentVariableModel
+
+log = logging.getLogger(__name__)
 
 COUNTS = (1, 2, 5, 10)  # values of k
 NUM_IMAGES = 5_000  # approximate number of images of a split
@@ -50,7 +53,9 @@ SHOWN = 6  # groups in the figure of reconstructions
 def whole_groups(data: DataModule, split: str, seed: int, count: int = NUM_IMAGES) -> Int[np.ndarray, " N"]:
     """Chooses images of a split in groups that are large enough for evidence.
 
-    Each chosen group has twice the largest k images, or all its images, and as many groups are chosen as fit.
+    Each chosen group has twice the largest k images, or all its images, and as many groups are chosen, at random, as fit.
+    Small groups, among them images of an unknown group, are left out if the others have half of the images that share a
+    group: the smallest group decides which k are scored.
 
     Args:
         data: Set up.
@@ -61,15 +66,23 @@ def whole_groups(data: DataModule, split: str, seed: int, count: int = NUM_IMAGE
     Returns:
         Indices of the images.
     """
-    index = np.random.default_rng(seed).permutation(data.indices[split].numpy())
+    random = generator(seed)
+    index = random.permutation(data.indices[split].numpy())
     group = np.unique(data.group_of(torch.from_numpy(index)).numpy(), return_inverse=True)[1]
     size = np.bincount(group)
-    per_group = max(2 * max(COUNTS), count // len(size))
+    shared = size[size > 1].sum()
+    least = next((2 * k for k in reversed(COUNTS) if size[size >= 2 * k].sum() >= max(shared / 2, 1)), 1)
+    if small := int((size < least).sum()):
+        log.info("%d of %d groups of %s images have fewer than %d images and are left out", small, len(size), split, least)
+    per_group = max(2 * max(COUNTS), count // int((size >= least).sum()))
     order = np.argsort(group, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(group)) - (np.cumsum(size) - size)[group[order]]  # rank of each image within its group
-    kept = np.cumsum(np.minimum(size, per_group)) <= max(count, per_group)  # the order of group numbers has no meaning
-    return index[kept[group] & (place < per_group)]
+    taken = np.where(size < least, 0, np.minimum(size, per_group))
+    by_chance = random.permutation(len(size))
+    kept = np.empty(len(size), dtype=bool)
+    kept[by_chance] = np.cumsum(taken[by_chance]) <= max(count, per_group)
+    return index[(kept & (taken > 0))[group] & (place < per_group)]
 
 
 def gaussian_blocks(model: LatentVariableModel) -> list[str]:
@@ -228,6 +241,8 @@ class Grouped(Suite):
                 numbers |= {name.replace("probe/", "probe/untrained_"): value for name, value in probes(*fresh)}
             if scored.style is not None and e.can_judge:
                 numbers |= swaps(scored, e.judge_of("label"))
+        if not numbers:
+            raise DoesNotApply(f"the {e.split} images have no two groups of two images")
         if not e.keeps_pictures:
             return Result(numbers)
         found = Result(numbers, pictures={"evidence": growth(numbers)})
@@ -257,6 +272,8 @@ def swaps(images: Evidence, judge: Judge) -> Numbers:
 def probes(train: Evidence, test: Evidence) -> Numbers:
     """Accuracy of standardised logistic regression of the known labels, fitted on training images."""
     fitted, scored = train.label >= 0, test.label >= 0
+    if len(np.unique(train.label[fitted])) < 2:
+        return
 
     def accuracy(x: Tensor, x_test: Tensor) -> float:
         probe = linear_classifier().fit(to_numpy(x)[fitted], train.label[fitted])
@@ -277,13 +294,13 @@ def verification(images: Evidence) -> Numbers:
     other = partners(images.group, images.seed)  # an image of another group for each
     truth = np.repeat([1, 0], len(other))
     for k in images.counts(times=2):
-        sets = images.of(k), images.of(k, skip=k), images.of(k)[other]
-        one, same, different = map(images.beside_prior, sets)
-        faces = [images.mean_image(rows) for rows in sets]
+        rows = images.of(k)
+        one, face, next_set = images.beside_prior(rows), images.mean_image(rows), images.of(1, skip=k)[:, 0]
+        pairs = (next_set, other)  # sets of the same and of another group, as the images that they begin with
         for name, scores in {
-            "": [log_same_group(one, q) for q in (same, different)],
-            "_cosine": [torch.cosine_similarity(one.mu, q.mu) for q in (same, different)],
-            "_pixels": [-torch.linalg.vector_norm(faces[0] - x, dim=1) for x in faces[1:]],
+            "": [log_same_group(one, one[begin]) for begin in pairs],
+            "_cosine": [torch.cosine_similarity(one.mu, one.mu[begin]) for begin in pairs],
+            "_pixels": [-torch.linalg.vector_norm(face - face[begin], dim=1) for begin in pairs],
         }.items():
             yield f"verification_auc{name}_k{k}", float(roc_auc_score(truth, torch.cat(scores)))
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from vae_zoo.contract import Codes, HasClasses, HasLocalView, SharesGroupCode
 from vae_zoo.distributions import noise
 from vae_zoo.evaluation.context import Context
-from vae_zoo.evaluation.suite import Result, Suite
+from vae_zoo.evaluation.suite import DoesNotApply, Result, Suite
 from vae_zoo.evaluation.suites.classes import class_blocks
 from vae_zoo.metrics.catalogue import UNUSED
 from vae_zoo.models.base import LatentVariableModel
@@ -49,6 +49,8 @@ class Worth(Suite):
 
     def run(self, e: Context) -> Result:
         """Computes the numbers, and warns of unused blocks."""
+        if len(e.scored) < 2:
+            raise DoesNotApply("a swap needs two images")
         numbers = worth(e)
         if judges_swaps(e):
             first, second, *_ = sorted(e.follows("label").values(), reverse=True)
@@ -117,7 +119,8 @@ def pools(e: Context) -> dict[str, tuple[Int[Tensor, " N"], Int[Tensor, " N"]]]:
     elif e.data.label is not None:
         shared = e.data.first_label[images]
     sizes = shared[shared >= 0].unique(return_counts=True)[1]
-    return {"any": (images, anything), "within": (images, shared if (sizes > 1).any() else anything)}
+    are_paired = sizes[sizes > 1].sum() >= len(images) / 2  # else the number would be that of a few pairs
+    return {"any": (images, anything), "within": (images, shared if are_paired else anything)}
 
 
 def other_images(
