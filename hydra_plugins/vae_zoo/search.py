@@ -75,7 +75,13 @@ class Search(Grid):
             words = " ".join(search.words(best))
             print(f"best: {metric}={best.value:.4g} with {words}; see {figures[0].parent}", flush=True)
         self._tell_lacking(record, before)
-        return code
+        if not self.told and best is None:
+            print(
+                f"all {self.trials} trials of this study have been used, and none has a value; increase "
+                f"hydra.sweeper.trials, or begin anew with sweep.name=<another name>",
+                file=sys.stderr,
+            )
+        return code or int(best is None)
 
     def _tell_lacking(self, record: Path, before: set[Path]) -> None:
         """Prints what to do about trials of this command without a value."""

@@ -299,6 +299,13 @@ def test_a_wrong_search_is_told_in_a_sentence(tmp_path):
     assert answer.code == 2 and "the search space is empty" in answer.err
 
 
+def test_a_study_whose_trials_are_used_up_is_no_success(tmp_path, jobs_in_this_process):
+    words = f"train {TINY} model=vae sweep=random sweep.name=used hydra.sweeper.trials=2"
+    assert call(tmp_path, f"{words} data.val_size=-1").code == 1  # both are refused
+    answer = call(tmp_path, words)
+    assert answer.code == 1 and "all 2 trials of this study have been used, and none has a value; increase" in answer.err
+
+
 def test_runs_done_before_without_the_metric_are_told_and_are_no_success(tmp_path, jobs_in_this_process):
     """The same seed draws the same settings, so the search by another metric meets the runs of the first."""
     words = f"train {TINY} model=vae sweep=random hydra.sweeper.trials=1"
@@ -307,7 +314,7 @@ def test_runs_done_before_without_the_metric_are_told_and_are_no_success(tmp_pat
     assert answer.code == 1 and "| no value | finished, but without val/mig |" in answer.out
     assert "1 trials of this command have no val/mig" in answer.err and "sweep.rerun=true" in answer.err
     answer = call(tmp_path, f"{words} sweep.metric=val/mig sweep.name=second")
-    assert answer.code == 0, "what an earlier command has told is over"
+    assert answer.code == 1 and "have been used, and none has a value" in answer.err
 
 
 @pytest.mark.slow

@@ -104,6 +104,20 @@ def test_metrics_while_training_are_logged_and_shift_nothing(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(watched.parameters(), plain.parameters(), strict=True))
 
 
+def test_metrics_while_training_train_each_classifier_once(tmp_path, monkeypatch):
+    from vae_zoo.metrics import judge
+
+    trained, kept = [], judge.train_judge
+
+    def train_judge(data, target, **options):
+        trained.append(target)
+        return kept(data, target=target, steps=2, **options)
+
+    monkeypatch.setattr(judge, "train_judge", train_judge)
+    train(tmp_path, *SMALL, "model=ss_vae", "data.labelled=100", "callbacks.metrics.every_n_steps=10")
+    assert trained == ["label"]
+
+
 def test_first_nan_stops_the_run_and_names_term_step_and_image(tmp_path):
     class Poison(Callback):
         def on_train_start(self, trainer, module):

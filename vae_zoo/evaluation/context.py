@@ -82,6 +82,7 @@ class Context:
         untrained: The model before training, for a row of the block-factor matrix.
         inception: File of Inception weights.
         seed: Seed of classifiers, probes and samples.
+        judges: The classifiers so far, by target; evaluations of the same data with the same seed may share them.
     """
 
     model: LatentVariableModel
@@ -91,7 +92,7 @@ class Context:
     untrained: LatentVariableModel | None = None
     inception: str | Path | None = None
     seed: int = 0
-    _judges: dict[str, judge.Judge] = field(default_factory=dict)
+    judges: dict[str, judge.Judge] = field(default_factory=dict)
     _by_pixels: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     _follows: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -147,9 +148,9 @@ class Context:
 
     def judge_of(self, target: str) -> judge.Judge:
         """A classifier ("judge") of a factor or of the `label`, trained on real training images on first use."""
-        if target not in self._judges:
-            self._judges[target] = judge.train_judge(self.data, target=target, seed=self.seed, device=self.model.device)
-        return self._judges[target]
+        if target not in self.judges:
+            self.judges[target] = judge.train_judge(self.data, target=target, seed=self.seed, device=self.model.device)
+        return self.judges[target]
 
     def pixel_clusters(self, num_clusters: int) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"]]:
         """Clusters by k-means on the pixels of the images of `train`.

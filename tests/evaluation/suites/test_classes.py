@@ -58,7 +58,7 @@ def seen(data):
 
 def evaluation(model, data, seen):
     e = Context(model.eval(), data, "quick")
-    e._judges["label"] = seen[0]
+    e.judges["label"] = seen[0]
     return e
 
 

@@ -85,7 +85,7 @@ def one(data):
 
 def found(model, data, one):
     e = Context(model.eval(), data)
-    e._judges["label"] = one
+    e.judges["label"] = one
     return dict(numbers(e)), e
 
 
@@ -166,7 +166,7 @@ def test_steps_fit_the_models(data, one):
     clustered = SplitGMVAE((3, 8, 8), **common, local_dim=2, local_network=MLP((8,)), view=PatchShuffle(2)).eval()
     assert not isinstance(plain, LocalGlobal.capability)
     e = Context(clustered, data)
-    e._judges["label"] = one
+    e.judges["label"] = one
     got = LocalGlobal().run(e)
     assert 0 <= got.numbers["accuracy_resample_within"] <= 1
     assert {"views", "generation_z_global", "generation_z_local"} == got.pictures.keys()

@@ -56,7 +56,7 @@ def a_judge(data):
 def evaluated(model, data, a_judge=None, split="test"):
     e = Context(model.eval(), data, split=split)
     if a_judge is not None:
-        e._judges["label"] = a_judge
+        e.judges["label"] = a_judge
     return Worth().run(e).numbers if a_judge is not None else suite.worth(e)
 
 

@@ -21,6 +21,7 @@ class Metrics(L.Callback):
     def __init__(self, every_n_steps: Index = 0, level: Level = "basic", suites: Sequence[Suite] = ()):
         self.every_n_steps, self.suites = every_n_steps, suites
         self.level: Level = level
+        self._judges: dict = {}  # classifiers of real images, which stay the same
 
     def on_train_batch_end(self, trainer: RunTrainer, module: LatentVariableModel, outputs, batch, batch_idx: int) -> None:
         step = trainer.global_step
@@ -31,5 +32,6 @@ class Metrics(L.Callback):
 
         module.eval()
         with torch.autocast(module.device.type, enabled=False):
-            module.log_values(evaluate(module, trainer.datamodule, self.level, self.suites, split="val").numbers)
+            options = {"split": "val", "judges": self._judges}
+            module.log_values(evaluate(module, trainer.datamodule, self.level, self.suites, **options).numbers)
         module.train()
