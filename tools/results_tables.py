@@ -235,9 +235,9 @@ ARMS = {
     ),
     "split_clusters": (
         {
-            "GMVAE, `beta=40 alpha=40`": "gmvae/street_digits_own",
-            "GMVAE 2016": "gmvae2016/street_digits",
-            "SPLIT-GMVAE": "split_gmvae/street_digits",
+            "GMVAE": "gmvae/street_digits_own",
+            "GMVAE 2016": "gmvae2016/street_digits_own",
+            "SPLIT-GMVAE": "split_gmvae/street_digits_own",
             "SPLIT-VaDE, one code": "split_vade/street_digits_one_code",
             "SPLIT-VaDE": "split_vade/street_digits",
         },
