@@ -654,6 +654,16 @@ def test_results_are_exported_with_what_made_them(sweep, tmp_path):
         assert number["mean"] == pytest.approx(np.mean(values)) and len(number["values"]) == len(entry["seeds"])
 
 
+def test_data_of_one_name_and_other_contents_are_not_averaged(tmp_path):
+    for seed, digest in enumerate(("1a2b", "1a2b", "ffff")):
+        cfg = config(seed=seed)
+        cfg["data"] = cfg["data"] | {"path": f"/place{seed}/images.npz"}
+        add(tmp_path, cfg, {"test/elbo": -1.0}, digests={"path": digest})
+    tables, left = tables_of(tmp_path)
+    assert sorted(len(group.runs) for table in tables for group in table.groups) == [1, 2] and not left
+    assert {table.data for table in tables} == {"digits data.path=images.npz (1a2b)", "digits data.path=images.npz (ffff)"}
+
+
 def test_values_of_results_are_those_of_the_seeds_beside_them(tmp_path):
     for seed, number in enumerate((0.0, None, 0.2)):
         numbers = {"test/elbo": -1.0} | ({} if number is None else {"test/accuracy": number})

@@ -96,6 +96,18 @@ def test_the_sweep_file_of_another_program_has_no_jobs(text, tmp_path):
     assert read_record(tmp_path) == []
 
 
+def test_digests_are_those_of_the_files_wherever_they_are(tmp_path):
+    for place, size in (("here", 10), ("there", 10), ("other", 11)):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "images.npz").write_bytes(b"x" * size)
+    here, there, other = (
+        runs.digests({"_target_": "x", "path": str(tmp_path / place / "images.npz"), "root": "/data"})
+        for place in ("here", "there", "other")
+    )
+    assert here == there != other and here.keys() == {"path"}
+    assert runs.digests({"_target_": "x", "path": "/nowhere/images.npz"}) == {}
+
+
 def a_run(folder, name, state, checkpoint=True):
     """The files of a run that is told by its name."""
     folder.mkdir(exist_ok=True)

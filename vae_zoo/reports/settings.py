@@ -48,6 +48,7 @@ class Run:
     state: finished, or `stopped: <limit>` where a limit such as patience ended it early, both averaged; or why the
     run is not averaged: failed, interrupted, pruned, running, died, unfinished, damaged, repeated.
     config: seed, model, data and trainer as JSON would hold them; {} when it cannot be read.
+    digests: of the data at its paths.
     """
 
     folder: Path
@@ -58,13 +59,16 @@ class Run:
     model: str = ""
     data: str = ""
     started: str = ""
+    digests: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def setup(self) -> dict[str, dict[str, Any]]:
         """Model, data, trainer and callbacks of one's own without seeds and paths; equal for the runs of a setting."""
         if not self.config:
             return {}
-        parts = {part: self.config[part] for part in ("model", "trainer")} | {"data": runs.placeless(self.config["data"])}
+        data = runs.placeless(self.config["data"])
+        data |= {key: f"{data[key]} ({digest})" for key, digest in self.digests.items() if key in data}
+        parts = {part: self.config[part] for part in ("model", "trainer")} | {"data": data}
         parts = {part: {k: v for k, v in parts[part].items() if k != "seed"} for part in ("model", "data", "trainer")}
         return parts | runs.own_callbacks(self.config)
 
@@ -128,7 +132,9 @@ def read_run(folder: Path) -> Run | None:
     if runs.is_over(state) and later_flaw:
         note = f"evaluation/{later_flaw} and is ignored"
     model, data = _names(folder, config, str(status.get("command")))
-    return Run(folder, state, note, config, _finite(metrics) | _finite(later), model, data, str(status.get("started")))
+    digests = found if isinstance(found := status.get("digests"), dict) else {}
+    numbers, started = _finite(metrics) | _finite(later), str(status.get("started"))
+    return Run(folder, state, note, config, numbers, model, data, started, {k: str(v) for k, v in digests.items()})
 
 
 def _state(

@@ -91,6 +91,13 @@ def _contents(path: str) -> list[Any]:
     return [os.path.basename(path), inside]
 
 
+def digests(data: dict[str, Any]) -> dict[str, str]:
+    """{setting: 4 hexadecimal digits of what is at its path}, which tell apart data of one name in several folders."""
+    found = {key: _contents(os.path.expanduser(data[key]))[1] for key in places(data) if key not in NO_CONTENT}
+    texts = {key: json.dumps(inside) for key, inside in found.items() if inside is not None}
+    return {key: hashlib.sha256(text.encode()).hexdigest()[:4] for key, text in texts.items()}
+
+
 def as_equal(value: Any) -> Any:
     """Replaces 4.0 by 4, so that equal numbers have equal text."""
     if isinstance(value, dict):

@@ -1,5 +1,6 @@
 """Loading: from a run folder or a checkpoint back to the model."""
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from vae_zoo.runs import folder as runs
 from vae_zoo.utils.errors import UserError
 from vae_zoo.utils.files import read_dict
 from vae_zoo.utils.lazy import need
+
+log = logging.getLogger(__name__)
 
 
 def build(node: dict[str, Any], **extra: Any) -> Any:
@@ -105,6 +108,9 @@ def load_run(folder: Path, options: dict[str, Any]) -> tuple[dict[str, Any], Lat
     for key, value in options["data"].items():
         if value is not None:
             runs.change(config, "data", key, value)
+    of_run, now = runs.read_status(folder).get("digests", {}), runs.digests(config["data"])
+    for key in (key for key in now if of_run.get(key, now[key]) != now[key]):
+        log.warning("data.%s=%s has other files, or another size, than in training", key, config["data"][key])
     data = build(config["data"])
     data.serve(model)
     return config, model, data

@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
                 step = check_checkpoint(last, cfg)
             ready = prepare(folder, cfg)
             if is_writer:
+                about["digests"] = runs.digests(cfg["data"])
                 about["threads"] = _threads(before.get("threads") if options.resume else None, cfg["trainer"])
                 runs.write_status(folder, state="running", error=None, limit=None, **about)
                 (folder / "error.txt").unlink(missing_ok=True)
