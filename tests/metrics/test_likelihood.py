@@ -199,6 +199,14 @@ def test_aggregate_terms_of_known_mixtures():
         assert got["kl"] == pytest.approx(got["total_correlation"] + got["dimension_wise_kl"])
 
 
+def test_aggregate_of_many_dimensions_is_computed_in_parts(monkeypatch):
+    sizes, kept = [], likelihood.log_density_pairs
+    monkeypatch.setattr(likelihood, "log_density_pairs", lambda q, z: sizes.append(len(z) * q.mu.numel()) or kept(q, z))
+    monkeypatch.setattr(likelihood, "ELEMENTS", 5000)
+    aggregate_posterior(torch.rand(50, 20), torch.rand(50, 20), num_samples=12)
+    assert max(sizes) == 5000 and sum(sizes) == 12 * 1000
+
+
 def test_aggregate_does_not_depend_on_chunks_and_is_seeded():
     mu, logvar = torch.rand(50, 3), torch.rand(50, 3)
     first = aggregate_posterior(mu, logvar, num_samples=120, chunk=7)

@@ -21,6 +21,7 @@ from vae_zoo.distributions import Normal, log_standard_normal, noise
 from vae_zoo.distributions.normal import log_density_pairs
 from vae_zoo.distributions.pooling import first_of_groups
 
+ELEMENTS = 2**25  # numbers in memory at once, 256 MB
 UNIT = 8  # draws that share one key of the noise, and one pass through the encoder
 
 
@@ -145,7 +146,7 @@ def aggregate_posterior(
         logvar: Posterior log-variances.
         num_samples: Draws, >= 1.
         seed: Seed of the draws.
-        chunk: Draws at once.
+        chunk: Draws at once, at most; fewer for many images and dimensions.
 
     Returns:
         The four, nats.
@@ -160,7 +161,7 @@ def aggregate_posterior(
     eps = torch.randn(own.mu.shape, generator=generator, dtype=torch.float64)
     z = own.mu + eps * (0.5 * own.logvar).exp()  # [M, D]
     joint, marginal = [], []
-    for part in z.split(chunk):
+    for part in z.split(max(1, min(chunk, ELEMENTS // mu.numel()))):
         pairs = log_density_pairs(q, part)  # [chunk, N, D]
         joint.append(pairs.sum(-1).logsumexp(1) - log(len(mu)))
         marginal.append(pairs.logsumexp(1).sum(-1) - log(len(mu)) * mu.shape[1])
