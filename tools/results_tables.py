@@ -287,11 +287,11 @@ ARMS = {
     ),
     "split_textures": (
         {
-            "`none`": "spair-textures",
-            "`background`": "split_spair-textures",
-            "`background`, `aux_weight=0`": "split_spair-textures_no_shuffle",
-            "`none`, `background_dim=16`": "spair-textures_wide",
-            "`objects`": "split_spair-textures_objects",
+            "`none`": "spair/textures",
+            "`background`": "split_spair/textures",
+            "`background`, `aux_weight=0`": "split_spair/textures_no_shuffle",
+            "`none`, `background_dim=16`": "spair/textures_wide",
+            "`objects`": "split_spair/textures_objects",
         },
         DETECTION,
     ),
